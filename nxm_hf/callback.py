@@ -1,0 +1,183 @@
+"""The bridge to the Hugging Face loop, and NxMCallback for any Trainer."""
+
+import logging
+import math
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import gather_object
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from nxm_hf.checkpoints import begin_checkpoint
+from nxm_hf.config import NxMConfig
+from nxm_hf.engine import Engine
+from nxm_hf.methods import Method
+from nxm_hf.refusals import refuse_unsupported
+from nxm_hf.shipping import TAG, write_record
+from nxm_hf.state import STATE_FILE, fingerprint, read_state, write_state
+from nxm_hf.targets import check_trainable, resolve
+
+logger = logging.getLogger("nxm_hf")
+
+
+class Bridge(TrainerCallback):
+    """Runs an engine through a Trainer's training: attach, keep its clock, finish; and writes and reads its state."""
+
+    def __init__(self, config: NxMConfig):
+        self.config = config
+        self.engine: Engine | None = None
+        self.resume_from: str | Path | None = None
+
+    def check(self, args: TrainingArguments, model: nn.Module) -> None:
+        """Raise, before any training, for what cannot be trained."""
+        refuse_unsupported(args, model)
+        check_trainable(resolve(model, self.config))
+
+    def on_train_begin(self, args, state, control, model, optimizer, train_dataloader, **kwargs):
+        folder = self.state_folder(args, state)
+        header, tensors = read_state(folder) if folder else (None, {})
+        if self.engine is not None and not self.engine.finished:
+            self.engine.release()  # an earlier training broke off: begin from what it trained, not from its masks
+        elif folder:
+            _check_same_model(folder, header, model, self.config)
+        if isinstance(optimizer, AcceleratedOptimizer):
+            optimizer = optimizer.optimizer
+        self.engine = Engine(model, optimizer, self.config, state.max_steps, _steps_per_epoch(args, train_dataloader))
+        if folder:
+            self.engine.restore(header, tensors)
+
+    def state_folder(self, args: TrainingArguments, state: TrainerState) -> str | Path | None:
+        """The checkpoint that this training resumes from, if it does."""
+        return self.resume_from
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.engine.step = state.global_step  # counts skipped steps too
+
+    def on_train_end(self, args, state, control, model, **kwargs):
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self.engine.deploy()  # for the stamp; the weights that were loaded are deployed already
+            self.engine.detach()
+        else:
+            self.engine.finish()
+        if self.engine.plan.targets and hasattr(model, "add_model_tags"):
+            model.add_model_tags(TAG)
+
+    def on_push_begin(self, args, state, control, **kwargs):
+        # The Trainer copies files that it knows from the checkpoint to what it uploads; ours it does not know.
+        if self.engine is not None and self.engine.is_deployed and args.should_save and self.engine.plan.targets:
+            self.engine.config.save_pretrained(args.output_dir)
+
+    def deployed(self) -> AbstractContextManager[None]:
+        """Within it, the model is what would be shipped."""
+        return self.engine.deployed() if self.engine is not None else nullcontext()
+
+    def write_state(self, args: TrainingArguments, folder: str | Path) -> None:
+        """Write the state into a checkpoint; the model is deployed. Every process calls this."""
+        prints = _fingerprints(self.engine.model, self.engine.plan)
+        if args.world_size > 1 and len(set(gather_object([prints["targets"]]))) > 1:
+            raise RuntimeError("The processes hold different sparse weights; do they see the same data order and seeds?")
+        if args.should_save:
+            write_state(folder, {**self.engine.header(), **prints}, self.engine.tensors())
+
+
+class NxMCallback(Bridge):
+    """Makes any `transformers.Trainer` sparse: `Trainer(..., callbacks=[NxMCallback("admm")])`.
+
+    It deploys before a save or an evaluation that `control` asks for, and goes back before the next step. Put it last
+    among the callbacks, so that it sees what they ask for. After an interrupt, save inside `with callback.deployed():`.
+
+    Args:
+        sparsity: an `NxMConfig`, the name of a recipe, or a dict.
+        resume_from: the checkpoint to resume from, when it is not `output_dir/checkpoint-{global_step}`.
+    """
+
+    def __init__(self, sparsity: NxMConfig | str | dict | Method, resume_from: str | Path | None = None):
+        super().__init__(NxMConfig.of(sparsity))
+        self.resume_from = resume_from
+
+    def on_init_end(self, args, state, control, model, **kwargs):
+        self.check(args, model)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_hyper_param_search:
+            raise ValueError("NxMCallback cannot take part in a hyperparameter search; use NxMTrainer, which can.")
+        super().on_train_begin(args, state, control, **kwargs)
+        if args.eval_on_start:
+            self.engine.deploy()
+
+    def state_folder(self, args, state):
+        if state.global_step == 0:
+            return None
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        return folder if (folder / STATE_FILE).is_file() or self.resume_from is None else self.resume_from
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.engine.undeploy()
+        super().on_step_begin(args, state, control, **kwargs)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._prepare(args, state, control)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._prepare(args, state, control)
+        if control.should_training_stop:
+            self.engine.deploy()  # whoever looks at the model from here on sees what is shipped
+
+    def _prepare(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
+        """Deploy for what is asked for, and write the state before the Trainer rotates checkpoints."""
+        save = control.should_save or (args.save_strategy == "best" and control.should_evaluate)
+        if not (save or control.should_evaluate) or not self.engine.plan.targets:
+            return
+        self.engine.deploy()
+        if save:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if args.should_save:
+                begin_checkpoint(folder)
+                write_record(folder, self.engine.config, self.engine.plan)
+            if not args.save_only_model:
+                self.write_state(args, folder)
+
+    def on_save(self, args, state, control, **kwargs):
+        if not self.engine.is_deployed:
+            raise RuntimeError(
+                f"checkpoint-{state.global_step} was saved with dense weights: another callback asked for it after "
+                "NxMCallback had looked. Put NxMCallback last in callbacks=[...]."
+            )
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs is not None and "loss" in logs and self.engine is not None:
+            metrics = self.engine.metrics()
+            logs.update(metrics)
+            state.log_history[-1].update(metrics)
+
+
+def _steps_per_epoch(args: TrainingArguments, train_dataloader: Any) -> int | None:
+    try:
+        return max(math.ceil(len(train_dataloader) / args.gradient_accumulation_steps), 1)
+    except TypeError:  # an iterable dataset has no length
+        return None
+
+
+def _fingerprints(model: nn.Module, plan) -> dict[str, str]:
+    """One fingerprint of the targets as deployed, and one of all other parameters."""
+    own = {id(target.layer.weight) for target in plan.targets}
+    others = [(name, p) for name, p in model.named_parameters() if id(p) not in own]
+    targets = [(target.name, target.layer.weight) for target in plan.targets]
+    return {"targets": fingerprint(targets), "others": fingerprint(others)}
+
+
+@torch.no_grad()
+def _check_same_model(folder: str | Path, header: dict, model: nn.Module, config: NxMConfig) -> None:
+    """Raise unless the Trainer has loaded just the weights that the state was written beside."""
+    prints = _fingerprints(model, resolve(model, config))
+    wrong = [part for part in ("targets", "others") if prints[part] != header[part]]
+    if wrong and header["layers"] == resolve(model, config).layers:
+        raise ValueError(
+            f"The weights in memory are not those that {folder} was saved with: its {' and '.join(wrong)} differ. Files "
+            "of two checkpoints may have been mixed, or transformers has not restored this kind of model whole. "
+            "Resume from another checkpoint, or load the weights with from_pretrained and train anew."
+        )

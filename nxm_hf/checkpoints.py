@@ -1,0 +1,59 @@
+"""Checkpoints: which are whole, and which is the newest of those."""
+
+import json
+import logging
+import re
+import zipfile
+from pathlib import Path
+
+from nxm_hf.directories import WeightFiles
+from nxm_hf.state import read_header
+
+logger = logging.getLogger("nxm_hf")
+LAST_WRITTEN = "trainer_state.json"  # the Trainer writes it last, so without it a checkpoint is not whole
+
+
+def is_checkpoint(folder: str | Path | None) -> bool:
+    """Whether this is where a Trainer puts a checkpoint."""
+    return folder is not None and re.fullmatch(r"checkpoint-\d+", Path(folder).name) is not None
+
+
+def begin_checkpoint(folder: str | Path) -> None:
+    """Before a checkpoint is written over an older one: make it count as not whole until it is."""
+    (Path(folder) / LAST_WRITTEN).unlink(missing_ok=True)
+
+
+def missing_parts(folder: str | Path) -> list[str]:
+    """What a checkpoint lacks to be resumed from, as far as can be told without loading it."""
+    folder = Path(folder)
+    found = [name for name in ("optimizer.pt", "scheduler.pt") if not zipfile.is_zipfile(folder / name)]
+    if not any(zipfile.is_zipfile(path) for path in folder.glob("rng_state*.pth")):
+        found.append("rng_state.pth")
+    try:
+        json.loads((folder / LAST_WRITTEN).read_text(encoding="utf-8"))["global_step"]
+    except (OSError, ValueError, KeyError):
+        found.append(LAST_WRITTEN)
+    for read in (lambda: WeightFiles(folder).__enter__().__exit__(), lambda: read_header(folder)):
+        try:
+            read()
+        except (OSError, ValueError) as error:
+            found.append(str(error))
+    return found
+
+
+def newest_complete(output_dir: str | Path) -> str:
+    """The newest checkpoint that is whole; says which newer ones it passed over, and why."""
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if is_checkpoint(path) and path.is_dir()]
+    passed = []
+    for folder in sorted(folders, key=lambda path: -int(path.name.removeprefix("checkpoint-"))):
+        missing = missing_parts(folder)
+        if not missing:
+            if passed:
+                logger.warning("Resuming from %s; passed over, because they are not whole: %s.", folder, "; ".join(passed))
+            return str(folder)
+        passed.append(f"{folder.name} ({', '.join(missing)})")
+    raise ValueError(
+        f"{output_dir} holds no whole checkpoint to resume from"
+        + (f"; not whole are {'; '.join(passed)}. " if passed else ". ")
+        + "Train without resume_from_checkpoint, or name a checkpoint elsewhere."
+    )

@@ -1,0 +1,205 @@
+"""NxMConfig: what is pruned and how, in words that fit a JSON file."""
+
+import json
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from transformers.utils import PushToHubMixin
+
+from nxm_hf import recipes
+from nxm_hf.methods import Method, Phases
+from nxm_hf.patterns import Dense, Pattern, parse
+from nxm_hf.version import __version__
+
+CONFIG_FILE = "nxm_config.json"
+STAMP = "nxm_config"  # the attribute of a model's own config that remembers ours
+
+
+def _words(help: str, default: Any = MISSING, **more) -> Any:
+    return field(default=default, metadata={"help": help}, **more)
+
+
+@dataclass
+class NxMConfig(PushToHubMixin):
+    """What to prune, and how; wrong words fail here, not at step 0 on a cluster.
+
+    >>> config = NxMConfig(recipe="sr_ste", pattern="2:4", settings={"decay": 1e-4}, settle=0.2)
+    >>> config.recipe, NxMConfig.from_dict(config.to_dict()) == config
+    ('sr-ste', True)
+    >>> NxMConfig(pattern="4:2")
+    Traceback (most recent call last):
+    ...
+    ValueError: ...
+    """
+
+    recipe: str = _words("A name of `nxm recipes`, or a method object of your own.", "admm")
+    pattern: str = _words('Where zeros may stand: "2:4", or by role as JSON: {"ffn": "2:4", "default": "4:8"}.', "2:4")
+    settings: dict | str | None = _words(
+        "The recipe's own settings, as JSON on a command line.", default_factory=dict
+    )
+    include: list[str] | None = _words("Prune only these: layer names, roles, or 're:' patterns.", None)
+    exclude: list[str] | None = _words("Leave these dense: layer names, roles, or 're:' patterns.", None)
+    on_indivisible: str = _words('Layers that the pattern does not fit: "error" or "skip".', "error")
+    warmup: float = _words("Fraction of training that stays dense first.", 0.0)
+    settle: float = _words("Last fraction of training, with the final mask frozen.", 0.0)
+    layers: dict | None = field(default=None, init=False, compare=False)
+    density: float | None = field(default=None, init=False, compare=False)
+    nxm_version: str = field(default=__version__, init=False, compare=False)
+
+    def __post_init__(self):
+        if not isinstance(self.recipe, Method):
+            self.recipe = recipes.RECIPES.find(self.recipe)[0]
+        self.pattern = _from_json(self.pattern)
+        self.settings = _from_json(self.settings) or {}
+        self.include, self.exclude = _as_list(self.include), _as_list(self.exclude)
+        self._check_words()
+        self.patterns()  # a pattern or a setting that is wrong fails here
+        for pattern in self.patterns().values():
+            self.method(pattern)
+
+    def _check_words(self) -> None:
+        if self.on_indivisible not in ("error", "skip"):
+            raise ValueError(f'on_indivisible must be "error" or "skip"; got {self.on_indivisible!r}.')
+        if not isinstance(self.settings, dict):
+            raise ValueError(f'settings must be a dict such as {{"rho": 0.01}}; got {self.settings!r}.')
+        for name in ("warmup", "settle"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise ValueError(f"{name} is a fraction of training, from 0 to below 1; got {value!r}. Write {name}=0.1.")
+        if self.warmup + self.settle >= 1:
+            raise ValueError(
+                f"warmup={self.warmup} and settle={self.settle} leave no step for the recipe; "
+                "their sum must be below 1. Write warmup=0.1, settle=0.3."
+            )
+        if isinstance(self.recipe, Method) and self.settings:
+            raise ValueError(f"A method object has its settings in it; got settings={self.settings!r}. Leave them out.")
+
+    # -- what it means -------------------------------------------------------------------------------------------
+
+    def patterns(self) -> dict[str, Pattern]:
+        """Role, group or "default" -> pattern."""
+        if not isinstance(self.pattern, dict):
+            return {"default": parse(self.pattern)}
+        return {role: parse(text) for role, text in self.pattern.items()}
+
+    def method(self, pattern: Pattern) -> Method:
+        """The method that trains a weight of this pattern."""
+        method = self.recipe
+        if not isinstance(method, Method):
+            method = recipes.make(self.recipe, pattern, self.settings)
+        return Phases(method, pattern, self.warmup, self.settle)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing at all is to be pruned."""
+        return self.recipe == "dense" or all(isinstance(pattern, Dense) for pattern in self.patterns().values())
+
+    def changed(self, **changes: Any) -> "NxMConfig":
+        """A copy with other fields or settings; a word that is neither is an error that lists both.
+
+        >>> NxMConfig("admm").changed(rho=0.01, settle=0.3).settings
+        {'rho': 0.01}
+        """
+        names = [f.name for f in fields(self) if f.init and f.name != "settings"]
+        own = {key: changes.pop(key) for key in list(changes) if key in names}
+        known = recipes.settings(own.get("recipe", self.recipe))
+        if wrong := sorted(set(changes) - set(known)):
+            raise ValueError(
+                f"There is no {', '.join(map(repr, wrong))} to set; the recipe {self.recipe!r} has "
+                f"{', '.join(known) or 'no settings'}, and the config has {', '.join(names)}."
+            )
+        return replace(self, **own, settings={**self.settings, **changes})
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that is set and recorded, in JSON's words."""
+        words = {f.name: getattr(self, f.name) for f in fields(self)}
+        if isinstance(self.recipe, Method):
+            words["recipe"], words["settings"] = "custom", {"method": repr(self.recipe)}
+        return {name: value for name, value in words.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, words: dict[str, Any]) -> "NxMConfig":
+        """The config of a dict; a key of a newer version is an error that names it."""
+        known = {f.name: f for f in fields(cls)}
+        if wrong := sorted(set(words) - set(known)):
+            written = words.get("nxm_version", "unknown")
+            raise ValueError(
+                f"nxm_hf {__version__} does not know {', '.join(map(repr, wrong))} (written by version {written}); "
+                f"it knows {', '.join(known)}. Install a newer nxm-hf, or remove the key."
+            )
+        words = dict(words)
+        if words.get("recipe") == "custom":  # a method object cannot be read back; its mask can be kept
+            words.update(recipe="asp", settings={})
+        config = cls(**{name: value for name, value in words.items() if known[name].init})
+        for name in ("layers", "density", "nxm_version"):
+            setattr(config, name, words.get(name, getattr(config, name)))
+        return config
+
+    @classmethod
+    def of(cls, sparsity: "NxMConfig | str | dict | Method") -> "NxMConfig":
+        """A config from what a user may give: a config, the name of a recipe, a dict, or a method object."""
+        if isinstance(sparsity, cls):
+            return replace(sparsity)
+        if isinstance(sparsity, dict):
+            return cls.from_dict(sparsity)
+        if isinstance(sparsity, (str, Method)):
+            return cls(recipe=sparsity)
+        raise TypeError(f'sparsity must be an NxMConfig, a recipe such as "admm", or a dict; got {sparsity!r}.')
+
+    def to_json_string(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write `nxm_config.json` into a directory."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(self.to_json_string(), encoding="utf-8")
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, directory_or_repo: str | Path, **kwargs: Any) -> "NxMConfig":
+        """Read `nxm_config.json`, or else the stamp in `config.json`, of a directory or a Hub repository."""
+        for name in (CONFIG_FILE, "config.json"):
+            words = _read(directory_or_repo, name, kwargs)
+            words = words.get(STAMP) if words and name != CONFIG_FILE else words
+            if words:
+                return cls.from_dict(words)
+        raise FileNotFoundError(
+            f"{directory_or_repo} holds no {CONFIG_FILE}, and no {STAMP!r} in its config.json; it needs one of them. "
+            "A directory that NxMTrainer.save_model wrote has both."
+        )
+
+
+def _read(place: str | Path, name: str, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    path = Path(place) / name
+    if not Path(place).is_dir():
+        try:
+            path = Path(hf_hub_download(str(place), name, **kwargs))
+        except EntryNotFoundError:
+            return None
+        except (OSError, HFValidationError, HfHubHTTPError) as error:
+            raise FileNotFoundError(f"{place} is neither a directory nor a Hub repository within reach: {error}") from error
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}). Save the model again, or restore the file.") from error
+
+
+def _from_json(value: Any) -> Any:
+    """A command line's JSON as a dict; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        return json.loads(value)
+    return value
+
+
+def _as_list(value: Any) -> list[str] | None:
+    return [value] if isinstance(value, str) else None if value is None else list(value)

@@ -1,0 +1,84 @@
+"""Model directories: the layers and weights of a saved model, without loading more of it than is looked at."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def skeleton(folder: str | Path) -> PreTrainedModel:
+    """The model of a directory without its weights (on the meta device): names, shapes and classes."""
+    if not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no config.json; it needs to be a directory that save_pretrained wrote.")
+    config = AutoConfig.from_pretrained(folder)
+    kind = model_class(config, folder)
+    with torch.device("meta"):
+        return kind(config)
+
+
+def model_class(config: transformers.PreTrainedConfig, folder: str | Path) -> type[PreTrainedModel]:
+    """The class of transformers that saved a model."""
+    name = (config.architectures or ["none"])[0]
+    kind = getattr(transformers, name, None)
+    if kind is None:
+        raise ValueError(f"{folder} was saved from {name}, which transformers does not have. Load it and verify(model).")
+    return kind
+
+
+class WeightFiles:
+    """The safetensors files of a directory, read one tensor at a time."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._stack, self._where = ExitStack(), {}
+
+    def __enter__(self) -> "WeightFiles":
+        for path in self._paths():
+            try:
+                file = self._stack.enter_context(safe_open(path, "pt"))
+            except (SafetensorError, OSError) as error:
+                raise ValueError(f"{path} cannot be read ({error}). Save the model again.") from error
+            self._where.update(dict.fromkeys(file.keys(), file))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._where[name].get_tensor(name)
+
+    def _paths(self) -> list[Path]:
+        index = self.folder / INDEX
+        if index.is_file():
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            return [self.folder / shard for shard in sorted(set(shards))]
+        if not (self.folder / WEIGHTS).is_file():
+            raise FileNotFoundError(f"{self.folder} holds neither {WEIGHTS} nor {INDEX}; it needs one of them.")
+        return [self.folder / WEIGHTS]
+
+
+def saved_weights(folder: str | Path, model: nn.Module, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """The weights of these layers as they stand in a directory; `model` is of the class that saved it.
+
+    Some families save under other names than they compute with; those are loaded whole, as a user would.
+    """
+    keys = {name: f"{name}.weight" for name in names}
+    with WeightFiles(folder) as files:
+        if all(key in files for key in keys.values()):
+            for name, key in keys.items():
+                yield name, files[key]
+            return
+    loaded = type(model).from_pretrained(folder)
+    for name in names:
+        yield name, loaded.get_submodule(name).weight

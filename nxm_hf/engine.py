@@ -1,0 +1,289 @@
+"""The engine: carries methods through a training, around `optimizer.step()`, and shows the weights to ship."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nxm_hf.config import STAMP, NxMConfig
+from nxm_hf.methods import PHASES, State, restore_dense
+from nxm_hf.metrics import residual, training_metrics
+from nxm_hf.optimizers import check_optimizer, is_adaptive, loss_scale, overflowed
+from nxm_hf.schedules import Clock
+from nxm_hf.state import Header, Tensors, pack, unpack
+from nxm_hf.targets import Target, check_held, check_trainable, resolve
+from nxm_hf.verification import verify_targets
+
+logger = logging.getLogger("nxm_hf")
+
+
+class Engine:
+    """Two views of the weights: *training*, what the forward pass uses, and *deployed*, what would be shipped.
+
+    The optimizer's own hooks make the bracket of `Method`: tight around the step, after clipping and unscaling,
+    invisible to other callbacks. All edits are in place; nothing is touched between forward and backward.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: NxMConfig,
+        total_steps: int,
+        steps_per_epoch: int | None = None,
+    ):
+        check_optimizer(optimizer)
+        self.model, self.optimizer, self.config = model, optimizer, replace(config)
+        self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
+        self.plan = resolve(model, config)
+        check_trainable(self.plan)
+        check_held(self.plan, optimizer)
+        self.step = self.last = 0  # steps done, and those done when the weights were last edited
+        self.finished = self._skipping = False
+        self._methods = {target.name: config.method(target.pattern) for target in self.plan.targets}
+        self._states: dict[str, State] = {}
+        self._training: dict[str, Tensor] | None = None  # the training view, while the deployed one is shown
+        if self.plan.skipped:
+            logger.warning("Left dense, because the pattern does not fit: %s.", ", ".join(self.plan.skipped))
+        self._unstamp()
+        self._each(self._begin)
+        self._hooks = (
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        )
+
+    # -- the bracket ---------------------------------------------------------------------------------------------
+
+    def _begin(self, target: Target, weight: Tensor) -> None:
+        self._states[target.name] = self._methods[target.name].init(weight, self._clock(0))
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        if self._training is not None:
+            raise RuntimeError("optimizer.step() inside `with engine.deployed():` would train the weights to ship.")
+        if any(value is not None for value in (*args[1:], kwargs.get("closure"))):
+            raise ValueError("optimizer.step(closure) computes gradients inside the step; call step() without it.")
+        self._skipping = overflowed(optimizer)
+        if not self._skipping:
+            self._bracket("before_step", self._clock(self.step))
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        if not self._skipping:
+            self._bracket("after_step", self._clock(self.step + 1))
+            self.step = self.last = self.step + 1
+
+    def _bracket(self, verb: str, clock: Clock) -> None:
+        def act(target: Target, weight: Tensor) -> None:
+            getattr(self._methods[target.name], verb)(weight, self._states[target.name], clock)
+
+        self._each(act)
+
+    def _clock(self, step: int) -> Clock:
+        return Clock(
+            step=step,
+            total=self.total_steps,
+            since=self.last,
+            epoch=self.steps_per_epoch,
+            adaptive=is_adaptive(self.optimizer),
+            loss_scale=loss_scale(self.optimizer),
+        )
+
+    @torch.no_grad()
+    def _each(self, act: Callable[[Target, Tensor], Any]) -> None:
+        """Do something to every target; an error says which layer and step it is about."""
+        for target in self.plan.targets:
+            try:
+                act(target, target.matrix())
+            except ValueError as error:
+                raise ValueError(f"Layer {target.name}, step {self.step}: {error}") from error
+
+    # -- the two views -------------------------------------------------------------------------------------------
+
+    @property
+    def is_deployed(self) -> bool:
+        """Whether the model now holds the weights that would be shipped."""
+        return self.finished or self._training is not None
+
+    @contextmanager
+    def deployed(self) -> Iterator[None]:
+        """Within it, the model is what would be shipped; after it, training goes on where it was."""
+        if self.is_deployed:
+            yield
+            return
+        self.deploy()
+        try:
+            yield
+        finally:
+            self.undeploy()
+
+    @torch.no_grad()
+    def deploy(self) -> None:
+        """Show the weights that would be shipped, and stamp the model's config with what they are."""
+        if self.is_deployed:
+            return
+        self._training = {target.name: _copy(target.matrix()) for target in self.plan.targets}
+        try:
+            self._bracket("finish", self._clock(self.step))
+        except BaseException:
+            self.undeploy()
+            raise
+        self._stamp()
+
+    def undeploy(self) -> None:
+        """Go back to the training view."""
+        if self._training is not None:
+            self._each(lambda target, weight: weight.copy_(self._training[target.name]))
+            self._training = None
+            self._unstamp()
+
+    def finish(self) -> None:
+        """End the training: from here on the model is an ordinary sparse model, and nothing is hooked any more."""
+        if self.finished:
+            return
+        if self.plan.targets and self.step < self.total_steps:
+            logger.warning(
+                "Training ends at step %d of %d, in the phase %r; pruning now takes %.4f of the norm of the weights.",
+                *(self.step, self.total_steps, self.phase, residual(self.trained_weights())),
+            )
+        self.deploy()
+        self.detach()
+
+    def detach(self) -> None:
+        """Unhook from the optimizer and forget the state; the weights stay as they are, and must hold their pattern."""
+        for hook in self._hooks:
+            hook.remove()
+        self._training, self.finished = None, True
+        self._states.clear()
+        if self.plan.targets:
+            verify_targets(self.plan.targets).raise_for_problems()
+
+    @torch.no_grad()
+    def release(self) -> None:
+        """Unhook, and give back the weights that the optimizer trained, as if no mask had been: to begin anew."""
+        if self.finished:
+            return
+        self.undeploy()
+        for target in self.plan.targets:
+            restore_dense(target.matrix(), self._states[target.name])
+        for hook in self._hooks:
+            hook.remove()
+        self.finished = True
+
+    def _stamp(self) -> None:
+        config = getattr(self.model, "config", None)
+        self.config.layers, self.config.density = self.plan.layers, verify_targets(self.plan.targets).density
+        if config is not None and self.plan.targets:
+            setattr(config, STAMP, self.config.to_dict())
+
+    def _unstamp(self) -> None:
+        config = getattr(self.model, "config", None)
+        if config is not None and hasattr(config, STAMP):
+            delattr(config, STAMP)
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> str:
+        """Where the run is: warmup, recipe or settle."""
+        return PHASES[min((int(state["phase"]) for state in self._states.values()), default=1)]
+
+    def trained_weights(self) -> Iterator[tuple[Target, Tensor]]:
+        """Each target with what the optimizer trains."""
+        for target in self.plan.targets:
+            shown = target.matrix().detach() if self._training is None else self._training[target.name]
+            yield target, self._states[target.name].get("dense", shown)
+
+    def metrics(self) -> dict[str, float]:
+        """What is logged beside the loss."""
+        if self.finished or not self.plan.targets:
+            return {}
+        return training_metrics(self.plan.targets, self._states, self.trained_weights(), self.phase)
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def header(self) -> Header:
+        """What the state says of itself."""
+        return {
+            "step": self.step,
+            "last": self.last,
+            "total_steps": self.total_steps,
+            "config": self.config.to_dict(),
+            "layers": self.plan.layers,
+        }
+
+    def tensors(self) -> Tensors:
+        """What the model computes with, and the state of every method, by layer."""
+        found = {}
+        for target in self.plan.targets:
+            shown = target.matrix().detach() if self._training is None else self._training[target.name]
+            for slot, tensor in {"weight": shown, **self._states[target.name]}.items():
+                found[f"{target.name}/{slot}"] = tensor
+        return found
+
+    def state_dict(self) -> Tensors:
+        """All that is needed to go on bit for bit, beside the model's and the optimizer's own state dicts."""
+        return {name: tensor.clone() for name, tensor in pack(self.header(), self.tensors()).items()}
+
+    def load_state_dict(self, state: Tensors) -> None:
+        """Go on from a `state_dict()` of an engine with the same recipe, pattern and layers."""
+        self.restore(*unpack(state))
+
+    @torch.no_grad()
+    def restore(self, header: Header, tensors: Tensors) -> None:
+        """Take over a header and tensors, if they are of such a run."""
+        self._check(header)
+        self.undeploy()
+        states: dict[str, State] = {target.name: {} for target in self.plan.targets}
+        for name, tensor in tensors.items():
+            layer, slot = name.rsplit("/", 1)
+            states[layer][slot] = tensor
+        for target in self.plan.targets:
+            weight, state = target.matrix(), states[target.name]
+            weight.copy_(state.pop("weight"))
+            # Counts stay where they are read, on the CPU; what has the weight's shape goes to the weight's device.
+            self._states[target.name] = {k: _copy(v.to(weight.device) if v.ndim else v) for k, v in state.items()}
+        self.step, self.last = header["step"], header["last"]
+
+    def _check(self, header: Header) -> None:
+        ours, theirs = self.config.to_dict(), header["config"]
+        for key in ("recipe", "pattern"):
+            if ours[key] != theirs[key]:
+                raise ValueError(
+                    f"The state is of {key} {theirs[key]!r} and this run has {ours[key]!r}; they must match. Resume with "
+                    f"{key}={theirs[key]!r}, or start from the weights alone."
+                )
+        if self.plan.layers != header["layers"]:
+            other = sorted(set(self.plan.layers) ^ set(header["layers"]))
+            raise ValueError(f"The state is of other layers than this run; they differ in {', '.join(other)}.")
+        for key in ("settings", "warmup", "settle"):
+            if ours[key] != theirs[key]:
+                logger.warning("Resuming with %s=%s; the state was made with %s.", key, ours[key], theirs[key])
+        if self.total_steps != header["total_steps"]:
+            logger.warning("Resuming towards %d steps; the state was made for %d.", self.total_steps, header["total_steps"])
+
+
+def attach(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sparsity: NxMConfig | str | dict,
+    total_steps: int,
+    steps_per_epoch: int | None = None,
+) -> Engine:
+    """Make a plain training loop sparse; from here on just call `optimizer.step()`.
+
+    >>> layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    >>> model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    >>> optimizer = torch.optim.AdamW(model.parameters())
+    >>> engine = attach(model, optimizer, "ste", total_steps=1)
+    >>> model(torch.ones(1, 3, 16)).sum().backward()
+    >>> optimizer.step()
+    >>> engine.finish()
+    """
+    return Engine(model, optimizer, NxMConfig.of(sparsity), total_steps, steps_per_epoch)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(memory_format=torch.preserve_format)

@@ -1,0 +1,54 @@
+"""What a method is: what happens to one weight just before and just after each optimizer step."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from nxm_hf.schedules import Clock
+
+State = dict[str, Tensor]
+VERBS = ("init", "before_step", "after_step", "finish")
+
+
+class Method(ABC):
+    """A bracket around `optimizer.step()`, in four verbs on one weight of shape [out, in].
+
+    Outside the bracket `weight` is what the model computes with; inside it is what the optimizer trains. All that a
+    method remembers of a weight is in its `State`, a dict of tensors, so that it saves and loads with the checkpoint.
+    Two names in it mean the same everywhere: `dense` is what the optimizer trains, where that is not `weight` itself,
+    and `flips` counts the entries of the mask that changed when it was last solved.
+
+    The clock counts steps done: `before_step` at step t, then `after_step` at step t + 1. Verbs run without autograd.
+    """
+
+    @classmethod
+    def __subclasshook__(cls, other):
+        # Whoever has the four verbs is a method: a user's own object needs nothing of ours.
+        return (cls is Method and all(callable(getattr(other, verb, None)) for verb in VERBS)) or NotImplemented
+
+    @abstractmethod
+    def init(self, weight: Tensor, clock: Clock) -> State:
+        """Begin: make the state, and leave in `weight` what the first forward pass is to use."""
+
+    @abstractmethod
+    def before_step(self, weight: Tensor, state: State, clock: Clock) -> None:
+        """Edit `weight` and `weight.grad` (None where there is no gradient) in place, before the optimizer steps."""
+
+    @abstractmethod
+    def after_step(self, weight: Tensor, state: State, clock: Clock) -> None:
+        """Edit `weight` and `state` in place, just after the optimizer stepped."""
+
+    @abstractmethod
+    def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor | None:
+        """Leave in `weight` a tensor that holds the pattern, and `state` as it is. May return the mask it used."""
+
+
+def restore_dense(weight: Tensor, state: State) -> None:
+    """Put back into `weight` what the optimizer trains."""
+    if "dense" in state:
+        weight.copy_(state["dense"])
+
+
+def keep(weight: Tensor, mask: Tensor) -> None:
+    """Write true +0.0 where the mask prunes, in place; -0.0 that is kept becomes +0.0 too."""
+    weight.masked_fill_(~mask, 0.0).add_(0.0)

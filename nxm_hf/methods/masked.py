@@ -1,0 +1,109 @@
+"""Masked training: the forward pass sees a masked weight, the optimizer trains the dense one behind it."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from nxm_hf.methods.base import Method, keep
+from nxm_hf.patterns import Pattern
+from nxm_hf.schedules import NEVER, Constant, Every, Schedule
+
+
+@dataclass(frozen=True)
+class Masked(Method):
+    """Eight schedules say all that masked-training papers differ in.
+
+        forward    W = D * (mask + gain * ~mask)
+        gradient   g = G * (mask + grad_scale * ~mask) + pull * D * ~mask
+        step       D = optimizer(D, g)
+        after      D = D * (1 - shrink * ~mask);  where reset: D = D * mask
+
+    with D the dense weight, W what the model computes with, and G the gradient at W. `after` uses the mask of the
+    step; then, where `refresh`, the mask is solved anew from |D|. An optimizer that divides by the size of gradients
+    hides `grad_scale`, so under such a one it scales the optimizer's update of pruned weights instead. Once `freeze`
+    is true the mask stays, pruned weights are zero and get no gradient, and there is no D any more.
+    """
+
+    pattern: Schedule[Pattern]
+    refresh: Schedule[bool] = Every(1)
+    gain: Schedule[float] = Constant(0.0)
+    grad_scale: Schedule[float] = Constant(1.0)
+    pull: Schedule[float] = Constant(0.0)
+    shrink: Schedule[float] = Constant(0.0)
+    reset: Schedule[bool] = NEVER
+    freeze: Schedule[bool] = NEVER
+
+    def init(self, weight, clock):
+        state = {"mask": self._solve(weight, clock), "flips": torch.zeros((), dtype=torch.int64)}
+        if self.freeze(clock):
+            keep(weight, state["mask"])
+        else:
+            state["dense"] = weight.detach().clone(memory_format=torch.preserve_format)
+            self._enter(weight, state, clock)
+        return state
+
+    def before_step(self, weight, state, clock):
+        if "dense" in state:
+            self._edit_gradient(weight.grad, state, clock)
+            weight.copy_(state["dense"])
+        elif weight.grad is not None:
+            weight.grad.masked_fill_(~state["mask"], 0.0)
+
+    def after_step(self, weight, state, clock):
+        if "dense" not in state:
+            weight.masked_fill_(~state["mask"], 0.0)
+            return
+        self._edit_update(weight, state, clock)
+        if self.refresh(clock) or self.freeze(clock):
+            self._refresh(weight, state, clock)
+        if self.freeze(clock):
+            keep(weight, state["mask"])
+            del state["dense"]
+        else:
+            state["dense"].copy_(weight)
+            self._enter(weight, state, clock)
+
+    def finish(self, weight, state, clock):
+        if "dense" not in state:
+            keep(weight, state["mask"])
+            return state["mask"]
+        weight.copy_(state["dense"])
+        mask = self._solve(weight, replace(clock, step=clock.total))  # the final pattern, whatever holds now
+        keep(weight, mask)
+        return mask
+
+    def _solve(self, weight, clock):
+        return self.pattern(clock).mask(weight.detach().abs())
+
+    def _refresh(self, weight, state, clock):
+        mask = self._solve(weight, clock)
+        state["flips"] = torch.count_nonzero(mask ^ state["mask"]).cpu()
+        state["mask"] = mask
+
+    def _enter(self, weight, state, clock):
+        """Write into `weight` what the forward pass uses of the dense weight."""
+        gain = self.gain(clock)
+        if gain == 0:
+            torch.where(state["mask"], state["dense"], weight.new_zeros(()), out=weight)
+        elif gain != 1:
+            torch.where(state["mask"], state["dense"], state["dense"] * gain, out=weight)
+
+    def _edit_gradient(self, grad, state, clock):
+        scale, pull = self.grad_scale(clock), self.pull(clock)
+        if grad is None:
+            return
+        if scale != 1 and not clock.adaptive:
+            grad.copy_(torch.where(state["mask"], grad, grad * scale))
+        if pull:
+            grad.add_(state["dense"].masked_fill(state["mask"], 0.0), alpha=pull * clock.loss_scale)
+
+    def _edit_update(self, weight, state, clock):
+        """What is done to pruned weights after the step; `state["dense"]` is still the weight before it."""
+        mask, dense = state["mask"], state["dense"]
+        scale, shrink = self.grad_scale(clock), self.shrink(clock)
+        if scale != 1 and clock.adaptive:
+            weight.copy_(torch.where(mask, weight, torch.lerp(dense, weight, scale)))
+        if shrink:
+            weight.sub_(weight.masked_fill(mask, 0.0), alpha=shrink)
+        if self.reset(clock):
+            weight.masked_fill_(~mask, 0.0)

@@ -1,0 +1,79 @@
+"""Phases: a method between a dense warm-up and a last stretch with its mask frozen."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from nxm_hf.methods.base import Method, State
+from nxm_hf.methods.dense import Dense
+from nxm_hf.methods.masked import Masked
+from nxm_hf.patterns import Pattern
+from nxm_hf.schedules import ALWAYS, Clock, Constant
+
+PHASES = ("warmup", "recipe", "settle")
+
+
+@dataclass(frozen=True)
+class Phases(Method):
+    """Of T steps, the first a = round(warmup * T) are dense, and from e = T - round(settle * T) the mask is frozen.
+
+    `method` sees a clock of its own over [a, e). The hand-over to the frozen mask is `method.finish`: it keeps the
+    mask of step e. The phase stands in the state, so that a run resumed with another T never goes back a phase.
+    """
+
+    method: Method
+    pattern: Pattern
+    warmup: float = 0.0
+    settle: float = 0.0
+
+    def init(self, weight, clock):
+        phase = self._due(clock)
+        return self._begin(phase, weight, clock)
+
+    def before_step(self, weight, state, clock):
+        method, clock = self._now(state, clock)
+        method.before_step(weight, state, clock)
+
+    def after_step(self, weight, state, clock):
+        phase, due = int(state["phase"]), self._due(clock)
+        method, inner = self._now(state, clock)
+        method.after_step(weight, state, inner)
+        if due > phase:
+            mask = None if phase == 0 else method.finish(weight, state, inner)
+            state_of_next = self._begin(due, weight, clock)
+            if mask is not None:
+                state_of_next["mask"] = mask
+            state.clear()
+            state.update(state_of_next)
+
+    def finish(self, weight, state, clock):
+        method, clock = self._now(state, clock)
+        return method.finish(weight, state, clock)
+
+    def phase(self, state: State) -> str:
+        """The name of the phase that this weight is in."""
+        return PHASES[int(state["phase"])]
+
+    def _begin(self, phase, weight, clock):
+        method, clock = self._of(phase, clock)
+        return {**method.init(weight, clock), "phase": torch.tensor(phase)}
+
+    def _now(self, state, clock):
+        return self._of(int(state["phase"]), clock)
+
+    def _of(self, phase: int, clock: Clock) -> tuple[Method, Clock]:
+        """The method of a phase, and its own clock."""
+        if phase == 0:
+            return Dense(self.pattern), clock
+        if phase == 2:
+            return Masked(Constant(self.pattern), freeze=ALWAYS), clock
+        begin, end = self._window(clock)
+        inner = replace(clock, step=clock.step - begin, since=clock.last - begin, total=max(end - begin, 1))
+        return self.method, inner
+
+    def _due(self, clock: Clock) -> int:
+        begin, end = self._window(clock)
+        return 0 if clock.step < begin else 1 if clock.step < end or end >= clock.total else 2
+
+    def _window(self, clock: Clock) -> tuple[int, int]:
+        return round(self.warmup * clock.total), clock.total - round(self.settle * clock.total)

@@ -1,0 +1,41 @@
+"""What is logged beside the loss: density, how much masks move, and how far the weights are from sparse."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from nxm_hf.methods import PHASES, State
+from nxm_hf.targets import Target
+
+
+def residual(weights: Iterable[tuple[Target, Tensor]]) -> float:
+    """The norm of W - P(W) over the norm of W, for all targets together: 0 when sparse."""
+    pruned = whole = 0.0
+    for target, weight in weights:
+        whole += weight.square().sum().item()
+        mask = target.pattern.mask(weight.abs())
+        pruned += weight.masked_fill(mask, 0.0).square().sum().item()
+    return (pruned / whole) ** 0.5 if whole else 0.0
+
+
+def movement(targets: Iterable[Target], states: Mapping[str, State]) -> dict[str, float]:
+    """Flip rate and similarity of masks, between the last two times they were solved."""
+    entries = kept = flips = 0
+    for target in targets:
+        entries += target.numel
+        kept += target.kept
+        flips += int(states[target.name].get("flips", 0))
+    return {"nxm/mask_similarity": 1 - flips / (2 * kept), "nxm/flip_rate": flips / entries}
+
+
+def training_metrics(
+    targets: tuple[Target, ...], states: Mapping[str, State], dense: Iterable[tuple[Target, Tensor]], phase: str
+) -> dict[str, float]:
+    """The record of one logging step. The density is that of the weights that would be shipped."""
+    entries, kept = sum(target.numel for target in targets), sum(target.kept for target in targets)
+    return {
+        "nxm/density": kept / entries,
+        **movement(targets, states),
+        "nxm/residual": residual(dense),
+        "nxm/phase": PHASES.index(phase),
+    }

@@ -1,0 +1,34 @@
+"""Patterns: where the zeros of a weight may stand.
+
+`PATTERNS` is the catalogue, `parse` reads a text with it. To add a pattern, add a file with its class,
+one line here, and a solver for its kind in `nxm_hf.solvers`.
+"""
+
+from nxm_hf.patterns.base import Pattern
+from nxm_hf.patterns.block import Block
+from nxm_hf.patterns.dense import Dense
+from nxm_hf.patterns.nm import NM
+from nxm_hf.patterns.transposable import Transposable
+from nxm_hf.patterns.unstructured import Unstructured
+
+PATTERNS: tuple[type[Pattern], ...] = (NM, Transposable, Unstructured, Block, Dense)
+
+
+def parse(text: str | Pattern) -> Pattern:
+    """The pattern that a text names. A pattern comes back as it is.
+
+    >>> parse("2:4"), str(parse("4x2"))
+    (NM(n=2, m=4), '2:4')
+    """
+    if isinstance(text, Pattern):
+        return text
+    if not isinstance(text, str):
+        raise TypeError(f"A pattern is a text or a Pattern; got {type(text).__name__} {text!r}. Write '2:4'.")
+    for kind in PATTERNS:
+        if (pattern := kind.read(text.strip().lower())) is not None:
+            return pattern
+    forms = ", ".join(repr(kind.examples[0]) for kind in PATTERNS)
+    raise ValueError(f"There is no pattern {text!r}. The forms are, by example: {forms} and 'block:4x4:0.5'.")
+
+
+__all__ = ["NM", "PATTERNS", "Block", "Dense", "Pattern", "Transposable", "Unstructured", "parse"]

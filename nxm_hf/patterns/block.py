@@ -1,0 +1,82 @@
+"""Blocks: a fraction of the blocks of a weight is non-zero, each kept or pruned as a whole."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from torch import Tensor
+
+from nxm_hf.patterns.base import Pattern, check_density, read_density, rounded_share
+
+
+@dataclass(frozen=True)
+class Block(Pattern):
+    """Keep a fraction `density` of the blocks of `rows` x `cols` weights.
+
+    >>> str(Block(1, 4, 0.5)), str(Block(4, 4, 0.5))
+    ('block:4:0.5', 'block:4x4:0.5')
+    """
+
+    rows: int
+    cols: int
+    density: float
+
+    kind: ClassVar[str] = "block"
+    examples: ClassVar[tuple[str, ...]] = ("block:4:0.5", "block:4x4:0.5", "block:2x4:0.3")
+
+    def __post_init__(self):
+        if type(self.rows) is not int or type(self.cols) is not int or min(self.rows, self.cols) < 1:
+            raise ValueError(
+                f"A block of {self.rows}x{self.cols} weights is empty or broken; both sides need a whole number >= 1. "
+                "Write 'block:4:0.5' for 1x4 blocks, or 'block:4x4:0.5'."
+            )
+        check_density(self.density, "block:4x4:0.5")
+
+    def __str__(self):
+        return f"block:{self.size}:{self.density}"
+
+    @property
+    def size(self) -> str:
+        """The block as it is written: "4" for 1x4, else "4x4"."""
+        return str(self.cols) if self.rows == 1 else f"{self.rows}x{self.cols}"
+
+    @classmethod
+    def read(cls, text):
+        """Read "block:4:0.5" (1x4) or "block:4x4:0.5"."""
+        form, _, rest = text.partition(":")
+        if form != cls.kind:
+            return None
+        found = re.fullmatch(r"(?:(\d+)x)?(\d+):(.*)", rest)
+        if not found:
+            raise ValueError(f"{text!r} lacks a block size or a density. Write 'block:4:0.5' or 'block:4x4:0.5'.")
+        rows, cols, density = found.groups()
+        return cls(int(rows or 1), int(cols), read_density(density, "block:4x4:0.5"))
+
+    def check(self, shape: Sequence[int]) -> None:
+        height = shape[-2] if len(shape) > 1 else 1
+        if not shape or height % self.rows or shape[-1] % self.cols:
+            raise ValueError(
+                f"A weight of shape {tuple(shape)} does not split into {self.rows}x{self.cols} blocks; it needs "
+                "multiples of those along its last two dimensions. Leave it out with `exclude=` or choose other blocks."
+            )
+
+    def kept(self, shape: Sequence[int]) -> int:
+        return self.kept_blocks(shape) * self.rows * self.cols
+
+    def kept_blocks(self, shape: Sequence[int]) -> int:
+        """How many blocks a mask of this shape keeps."""
+        self.check(shape)
+        return rounded_share(self.density, prod(shape) // (self.rows * self.cols))
+
+    def tiles(self, weight: Tensor) -> Tensor:
+        """View a weight as its blocks: (..., height, width) -> (..., R, rows, C, cols)."""
+        weight = weight if weight.dim() > 1 else weight.unsqueeze(0)
+        height, width = weight.shape[-2:]
+        return weight.unflatten(-1, (width // self.cols, self.cols)).unflatten(-3, (height // self.rows, self.rows))
+
+    def violations(self, weight: Tensor) -> int:
+        """How many non-zero blocks there are beyond the allowed number."""
+        allowed = self.kept_blocks(weight.shape)
+        return max(0, int((self.tiles(weight) != 0).any(-1).any(-2).sum()) - allowed)

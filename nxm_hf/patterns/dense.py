@@ -1,0 +1,44 @@
+"""Dense: nothing is pruned."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from torch import Tensor
+
+from nxm_hf.patterns.base import Pattern
+
+
+@dataclass(frozen=True)
+class Dense(Pattern):
+    """Keep every weight: the pattern of a layer that is left alone.
+
+    >>> Dense(), Dense().density
+    (Dense(), 1.0)
+    """
+
+    kind: ClassVar[str] = "dense"
+    examples: ClassVar[tuple[str, ...]] = ("dense",)
+
+    def __str__(self):
+        return self.kind
+
+    @classmethod
+    def read(cls, text):
+        """Read "dense"."""
+        return cls() if text == cls.kind else None
+
+    @property
+    def density(self) -> float:
+        return 1.0
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Any shape will do."""
+
+    def kept(self, shape: Sequence[int]) -> int:
+        return prod(shape)
+
+    def violations(self, weight: Tensor) -> int:
+        """Nothing can break this one."""
+        return 0

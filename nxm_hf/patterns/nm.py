@@ -1,0 +1,86 @@
+"""N:M: of every M consecutive weights, at most N are non-zero."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from torch import Tensor
+
+from nxm_hf.patterns.base import Pattern
+
+
+@dataclass(frozen=True)
+class NM(Pattern):
+    """Keep `n` of every `m` consecutive weights along the last dimension.
+
+    >>> str(NM(2, 4)), NM(2, 4).density
+    ('2:4', 0.5)
+    """
+
+    n: int
+    m: int
+
+    kind: ClassVar[str] = "nm"
+    examples: ClassVar[tuple[str, ...]] = ("2:4", "1:4", "4:8", "3:5", "1:2", "33:40")
+
+    def __post_init__(self):
+        check_counts(self.n, self.m)
+
+    def __str__(self):
+        return f"{self.n}:{self.m}"
+
+    @classmethod
+    def read(cls, text):
+        """Read "2:4", or the "4x2" (group x kept) of the NxMTransformer paper."""
+        if found := re.fullmatch(r"(\d+):(\d+)", text):
+            return cls(*map(int, found.groups()))
+        if found := re.fullmatch(r"(\d+)x(\d+)", text):
+            return cls._read_group_by_kept(*map(int, found.groups()))
+        return None
+
+    @classmethod
+    def _read_group_by_kept(cls, group: int, kept: int) -> "NM":
+        if group < kept:
+            raise ValueError(
+                f"'{group}x{kept}' has two readings: group x kept, as in the NxMTransformer paper, would keep "
+                f"{kept} of every {group}; kept x group would keep {group} of every {kept}. "
+                f"For the second, write '{group}:{kept}'."
+            )
+        return cls(kept, group)
+
+    @property
+    def density(self) -> float:
+        return self.n / self.m
+
+    def check(self, shape: Sequence[int]) -> None:
+        if not shape or shape[-1] % self.m:
+            width = f"width {shape[-1]}" if shape else "no dimension"
+            raise ValueError(
+                f"A weight of shape {tuple(shape)} has {width}; {self} needs a multiple of {self.m} along the last "
+                "dimension. Leave this weight out with `exclude=`, or choose another M."
+            )
+
+    def kept(self, shape: Sequence[int]) -> int:
+        self.check(shape)
+        return prod(shape) // self.m * self.n
+
+    def violations(self, weight: Tensor) -> int:
+        """How many groups have more than `n` non-zeros."""
+        self.check(weight.shape)
+        groups = weight.unflatten(-1, (weight.shape[-1] // self.m, self.m))
+        return int((groups.count_nonzero(-1) > self.n).sum())
+
+
+def check_counts(n: int, m: int) -> None:
+    """Raise `ValueError` unless 1 <= N < M <= 256."""
+    if type(n) is not int or type(m) is not int:
+        raise ValueError(f"N:M needs two whole numbers; got {n!r} and {m!r}. Write '2:4', or NM(2, 4).")
+    if 0 < m < n <= 256:
+        raise ValueError(f"'{n}:{m}' would keep {n} of every {m}; N:M keeps N of every M. Write '{m}:{n}'.")
+    if not 1 <= n < m <= 256:
+        raise ValueError(
+            f"'{n}:{m}' would keep {n} of every {m}; N:M needs 1 <= N < M <= 256. "
+            "Write '2:4' to keep 2 of every 4, or 'dense' for no pruning."
+        )

@@ -1,0 +1,68 @@
+"""Transposable N:M: a weight and its transpose both hold N:M."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from nxm_hf.patterns.base import Pattern
+from nxm_hf.patterns.nm import NM, check_counts
+
+
+@dataclass(frozen=True)
+class Transposable(Pattern):
+    """Keep `n` in every row and every column of each `m` x `m` tile, so that the backward pass is sparse too.
+
+    >>> str(Transposable(2, 4)), Transposable(2, 4).density
+    ('2:4-transposable', 0.5)
+    """
+
+    n: int
+    m: int
+
+    kind: ClassVar[str] = "transposable"
+    examples: ClassVar[tuple[str, ...]] = ("2:4-transposable", "1:4-transposable", "3:4-transposable")
+
+    def __post_init__(self):
+        check_counts(self.n, self.m)
+        if self.m != 4:
+            raise ValueError(
+                f"'{self}' has no solver yet; transposable patterns need M = 4. "
+                "Write '1:4-transposable', '2:4-transposable' or '3:4-transposable'."
+            )
+
+    def __str__(self):
+        return f"{self.n}:{self.m}-transposable"
+
+    @classmethod
+    def read(cls, text):
+        """Read "2:4-transposable"."""
+        found = re.fullmatch(r"(\d+):(\d+)-transposable", text)
+        return found and cls(*map(int, found.groups()))
+
+    @property
+    def density(self) -> float:
+        return self.n / self.m
+
+    @property
+    def side(self) -> NM:
+        """The pattern that the weight and its transpose hold."""
+        return NM(self.n, self.m)
+
+    def check(self, shape: Sequence[int]) -> None:
+        if len(shape) < 2 or shape[-1] % self.m or shape[-2] % self.m:
+            raise ValueError(
+                f"A weight of shape {tuple(shape)} does not split into {self.m}x{self.m} tiles; {self} needs multiples "
+                f"of {self.m} along the last two dimensions. Leave this weight out with `exclude=`."
+            )
+
+    def kept(self, shape: Sequence[int]) -> int:
+        self.check(shape)
+        return self.side.kept(shape)
+
+    def violations(self, weight: Tensor) -> int:
+        """How many groups along either side have more than `n` non-zeros."""
+        self.check(weight.shape)
+        return self.side.violations(weight) + self.side.violations(weight.mT)

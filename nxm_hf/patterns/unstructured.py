@@ -1,0 +1,46 @@
+"""Unstructured: a fraction of the weights is non-zero, wherever they stand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from torch import Tensor
+
+from nxm_hf.patterns.base import Pattern, check_density, read_density, rounded_share
+
+
+@dataclass(frozen=True)
+class Unstructured(Pattern):
+    """Keep a fraction `density` of the whole tensor.
+
+    >>> str(Unstructured(0.1)), Unstructured(0.1).kept((10, 10))
+    ('unstructured:0.1', 10)
+    """
+
+    density: float
+
+    kind: ClassVar[str] = "unstructured"
+    examples: ClassVar[tuple[str, ...]] = ("unstructured:0.5", "unstructured:0.07")
+
+    def __post_init__(self):
+        check_density(self.density, "unstructured:0.5")
+
+    def __str__(self):
+        return f"unstructured:{self.density}"
+
+    @classmethod
+    def read(cls, text):
+        """Read "unstructured:0.5"."""
+        form, _, density = text.partition(":")
+        return cls(read_density(density, "unstructured:0.5")) if form == cls.kind else None
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Any shape will do."""
+
+    def kept(self, shape: Sequence[int]) -> int:
+        return rounded_share(self.density, prod(shape))
+
+    def violations(self, weight: Tensor) -> int:
+        """How many non-zeros there are beyond the allowed number."""
+        return max(0, int(weight.count_nonzero()) - self.kept(weight.shape))

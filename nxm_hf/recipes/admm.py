@@ -1,0 +1,49 @@
+"""The recipe `admm`: NxMTransformer."""
+
+from nxm_hf.methods import ADMM
+from nxm_hf.patterns import Pattern
+from nxm_hf.recipes.checks import at_least_zero, one_of
+from nxm_hf.schedules import Evenly, Every, EveryEpoch, Schedule
+
+
+def admm(
+    pattern: Pattern,
+    rho: float | str = "auto",
+    steps: int | str = "auto",
+    penalty: str = "coupled",
+    contraction: float = 1.0,
+    start: str = "C",
+    dual: bool = True,
+) -> ADMM:
+    """Train the dense weight while ADMM pulls it to the nearest sparse one; prune hard at the end.
+
+    Reference: Holmes et al., 2021, https://arxiv.org/abs/2110.15766
+    Relations: unlike `ste` the forward pass stays dense; with `settle` the last stretch is `asp` on the mask ADMM found.
+    `rho` is the strength of the coupled penalty ("auto": relative to the gradient, by weight); `contraction` that of
+    the decoupled one, the part of the way it goes from one update to the next. `steps` from one update to the next:
+    a number, "epoch", or "auto" (about 80, at most 50 updates in all, the last at the end).
+    """
+    one_of("admm", "penalty", penalty, ("coupled", "decoupled"))
+    one_of("admm", "start", start, ("C", "A", "B"))
+    one_of("admm", "dual", dual, (True, False))
+    if penalty == "decoupled" and rho != "auto":
+        raise ValueError(f'rho={rho!r} is for penalty="coupled"; with "decoupled" set contraction=1.0 instead.')
+    if penalty == "coupled" and contraction != 1.0:
+        raise ValueError(f'contraction={contraction!r} is for penalty="decoupled"; with "coupled" set rho instead.')
+    return ADMM(
+        pattern,
+        rho=None if rho == "auto" else at_least_zero("admm", "rho", rho),
+        contraction=at_least_zero("admm", "contraction", contraction),
+        penalty=penalty,
+        update=_updates(steps),
+        start=start,
+        dual=dual,
+    )
+
+
+def _updates(steps: int | str) -> Schedule[bool]:
+    named = {"auto": Evenly(80), "epoch": EveryEpoch()}
+    if isinstance(steps, str):
+        one_of("admm", "steps", steps, tuple(named))
+        return named[steps]
+    return Every(steps)

@@ -1,0 +1,20 @@
+"""The recipe `sr-ste`: straight-through training that pulls pruned weights to zero."""
+
+from dataclasses import replace
+
+from nxm_hf.methods import Masked
+from nxm_hf.patterns import Pattern
+from nxm_hf.recipes.checks import at_least_zero
+from nxm_hf.recipes.ste import ste
+from nxm_hf.schedules import Constant
+
+
+def sr_ste(pattern: Pattern, decay: float = 2e-4, grad_scale: float = 1.0, refresh: int = 1) -> Masked:
+    """`ste` with a pull of `decay` times the weight added to the gradient of pruned weights, so that masks settle.
+
+    Reference: Zhou et al., 2021, https://arxiv.org/abs/2102.04010
+    Relations: `ste` when decay=0. The pull enters after gradient clipping, once per optimizer step; under Adam its
+    strength is relative to the size of the gradients.
+    """
+    decay = at_least_zero("sr-ste", "decay", decay)
+    return replace(ste(pattern, grad_scale, refresh), pull=Constant(decay))

@@ -1,0 +1,17 @@
+"""The recipe `ste`: the plain straight-through estimator."""
+
+from nxm_hf.methods import Masked
+from nxm_hf.patterns import Pattern
+from nxm_hf.recipes.checks import at_least_zero
+from nxm_hf.schedules import Constant, Every
+
+
+def ste(pattern: Pattern, grad_scale: float = 1.0, refresh: int = 1) -> Masked:
+    """Compute with the masked weight, give its gradient to the dense one, and solve the mask anew as it trains.
+
+    Reference: Bengio et al., 2013, https://arxiv.org/abs/1308.3432
+    Relations: `sr-ste` with decay=0. `grad_scale` scales the gradient of pruned weights; under Adam-like optimizers,
+    which would hide that, it scales their update. `refresh` is the number of steps from one mask to the next.
+    """
+    scale = at_least_zero("ste", "grad_scale", grad_scale)
+    return Masked(Constant(pattern), refresh=Every(refresh), grad_scale=Constant(scale))

@@ -1,0 +1,64 @@
+"""Shipping: what stands beside the weights of a sparse model, and the check that what was written is what was meant."""
+
+from pathlib import Path
+
+import torch
+from huggingface_hub import ModelCard
+from torch import nn
+
+from nxm_hf.config import NxMConfig
+from nxm_hf.directories import INDEX, WEIGHTS, saved_weights
+from nxm_hf.targets import Plan
+from nxm_hf.verification import verify_targets
+
+TAG = "nxm-hf"
+_BEGIN, _END = "<!-- nxm_hf: begin -->", "<!-- nxm_hf: end -->"
+
+
+def write_record(folder: str | Path, config: NxMConfig, plan: Plan) -> None:
+    """Write `nxm_config.json` and the model card's section beside the weights, and read the weights back."""
+    config.save_pretrained(folder)
+    write_card(folder, config, plan)
+
+
+def check_written(folder: str | Path, model: nn.Module, plan: Plan) -> None:
+    """Raise unless the weights in the files are, bit for bit, those in memory."""
+    if not any((Path(folder) / name).is_file() for name in (WEIGHTS, INDEX)):
+        return  # this kind of model keeps its weights elsewhere (adapters)
+    meant = {target.name: target.layer.weight.detach() for target in plan.targets}
+    for name, weight in saved_weights(folder, model, list(meant)):
+        if not torch.equal(weight.detach(), meant[name].cpu()):
+            raise RuntimeError(f"{name} in {folder} is not the weight that was saved; the disk may be full or failing.")
+
+
+def write_card(folder: str | Path, config: NxMConfig, plan: Plan) -> None:
+    """Write our section and tag into README.md, which is made if there is none."""
+    path = Path(folder) / "README.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else f"---\ntags:\n- {TAG}\n---\n\n# {path.parent.name}\n"
+    before, _, rest = text.partition(_BEGIN)
+    after = rest.partition(_END)[2]
+    card = ModelCard(f"{before.rstrip()}\n\n{_section(config, plan)}\n{after.lstrip()}", ignore_metadata_errors=True)
+    card.data.tags = [*dict.fromkeys([*(card.data.tags or []), TAG])]
+    path.write_text(str(card), encoding="utf-8")
+
+
+def _section(config: NxMConfig, plan: Plan) -> str:
+    report = verify_targets(plan.targets)
+    words = config.to_dict()
+    rows = [f"| `{x.name}` | {x.role} | {x.shape[0]}x{x.shape[1]} | {x.pattern} | {x.density:.4f} |" for x in report.layers]
+    return "\n".join(
+        [
+            _BEGIN,
+            "## Sparsity",
+            "",
+            f"{len(report.layers)} layers of this model are sparse, with a density of {report.density:.4f}; pattern "
+            f"`{words['pattern']}`, recipe `{words['recipe']}` with `{words['settings']}`, warmup {config.warmup}, "
+            f"settle {config.settle}. Made with nxm_hf {config.nxm_version}. The file holds plain weights with zeros: "
+            "`from_pretrained` needs nothing else, and `nxm verify` checks them.",
+            "",
+            "| layer | role | shape | pattern | density |",
+            "|---|---|---|---|---|",
+            *rows,
+            _END,
+        ]
+    )

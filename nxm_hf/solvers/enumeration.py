@@ -1,0 +1,80 @@
+"""Exact for transposable N:M with M = 4: try every mask on every tile."""
+
+from functools import cache
+from itertools import combinations, product
+
+import torch
+from torch import Tensor
+
+PART_TILES = 2**12  # tiles tried at a time on a CPU: 90 sums for each bound the memory
+
+Rows = tuple[tuple[int, ...], ...]
+
+
+def by_enumeration(scores: Tensor, pattern) -> Tensor:
+    """Keep the most score with n in each row and column of every tile; of equal masks the first."""
+    m = pattern.m
+    height, width = scores.shape[-2] // m, scores.shape[-1] // m
+    tiles = scores.reshape(*scores.shape[:-2], height, m, width, m).transpose(-3, -2)  # (..., R, C, m, m)
+    flat = tiles.reshape(-1, m * m)
+    size = PART_TILES if scores.device.type == "cpu" else len(flat)
+    best = torch.cat([_best(part, pattern.n, m) for part in flat.split(size)])
+    kept = _masks(pattern.n, m, scores.device)[best]
+    return kept.view(tiles.shape).transpose(-3, -2).reshape(scores.shape)
+
+
+@cache
+def every_tile(n: int, m: int) -> tuple[Rows, ...]:
+    """Every m-by-m mask with n kept in each row and column, as the kept columns of each row, in lexicographic order.
+
+    >>> len(every_tile(2, 4)), len(every_tile(1, 4)), every_tile(1, 4)[0]
+    (90, 24, ((0,), (1,), (2,), (3,)))
+    """
+    tiles = product(combinations(range(m), n), repeat=m)
+    return tuple(tile for tile in tiles if all(sum(tile, ()).count(column) == n for column in range(m)))
+
+
+@cache
+def _masks(n: int, m: int, device: torch.device) -> Tensor:
+    """`every_tile` as a (masks, m²) bool tensor."""
+    drawn = [[column in kept for kept in tile for column in range(m)] for tile in every_tile(n, m)]
+    return torch.tensor(drawn, device=device)
+
+
+@cache
+def _halves(n: int, m: int, device: torch.device) -> Tensor:
+    """Which pair of rows stands in the upper and which in the lower half of every tile: (2, masks)."""
+    place = {pair: i for i, pair in enumerate(product(combinations(range(m), n), repeat=2))}
+    return torch.tensor([[place[tile[:2]], place[tile[2:]]] for tile in every_tile(n, m)], device=device).T.contiguous()
+
+
+def _best(tiles: Tensor, n: int, m: int) -> Tensor:
+    """The place in `every_tile` of the mask that keeps the most of each tile: (tiles, m²) -> (tiles,)."""
+    exact = torch.float32 if tiles.is_floating_point() and tiles.dtype != torch.float64 else torch.float64
+    scores = tiles.t().to(exact).contiguous()
+    peak = scores.abs().amax()
+    if not peak.isinf():
+        return _kept_scores(_without_overflow(scores, peak), n, m).max(0).indices
+    # An infinite score outweighs all finite ones together: first the number of those, then the rest.
+    infinite = scores.isinf()
+    finite = scores.masked_fill(infinite, 0)
+    counts = _kept_scores(scores.sign() * infinite, n, m)
+    rest = _kept_scores(_without_overflow(finite, finite.abs().amax()), n, m)
+    return rest.masked_fill_(counts < counts.amax(0), -torch.inf).max(0).indices
+
+
+def _without_overflow(scores: Tensor, peak: Tensor) -> Tensor:
+    """Divided by m², a power of two, where a sum could overflow; that orders the sums the same."""
+    return scores / len(scores) if peak > torch.finfo(scores.dtype).max / len(scores) else scores
+
+
+def _kept_scores(scores: Tensor, n: int, m: int) -> Tensor:
+    """What each mask keeps of each tile: (m², tiles) -> (masks, tiles).
+
+    Sums of fixed order, no matrix product: that one rounds by device, by shape and by the TF32 switch.
+    """
+    columns = scores.view(m, m, -1).unbind(1)  # each (rows, tiles)
+    lines = torch.stack([sum(columns[i] for i in kept) for kept in combinations(range(m), n)], 1)
+    upper, lower = _halves(n, m, scores.device)
+    top, bottom = ((a[:, None] + b).flatten(0, 1) for a, b in (lines[:2], lines[2:]))  # (row pairs, tiles)
+    return top.index_select(0, upper).add_(bottom.index_select(0, lower))

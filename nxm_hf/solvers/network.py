@@ -1,0 +1,101 @@
+"""Exact for N:M, and fast: a comparison network finds the n-th largest score of every group."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+PART_BYTES = 2**20  # scores worked on at a time on a CPU: what a core's own cache holds
+LARGEST_NETWORK = 32  # the network grows as m log² m; wider groups ask topk for their threshold
+
+Step = tuple[int, int, bool, bool]
+
+
+def by_network(scores: Tensor, pattern) -> Tensor:
+    """Keep what reaches the n-th largest score of its group; of equal scores the first."""
+    dtype = _working_dtype(scores.dtype)
+    groups = scores.contiguous().view(-1, pattern.m)
+    mask = torch.empty(groups.shape, dtype=torch.bool, device=scores.device)
+    size = max(1, PART_BYTES // (dtype.itemsize * pattern.m)) if scores.device.type == "cpu" else len(groups)
+    size = min(size, len(groups))
+    rows = torch.empty(pattern.m + 1, size, dtype=dtype, device=scores.device)
+    flags = torch.empty(size, pattern.m, dtype=dtype, device=scores.device)
+    for part, keep in zip(groups.split(size), mask.split(size), strict=True):
+        _keep_largest(part.to(dtype), pattern.n, keep, rows[:, : len(part)], flags[: len(part)])
+    return mask.view(scores.shape)
+
+
+def _working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Half floats are compared as fp32, which holds each of them exactly and is faster on a CPU."""
+    if dtype.is_floating_point and dtype.itemsize < 4:
+        return torch.float32
+    return torch.uint8 if dtype == torch.bool else dtype
+
+
+def _keep_largest(groups: Tensor, n: int, keep: Tensor, rows: Tensor, flags: Tensor) -> None:
+    """Write the mask of (g, m) scores into `keep`; `rows` (m + 1, g) and `flags` (g, m) are work space."""
+    threshold = _nth_largest(groups, n, rows)
+    # Comparing into numbers and copying those to bool is three times faster than comparing into bool,
+    # and so is writing the thresholds out before comparing instead of broadcasting along short groups.
+    torch.ge(groups, flags.copy_(threshold.unsqueeze(1).expand_as(groups)), out=flags)
+    keep.copy_(flags)
+    if flags.sum() != n * len(groups):
+        tied = (flags.sum(1) != n).nonzero().squeeze(1)
+        keep[tied] = _settle_ties(groups[tied], n, threshold[tied].unsqueeze(1))
+
+
+def _nth_largest(groups: Tensor, n: int, rows: Tensor) -> Tensor:
+    """The n-th largest of each group: (g, m) -> (g,)."""
+    m = groups.shape[1]
+    if m > LARGEST_NETWORK:
+        return groups.topk(n, dim=1).values[:, -1]
+    *wires, spare = rows
+    torch.add(groups.t(), 0, out=rows[:m])  # a transpose through arithmetic is faster than copy_
+    for high, low, want_max, want_min in network(n, m):
+        a, b = wires[high], wires[low]
+        if want_min:
+            torch.minimum(a, b, out=spare if want_max else b)
+        if want_max:
+            torch.maximum(a, b, out=a)
+        if want_max and want_min:
+            wires[low], spare = spare, b
+    return wires[n - 1]
+
+
+@cache
+def network(n: int, m: int) -> tuple[Step, ...]:
+    """The comparators `(high, low, want_max, want_min)` that bring the n-th largest of m to place n - 1.
+
+    A backwards pass over the sorting network leaves out each comparator, and each half of one,
+    on which that place does not depend.
+
+    >>> network(1, 4)
+    ((0, 1, True, False), (2, 3, True, False), (0, 2, True, False))
+    """
+    needed, steps = {n - 1}, []
+    for high, low in reversed(_sorting_network(m)):
+        if high in needed or low in needed:
+            steps.append((high, low, high in needed, low in needed))
+            needed |= {high, low}
+    return tuple(reversed(steps))
+
+
+def _sorting_network(m: int) -> list[tuple[int, int]]:
+    """Batcher's odd-even merge exchange (Knuth 5.2.2, Algorithm M): sorts m values, the largest first."""
+    pairs, run = [], 1
+    while run < m:
+        gap = run
+        while gap:
+            for start in range(gap % run, m - gap, 2 * gap):
+                span = range(start, min(start + gap, m - gap))
+                pairs += [(i, i + gap) for i in span if i // (2 * run) == (i + gap) // (2 * run)]
+            gap //= 2
+        run *= 2
+    return pairs
+
+
+def _settle_ties(groups: Tensor, n: int, threshold: Tensor) -> Tensor:
+    """Where more than n scores reach the threshold, keep only the first of those that equal it."""
+    above, equal = groups > threshold, groups == threshold
+    room = n - above.sum(1, keepdim=True)
+    return above | (equal & (equal.cumsum(1) <= room))

@@ -1,0 +1,30 @@
+"""Exact for unstructured: everything above one threshold, and the first of what equals it."""
+
+import torch
+from torch import Tensor
+
+
+def by_threshold(scores: Tensor, pattern) -> Tensor:
+    """Keep the `pattern.kept(shape)` highest scores of the whole tensor; of equal scores the first."""
+    return keep_highest(scores.flatten(), pattern.kept(scores.shape)).view(scores.shape)
+
+
+def keep_highest(scores: Tensor, count: int) -> Tensor:
+    """The mask of the `count` highest of a row of scores; of equal scores the first."""
+    threshold = _nth_highest(scores, count)
+    mask = scores > threshold
+    room = count - int(mask.count_nonzero())
+    mask[(scores == threshold).nonzero()[:room]] = True
+    return mask
+
+
+def _nth_highest(scores: Tensor, count: int) -> Tensor:
+    """The `count`-th highest score, without sorting the rest where that can be avoided."""
+    if scores.device.type != "cpu":
+        return scores.topk(count).values[-1]
+    # NumPy's partition is several times faster than kthvalue and topk on a CPU; it knows no bfloat16.
+    values = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
+    place = len(scores) - count
+    found = values.clone().numpy()
+    found.partition(place)
+    return torch.tensor(found[place], dtype=scores.dtype)

@@ -1,0 +1,95 @@
+"""The state of a training: tensors and a JSON header, in one dict or in one safetensors file."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+STATE_FILE = "nxm_state.safetensors"
+FORMAT = 1
+Header = dict[str, Any]
+Tensors = dict[str, Tensor]
+
+
+def pack(header: Header, tensors: Tensors) -> Tensors:
+    """Header and tensors in one dict of tensors, which `torch.save` and safetensors both write."""
+    text = json.dumps(header).encode()
+    return {"header": torch.frombuffer(bytearray(text), dtype=torch.uint8), **tensors}
+
+
+def unpack(state: Tensors) -> tuple[Header, Tensors]:
+    """What `pack` put together."""
+    if "header" not in state:
+        raise ValueError("This is no state of nxm_hf: it has no header. Give what engine.state_dict() returned.")
+    header = json.loads(bytes(state["header"].tolist()))
+    return header, {name: tensor for name, tensor in state.items() if name != "header"}
+
+
+def write_state(folder: str | Path, header: Header, tensors: Tensors) -> None:
+    """Write the state file of a checkpoint: whole or not at all, even when killed while writing."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"format": FORMAT, **header, "state": fingerprint(tensors.items())}
+    temporary = folder / f".{STATE_FILE}.writing"
+    save_file(tensors, temporary, metadata={"nxm_state": json.dumps(header)})
+    _sync(temporary)
+    os.replace(temporary, folder / STATE_FILE)
+    _sync(folder)
+
+
+def read_header(folder: str | Path) -> Header:
+    """The header of a checkpoint's state; an error says whether it is missing, torn or foreign."""
+    path = Path(folder) / STATE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {STATE_FILE}: a plain Trainer wrote it, or save_only_model=True did. Resume from another "
+            "checkpoint, or load its weights with from_pretrained and train anew."
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is torn ({error}). Resume from an older checkpoint.") from error
+    if "nxm_state" not in metadata:
+        raise ValueError(f"{path} was not written by nxm_hf. Resume from a checkpoint of NxMTrainer or NxMCallback.")
+    header = json.loads(metadata["nxm_state"])
+    if header["format"] > FORMAT:
+        raise ValueError(f"{path} has format {header['format']}; this nxm_hf reads {FORMAT}. Install a newer nxm-hf.")
+    return header
+
+
+def read_state(folder: str | Path) -> tuple[Header, Tensors]:
+    """Header and tensors of a checkpoint, checked against the fingerprint they were written with."""
+    header = read_header(folder)
+    with safe_open(Path(folder) / STATE_FILE, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safe_open is no dict)
+    if fingerprint(tensors.items()) != header["state"]:
+        raise ValueError(f"{Path(folder) / STATE_FILE} is damaged: its fingerprint differs. Resume from another checkpoint.")
+    return header, tensors
+
+
+def fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(named, key=lambda pair: pair[0]):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Have the operating system put a file or a folder on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

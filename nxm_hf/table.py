@@ -1,0 +1,16 @@
+"""A table of text."""
+
+from collections.abc import Sequence
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need to be, under a line.
+
+    >>> print(table(("layer", "density"), [("query", "0.5")]))
+    layer  density
+    -----  -------
+    query  0.5
+    """
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = [head, ["-" * width for width in widths], *rows]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -1,0 +1,131 @@
+"""Targets: the layers that a config prunes in a model, each with its pattern."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nxm_hf.config import NxMConfig
+from nxm_hf.layers import GROUPS, Layer, find_layers
+from nxm_hf.patterns import Dense, Pattern
+
+
+@dataclass(frozen=True)
+class Target:
+    """A layer, and the pattern that its weight is to hold."""
+
+    layer: Layer
+    pattern: Pattern
+
+    @property
+    def name(self) -> str:
+        return self.layer.name
+
+    @property
+    def numel(self) -> int:
+        """Entries of the weight."""
+        return self.layer.weight.numel()
+
+    @property
+    def kept(self) -> int:
+        """Entries that a mask of the pattern keeps."""
+        return self.pattern.kept(self.layer.shape)
+
+    def matrix(self) -> Tensor:
+        """The weight as [out, in], with its gradient as `.grad` in the same shape; both share memory with the layer."""
+        weight = self.layer.weight
+        view = self.layer.matrix(weight)
+        if view is weight:
+            return weight
+        view = view.detach()
+        view.grad = None if weight.grad is None else self.layer.matrix(weight.grad)
+        return view
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is pruned, and what the pattern did not fit: name -> why."""
+
+    targets: tuple[Target, ...]
+    skipped: dict[str, str]
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """Name -> pattern, in JSON's words."""
+        return {target.name: str(target.pattern) for target in self.targets}
+
+
+def resolve(model: nn.Module, config: NxMConfig) -> Plan:
+    """Find what this config prunes in this model; what does not fit is an error, unless it is to be skipped."""
+    if config.is_dense:
+        return Plan((), {})
+    targets, skipped = [], {}
+    for layer in find_layers(model, config.include, config.exclude):
+        pattern = _pattern_of(layer.role, config.patterns())
+        try:
+            pattern.check(layer.shape)
+        except ValueError as error:
+            skipped[layer.name] = str(error)
+            continue
+        if not isinstance(pattern, Dense):
+            targets.append(Target(layer, pattern))
+    if skipped and config.on_indivisible == "error":
+        raise ValueError(_does_not_fit(skipped))
+    if not targets:
+        raise ValueError(f"Nothing is left to prune in this {type(model).__name__} by {config.pattern!r}. {_why(skipped)}")
+    return Plan(tuple(targets), skipped)
+
+
+def check_trainable(plan: Plan) -> None:
+    """Raise unless every target can be trained, in a precision that small edits survive."""
+    layers = [target.layer for target in plan.targets]
+    _refuse(
+        [layer.name for layer in layers if layer.weight.dtype in (torch.bfloat16, torch.float16)],
+        "hold half-precision weights, in which small pulls and shrinks round to nothing. Load the model with "
+        "dtype=torch.float32 and train with bf16=True (autocast).",
+    )
+    _refuse(
+        [layer.name for layer in layers if not layer.weight.requires_grad],
+        "are frozen (requires_grad=False), so training cannot make up for what is pruned. Unfreeze them, or leave "
+        "them out with exclude=[...].",
+    )
+
+
+def check_held(plan: Plan, optimizer: torch.optim.Optimizer) -> None:
+    """Raise unless the optimizer trains every target."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    _refuse(
+        [target.name for target in plan.targets if id(target.layer.weight) not in held],
+        "are not held by the optimizer. Make it from model.parameters(), or leave them out with exclude=[...].",
+    )
+
+
+def _refuse(names: list[str], what: str) -> None:
+    if names:
+        raise ValueError(f"{len(names)} layers that are to be pruned {what} They are: {_some(names)}.")
+
+
+def _some(names: list[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _pattern_of(role: str, patterns: dict[str, Pattern]) -> Pattern:
+    groups = [group for group, roles in GROUPS.items() if role in roles]
+    for key in (role, *groups, "default"):
+        if key in patterns:
+            return patterns[key]
+    return Dense()
+
+
+def _does_not_fit(skipped: dict[str, str]) -> str:
+    rows = "\n".join(f"  {name}: {why}" for name, why in skipped.items())
+    return (
+        f"The pattern does not fit {len(skipped)} layers:\n{rows}\n"
+        'Leave them dense with on_indivisible="skip" or exclude=[...], or choose another pattern.'
+    )
+
+
+def _why(skipped: dict[str, str]) -> str:
+    if skipped:
+        return f"It fits none of {_some(list(skipped))}. Choose another pattern."
+    return 'No layer has a role named in pattern; add "default".'
