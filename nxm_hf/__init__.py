@@ -2,7 +2,8 @@
 
 from nxm_hf.callback import NxMCallback
 from nxm_hf.config import NxMConfig
-from nxm_hf.engine import Engine, attach
+from nxm_hf.engine import Engine
+from nxm_hf.loops import attach
 from nxm_hf.trainer import NxMTrainer
 from nxm_hf.verification import verify
 from nxm_hf.version import __version__

@@ -79,7 +79,7 @@ class Bridge(TrainerCallback):
         """Write the state into a checkpoint; the model is deployed. Every process calls this."""
         prints = _fingerprints(self.engine.model, self.engine.plan)
         if args.world_size > 1 and len(set(gather_object([prints["targets"]]))) > 1:
-            raise RuntimeError("The processes hold different sparse weights; do they see the same data order and seeds?")
+            raise RuntimeError("The processes hold different sparse weights; do they use the same seed?")
         if args.should_save:
             write_state(folder, {**self.engine.header(), **prints}, self.engine.tensors())
 
@@ -177,7 +177,7 @@ def _check_same_model(folder: str | Path, header: dict, model: nn.Module, config
     wrong = [part for part in ("targets", "others") if prints[part] != header[part]]
     if wrong and header["layers"] == resolve(model, config).layers:
         raise ValueError(
-            f"The weights in memory are not those that {folder} was saved with: its {' and '.join(wrong)} differ. Files "
-            "of two checkpoints may have been mixed, or transformers has not restored this kind of model whole. "
+            f"The weights in memory are not those that {folder} was saved with: its {' and '.join(wrong)} differ. "
+            "Files of two checkpoints may have been mixed, or transformers has not restored this kind of model whole. "
             "Resume from another checkpoint, or load the weights with from_pretrained and train anew."
         )

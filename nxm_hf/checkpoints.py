@@ -49,7 +49,9 @@ def newest_complete(output_dir: str | Path) -> str:
         missing = missing_parts(folder)
         if not missing:
             if passed:
-                logger.warning("Resuming from %s; passed over, because they are not whole: %s.", folder, "; ".join(passed))
+                logger.warning(
+                    "Resuming from %s; passed over, because they are not whole: %s.", folder, "; ".join(passed)
+                )
             return str(folder)
         passed.append(f"{folder.name} ({', '.join(missing)})")
     raise ValueError(

@@ -37,9 +37,7 @@ class NxMConfig(PushToHubMixin):
 
     recipe: str = _words("A name of `nxm recipes`, or a method object of your own.", "admm")
     pattern: str = _words('Where zeros may stand: "2:4", or by role as JSON: {"ffn": "2:4", "default": "4:8"}.', "2:4")
-    settings: dict | str | None = _words(
-        "The recipe's own settings, as JSON on a command line.", default_factory=dict
-    )
+    settings: dict | str | None = _words("The recipe's own settings, as JSON on a command line.", default_factory=dict)
     include: list[str] | None = _words("Prune only these: layer names, roles, or 're:' patterns.", None)
     exclude: list[str] | None = _words("Leave these dense: layer names, roles, or 're:' patterns.", None)
     on_indivisible: str = _words('Layers that the pattern does not fit: "error" or "skip".', "error")
@@ -68,7 +66,9 @@ class NxMConfig(PushToHubMixin):
         for name in ("warmup", "settle"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-                raise ValueError(f"{name} is a fraction of training, from 0 to below 1; got {value!r}. Write {name}=0.1.")
+                raise ValueError(
+                    f"{name} is a fraction of training, from 0 to below 1; got {value!r}. Write {name}=0.1."
+                )
         if self.warmup + self.settle >= 1:
             raise ValueError(
                 f"warmup={self.warmup} and settle={self.settle} leave no step for the recipe; "
@@ -185,7 +185,9 @@ def _read(place: str | Path, name: str, kwargs: dict[str, Any]) -> dict[str, Any
         except EntryNotFoundError:
             return None
         except (OSError, HFValidationError, HfHubHTTPError) as error:
-            raise FileNotFoundError(f"{place} is neither a directory nor a Hub repository within reach: {error}") from error
+            raise FileNotFoundError(
+                f"{place} is neither a directory nor a Hub repository within reach: {error}"
+            ) from error
     if not path.is_file():
         return None
     try:

@@ -17,7 +17,9 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 def skeleton(folder: str | Path) -> PreTrainedModel:
     """The model of a directory without its weights (on the meta device): names, shapes and classes."""
     if not (Path(folder) / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no config.json; it needs to be a directory that save_pretrained wrote.")
+        raise FileNotFoundError(
+            f"{folder} holds no config.json; it needs to be a directory that save_pretrained wrote."
+        )
     config = AutoConfig.from_pretrained(folder)
     kind = model_class(config, folder)
     with torch.device("meta"):
@@ -29,7 +31,9 @@ def model_class(config: transformers.PreTrainedConfig, folder: str | Path) -> ty
     name = (config.architectures or ["none"])[0]
     kind = getattr(transformers, name, None)
     if kind is None:
-        raise ValueError(f"{folder} was saved from {name}, which transformers does not have. Load it and verify(model).")
+        raise ValueError(
+            f"{folder} was saved from {name}, which transformers does not have. Load it and verify(model)."
+        )
     return kind
 
 

@@ -14,7 +14,7 @@ from nxm_hf.methods import PHASES, State, restore_dense
 from nxm_hf.metrics import residual, training_metrics
 from nxm_hf.optimizers import check_optimizer, is_adaptive, loss_scale, overflowed
 from nxm_hf.schedules import Clock
-from nxm_hf.state import Header, Tensors, pack, unpack
+from nxm_hf.state import Header, Tensors, by_layer, check_same_run, pack, unpack
 from nxm_hf.targets import Target, check_held, check_trainable, resolve
 from nxm_hf.verification import verify_targets
 
@@ -234,55 +234,15 @@ class Engine:
     @torch.no_grad()
     def restore(self, header: Header, tensors: Tensors) -> None:
         """Take over a header and tensors, if they are of such a run."""
-        self._check(header)
+        check_same_run(header, self.header())
         self.undeploy()
-        states: dict[str, State] = {target.name: {} for target in self.plan.targets}
-        for name, tensor in tensors.items():
-            layer, slot = name.rsplit("/", 1)
-            states[layer][slot] = tensor
+        states = by_layer(tensors)
         for target in self.plan.targets:
             weight, state = target.matrix(), states[target.name]
             weight.copy_(state.pop("weight"))
             # Counts stay where they are read, on the CPU; what has the weight's shape goes to the weight's device.
             self._states[target.name] = {k: _copy(v.to(weight.device) if v.ndim else v) for k, v in state.items()}
         self.step, self.last = header["step"], header["last"]
-
-    def _check(self, header: Header) -> None:
-        ours, theirs = self.config.to_dict(), header["config"]
-        for key in ("recipe", "pattern"):
-            if ours[key] != theirs[key]:
-                raise ValueError(
-                    f"The state is of {key} {theirs[key]!r} and this run has {ours[key]!r}; they must match. Resume with "
-                    f"{key}={theirs[key]!r}, or start from the weights alone."
-                )
-        if self.plan.layers != header["layers"]:
-            other = sorted(set(self.plan.layers) ^ set(header["layers"]))
-            raise ValueError(f"The state is of other layers than this run; they differ in {', '.join(other)}.")
-        for key in ("settings", "warmup", "settle"):
-            if ours[key] != theirs[key]:
-                logger.warning("Resuming with %s=%s; the state was made with %s.", key, ours[key], theirs[key])
-        if self.total_steps != header["total_steps"]:
-            logger.warning("Resuming towards %d steps; the state was made for %d.", self.total_steps, header["total_steps"])
-
-
-def attach(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    sparsity: NxMConfig | str | dict,
-    total_steps: int,
-    steps_per_epoch: int | None = None,
-) -> Engine:
-    """Make a plain training loop sparse; from here on just call `optimizer.step()`.
-
-    >>> layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-    >>> model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-    >>> optimizer = torch.optim.AdamW(model.parameters())
-    >>> engine = attach(model, optimizer, "ste", total_steps=1)
-    >>> model(torch.ones(1, 3, 16)).sum().backward()
-    >>> optimizer.step()
-    >>> engine.finish()
-    """
-    return Engine(model, optimizer, NxMConfig.of(sparsity), total_steps, steps_per_epoch)
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -45,7 +45,9 @@ def write_card(folder: str | Path, config: NxMConfig, plan: Plan) -> None:
 def _section(config: NxMConfig, plan: Plan) -> str:
     report = verify_targets(plan.targets)
     words = config.to_dict()
-    rows = [f"| `{x.name}` | {x.role} | {x.shape[0]}x{x.shape[1]} | {x.pattern} | {x.density:.4f} |" for x in report.layers]
+    rows = [
+        f"| `{x.name}` | {x.role} | {x.shape[0]}x{x.shape[1]} | {x.pattern} | {x.density:.4f} |" for x in report.layers
+    ]
     return "\n".join(
         [
             _BEGIN,

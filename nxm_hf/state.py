@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+logger = logging.getLogger("nxm_hf")
 STATE_FILE = "nxm_state.safetensors"
 FORMAT = 1
 Header = dict[str, Any]
@@ -30,6 +32,38 @@ def unpack(state: Tensors) -> tuple[Header, Tensors]:
         raise ValueError("This is no state of nxm_hf: it has no header. Give what engine.state_dict() returned.")
     header = json.loads(bytes(state["header"].tolist()))
     return header, {name: tensor for name, tensor in state.items() if name != "header"}
+
+
+def by_layer(tensors: Tensors) -> dict[str, Tensors]:
+    """Layer -> slot -> tensor, of names such as "encoder.layer.0.output.dense/mask"."""
+    states: dict[str, Tensors] = {}
+    for name, tensor in tensors.items():
+        layer, slot = name.rsplit("/", 1)
+        states.setdefault(layer, {})[slot] = tensor
+    return states
+
+
+def check_same_run(theirs: Header, ours: Header) -> None:
+    """Raise unless a state is of a run with our recipe, pattern and layers; warn where its settings differ."""
+    for key in ("recipe", "pattern"):
+        if ours["config"][key] != theirs["config"][key]:
+            raise ValueError(
+                f"The state is of {key} {theirs['config'][key]!r} and this run has {ours['config'][key]!r}; they must "
+                f"match. Resume with {key}={theirs['config'][key]!r}, or start from the weights alone."
+            )
+    if ours["layers"] != theirs["layers"]:
+        other = sorted({*ours["layers"].items()} ^ {*theirs["layers"].items()})
+        names = ", ".join(dict.fromkeys(name for name, _ in other))
+        raise ValueError(
+            f"The state is of other layers than this run; they differ in {names}. Check include and exclude."
+        )
+    for key in ("settings", "warmup", "settle"):
+        if ours["config"][key] != theirs["config"][key]:
+            given, made = ours["config"][key], theirs["config"][key]
+            logger.warning("Resuming with %s=%s; the state was made with %s.", key, given, made)
+    if ours["total_steps"] != theirs["total_steps"]:
+        made, given = theirs["total_steps"], ours["total_steps"]
+        logger.warning("Resuming towards %d steps; the state was made for %d.", given, made)
 
 
 def write_state(folder: str | Path, header: Header, tensors: Tensors) -> None:
@@ -72,7 +106,9 @@ def read_state(folder: str | Path) -> tuple[Header, Tensors]:
     with safe_open(Path(folder) / STATE_FILE, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safe_open is no dict)
     if fingerprint(tensors.items()) != header["state"]:
-        raise ValueError(f"{Path(folder) / STATE_FILE} is damaged: its fingerprint differs. Resume from another checkpoint.")
+        raise ValueError(
+            f"{Path(folder) / STATE_FILE} is damaged: its fingerprint differs. Resume from another checkpoint."
+        )
     return header, tensors
 
 

@@ -72,7 +72,9 @@ def resolve(model: nn.Module, config: NxMConfig) -> Plan:
     if skipped and config.on_indivisible == "error":
         raise ValueError(_does_not_fit(skipped))
     if not targets:
-        raise ValueError(f"Nothing is left to prune in this {type(model).__name__} by {config.pattern!r}. {_why(skipped)}")
+        raise ValueError(
+            f"Nothing is left to prune in this {type(model).__name__} by {config.pattern!r}. {_why(skipped)}"
+        )
     return Plan(tuple(targets), skipped)
 
 

@@ -94,7 +94,9 @@ class NxMTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             one, two = (
-                self.compute_loss(self.model, dict(inputs), num_items_in_batch=torch.tensor(items, device=self.args.device))
+                self.compute_loss(
+                    self.model, dict(inputs), num_items_in_batch=torch.tensor(items, device=self.args.device)
+                )
                 for items in (1, 2)
             )
         if torch.equal(one, two):
@@ -187,5 +189,7 @@ def _config_of_stamp(model: torch.nn.Module) -> NxMConfig:
         raise ValueError('NxMTrainer needs sparsity=, as in sparsity=NxMConfig(pattern="2:4", recipe="admm").')
     verify(model).raise_for_problems()
     config = NxMConfig.from_dict({**stamp, "recipe": "asp", "settings": {}, "warmup": 0.0, "settle": 0.0})
-    logger.warning("This model is sparse already (%s); training keeps its mask. Give sparsity= to prune anew.", config.pattern)
+    logger.warning(
+        "This model is sparse already (%s); training keeps its mask. Give sparsity= to prune anew.", config.pattern
+    )
     return config

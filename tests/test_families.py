@@ -804,3 +804,51 @@ def test_every_model_type_of_the_catalogue_has_a_case():
 
 def test_no_model_type_has_two_families():
     assert len(FAMILIES) == sum(len(family.model_types) for family in CATALOGUE)
+
+
+def test_the_roles_and_groups_are_those_of_the_contract():
+    assert ROLES == (
+        *("query", "key", "value", "qkv", "attention_output", "ffn_in", "ffn_out"),
+        *("cross_query", "cross_key", "cross_value", "cross_output", "other"),
+    )
+    assert GROUPS["ffn"] == ("ffn_in", "ffn_out")
+    assert set(GROUPS["attention"]) == set(ROLES) - {"ffn_in", "ffn_out", "other"}
+
+
+def test_the_longest_end_of_whole_components_gives_the_role():
+    family = Family("toy", ("toy",), {"dense": "other", "output.dense": "ffn_out", "a.output.dense": "key"})
+    assert family.role("layer.0.dense") == "other"
+    assert family.role("layer.0.output.dense") == "ffn_out"
+    assert family.role("layer.0.a.output.dense") == "key"
+    assert family.role("layer.0.ba.output.dense") == "ffn_out"
+    assert family.role("layer.0.layout_output.dense") == "other"
+    assert family.role("layer.0.denser") is None
+
+
+def test_a_family_with_an_unknown_role_is_refused():
+    with pytest.raises(ValueError, match="Family toy gives 'q' the role 'querry'; the roles are query, key"):
+        Family("toy", ("toy",), {"q": "querry"})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name", "role"),
+    [
+        (None, "layers.0.self_attn.q_proj", "query"),
+        (None, "layers.0.cross_attn.q_proj", "cross_query"),
+        (None, "layers.0.multihead_attn.out_proj", "cross_output"),
+        (None, "h.0.attn.c_proj", "attention_output"),
+        (None, "h.0.mlp.c_proj", "ffn_out"),
+        (None, "h.0.c_proj", "other"),
+        ("not-a-model-type", "layers.0.crossattention.output.dense", "cross_output"),
+        ("bert", "bert.encoder.layer.0.attention.self.query.base_layer", "query"),
+        ("bert", "bert.encoder.layer.0.linear2", "ffn_out"),  # no name of the family: the usual names decide
+        ("bert", "bert.encoder.layer.0.adapter.down", "other"),
+        ("mobilebert", "layer.0.bottleneck.attention.dense", "other"),  # usually attention_output: the family decides
+    ],
+)
+def test_the_family_decides_then_the_usual_names_then_other(model_type, name, role):
+    assert role_of(model_type, name) == role
+
+
+def test_the_generic_family_stands_for_no_model_type():
+    assert GENERIC.model_types == () and GENERIC not in CATALOGUE

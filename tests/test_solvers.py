@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nxm_hf.patterns import NM, PATTERNS, Block, Transposable, Unstructured, parse
 from nxm_hf.solvers import SOLVERS, solve
 from nxm_hf.solvers.enumeration import every_tile
-from nxm_hf.solvers.network import PART_BYTES, by_network, network
+from nxm_hf.solvers.network import CPU_BYTES, by_network, network
 
 torch.set_num_threads(1)
 
@@ -95,7 +95,7 @@ def test_nm_solvers_agree_on_masks_and_on_numbers_that_fp32_cannot_hold():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_the_network_is_right_across_the_parts_it_works_in(dtype):
     """Several parts, a last one that is short, and ties in some groups of each."""
-    total = (5 * PART_BYTES // 2 // dtype.itemsize // 4 + 3) * 4
+    total = (5 * CPU_BYTES // 2 // dtype.itemsize // 4 + 3) * 4
     scores = seeded(total, dtype=dtype).abs()
     scores[:: total // 50] = 0.5
     scores[1 :: total // 50] = 0.5

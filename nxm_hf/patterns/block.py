@@ -26,7 +26,7 @@ class Block(Pattern):
     kind: ClassVar[str] = "block"
     examples: ClassVar[tuple[str, ...]] = ("block:4:0.5", "block:4x4:0.5", "block:2x4:0.3")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if type(self.rows) is not int or type(self.cols) is not int or min(self.rows, self.cols) < 1:
             raise ValueError(
                 f"A block of {self.rows}x{self.cols} weights is empty or broken; both sides need a whole number >= 1. "
@@ -34,7 +34,7 @@ class Block(Pattern):
             )
         check_density(self.density, "block:4x4:0.5")
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"block:{self.size}:{self.density}"
 
     @property
@@ -43,7 +43,7 @@ class Block(Pattern):
         return str(self.cols) if self.rows == 1 else f"{self.rows}x{self.cols}"
 
     @classmethod
-    def read(cls, text):
+    def read(cls, text: str) -> "Block | None":
         """Read "block:4:0.5" (1x4) or "block:4x4:0.5"."""
         form, _, rest = text.partition(":")
         if form != cls.kind:

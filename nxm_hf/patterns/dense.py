@@ -21,11 +21,11 @@ class Dense(Pattern):
     kind: ClassVar[str] = "dense"
     examples: ClassVar[tuple[str, ...]] = ("dense",)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.kind
 
     @classmethod
-    def read(cls, text):
+    def read(cls, text: str) -> "Dense | None":
         """Read "dense"."""
         return cls() if text == cls.kind else None
 

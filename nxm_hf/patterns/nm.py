@@ -25,14 +25,14 @@ class NM(Pattern):
     kind: ClassVar[str] = "nm"
     examples: ClassVar[tuple[str, ...]] = ("2:4", "1:4", "4:8", "3:5", "1:2", "33:40")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_counts(self.n, self.m)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.n}:{self.m}"
 
     @classmethod
-    def read(cls, text):
+    def read(cls, text: str) -> "NM | None":
         """Read "2:4", or the "4x2" (group x kept) of the NxMTransformer paper."""
         if found := re.fullmatch(r"(\d+):(\d+)", text):
             return cls(*map(int, found.groups()))

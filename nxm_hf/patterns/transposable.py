@@ -25,7 +25,7 @@ class Transposable(Pattern):
     kind: ClassVar[str] = "transposable"
     examples: ClassVar[tuple[str, ...]] = ("2:4-transposable", "1:4-transposable", "3:4-transposable")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_counts(self.n, self.m)
         if self.m != 4:
             raise ValueError(
@@ -33,14 +33,14 @@ class Transposable(Pattern):
                 "Write '1:4-transposable', '2:4-transposable' or '3:4-transposable'."
             )
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.n}:{self.m}-transposable"
 
     @classmethod
-    def read(cls, text):
+    def read(cls, text: str) -> "Transposable | None":
         """Read "2:4-transposable"."""
         found = re.fullmatch(r"(\d+):(\d+)-transposable", text)
-        return found and cls(*map(int, found.groups()))
+        return cls(*map(int, found.groups())) if found else None
 
     @property
     def density(self) -> float:

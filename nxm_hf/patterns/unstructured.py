@@ -23,14 +23,14 @@ class Unstructured(Pattern):
     kind: ClassVar[str] = "unstructured"
     examples: ClassVar[tuple[str, ...]] = ("unstructured:0.5", "unstructured:0.07")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_density(self.density, "unstructured:0.5")
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"unstructured:{self.density}"
 
     @classmethod
-    def read(cls, text):
+    def read(cls, text: str) -> "Unstructured | None":
         """Read "unstructured:0.5"."""
         form, _, density = text.partition(":")
         return cls(read_density(density, "unstructured:0.5")) if form == cls.kind else None

@@ -2,22 +2,24 @@
 
 from functools import cache
 from itertools import combinations, product
+from typing import Any
 
 import torch
 from torch import Tensor
 
-PART_TILES = 2**12  # tiles tried at a time on a CPU: 90 sums for each bound the memory
+CPU_TILES = 2**12  # tried at a time: their sums, 90 each, stay in cache
+GPU_TILES = 2**18  # bounds the memory of those sums
 
 Rows = tuple[tuple[int, ...], ...]
 
 
-def by_enumeration(scores: Tensor, pattern) -> Tensor:
+def by_enumeration(scores: Tensor, pattern: Any) -> Tensor:
     """Keep the most score with n in each row and column of every tile; of equal masks the first."""
     m = pattern.m
     height, width = scores.shape[-2] // m, scores.shape[-1] // m
     tiles = scores.reshape(*scores.shape[:-2], height, m, width, m).transpose(-3, -2)  # (..., R, C, m, m)
     flat = tiles.reshape(-1, m * m)
-    size = PART_TILES if scores.device.type == "cpu" else len(flat)
+    size = CPU_TILES if scores.device.type == "cpu" else GPU_TILES
     best = torch.cat([_best(part, pattern.n, m) for part in flat.split(size)])
     kept = _masks(pattern.n, m, scores.device)[best]
     return kept.view(tiles.shape).transpose(-3, -2).reshape(scores.shape)

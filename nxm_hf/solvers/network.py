@@ -1,23 +1,25 @@
 """Exact for N:M, and fast: a comparison network finds the n-th largest score of every group."""
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-PART_BYTES = 2**20  # scores worked on at a time on a CPU: what a core's own cache holds
+CPU_BYTES = 2**20  # of scores worked on at a time: what a core's own cache holds
+GPU_BYTES = 2**26  # bounds the memory, and lets fp32 count the kept without rounding (2**24 scores)
 LARGEST_NETWORK = 32  # the network grows as m log² m; wider groups ask topk for their threshold
 
 Step = tuple[int, int, bool, bool]
 
 
-def by_network(scores: Tensor, pattern) -> Tensor:
+def by_network(scores: Tensor, pattern: Any) -> Tensor:
     """Keep what reaches the n-th largest score of its group; of equal scores the first."""
     dtype = _working_dtype(scores.dtype)
     groups = scores.contiguous().view(-1, pattern.m)
     mask = torch.empty(groups.shape, dtype=torch.bool, device=scores.device)
-    size = max(1, PART_BYTES // (dtype.itemsize * pattern.m)) if scores.device.type == "cpu" else len(groups)
-    size = min(size, len(groups))
+    room = CPU_BYTES if scores.device.type == "cpu" else GPU_BYTES
+    size = min(room // (dtype.itemsize * pattern.m), len(groups))
     rows = torch.empty(pattern.m + 1, size, dtype=dtype, device=scores.device)
     flags = torch.empty(size, pattern.m, dtype=dtype, device=scores.device)
     for part, keep in zip(groups.split(size), mask.split(size), strict=True):

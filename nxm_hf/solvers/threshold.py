@@ -1,10 +1,12 @@
 """Exact for unstructured: everything above one threshold, and the first of what equals it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
-def by_threshold(scores: Tensor, pattern) -> Tensor:
+def by_threshold(scores: Tensor, pattern: Any) -> Tensor:
     """Keep the `pattern.kept(shape)` highest scores of the whole tensor; of equal scores the first."""
     return keep_highest(scores.flatten(), pattern.kept(scores.shape)).view(scores.shape)
 

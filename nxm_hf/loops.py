@@ -1,0 +1,27 @@
+"""Plain training loops: one call makes them sparse."""
+
+import torch
+from torch import nn
+
+from nxm_hf.config import NxMConfig
+from nxm_hf.engine import Engine
+
+
+def attach(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sparsity: NxMConfig | str | dict,
+    total_steps: int,
+    steps_per_epoch: int | None = None,
+) -> Engine:
+    """Make a plain training loop sparse; from here on just call `optimizer.step()`.
+
+    >>> layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    >>> model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    >>> optimizer = torch.optim.AdamW(model.parameters())
+    >>> engine = attach(model, optimizer, "ste", total_steps=1)
+    >>> model(torch.ones(1, 3, 16)).sum().backward()
+    >>> optimizer.step()
+    >>> engine.finish()
+    """
+    return Engine(model, optimizer, NxMConfig.of(sparsity), total_steps, steps_per_epoch)
