@@ -50,7 +50,7 @@ def newest_complete(output_dir: str | Path) -> str:
         if not missing:
             if passed:
                 logger.warning(
-                    "Resuming from %s; passed over, because they are not whole: %s.", folder, "; ".join(passed)
+                    "Resuming from %s; passed over, as they are not whole: %s.", folder, "; ".join(passed)
                 )
             return str(folder)
         passed.append(f"{folder.name} ({', '.join(missing)})")

@@ -1,7 +1,7 @@
 """NxMConfig: what is pruned and how, in words that fit a JSON file."""
 
 import json
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ CONFIG_FILE = "nxm_config.json"
 STAMP = "nxm_config"  # the attribute of a model's own config that remembers ours
 
 
-def _words(help: str, default: Any = MISSING, **more) -> Any:
-    return field(default=default, metadata={"help": help}, **more)
+def _help(text: str) -> dict[str, str]:
+    """What a command line's --help says of a field."""
+    return {"help": text}
 
 
 @dataclass
@@ -35,14 +36,25 @@ class NxMConfig(PushToHubMixin):
     ValueError: ...
     """
 
-    recipe: str = _words("A name of `nxm recipes`, or a method object of your own.", "admm")
-    pattern: str = _words('Where zeros may stand: "2:4", or by role as JSON: {"ffn": "2:4", "default": "4:8"}.', "2:4")
-    settings: dict | str | None = _words("The recipe's own settings, as JSON on a command line.", default_factory=dict)
-    include: list[str] | None = _words("Prune only these: layer names, roles, or 're:' patterns.", None)
-    exclude: list[str] | None = _words("Leave these dense: layer names, roles, or 're:' patterns.", None)
-    on_indivisible: str = _words('Layers that the pattern does not fit: "error" or "skip".', "error")
-    warmup: float = _words("Fraction of training that stays dense first.", 0.0)
-    settle: float = _words("Last fraction of training, with the final mask frozen.", 0.0)
+    recipe: str = field(default="admm", metadata=_help("A name of `nxm recipes`, or a method object of your own."))
+    pattern: str = field(
+        default="2:4",
+        metadata=_help('Where zeros may stand: "2:4", or by role as JSON: {"ffn": "2:4", "default": "4:8"}.'),
+    )
+    settings: dict | str | None = field(
+        default_factory=dict, metadata=_help("The recipe's own settings, as JSON on a command line.")
+    )
+    include: list[str] | None = field(
+        default=None, metadata=_help("Prune only these: layer names, roles, or 're:' patterns.")
+    )
+    exclude: list[str] | None = field(
+        default=None, metadata=_help("Leave these dense: layer names, roles, or 're:' patterns.")
+    )
+    on_indivisible: str = field(
+        default="error", metadata=_help('Layers that the pattern does not fit: "error" or "skip".')
+    )
+    warmup: float = field(default=0.0, metadata=_help("Fraction of training that stays dense first."))
+    settle: float = field(default=0.0, metadata=_help("Last fraction of training, with the final mask frozen."))
     layers: dict | None = field(default=None, init=False, compare=False)
     density: float | None = field(default=None, init=False, compare=False)
     nxm_version: str = field(default=__version__, init=False, compare=False)
@@ -67,7 +79,7 @@ class NxMConfig(PushToHubMixin):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
                 raise ValueError(
-                    f"{name} is a fraction of training, from 0 to below 1; got {value!r}. Write {name}=0.1."
+                    f"{name} is a fraction of training, 0 to below 1; got {value!r}. Write {name}=0.1."
                 )
         if self.warmup + self.settle >= 1:
             raise ValueError(
@@ -186,7 +198,7 @@ def _read(place: str | Path, name: str, kwargs: dict[str, Any]) -> dict[str, Any
             return None
         except (OSError, HFValidationError, HfHubHTTPError) as error:
             raise FileNotFoundError(
-                f"{place} is neither a directory nor a Hub repository within reach: {error}"
+                f"{place} is neither a directory nor a Hub repository in reach: {error}"
             ) from error
     if not path.is_file():
         return None

@@ -18,7 +18,7 @@ def skeleton(folder: str | Path) -> PreTrainedModel:
     """The model of a directory without its weights (on the meta device): names, shapes and classes."""
     if not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(
-            f"{folder} holds no config.json; it needs to be a directory that save_pretrained wrote."
+            f"{folder} holds no config.json; it must be a directory that save_pretrained wrote."
         )
     config = AutoConfig.from_pretrained(folder)
     kind = model_class(config, folder)
@@ -32,7 +32,7 @@ def model_class(config: transformers.PreTrainedConfig, folder: str | Path) -> ty
     kind = getattr(transformers, name, None)
     if kind is None:
         raise ValueError(
-            f"{folder} was saved from {name}, which transformers does not have. Load it and verify(model)."
+            f"{folder} was saved from {name}, which transformers lacks. Load it and verify(model)."
         )
     return kind
 

@@ -27,7 +27,7 @@ def refuse_unsupported(args: Any, model: nn.Module) -> None:
         raise ValueError("This model is spread over devices (device_map); load it whole and train with DDP instead.")
     if getattr(model, "_device_mesh", None) is not None:
         raise ValueError(
-            "This model was sharded when it was loaded (tp_plan); load it whole and train with DDP instead."
+            "This model was sharded when loaded (tp_plan); load it whole and train with DDP instead."
         )
     if getattr(model, "hf_quantizer", None) is not None:
         raise ValueError("This model is quantized; load it in fp32, make it sparse, and quantize it afterwards.")

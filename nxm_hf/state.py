@@ -55,7 +55,7 @@ def check_same_run(theirs: Header, ours: Header) -> None:
         other = sorted({*ours["layers"].items()} ^ {*theirs["layers"].items()})
         names = ", ".join(dict.fromkeys(name for name, _ in other))
         raise ValueError(
-            f"The state is of other layers than this run; they differ in {names}. Check include and exclude."
+            f"The state is of other layers than this run: see {names}. Check include and exclude."
         )
     for key in ("settings", "warmup", "settle"):
         if ours["config"][key] != theirs["config"][key]:
@@ -104,7 +104,7 @@ def read_state(folder: str | Path) -> tuple[Header, Tensors]:
     """Header and tensors of a checkpoint, checked against the fingerprint they were written with."""
     header = read_header(folder)
     with safe_open(Path(folder) / STATE_FILE, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safe_open is no dict)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
     if fingerprint(tensors.items()) != header["state"]:
         raise ValueError(
             f"{Path(folder) / STATE_FILE} is damaged: its fingerprint differs. Resume from another checkpoint."

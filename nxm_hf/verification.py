@@ -135,7 +135,7 @@ def _recorded(
     if record is None:
         if pattern is None:
             raise ValueError(
-                f'This {type(model).__name__} has no record of being sparse; say what it should hold, as in pattern="2:4".'
+                f'This {type(model).__name__} has no record of being sparse; say what it should hold: pattern="2:4".'
             )
         return [(layer, pattern) for layer in find_layers(model)], ()
     layers = {layer.name: layer for layer in find_layers(model)}

@@ -145,6 +145,7 @@ def test_a_config_that_is_a_dict_or_nothing_gives_the_usual_names():
 
 def test_a_part_with_a_config_of_its_own_has_the_roles_of_its_family():
     model = Toy()
+    model.config = AutoConfig.for_model("bert")
     model.decoder = AutoModel.from_config(AutoConfig.for_model("t5", **T5)).decoder
     roles = {layer.name: layer.role for layer in find_layers(model)}
     assert roles["blocks.0.gate_proj"] == "ffn_in"
@@ -167,6 +168,7 @@ def test_a_stack_itself_can_be_given():
 def test_blocks_of_one_matrix_or_of_two_classes_are_no_stack():
     model = Toy()
     model.heads = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+    model.pairs = nn.ModuleList(nn.ModuleList(nn.Linear(8, 8) for _ in range(2)) for _ in range(2))
     model.mixed = nn.ModuleList([Block(), nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))])
     assert names(model) == TOY_NAMES
 
@@ -327,6 +329,7 @@ def test_a_stack_of_tied_weights_leaves_nothing():
         ("attention_output", [BERT_NAMES[3], BERT_NAMES[9]]),
         ("attention", BERT_NAMES[:4] + BERT_NAMES[6:10]),
         ("ffn", BERT_NAMES[4:6] + BERT_NAMES[10:]),
+        ("encoder.layer.1.", BERT_NAMES[6:]),
         (r"re:layer\.1\..*dense$", BERT_NAMES[9:]),
         ("re:query|key", BERT_NAMES[0:2] + BERT_NAMES[6:8]),
         (["ffn_out", "query", "layer.0"], [*BERT_NAMES[:6], BERT_NAMES[6], BERT_NAMES[11]]),
@@ -376,6 +379,7 @@ def test_a_role_is_not_a_part_of_a_name():
         ("classifier", "='classifier' matches no layer that can be pruned: classifier is never pruned, because it st"),
         ("pooler", "bert.pooler.dense is never pruned, because it stands outside the repeated blocks"),
         ("bert.pooler.dense", "bert.pooler.dense is never pruned"),
+        ("classifier.", "classifier is never pruned"),
         ("re:^classifier$", "classifier is never pruned"),
         ("word_embeddings", "bert.embeddings.word_embeddings is never pruned, because it is an embedding"),
         ("embeddings", "word_embeddings is never.*position_embeddings is never.*token_type_embeddings is never"),

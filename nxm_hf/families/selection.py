@@ -58,13 +58,14 @@ def _matcher(option: str, entry: str) -> Callable[[str, str], bool]:
         return lambda name, role: pattern.search(name) is not None
     if entry in ROLES or entry in GROUPS:
         return lambda name, role: role in GROUPS.get(entry, (entry,))
-    return lambda name, role: f".{entry}." in f".{name}."
+    return lambda name, role: f".{entry.strip('.')}." in f".{name}."
 
 
 def _runs(name: str) -> Iterator[str]:
     """Every run of components of a name: what an entry could have said to mean it."""
     parts = name.split(".")
-    return (".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1))
+    starts = [i for i, part in enumerate(parts) if not part.isdigit()]
+    return (".".join(parts[i:j]) for i in starts for j in range(i + 1, len(parts) + 1))
 
 
 def listing(words: Sequence[str], comma: str = ", ") -> str:

@@ -18,7 +18,7 @@ def admm(
     """Train the dense weight while ADMM pulls it to the nearest sparse one; prune hard at the end.
 
     Reference: Holmes et al., 2021, https://arxiv.org/abs/2110.15766
-    Relations: unlike `ste` the forward pass stays dense; with `settle` the last stretch is `asp` on the mask ADMM found.
+    Relations: unlike `ste` the forward pass stays dense; with `settle` the last stretch is `asp` on its mask.
     `rho` is the strength of the coupled penalty ("auto": relative to the gradient, by weight); `contraction` that of
     the decoupled one, the part of the way it goes from one update to the next. `steps` from one update to the next:
     a number, "epoch", or "auto" (about 80, at most 50 updates in all, the last at the end).

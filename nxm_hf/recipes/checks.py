@@ -20,6 +20,6 @@ def one_of(recipe: str, setting: str, value: Any, choices: Sequence[Any]) -> Any
     if value not in choices:
         listed = ", ".join(map(repr, choices))
         raise ValueError(
-            f"{setting} of {recipe} must be one of {listed}; got {value!r}. Write {setting}={choices[0]!r}."
+            f"{setting} of {recipe} must be one of {listed}; got {value!r}."
         )
     return value
