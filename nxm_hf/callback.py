@@ -14,12 +14,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from nxm_hf.checkpoints import begin_checkpoint
 from nxm_hf.config import NxMConfig
+from nxm_hf.directories import load_weights
 from nxm_hf.engine import Engine
 from nxm_hf.methods import Method
 from nxm_hf.refusals import refuse_unsupported
 from nxm_hf.shipping import TAG, write_record
 from nxm_hf.state import STATE_FILE, fingerprint, read_state, write_state
 from nxm_hf.targets import check_trainable, resolve
+from nxm_hf.verification import verify_targets
 
 logger = logging.getLogger("nxm_hf")
 
@@ -42,7 +44,9 @@ class Bridge(TrainerCallback):
         header, tensors = read_state(folder) if folder else (None, {})
         if self.engine is not None and not self.engine.finished:
             self.engine.release()  # an earlier training broke off: begin from what it trained, not from its masks
-        elif folder:
+            if folder:
+                load_weights(folder, model)  # the Trainer has, but not when it enters a training again after an OOM
+        if folder:
             _check_same_model(folder, header, model, self.config)
         if isinstance(optimizer, AcceleratedOptimizer):
             optimizer = optimizer.optimizer
@@ -59,17 +63,18 @@ class Bridge(TrainerCallback):
 
     def on_train_end(self, args, state, control, model, **kwargs):
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            self.engine.deploy()  # for the stamp; the weights that were loaded are deployed already
-            self.engine.detach()
+            self.engine.detach()  # the weights that were loaded are deployed already; finishing would undo that
         else:
             self.engine.finish()
         if self.engine.plan.targets and hasattr(model, "add_model_tags"):
             model.add_model_tags(TAG)
 
     def on_push_begin(self, args, state, control, **kwargs):
-        # The Trainer copies files that it knows from the checkpoint to what it uploads; ours it does not know.
-        if self.engine is not None and self.engine.is_deployed and args.should_save and self.engine.plan.targets:
-            self.engine.config.save_pretrained(args.output_dir)
+        # Of a checkpoint the Trainer copies only the files that it knows to what it uploads; these are the others.
+        if self.engine is not None and self.engine.plan.targets and args.should_save:
+            with self.deployed():
+                verify_targets(self.engine.plan.targets).raise_for_problems()
+                write_record(args.output_dir, self.engine.config, self.engine.plan)
 
     def deployed(self) -> AbstractContextManager[None]:
         """Within it, the model is what would be shipped."""
@@ -78,8 +83,8 @@ class Bridge(TrainerCallback):
     def write_state(self, args: TrainingArguments, folder: str | Path) -> None:
         """Write the state into a checkpoint; the model is deployed. Every process calls this."""
         prints = _fingerprints(self.engine.model, self.engine.plan)
-        if args.world_size > 1 and len(set(gather_object([prints["targets"]]))) > 1:
-            raise RuntimeError("The processes hold different sparse weights; do they use the same seed?")
+        if args.world_size > 1 and any(theirs != prints for theirs in gather_object([prints])):
+            raise RuntimeError("The processes hold different weights; do they use the same seed?")
         if args.should_save:
             write_state(folder, {**self.engine.header(), **prints}, self.engine.tensors())
 
@@ -110,10 +115,17 @@ class NxMCallback(Bridge):
             self.engine.deploy()
 
     def state_folder(self, args, state):
-        if state.global_step == 0:
+        if state.global_step == 0 or self.config.is_dense:
             return None
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        return folder if (folder / STATE_FILE).is_file() or self.resume_from is None else self.resume_from
+        if (folder / STATE_FILE).is_file():
+            return folder
+        if self.resume_from is None:
+            raise FileNotFoundError(
+                f"{folder} has no {STATE_FILE}. Is the checkpoint elsewhere? Write NxMCallback(..., resume_from=PATH). Did "
+                "a plain Trainer or save_only_model=True write it? Load its weights with from_pretrained and train anew."
+            )
+        return self.resume_from
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.engine.undeploy()
@@ -142,7 +154,7 @@ class NxMCallback(Bridge):
                 self.write_state(args, folder)
 
     def on_save(self, args, state, control, **kwargs):
-        if not self.engine.is_deployed:
+        if self.engine.plan.targets and not self.engine.is_deployed:
             raise RuntimeError(
                 f"checkpoint-{state.global_step} was saved with dense weights: another callback asked for it after "
                 "NxMCallback had looked. Put NxMCallback last in callbacks=[...]."

@@ -6,6 +6,7 @@ import re
 import zipfile
 from pathlib import Path
 
+from nxm_hf.config import CONFIG_FILE
 from nxm_hf.directories import WeightFiles
 from nxm_hf.state import read_header
 
@@ -29,16 +30,24 @@ def missing_parts(folder: str | Path) -> list[str]:
     found = [name for name in ("optimizer.pt", "scheduler.pt") if not zipfile.is_zipfile(folder / name)]
     if not any(zipfile.is_zipfile(path) for path in folder.glob("rng_state*.pth")):
         found.append("rng_state.pth")
-    try:
-        json.loads((folder / LAST_WRITTEN).read_text(encoding="utf-8"))["global_step"]
-    except (OSError, ValueError, KeyError):
-        found.append(LAST_WRITTEN)
+    needed = [CONFIG_FILE, LAST_WRITTEN]
+    if (folder / "config.json").exists():  # a bare nn.Module has none
+        needed.append("config.json")
+    found += [name for name in needed if not _is_json(folder / name)]
     for read in (lambda: WeightFiles(folder).__enter__().__exit__(), lambda: read_header(folder)):
         try:
             read()
         except (OSError, ValueError) as error:
-            found.append(str(error))
+            found.append(str(error).rstrip("."))
     return found
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def newest_complete(output_dir: str | Path) -> str:

@@ -10,6 +10,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from transformers.utils import PushToHubMixin
 
 from nxm_hf import recipes
+from nxm_hf.families import GROUPS, ROLES
 from nxm_hf.methods import Method, Phases
 from nxm_hf.patterns import Dense, Pattern, parse
 from nxm_hf.version import __version__
@@ -62,25 +63,23 @@ class NxMConfig(PushToHubMixin):
     def __post_init__(self):
         if not isinstance(self.recipe, Method):
             self.recipe = recipes.RECIPES.find(self.recipe)[0]
-        self.pattern = _from_json(self.pattern)
-        self.settings = _from_json(self.settings) or {}
-        self.include, self.exclude = _as_list(self.include), _as_list(self.exclude)
+        self.pattern = _spelled(_from_json("pattern", self.pattern))
+        self.settings = _from_json("settings", self.settings) or {}
+        self.include, self.exclude = _as_list("include", self.include), _as_list("exclude", self.exclude)
         self._check_words()
-        self.patterns()  # a pattern or a setting that is wrong fails here
-        for pattern in self.patterns().values():
+        self.settings = dict(self.settings)
+        for pattern in self.patterns().values():  # a setting that is wrong fails here
             self.method(pattern)
 
     def _check_words(self) -> None:
         if self.on_indivisible not in ("error", "skip"):
-            raise ValueError(f'on_indivisible must be "error" or "skip"; got {self.on_indivisible!r}.')
+            raise ValueError(f'on_indivisible must be "error" or "skip"; got {self.on_indivisible!r}. Write "skip".')
         if not isinstance(self.settings, dict):
             raise ValueError(f'settings must be a dict such as {{"rho": 0.01}}; got {self.settings!r}.')
         for name in ("warmup", "settle"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-                raise ValueError(
-                    f"{name} is a fraction of training, 0 to below 1; got {value!r}. Write {name}=0.1."
-                )
+                raise ValueError(f"{name} is a fraction of training, 0 to below 1; got {value!r}. Write {name}=0.1.")
         if self.warmup + self.settle >= 1:
             raise ValueError(
                 f"warmup={self.warmup} and settle={self.settle} leave no step for the recipe; "
@@ -117,7 +116,8 @@ class NxMConfig(PushToHubMixin):
         """
         names = [f.name for f in fields(self) if f.init and f.name != "settings"]
         own = {key: changes.pop(key) for key in list(changes) if key in names}
-        known = recipes.settings(own.get("recipe", self.recipe))
+        recipe = own.get("recipe", self.recipe)
+        known = {} if isinstance(recipe, Method) else recipes.settings(recipe)
         if wrong := sorted(set(changes) - set(known)):
             raise ValueError(
                 f"There is no {', '.join(map(repr, wrong))} to set; the recipe {self.recipe!r} has "
@@ -197,9 +197,7 @@ def _read(place: str | Path, name: str, kwargs: dict[str, Any]) -> dict[str, Any
         except EntryNotFoundError:
             return None
         except (OSError, HFValidationError, HfHubHTTPError) as error:
-            raise FileNotFoundError(
-                f"{place} is neither a directory nor a Hub repository in reach: {error}"
-            ) from error
+            raise FileNotFoundError(f"{place} is neither a directory nor a Hub repository in reach: {error}") from error
     if not path.is_file():
         return None
     try:
@@ -208,12 +206,31 @@ def _read(place: str | Path, name: str, kwargs: dict[str, Any]) -> dict[str, Any
         raise ValueError(f"{path} is not JSON ({error}). Save the model again, or restore the file.") from error
 
 
-def _from_json(value: Any) -> Any:
+def _from_json(field: str, value: Any) -> Any:
     """A command line's JSON as a dict; anything else as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
+    if not (isinstance(value, str) and value.lstrip().startswith("{")):
+        return value
+    try:
         return json.loads(value)
-    return value
+    except ValueError as error:
+        raise ValueError(f"{field}={value} is not JSON ({error}). Write it as in '{{\"name\": 1}}'.") from None
 
 
-def _as_list(value: Any) -> list[str] | None:
-    return [value] if isinstance(value, str) else None if value is None else list(value)
+def _spelled(pattern: Any) -> str | dict[str, str]:
+    """A pattern, or a mapping of them by role, in the spelling that patterns print."""
+    if not isinstance(pattern, dict):
+        return str(parse(pattern))
+    keys = (*ROLES, *GROUPS, "default")
+    if wrong := [key for key in pattern if key not in keys] or not pattern:
+        what = f"names {', '.join(map(repr, wrong))}" if pattern else "names no pattern"
+        raise ValueError(f'pattern={pattern!r} {what}; its keys are {", ".join(keys)}. Write {{"default": "2:4"}}.')
+    return {key: str(parse(text)) for key, text in pattern.items()}
+
+
+def _as_list(field: str, value: Any) -> list[str] | None:
+    entries = [value] if isinstance(value, str) else None if value is None else list(value)
+    if wrong := [entry for entry in entries or () if not isinstance(entry, str)]:
+        raise ValueError(
+            f"{field} takes layer names, roles and 're:' patterns as texts; got {wrong[0]!r}. Write {field}=[\"ffn\"]."
+        )
+    return entries

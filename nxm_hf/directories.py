@@ -11,19 +11,28 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
+from nxm_hf.families.selection import listing
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def skeleton(folder: str | Path) -> PreTrainedModel:
     """The model of a directory without its weights (on the meta device): names, shapes and classes."""
     if not (Path(folder) / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no config.json; it must be a directory that save_pretrained wrote."
-        )
-    config = AutoConfig.from_pretrained(folder)
+        raise FileNotFoundError(f"{folder} holds no config.json; it must be a directory that save_pretrained wrote.")
+    config = _model_config(folder)
     kind = model_class(config, folder)
     with torch.device("meta"):
         return kind(config)
+
+
+def _model_config(folder: str | Path) -> transformers.PreTrainedConfig:
+    """The config of transformers; whatever it finds wrong with the file, and that can be any error, in one line."""
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        why = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(f"{Path(folder) / 'config.json'} is not the config of a model: {why}") from error
 
 
 def model_class(config: transformers.PreTrainedConfig, folder: str | Path) -> type[PreTrainedModel]:
@@ -31,9 +40,7 @@ def model_class(config: transformers.PreTrainedConfig, folder: str | Path) -> ty
     name = (config.architectures or ["none"])[0]
     kind = getattr(transformers, name, None)
     if kind is None:
-        raise ValueError(
-            f"{folder} was saved from {name}, which transformers lacks. Load it and verify(model)."
-        )
+        raise ValueError(f"{folder} was saved from {name}, which transformers lacks. Load it and verify(model).")
     return kind
 
 
@@ -65,11 +72,27 @@ class WeightFiles:
     def _paths(self) -> list[Path]:
         index = self.folder / INDEX
         if index.is_file():
-            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            return [self.folder / shard for shard in sorted(set(shards))]
+            return [self.folder / shard for shard in _shards(index)]
         if not (self.folder / WEIGHTS).is_file():
-            raise FileNotFoundError(f"{self.folder} holds neither {WEIGHTS} nor {INDEX}; it needs one of them.")
+            pickled = next(self.folder.glob("pytorch_model*.bin"), None)
+            way = f"{pickled.name} is read by transformers alone: load it and save_pretrained again." if pickled else ""
+            raise FileNotFoundError(
+                f"{self.folder} holds neither {WEIGHTS} nor {INDEX}; it needs one of them. {way}".strip()
+            )
         return [self.folder / WEIGHTS]
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} cannot be read ({error!r}). Save the model again.") from error
+
+
+def load_weights(folder: str | Path, model: nn.Module) -> None:
+    """Copy the weights of a directory into a model, in place; what the directory does not name stays as it is."""
+    with WeightFiles(folder) as files:
+        model.load_state_dict({name: files[name] for name in model.state_dict() if name in files}, strict=False)
 
 
 def saved_weights(folder: str | Path, model: nn.Module, names: list[str]) -> Iterator[tuple[str, Tensor]]:
@@ -83,6 +106,8 @@ def saved_weights(folder: str | Path, model: nn.Module, names: list[str]) -> Ite
             for name, key in keys.items():
                 yield name, files[key]
             return
-    loaded = type(model).from_pretrained(folder)
+    loaded, found = type(model).from_pretrained(folder, output_loading_info=True)
+    if missing := [name for name, key in keys.items() if key in found["missing_keys"]]:
+        raise ValueError(f"{folder} holds no weight of {listing(missing)}. Save the model again.")
     for name in names:
         yield name, loaded.get_submodule(name).weight

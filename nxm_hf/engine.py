@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nxm_hf.config import STAMP, NxMConfig
+from nxm_hf.config import NxMConfig
 from nxm_hf.methods import PHASES, State, restore_dense
 from nxm_hf.metrics import residual, training_metrics
 from nxm_hf.optimizers import check_optimizer, is_adaptive, loss_scale, overflowed
 from nxm_hf.schedules import Clock
+from nxm_hf.stamp import put_stamp, remove_stamp
 from nxm_hf.state import Header, Tensors, by_layer, check_same_run, pack, unpack
 from nxm_hf.targets import Target, check_held, check_trainable, resolve
 from nxm_hf.verification import verify_targets
@@ -49,7 +50,7 @@ class Engine:
         self._training: dict[str, Tensor] | None = None  # the training view, while the deployed one is shown
         if self.plan.skipped:
             logger.warning("Left dense, because the pattern does not fit: %s.", ", ".join(self.plan.skipped))
-        self._unstamp()
+        remove_stamp(self.model)
         self._each(self._begin)
         self._hooks = (
             optimizer.register_step_pre_hook(self._before_step),
@@ -137,7 +138,7 @@ class Engine:
         if self._training is not None:
             self._each(lambda target, weight: weight.copy_(self._training[target.name]))
             self._training = None
-            self._unstamp()
+            remove_stamp(self.model)
 
     def finish(self) -> None:
         """End the training: from here on the model is an ordinary sparse model, and nothing is hooked any more."""
@@ -152,13 +153,14 @@ class Engine:
         self.detach()
 
     def detach(self) -> None:
-        """Unhook from the optimizer and forget the state; the weights stay as they are, and must hold their pattern."""
+        """Unhook and forget the state; the weights stay as they are, must hold their pattern, and are stamped."""
         for hook in self._hooks:
             hook.remove()
         self._training, self.finished = None, True
         self._states.clear()
         if self.plan.targets:
             verify_targets(self.plan.targets).raise_for_problems()
+            self._stamp()
 
     @torch.no_grad()
     def release(self) -> None:
@@ -173,15 +175,9 @@ class Engine:
         self.finished = True
 
     def _stamp(self) -> None:
-        config = getattr(self.model, "config", None)
         self.config.layers, self.config.density = self.plan.layers, verify_targets(self.plan.targets).density
-        if config is not None and self.plan.targets:
-            setattr(config, STAMP, self.config.to_dict())
-
-    def _unstamp(self) -> None:
-        config = getattr(self.model, "config", None)
-        if config is not None and hasattr(config, STAMP):
-            delattr(config, STAMP)
+        if self.plan.targets:
+            put_stamp(self.model, self.config)
 
     # -- looking -------------------------------------------------------------------------------------------------
 

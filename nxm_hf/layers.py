@@ -11,7 +11,7 @@ from nxm_hf.families import FAMILIES, GROUPS, ROLES, role_of
 from nxm_hf.families.blocks import bare, blocks, is_matrix, is_transposed, plain
 from nxm_hf.families.selection import Selection, listing
 
-__all__ = ["GROUPS", "ROLES", "Layer", "find_layers"]
+__all__ = ["GROUPS", "ROLES", "Layer", "find_layers", "left_dense"]
 
 # Inside a block and yet never pruned: adapters, the routers of experts, positions, and what joins two stages.
 _NEVER = re.compile(
@@ -36,8 +36,7 @@ class Layer:
     @property
     def shape(self) -> tuple[int, int]:
         """(out, in) of the matrix, whatever way it is stored."""
-        rows, columns = self.matrix(self.weight).shape
-        return rows, columns
+        return tuple(self.matrix(self.weight).shape)
 
     def matrix(self, tensor: torch.Tensor) -> torch.Tensor:
         """A view of `tensor`, which has the weight's shape, as [out, in]: the input dimension stands last."""
@@ -73,6 +72,12 @@ def find_layers(
     return [layer for layer in layers if layer.name in chosen]
 
 
+def left_dense(model: nn.Module) -> dict[str, str]:
+    """Every matrix and embedding that is never pruned, and why."""
+    model = bare(model)
+    return _refused(model, _prunable(model))
+
+
 def _prunable(model: nn.Module) -> list[Layer]:
     """Every matrix in the blocks once, but for the never-pruned and those shared with something else."""
     found = [
@@ -86,8 +91,7 @@ def _prunable(model: nn.Module) -> list[Layer]:
     types = _model_types(model)
     layers: dict[int, Layer] = {}  # by weight: ALBERT runs one layer many times
     for name, module in found:
-        key = id(_weight(name, module))
-        if key not in shared:
+        if (key := id(_weight(name, module))) not in shared:
             layers.setdefault(key, Layer(name, _role(name, types), module))
     return list(layers.values())
 
@@ -107,19 +111,16 @@ def _model_types(model: nn.Module) -> dict[str, str]:
     types = {}
     for name, module in model.named_modules():
         try:
-            model_type = module.config.model_type
+            types[plain(name)] = module.config.model_type
         except AttributeError:
             continue
-        if model_type in FAMILIES:
-            types[plain(name)] = model_type
-    return types
+    return {name: model_type for name, model_type in types.items() if model_type in FAMILIES}
 
 
 def _role(name: str, types: Mapping[str, str]) -> str:
     """The role by the family of the innermost part of the model that has one."""
-    parts = name.split(".")
-    prefixes = (".".join(parts[:end]) for end in range(len(parts), -1, -1))
-    return role_of(next((types[prefix] for prefix in prefixes if prefix in types), None), name)
+    around = [prefix for prefix in types if f"{name}.".startswith(f"{prefix}." if prefix else "")]
+    return role_of(types[max(around, key=len)] if around else None, name)
 
 
 def _refused(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
@@ -129,12 +130,11 @@ def _refused(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(plain(name))
-    others = {
-        plain(name): (module, owners.get(id(module.weight), []))
-        for name, module in model.named_modules()
-        if (is_matrix(module) or isinstance(module, nn.Embedding)) and id(module.weight) not in kept
-    }
-    return {name: _reason(name, module, names) for name, (module, names) in others.items()}
+    refused = {}
+    for name, module in model.named_modules():
+        if (is_matrix(module) or isinstance(module, nn.Embedding)) and id(module.weight) not in kept:
+            refused[plain(name)] = _reason(plain(name), module, owners.get(id(module.weight), []))
+    return refused
 
 
 def _reason(name: str, module: nn.Module, owners: Sequence[str]) -> str:
@@ -148,8 +148,8 @@ def _reason(name: str, module: nn.Module, owners: Sequence[str]) -> str:
 
 
 def _nothing(model: nn.Module) -> str:
-    names = [plain(name) for name, module in model.named_modules() if is_matrix(module)]
+    names = listing([plain(name) for name, module in model.named_modules() if is_matrix(module)]) or "none"
     return (
         f"Nothing to prune in this {type(model).__name__}: no Linear or Conv1D of its own stands in a stack of blocks, "
-        f"an nn.ModuleList of one class with two or more in each. Its Linear layers are: {listing(names) or 'none'}."
+        f"an nn.ModuleList of one class with two or more in each. Its Linear layers are: {names}."
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from nxm_hf.methods import PHASES, State
+from nxm_hf.methods import PHASES, State, pruned_part
 from nxm_hf.targets import Target
 
 
@@ -14,7 +14,7 @@ def residual(weights: Iterable[tuple[Target, Tensor]]) -> float:
     for target, weight in weights:
         whole += weight.square().sum().item()
         mask = target.pattern.mask(weight.abs())
-        pruned += weight.masked_fill(mask, 0.0).square().sum().item()
+        pruned += pruned_part(weight, mask).square().sum().item()
     return (pruned / whole) ** 0.5 if whole else 0.0
 
 

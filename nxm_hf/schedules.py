@@ -35,7 +35,7 @@ class Clock:
     @property
     def progress(self) -> float:
         """The part of training that is done, 0 to 1."""
-        return min(self.step / max(self.total, 1), 1.0)
+        return min(max(self.step, 0) / max(self.total, 1), 1.0)
 
 
 Schedule = Callable[[Clock], T]

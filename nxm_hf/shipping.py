@@ -16,7 +16,7 @@ _BEGIN, _END = "<!-- nxm_hf: begin -->", "<!-- nxm_hf: end -->"
 
 
 def write_record(folder: str | Path, config: NxMConfig, plan: Plan) -> None:
-    """Write `nxm_config.json` and the model card's section beside the weights, and read the weights back."""
+    """Write `nxm_config.json` and the model card's section beside the weights."""
     config.save_pretrained(folder)
     write_card(folder, config, plan)
 
@@ -24,7 +24,12 @@ def write_record(folder: str | Path, config: NxMConfig, plan: Plan) -> None:
 def check_written(folder: str | Path, model: nn.Module, plan: Plan) -> None:
     """Raise unless the weights in the files are, bit for bit, those in memory."""
     if not any((Path(folder) / name).is_file() for name in (WEIGHTS, INDEX)):
-        return  # this kind of model keeps its weights elsewhere (adapters)
+        if any(Path(folder).glob("adapter_model.*")):
+            return  # adapters are all that this kind of model saves
+        raise RuntimeError(
+            f"transformers has written no weights into {folder}. With save_on_each_node=True some versions leave them out "
+            "on all machines but the first; write save_on_each_node=False, and an output_dir that all machines share."
+        )
     meant = {target.name: target.layer.weight.detach() for target in plan.targets}
     for name, weight in saved_weights(folder, model, list(meant)):
         if not torch.equal(weight.detach(), meant[name].cpu()):

@@ -71,7 +71,8 @@ def write_state(folder: str | Path, header: Header, tensors: Tensors) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"format": FORMAT, **header, "state": fingerprint(tensors.items())}
+    header = {"format": FORMAT, **header}
+    header["state"] = fingerprint(pack(header, tensors).items())
     temporary = folder / f".{STATE_FILE}.writing"
     save_file(tensors, temporary, metadata={"nxm_state": json.dumps(header)})
     _sync(temporary)
@@ -94,8 +95,11 @@ def read_header(folder: str | Path) -> Header:
         raise ValueError(f"{path} is torn ({error}). Resume from an older checkpoint.") from error
     if "nxm_state" not in metadata:
         raise ValueError(f"{path} was not written by nxm_hf. Resume from a checkpoint of NxMTrainer or NxMCallback.")
-    header = json.loads(metadata["nxm_state"])
-    if header["format"] > FORMAT:
+    try:
+        header = json.loads(metadata["nxm_state"])
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Resume from another checkpoint.") from error
+    if header.get("format", FORMAT) > FORMAT:
         raise ValueError(f"{path} has format {header['format']}; this nxm_hf reads {FORMAT}. Install a newer nxm-hf.")
     return header
 
@@ -105,7 +109,7 @@ def read_state(folder: str | Path) -> tuple[Header, Tensors]:
     header = read_header(folder)
     with safe_open(Path(folder) / STATE_FILE, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
-    if fingerprint(tensors.items()) != header["state"]:
+    if header.pop("state", None) != fingerprint(pack(header, tensors).items()):
         raise ValueError(
             f"{Path(folder) / STATE_FILE} is damaged: its fingerprint differs. Resume from another checkpoint."
         )

@@ -1,6 +1,7 @@
 """NxMTrainer: transformers.Trainer with one more argument."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from transformers import Trainer
 
 from nxm_hf.callback import Bridge, NxMCallback
 from nxm_hf.checkpoints import begin_checkpoint, is_checkpoint, missing_parts, newest_complete
-from nxm_hf.config import STAMP, NxMConfig
+from nxm_hf.config import NxMConfig
 from nxm_hf.methods import Method
 from nxm_hf.shipping import check_written, write_card, write_record
+from nxm_hf.stamp import read_stamp, remove_stamp
 from nxm_hf.targets import resolve
 from nxm_hf.verification import verify, verify_targets
 
@@ -47,7 +49,7 @@ class NxMTrainer(Trainer):
         if any(isinstance(callback, NxMCallback) for callback in self.callback_handler.callbacks):
             raise ValueError("NxMTrainer does what NxMCallback does; use one of them.")
         self.sparsity = config or _config_of_stamp(self.model)
-        if config is not None and hasattr(getattr(self.model, "config", None), STAMP):
+        if config is not None and read_stamp(self.model) is not None:
             logger.warning("This model is sparse already; training restarts from its weights with %r.", config.recipe)
         self._searched_from = self.sparsity
         self._loss_scale_is_unknown = fix_loss_scale and not self.sparsity.is_dense
@@ -65,6 +67,8 @@ class NxMTrainer(Trainer):
             self._bridge.resume_from = resume_from_checkpoint
         else:
             self._bridge.resume_from = None
+        if self.sparsity.is_dense:
+            remove_stamp(self.model)  # of a model that was sparse: training takes its zeros away
         if self._bridge.engine is not None:
             self._bridge.engine.release()
         return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -153,11 +157,11 @@ class NxMTrainer(Trainer):
             if checkpoint and self.args.should_save:
                 begin_checkpoint(folder)
             super().save_model(output_dir, _internal_call=_internal_call)
+            if checkpoint and not self.args.save_only_model:
+                self._bridge.write_state(self.args, folder)  # all processes meet in it, so before what can fail in one
             if self.args.should_save:
                 write_record(folder, config, plan)
                 check_written(folder, self.model, plan)
-            if checkpoint and not self.args.save_only_model:
-                self._bridge.write_state(self.args, folder)
 
     def _to_ship(self):
         """What is shipped and the config to ship with it, checked before the first byte is written."""
@@ -166,6 +170,10 @@ class NxMTrainer(Trainer):
         else:
             plan, config = resolve(self.model, self.sparsity), self.sparsity
         report = verify_targets(plan.targets)
+        if self._bridge.engine is None and not report.ok:
+            raise ValueError(
+                "This model is still dense, so nothing was written. Call trainer.train() before you save it."
+            )
         report.raise_for_problems()
         config.layers, config.density = plan.layers, report.density
         return plan, config
@@ -184,11 +192,11 @@ class NxMTrainer(Trainer):
 
 def _config_of_stamp(model: torch.nn.Module) -> NxMConfig:
     """For a model that is sparse already: keep its mask."""
-    stamp = getattr(getattr(model, "config", None), STAMP, None)
-    if not stamp:
+    stamp = read_stamp(model)
+    if stamp is None:
         raise ValueError('NxMTrainer needs sparsity=, as in sparsity=NxMConfig(pattern="2:4", recipe="admm").')
     verify(model).raise_for_problems()
-    config = NxMConfig.from_dict({**stamp, "recipe": "asp", "settings": {}, "warmup": 0.0, "settle": 0.0})
+    config = replace(stamp, recipe="asp", settings={}, warmup=0.0, settle=0.0)
     logger.warning(
         "This model is sparse already (%s); training keeps its mask. Give sparsity= to prune anew.", config.pattern
     )

@@ -11,6 +11,7 @@ from nxm_hf.config import CONFIG_FILE, STAMP, NxMConfig
 from nxm_hf.directories import saved_weights, skeleton
 from nxm_hf.layers import Layer, find_layers
 from nxm_hf.patterns import Pattern, parse
+from nxm_hf.stamp import read_stamp
 from nxm_hf.table import table
 from nxm_hf.targets import Target
 
@@ -144,8 +145,8 @@ def _recorded(
 
 
 def _record_of(model: nn.Module) -> dict[str, str] | None:
-    stamp = getattr(getattr(model, "config", None), STAMP, None)
-    return NxMConfig.from_dict(stamp).layers if stamp else None
+    stamp = read_stamp(model)
+    return stamp.layers if stamp else None
 
 
 def _record_in(folder: str | Path, pattern: Pattern | None) -> dict[str, str] | None:

@@ -19,7 +19,7 @@ FLOORS = [
     {"methods"},
     {"recipes"},
     {"config", "state"},
-    {"targets", "directories", "optimizers", "refusals"},
+    {"targets", "stamp", "directories", "optimizers", "refusals"},
     {"metrics", "verification", "checkpoints"},
     {"engine", "shipping", "inspection"},
     {"callback", "loops"},

@@ -1,9 +1,9 @@
 """Methods: how a dense weight becomes a sparse one while it trains. This list is the catalogue."""
 
 from nxm_hf.methods.admm import ADMM
-from nxm_hf.methods.base import Method, State, keep, restore_dense
+from nxm_hf.methods.base import Method, State, keep, pruned_part, restore_dense
 from nxm_hf.methods.dense import Dense
 from nxm_hf.methods.masked import Masked
 from nxm_hf.methods.phases import PHASES, Phases
 
-__all__ = ["ADMM", "PHASES", "Dense", "Masked", "Method", "Phases", "State", "keep", "restore_dense"]
+__all__ = ["ADMM", "PHASES", "Dense", "Masked", "Method", "Phases", "State", "keep", "pruned_part", "restore_dense"]

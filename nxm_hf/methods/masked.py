@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from nxm_hf.methods.base import Method, keep
+from nxm_hf.methods.base import Method, factors, keep, pruned_part
 from nxm_hf.patterns import Pattern
 from nxm_hf.schedules import NEVER, Constant, Every, Schedule
 
@@ -47,11 +47,11 @@ class Masked(Method):
             self._edit_gradient(weight.grad, state, clock)
             weight.copy_(state["dense"])
         elif weight.grad is not None:
-            weight.grad.masked_fill_(~state["mask"], 0.0)
+            weight.grad.mul_(state["mask"].view(torch.uint8))
 
     def after_step(self, weight, state, clock):
         if "dense" not in state:
-            weight.masked_fill_(~state["mask"], 0.0)
+            keep(weight, state["mask"])
             return
         self._edit_update(weight, state, clock)
         if self.refresh(clock) or self.freeze(clock):
@@ -81,21 +81,21 @@ class Masked(Method):
         state["mask"] = mask
 
     def _enter(self, weight, state, clock):
-        """Write into `weight` what the forward pass uses of the dense weight."""
+        """Make of the dense `weight` what the forward pass uses of it."""
         gain = self.gain(clock)
         if gain == 0:
-            torch.where(state["mask"], state["dense"], weight.new_zeros(()), out=weight)
+            weight.mul_(state["mask"].view(torch.uint8))
         elif gain != 1:
-            torch.where(state["mask"], state["dense"], state["dense"] * gain, out=weight)
+            weight.mul_(factors(state["mask"], gain, weight))
 
     def _edit_gradient(self, grad, state, clock):
         scale, pull = self.grad_scale(clock), self.pull(clock)
         if grad is None:
             return
         if scale != 1 and not clock.adaptive:
-            grad.copy_(torch.where(state["mask"], grad, grad * scale))
+            grad.mul_(factors(state["mask"], scale, grad))
         if pull:
-            grad.add_(state["dense"].masked_fill(state["mask"], 0.0), alpha=pull * clock.loss_scale)
+            grad.add_(pruned_part(state["dense"], state["mask"]), alpha=pull * clock.loss_scale)
 
     def _edit_update(self, weight, state, clock):
         """What is done to pruned weights after the step; `state["dense"]` is still the weight before it."""
@@ -104,6 +104,6 @@ class Masked(Method):
         if scale != 1 and clock.adaptive:
             weight.copy_(torch.where(mask, weight, torch.lerp(dense, weight, scale)))
         if shrink:
-            weight.sub_(weight.masked_fill(mask, 0.0), alpha=shrink)
+            weight.sub_(pruned_part(weight, mask), alpha=shrink)
         if self.reset(clock):
-            weight.masked_fill_(~mask, 0.0)
+            keep(weight, mask)

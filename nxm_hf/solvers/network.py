@@ -37,8 +37,8 @@ def _working_dtype(dtype: torch.dtype) -> torch.dtype:
 def _keep_largest(groups: Tensor, n: int, keep: Tensor, rows: Tensor, flags: Tensor) -> None:
     """Write the mask of (g, m) scores into `keep`; `rows` (m + 1, g) and `flags` (g, m) are work space."""
     threshold = _nth_largest(groups, n, rows)
-    # Comparing into numbers and copying those to bool is three times faster than comparing into bool,
-    # and so is writing the thresholds out before comparing instead of broadcasting along short groups.
+    # Comparing into numbers and copying those to bool is about twice as fast as comparing into bool, and writing
+    # the thresholds out first beats broadcasting them along short groups.
     torch.ge(groups, flags.copy_(threshold.unsqueeze(1).expand_as(groups)), out=flags)
     keep.copy_(flags)
     if flags.sum() != n * len(groups):

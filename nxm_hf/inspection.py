@@ -1,0 +1,165 @@
+"""Inspection: what a saved model holds, layer by layer, and which GPU kernels could run it as 2:4."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nxm_hf.config import NxMConfig
+from nxm_hf.directories import saved_weights, skeleton
+from nxm_hf.families.selection import listing
+from nxm_hf.layers import Layer, find_layers, left_dense
+from nxm_hf.patterns import NM
+from nxm_hf.solvers import SOLVERS
+from nxm_hf.table import table
+
+TWO_OF_FOUR = NM(2, 4)  # the one pattern that GPUs have kernels for
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A 2:4 kernel of `torch.sparse`: its dtypes, and the multiples that the sides of a weight must be."""
+
+    name: str
+    dtypes: tuple[str, ...]
+    rows: int
+    columns: int
+
+    def takes(self, shape: tuple[int, int]) -> bool:
+        """Whether a weight [out, in] of this shape fits."""
+        return min(shape) > 0 and shape[0] % self.rows == 0 and shape[1] % self.columns == 0
+
+    def __str__(self) -> str:
+        return f"{self.name} {' or '.join(self.dtypes)}, multiples of {self.rows}x{self.columns}"
+
+
+BACKENDS = (
+    Backend("CUTLASS", ("float16", "bfloat16"), 32, 64),
+    Backend("CUTLASS", ("int8",), 16, 128),
+    Backend("cuSPARSELt", ("float16", "bfloat16"), 16, 16),
+    Backend("cuSPARSELt", ("int8", "float8_e4m3fn"), 32, 32),
+)
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """What was found in one layer. `obstacle` is what keeps it from every backend, whatever its shape."""
+
+    name: str
+    role: str
+    shape: tuple[int, int]
+    dtype: str
+    pattern: str
+    density: float
+    obstacle: str | None
+
+    def refusal(self, backend: Backend) -> str | None:
+        """Why this backend could not run the layer, or None where it could."""
+        if self.obstacle is None and not backend.takes(self.shape):
+            return f"{self.shape[0]}x{self.shape[1]} does not fit"
+        return self.obstacle
+
+    def row(self) -> tuple[str, ...]:
+        """The layer's line of the table."""
+        marks = ["-" if self.refusal(backend) else str(number) for number, backend in enumerate(BACKENDS, 1)]
+        size = f"{self.shape[0]}x{self.shape[1]}"
+        return self.name, self.role, size, self.dtype, self.pattern, f"{self.density:.4f}", " ".join(marks)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A saved model; prints as a table and what it means."""
+
+    title: str
+    layers: tuple[LayerView, ...]
+    left_dense: dict[str, str]
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether any layer is on record as sparse."""
+        return any(layer.pattern != "dense" for layer in self.layers)
+
+    def __str__(self) -> str:
+        head = ("layer", "role", "shape", "dtype", "pattern", "density", "GPU")
+        parts = [self.title, table(head, [layer.row() for layer in self.layers]), self._rest(), self._gpu(), _solvers()]
+        return "\n\n".join(part for part in parts if part)
+
+    def _rest(self) -> str:
+        lines = [f"{name}: {why}" for name, why in self.left_dense.items()]
+        return "\n  ".join(["Never pruned:", *lines]) if lines else ""
+
+    def _gpu(self) -> str:
+        once = "" if self.is_sparse else ", once they hold 2:4"
+        lines = [
+            f"GPU: which 2:4 kernels of torch.sparse could run these layers{once}. This goes by shape and pattern alone: "
+            "the weight must also be",
+            "on the GPU, contiguous, and cast to the dtype; there is none for 2:4 in float32. Measure before you "
+            "believe in a gain.",
+        ]
+        for number, backend in enumerate(BACKENDS, 1):
+            reasons: dict[str, list[str]] = {}
+            for layer in self.layers:
+                if reason := layer.refusal(backend):
+                    reasons.setdefault(reason, []).append(layer.name)
+            fit = len(self.layers) - sum(map(len, reasons.values()))
+            lines.append(f"  {number} {backend}: {fit} of {len(self.layers)} layers")
+            lines += [f"    not {listing(names)}: {reason}" for reason, names in reasons.items()]
+        return "\n".join(lines)
+
+
+def inspect(folder: str | Path) -> Inspection:
+    """Look at the model in a directory, sparse or dense, one weight at a time."""
+    model, config = skeleton(folder), _record(folder)
+    layers = find_layers(model)
+    patterns = (config and config.layers) or {}
+    weights = saved_weights(folder, model, [layer.name for layer in layers])
+    views = [_view(layer, weight, patterns) for layer, (_, weight) in zip(layers, weights, strict=True)]
+    return Inspection(_title(folder, model, config), tuple(views), left_dense(model))
+
+
+@torch.no_grad()
+def _view(layer: Layer, weight: Tensor, patterns: dict[str, str]) -> LayerView:
+    matrix = layer.matrix(weight)
+    pattern = patterns.get(layer.name, "dense")
+    return LayerView(
+        name=layer.name,
+        role=layer.role,
+        shape=tuple(matrix.shape),
+        dtype=str(matrix.dtype).removeprefix("torch."),
+        pattern=pattern,
+        density=int(matrix.count_nonzero()) / matrix.numel(),
+        obstacle=_obstacle(layer, matrix, pattern),
+    )
+
+
+def _obstacle(layer: Layer, matrix: Tensor, pattern: str) -> str | None:
+    if not isinstance(layer.module, nn.Linear):
+        return f"a {type(layer.module).__name__} is not a Linear, which the kernels need"
+    if pattern != "dense" and (matrix.shape[1] % 4 or TWO_OF_FOUR.violations(matrix)):
+        return f"holds {pattern} and not 2:4"
+    return None
+
+
+def _record(folder: str | Path) -> NxMConfig | None:
+    try:
+        return NxMConfig.from_pretrained(folder)
+    except FileNotFoundError:
+        return None
+
+
+def _title(folder: str | Path, model: nn.Module, config: NxMConfig | None) -> str:
+    if config is None or not config.layers:
+        return f"{type(model).__name__} in {folder}: no record of being sparse."
+    words = config.to_dict()
+    made = f"recipe {words['recipe']}, pattern {words['pattern']}, made with nxm_hf {words['nxm_version']}"
+    return f"{type(model).__name__} in {folder}: {made}."
+
+
+def _solvers() -> str:
+    def named(solvers: Sequence) -> str:
+        first, *others = (solver.__name__ for solver in solvers)
+        return first + (f" (same masks: {', '.join(others)})" if others else "")
+
+    return "Solvers in use: " + "; ".join(f"{kind}: {named(solvers)}" for kind, solvers in SOLVERS.items()) + "."

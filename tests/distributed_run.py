@@ -1,0 +1,186 @@
+"""What each process of a distributed test does: trainings in turn, leaving facts for pytest to judge.
+
+Run by `torchrun` or `accelerate launch` as `distributed_run.py CHECKS FOLDER`, with CHECKS of the names in this file,
+joined by commas; process r leaves `FOLDER/rank-r.json`.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from conftest import make_arguments, make_bert, make_rows
+from torch.distributed import destroy_process_group
+from transformers import Trainer, TrainerCallback
+
+import nxm_hf
+from nxm_hf import NxMCallback, NxMTrainer, recipes
+from nxm_hf.checkpoints import missing_parts
+from nxm_hf.state import fingerprint
+
+SPARSE = [name for name in recipes.names() if name != "dense"]
+ADAM = dict(max_steps=20, save_steps=10, per_device_train_batch_size=4)
+SGD = dict(optim="sgd", learning_rate=0.1, max_grad_norm=0, gradient_accumulation_steps=2)
+BEST = dict(
+    max_steps=12, save_steps=4, logging_steps=2, eval_steps=4, eval_strategy="steps", load_best_model_at_end=True
+)
+BEST.update(greater_is_better=True)  # of the loss, so that the best is not the last
+
+
+class Watch(TrainerCallback):
+    """Notes what the model and the engine are after every step, and how sparse a model is evaluated."""
+
+    def __init__(self):
+        self.bridge, self.steps, self.evaluated = None, [], []
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        engine = self.bridge and self.bridge.engine
+        held = [] if engine is None else [(key, x) for key, x in engine.state_dict().items() if key != "header"]
+        self.steps.append([fingerprint(model.named_parameters()), fingerprint(held)])
+
+    def on_prediction_step(self, args, state, control, model, **kwargs):
+        self.evaluated.append(nxm_hf.verify(model, "2:4").ok)
+
+
+class Derail(TrainerCallback):
+    """Turns a gradient around in one process, as if the others had not been heard of."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        if args.process_index == 1:
+            model.get_parameter(self.name).grad.neg_()
+
+
+def make_trainer(
+    recipe: str | None, folder: Path, *more, callback=False, dropout=0.0, fix=True, resume=None, **changes
+):
+    """An NxMTrainer; a Trainer with NxMCallback; or, without a recipe, a Trainer; of a tiny BERT, being watched."""
+    model = make_bert(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    watch = Watch()
+    callbacks = [*more, watch]
+    words = dict(model=model, args=make_arguments(folder, **{**ADAM, **changes}), callbacks=callbacks)
+    words.update(train_dataset=make_rows(), eval_dataset=make_rows(16))
+    if recipe is None or callback:
+        callbacks += [NxMCallback(recipe, resume_from=resume)] if callback else []
+        trainer = Trainer(**words)
+        watch.bridge = callbacks[-1] if callback else None
+    else:
+        trainer = NxMTrainer(sparsity=recipe, fix_loss_scale=fix, **words)
+        watch.bridge = trainer._bridge
+    trainer.watch = watch
+    return trainer
+
+
+def train(recipe: str | None, folder: Path, *more, resume=None, **changes) -> dict:
+    """Train, and tell all there is to compare."""
+    trainer = make_trainer(recipe, folder, *more, resume=resume, **changes)
+    trainer.train(resume_from_checkpoint=resume)
+    clocks = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+    records = [{k: v for k, v in record.items() if k not in clocks} for record in trainer.state.log_history[:-1]]
+    return {
+        "steps": trainer.watch.steps,
+        "weights": fingerprint(trainer.model.named_parameters()),
+        "ok": nxm_hf.verify(trainer.model, "2:4").ok,
+        "evaluated": trainer.watch.evaluated,
+        "best": trainer.state.best_model_checkpoint,
+        "records": records,
+    }
+
+
+def adam(folder: Path, recipe: str) -> dict:
+    """A training; every process has a folder of its own, so that what each writes can be told apart."""
+    return train(recipe, folder / f"rank-{PartialState().process_index}")
+
+
+def sgd(folder: Path, recipe: str) -> dict:
+    """A training with accumulation, without what would hide the scale of a gradient: Adam and clipping."""
+    return train(recipe, folder, **SGD)
+
+
+def best(folder: Path, recipe: str) -> dict:
+    """A training with dropout that ends with the weights of its best checkpoint."""
+    return train(recipe, folder, dropout=0.1, **BEST)
+
+
+def resumed(folder: Path, recipe: str) -> dict:
+    """The same, resumed in the middle."""
+    middle = folder.parents[1] / "best" / recipe / "checkpoint-4"
+    return train(recipe, folder, dropout=0.1, resume=str(middle), **BEST)
+
+
+def fewer(folder: Path, recipe: str) -> dict:
+    """Resumed from what one process trained."""
+    middle = folder.parents[1] / "one" / "adam" / recipe / "checkpoint-10"
+    return train(recipe, folder, resume=str(middle))
+
+
+def callback(folder: Path, recipe: str) -> dict:
+    """A Trainer with NxMCallback, and the NxMTrainer that it is to equal; a Trainer scales the loss as it pleases."""
+    short = dict(max_steps=4, save_steps=2, dropout=0.1)
+    whole = train(recipe, folder / "callback", callback=True, **short)
+    again = train(recipe, folder / "again", callback=True, resume=str(folder / "callback" / "checkpoint-2"), **short)
+    return {"trainer": train(recipe, folder / "trainer", fix=False, **short), "callback": whole, "resumed": again}
+
+
+def derailed(folder: Path, recipe: str, name: str = "bert.encoder.layer.0.output.dense.weight") -> dict:
+    """What is said when one process trains other weights than the rest."""
+    try:
+        train(recipe, folder, Derail(name), max_steps=2, save_steps=2)
+        said = "nothing"
+    except RuntimeError as error:
+        said = str(error)
+    PartialState().wait_for_everyone()
+    return {"said": said, "missing": missing_parts(folder / "checkpoint-2")}
+
+
+def head(folder: Path) -> dict:
+    """The same, of weights that are not pruned."""
+    return derailed(folder, "ste", "classifier.weight")
+
+
+def plain(folder: Path) -> dict:
+    """The recipe "dense", and the Trainer that it is to equal."""
+    words = dict(dropout=0.1, gradient_accumulation_steps=2, max_steps=6, eval_strategy="steps", eval_steps=3)
+    return {"nxm": train("dense", folder / "nxm", **words), "trainer": train(None, folder / "trainer", **words)}
+
+
+def machines(folder: Path) -> dict:
+    """Every process saves, as if on a machine of its own with a disk of its own."""
+    own = folder / f"rank-{PartialState().process_index}"
+    local, os.environ["LOCAL_RANK"] = os.environ["LOCAL_RANK"], "0"  # what a launcher says on each of two machines
+    try:
+        train("ste", own, max_steps=2, save_steps=2, save_on_each_node=True)
+        said = "nothing"
+    except RuntimeError as error:
+        said = str(error)
+    finally:
+        os.environ["LOCAL_RANK"] = local
+    return {"said": said, "missing": missing_parts(own / "checkpoint-2")}
+
+
+BY_RECIPE: dict[str, Callable] = {f.__name__: f for f in (adam, sgd, best, resumed, fewer, callback, derailed)}
+ONCE: dict[str, Callable] = {f.__name__: f for f in (head, plain, machines)}
+
+
+def main(checks: str, folder: str) -> None:
+    """Do the checks; an error is a fact too. Facts are left without another word between the processes."""
+    torch.set_num_threads(1)
+    state, root, facts = PartialState(cpu=True), Path(folder), {}
+    for check in checks.split(","):
+        for key in [(check,)] if check in ONCE else [(check, recipe) for recipe in SPARSE]:
+            try:
+                facts["/".join(key)] = (ONCE.get(check) or BY_RECIPE[check])(root.joinpath(*key), *key[1:])
+            except Exception:
+                facts["/".join(key)] = {"error": traceback.format_exc()}
+    root.joinpath(f"rank-{state.process_index}.json").write_text(json.dumps(facts))
+    destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
