@@ -58,9 +58,7 @@ def newest_complete(output_dir: str | Path) -> str:
         missing = missing_parts(folder)
         if not missing:
             if passed:
-                logger.warning(
-                    "Resuming from %s; passed over, as they are not whole: %s.", folder, "; ".join(passed)
-                )
+                logger.warning("Resuming from %s; passed over, as they are not whole: %s.", folder, "; ".join(passed))
             return str(folder)
         passed.append(f"{folder.name} ({', '.join(missing)})")
     raise ValueError(

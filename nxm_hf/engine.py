@@ -1,6 +1,7 @@
 """The engine: carries methods through a training, around `optimizer.step()`, and shows the weights to ship."""
 
 import logging
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from nxm_hf.config import NxMConfig
 from nxm_hf.methods import PHASES, State, restore_dense
 from nxm_hf.metrics import residual, training_metrics
-from nxm_hf.optimizers import check_optimizer, is_adaptive, loss_scale, overflowed
+from nxm_hf.optimizers import Moments, check_optimizer, is_adaptive, loss_scale, overflowed
 from nxm_hf.schedules import Clock
 from nxm_hf.stamp import put_stamp, remove_stamp
 from nxm_hf.state import Header, Tensors, by_layer, check_same_run, pack, unpack
@@ -36,8 +37,10 @@ class Engine:
         config: NxMConfig,
         total_steps: int,
         steps_per_epoch: int | None = None,
+        seed: int = 0,
     ):
         check_optimizer(optimizer)
+        self.seed = seed
         self.model, self.optimizer, self.config = model, optimizer, replace(config)
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self.plan = resolve(model, config)
@@ -60,7 +63,7 @@ class Engine:
     # -- the bracket ---------------------------------------------------------------------------------------------
 
     def _begin(self, target: Target, weight: Tensor) -> None:
-        self._states[target.name] = self._methods[target.name].init(weight, self._clock(0))
+        self._states[target.name] = self._methods[target.name].init(weight, self._own(self._clock(0), target))
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         if self._training is not None:
@@ -78,9 +81,17 @@ class Engine:
 
     def _bracket(self, verb: str, clock: Clock) -> None:
         def act(target: Target, weight: Tensor) -> None:
-            getattr(self._methods[target.name], verb)(weight, self._states[target.name], clock)
+            method, state = self._methods[target.name], self._states[target.name]
+            getattr(method, verb)(weight, state, self._own(clock, target))
+            if weight.grad is None:
+                target.layer.weight.grad = None  # a method may pass over a step; a view's gradient is not the weight's
 
         self._each(act)
+
+    def _own(self, clock: Clock, target: Target) -> Clock:
+        """The clock of one weight: with what the optimizer remembers of it, and a seed of its own."""
+        seed = self.seed ^ zlib.crc32(target.name.encode())
+        return replace(clock, moments=Moments(self.optimizer, target.layer), seed=seed)
 
     def _clock(self, step: int) -> Clock:
         return Clock(

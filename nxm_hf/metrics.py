@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from nxm_hf.methods import PHASES, State, pruned_part
+from nxm_hf.methods import PHASES, STILL, State, pruned_part
 from nxm_hf.targets import Target
 
 
@@ -20,12 +20,12 @@ def residual(weights: Iterable[tuple[Target, Tensor]]) -> float:
 
 def movement(targets: Iterable[Target], states: Mapping[str, State]) -> dict[str, float]:
     """Flip rate and similarity of masks, between the last two times they were solved."""
-    entries = kept = flips = 0
+    came = left = before = entries = 0
     for target in targets:
+        moved = states[target.name].get("moved", STILL)
+        came, left, before = (have + int(more) for have, more in zip((came, left, before), moved, strict=True))
         entries += target.numel
-        kept += target.kept
-        flips += int(states[target.name].get("flips", 0))
-    return {"nxm/mask_similarity": 1 - flips / (2 * kept), "nxm/flip_rate": flips / entries}
+    return {"nxm/mask_similarity": 1 - left / max(before, 1), "nxm/flip_rate": (came + left) / entries}
 
 
 def training_metrics(

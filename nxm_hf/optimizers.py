@@ -1,6 +1,9 @@
 """What we must know of an optimizer: whether its step is a step, skipped, scaled or adaptive."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 _REFUSED = ("lomo", "adalomo", "schedulefree", "schedule_free", "layerwise", "lbfgs")
 
@@ -27,3 +30,32 @@ def loss_scale(optimizer: torch.optim.Optimizer) -> float:
 def is_adaptive(optimizer: torch.optim.Optimizer) -> bool:
     """Whether the optimizer divides gradients by their size, so that scaling them does nothing."""
     return not isinstance(optimizer, torch.optim.SGD)
+
+
+FIRST, SECOND = ("exp_avg", "momentum_buffer"), ("exp_avg_sq", "max_exp_avg_sq")
+_NO_MOMENTS = ("Adafactor", "8bit", "4bit", "Low", "GaLore", "Lion8")
+
+
+class Moments:
+    """What an optimizer remembers of one weight's gradients, as matrices that can be edited in place."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, layer: Any):
+        self._optimizer, self._layer = optimizer, layer
+
+    @torch.no_grad()
+    def clear(self, where: Tensor, which: str) -> None:
+        """Set the moments of some entries to zero: the first, or both."""
+        state = self._optimizer.state.get(self._layer.weight, {})
+        for name in FIRST if which == "first" else FIRST + SECOND:
+            if state.get(name) is not None:
+                self._layer.matrix(state[name]).masked_fill_(where, 0.0)
+
+
+def check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer whose moments are not kept entry by entry, for a method that has to edit them."""
+    name = type(optimizer).__name__
+    if any(word.lower() in name.lower() for word in _NO_MOMENTS):
+        raise ValueError(
+            f"This recipe sets moments of single weights to zero, and {name} keeps none of those. Use AdamW or SGD, or "
+            "another recipe."
+        )

@@ -1,8 +1,11 @@
 """Schedules: values that change as training goes on. A schedule is any function of a `Clock`."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+import torch
 
 T = TypeVar("T")
 
@@ -18,6 +21,8 @@ class Clock:
         epoch: optimizer steps of one epoch, where known.
         adaptive: whether the optimizer divides gradients by their size, as Adam does and plain SGD does not.
         loss_scale: what gradients are still multiplied by (a fused optimizer under a `GradScaler`).
+        moments: what the optimizer remembers of this weight's gradients, where it can be edited.
+        seed: a number of this run and this weight, for what a method chooses by chance.
     """
 
     step: int
@@ -26,6 +31,8 @@ class Clock:
     epoch: int | None = None
     adaptive: bool = False
     loss_scale: float = 1.0
+    moments: Any = field(default=None, compare=False, repr=False)
+    seed: int = 0
 
     @property
     def last(self) -> int:
@@ -36,6 +43,15 @@ class Clock:
     def progress(self) -> float:
         """The part of training that is done, 0 to 1."""
         return min(max(self.step, 0) / max(self.total, 1), 1.0)
+
+    def clear_moments(self, where: Any, which: str) -> None:
+        """Set the optimizer's "first" or "both" moments of some entries to zero; "none" leaves them."""
+        if which != "none" and self.moments is not None:
+            self.moments.clear(where, which)
+
+    def generator(self) -> torch.Generator:
+        """Chance that is the same for the same seed and step, whatever else was drawn."""
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
 
 
 Schedule = Callable[[Clock], T]
@@ -111,6 +127,41 @@ class Evenly:
     def interval(self, clock: Clock) -> float:
         """Steps from one event to the next."""
         return max(clock.total, 1) / self.count(clock)
+
+
+@dataclass(frozen=True)
+class Decay:
+    """A gain that falls from 1: by `rate` in each step (linear) or with the exponent -rate (exponential).
+
+    Without a rate, a linear one reaches 0 at the end and an exponential one e^-5.
+
+    >>> [Decay("linear")(Clock(step, 4)) for step in range(5)]
+    [1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+
+    kind: str
+    rate: float | None = None
+
+    def __call__(self, clock: Clock) -> float:
+        if self.kind == "linear":
+            fallen = clock.progress if self.rate is None else self.rate * clock.step
+            return max(1.0 - fallen, 0.0)
+        return math.exp(-5 * clock.progress if self.rate is None else -self.rate * clock.step)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A value for each of several equal stretches of training, as a function of the clock alone.
+
+    >>> [Frames(("a", "b"))(Clock(step, 4)) for step in range(5)]
+    ['a', 'a', 'b', 'b', 'b']
+    """
+
+    values: tuple
+
+    def __call__(self, clock: Clock) -> Any:
+        count = len(self.values)
+        return self.values[min(max(clock.step, 0) * count // max(clock.total, 1), count - 1)]
 
 
 ALWAYS, NEVER = Constant(True), Constant(False)

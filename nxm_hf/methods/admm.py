@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nxm_hf.methods.base import Method, keep
+from nxm_hf.methods.base import STILL, Method, keep, moved
 from nxm_hf.patterns import Pattern
 from nxm_hf.schedules import Evenly, Schedule
 
@@ -34,7 +34,7 @@ class ADMM(Method):
     dual: bool = True
 
     def init(self, weight, clock):
-        state = {"r": torch.empty_like(weight), "updates": _count(0), "flips": _count(0)}
+        state = {"r": torch.empty_like(weight), "updates": torch.tensor(0), "moved": STILL.clone()}
         if self.penalty == "coupled" and self.rho is None:
             state["rho"] = torch.zeros((), dtype=torch.float64)
         if self.start == "C":
@@ -70,7 +70,7 @@ class ADMM(Method):
         torch.where(mask, v, -v if self.dual else torch.zeros_like(v), out=r)
         state["updates"] += 1
         if not first:
-            state["flips"] = torch.count_nonzero(mask ^ before).cpu()
+            state["moved"] = moved(before, mask)
 
     def _rho(self, pull, grad, state, clock):
         if self.rho is not None:
@@ -83,7 +83,3 @@ class ADMM(Method):
 
 
 PULL_OVER_GRADIENT = 3.0
-
-
-def _count(number):
-    return torch.tensor(number, dtype=torch.int64)

@@ -8,6 +8,7 @@ from torch import Tensor
 from nxm_hf.schedules import Clock
 
 State = dict[str, Tensor]
+STILL = torch.tensor([0, 0, 1])  # what `moved` says before there is a second mask
 VERBS = ("init", "before_step", "after_step", "finish")
 
 
@@ -17,7 +18,7 @@ class Method(ABC):
     Outside the bracket `weight` is what the model computes with; inside it is what the optimizer trains. All that a
     method remembers of a weight is in its `State`, a dict of tensors, so that it saves and loads with the checkpoint.
     Two names in it mean the same everywhere: `dense` is what the optimizer trains, where that is not `weight` itself,
-    and `flips` counts the entries of the mask that changed when it was last solved.
+    and `moved` says how the mask changed when it was last solved.
 
     The clock counts steps done: `before_step` at step t, then `after_step` at step t + 1. Verbs run without autograd.
     """
@@ -54,6 +55,12 @@ def keep(weight: Tensor, mask: Tensor) -> None:
     """Write true +0.0 where the mask prunes, in place; -0.0 becomes +0.0 everywhere."""
     # A product with the mask's bytes takes a sixth of the time of `where` or `masked_fill`, which branch at each entry.
     weight.mul_(mask.view(torch.uint8)).add_(0.0)
+
+
+def moved(before: Tensor, mask: Tensor) -> Tensor:
+    """How a mask changed: entries that came in, those that left, and those kept before."""
+    changed, old, new = (torch.count_nonzero(x) for x in (before ^ mask, before, mask))
+    return torch.stack([(changed + new - old) // 2, (changed + old - new) // 2, old]).cpu()
 
 
 def pruned_part(weight: Tensor, mask: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from nxm_hf.methods.base import Method, factors, keep, pruned_part
+from nxm_hf.methods.base import STILL, Method, factors, keep, moved, pruned_part, restore_dense
 from nxm_hf.patterns import Pattern
 from nxm_hf.schedules import NEVER, Constant, Every, Schedule
 
@@ -20,8 +20,11 @@ class Masked(Method):
 
     with D the dense weight, W what the model computes with, and G the gradient at W. `after` uses the mask of the
     step; then, where `refresh`, the mask is solved anew from |D|. An optimizer that divides by the size of gradients
-    hides `grad_scale`, so under such a one it scales the optimizer's update of pruned weights instead. Once `freeze`
-    is true the mask stays, pruned weights are zero and get no gradient, and there is no D any more.
+    hides `grad_scale`, so under such a one it scales the optimizer's update of pruned weights instead; `chain`
+    multiplies their gradient by the gain, as the chain rule has it, under any optimizer. Once `freeze` is true there
+    is no D any more: pruned weights are zero and get no gradient, and a refresh chooses among what W still holds.
+    `clear` names the moments ("none", "first", "both") of the optimizer that a reset, or a mask that changes once
+    frozen, sets to zero.
     """
 
     pattern: Schedule[Pattern]
@@ -32,9 +35,12 @@ class Masked(Method):
     shrink: Schedule[float] = Constant(0.0)
     reset: Schedule[bool] = NEVER
     freeze: Schedule[bool] = NEVER
+    chain: bool = False
+    clear: str = "none"
 
     def init(self, weight, clock):
-        state = {"mask": self._solve(weight, clock), "flips": torch.zeros((), dtype=torch.int64)}
+        mask = self._solve(weight, clock)
+        state = {"mask": mask, "moved": STILL.clone()}
         if self.freeze(clock):
             keep(weight, state["mask"])
         else:
@@ -51,7 +57,7 @@ class Masked(Method):
 
     def after_step(self, weight, state, clock):
         if "dense" not in state:
-            keep(weight, state["mask"])
+            self._after_frozen_step(weight, state, clock)
             return
         self._edit_update(weight, state, clock)
         if self.refresh(clock) or self.freeze(clock):
@@ -64,20 +70,27 @@ class Masked(Method):
             self._enter(weight, state, clock)
 
     def finish(self, weight, state, clock):
-        if "dense" not in state:
-            keep(weight, state["mask"])
-            return state["mask"]
-        weight.copy_(state["dense"])
-        mask = self._solve(weight, replace(clock, step=clock.total))  # the final pattern, whatever holds now
+        restore_dense(weight, state)
+        final = self.pattern(replace(clock, step=clock.total))  # whatever holds now
+        frozen = "dense" not in state and final.violations(state["mask"]) == 0
+        mask = state["mask"] if frozen else final.mask(weight.detach().abs())
         keep(weight, mask)
         return mask
+
+    def _after_frozen_step(self, weight, state, clock):
+        keep(weight, state["mask"])
+        if self.refresh(clock):
+            before = state["mask"]
+            self._refresh(weight, state, clock)
+            keep(weight, state["mask"])
+            clock.clear_moments(before ^ state["mask"], self.clear)
 
     def _solve(self, weight, clock):
         return self.pattern(clock).mask(weight.detach().abs())
 
     def _refresh(self, weight, state, clock):
         mask = self._solve(weight, clock)
-        state["flips"] = torch.count_nonzero(mask ^ state["mask"]).cpu()
+        state["moved"] = moved(state["mask"], mask)
         state["mask"] = mask
 
     def _enter(self, weight, state, clock):
@@ -94,6 +107,8 @@ class Masked(Method):
             return
         if scale != 1 and not clock.adaptive:
             grad.mul_(factors(state["mask"], scale, grad))
+        if self.chain:
+            grad.mul_(factors(state["mask"], self.gain(clock), grad))
         if pull:
             grad.add_(pruned_part(state["dense"], state["mask"]), alpha=pull * clock.loss_scale)
 
@@ -107,3 +122,4 @@ class Masked(Method):
             weight.sub_(pruned_part(weight, mask), alpha=shrink)
         if self.reset(clock):
             keep(weight, mask)
+            clock.clear_moments(~mask, self.clear)

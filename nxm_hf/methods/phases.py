@@ -8,7 +8,7 @@ from nxm_hf.methods.base import Method, State
 from nxm_hf.methods.dense import Dense
 from nxm_hf.methods.masked import Masked
 from nxm_hf.patterns import Pattern
-from nxm_hf.schedules import ALWAYS, Clock, Constant
+from nxm_hf.schedules import ALWAYS, NEVER, Clock, Constant
 
 PHASES = ("warmup", "recipe", "settle")
 
@@ -66,7 +66,7 @@ class Phases(Method):
         if phase == 0:
             return Dense(self.pattern), clock
         if phase == 2:
-            return Masked(Constant(self.pattern), freeze=ALWAYS), clock
+            return Masked(Constant(self.pattern), refresh=NEVER, freeze=ALWAYS), clock
         begin, end = self._window(clock)
         inner = replace(clock, step=clock.step - begin, since=clock.last - begin, total=max(end - begin, 1))
         return self.method, inner

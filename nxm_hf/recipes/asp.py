@@ -2,7 +2,7 @@
 
 from nxm_hf.methods import Masked
 from nxm_hf.patterns import Pattern
-from nxm_hf.schedules import ALWAYS, Constant
+from nxm_hf.schedules import ALWAYS, NEVER, Constant
 
 
 def asp(pattern: Pattern, scores: str = "magnitude") -> Masked:
@@ -14,4 +14,4 @@ def asp(pattern: Pattern, scores: str = "magnitude") -> Masked:
     """
     if scores != "magnitude":
         raise ValueError(f'asp knows no scores {scores!r}; it needs "magnitude". Write scores="magnitude".')
-    return Masked(Constant(pattern), freeze=ALWAYS)
+    return Masked(Constant(pattern), refresh=NEVER, freeze=ALWAYS)

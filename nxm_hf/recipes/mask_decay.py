@@ -1,0 +1,24 @@
+"""The recipe `mask-decay`: fade pruned weights out of the forward pass."""
+
+from nxm_hf.methods import Masked
+from nxm_hf.patterns import Pattern
+from nxm_hf.recipes.checks import at_least_zero, one_of
+from nxm_hf.schedules import Constant, Decay, Every
+
+
+def mask_decay(
+    pattern: Pattern, schedule: str = "linear", rate: float | None = None, grad: str = "chain", refresh: int = 1
+) -> Masked:
+    """Compute with pruned weights times a gain that falls from 1 to 0, so that they leave little by little.
+
+    Reference: Kao et al., 2022 (MDGF), https://arxiv.org/abs/2209.07617
+    Relations: `ste` once the gain is 0 and grad="ste". `rate` is what the gain loses in a step (linear) or its
+    exponent in a step (exponential); by default a linear gain reaches 0 at the end of the recipe's steps and an
+    exponential one e^-5. `grad` "chain" scales the gradient of pruned weights by the gain, as the chain rule has it;
+    "ste" leaves it whole. The paper's d and f are the config's `warmup` and `settle`.
+    """
+    one_of("mask-decay", "schedule", schedule, ("linear", "exponential"))
+    one_of("mask-decay", "grad", grad, ("chain", "ste"))
+    rate = None if rate is None else at_least_zero("mask-decay", "rate", rate)
+    gain = Decay(schedule, rate)
+    return Masked(Constant(pattern), refresh=Every(refresh), gain=gain, chain=grad == "chain")

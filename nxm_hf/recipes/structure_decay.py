@@ -1,0 +1,47 @@
+"""The recipe `structure-decay`: one pattern after another, until the one that is wanted."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import log2
+
+from nxm_hf.methods import Masked
+from nxm_hf.patterns import NM, Pattern, parse
+from nxm_hf.recipes.checks import one_of
+from nxm_hf.recipes.ste import ste
+from nxm_hf.schedules import Frames
+
+
+def structure_decay(
+    pattern: Pattern, schedule: str = "stepwise", frames: Sequence[str] | None = None, refresh: int = 1
+) -> Masked:
+    """Train as `ste` through a ladder of patterns, each for an equal stretch of the recipe's steps.
+
+    Reference: Kao et al., 2022 (SDGF), https://arxiv.org/abs/2209.07617
+    Relations: `ste` when there is one frame. "stepwise" keeps fewer of every M: 15:16, 8:16, 4:16, 2:16, 1:16;
+    "geometric" narrows the groups at one density: 8:64, 4:32, 2:16, 1:8. `frames` is a ladder of your own, which ends
+    with the pattern itself.
+    """
+    one_of("structure-decay", "schedule", schedule, ("stepwise", "geometric"))
+    ladder = _own(pattern, frames) if frames is not None else _ladder(pattern, schedule)
+    return replace(ste(pattern, refresh=refresh), pattern=Frames(ladder))
+
+
+def _own(pattern: Pattern, frames: Sequence[str]) -> tuple[Pattern, ...]:
+    ladder = tuple(parse(frame) for frame in frames)
+    if not ladder or ladder[-1] != pattern:
+        raise ValueError(f"frames of structure-decay must end with the pattern {pattern}; got {list(frames)!r}.")
+    return ladder
+
+
+def _ladder(pattern: Pattern, schedule: str) -> tuple[Pattern, ...]:
+    if not isinstance(pattern, NM):
+        raise ValueError(f"structure-decay makes its frames from N:M; for {pattern} give frames=[..., '{pattern}'].")
+    n, m = pattern.n, pattern.m
+    if schedule == "geometric":
+        return tuple(NM(n * scale, m * scale) for scale in (8, 4, 2, 1))
+    steps = log2(m / n)
+    if not steps.is_integer():
+        raise ValueError(
+            f"stepwise frames halve N from M, so M/N must be a power of two; got {pattern}. Give frames=[..., '{pattern}']."
+        )
+    return tuple(NM(kept, m) for kept in dict.fromkeys([m - 1, *(m >> step for step in range(1, int(steps) + 1))]))
