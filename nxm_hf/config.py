@@ -13,6 +13,7 @@ from nxm_hf import recipes
 from nxm_hf.families import GROUPS, ROLES
 from nxm_hf.methods import Method, Phases
 from nxm_hf.patterns import Dense, Pattern, parse
+from nxm_hf.schedules import Frames
 from nxm_hf.version import __version__
 
 CONFIG_FILE = "nxm_config.json"
@@ -63,6 +64,7 @@ class NxMConfig(PushToHubMixin):
     def __post_init__(self):
         if not isinstance(self.recipe, Method):
             self.recipe = recipes.RECIPES.find(self.recipe)[0]
+            self.settle = self.settle or recipes.RECIPES.settle(self.recipe)
         self.pattern = _spelled(_from_json("pattern", self.pattern))
         self.settings = _from_json("settings", self.settings) or {}
         self.include, self.exclude = _as_list("include", self.include), _as_list("exclude", self.exclude)
@@ -102,6 +104,11 @@ class NxMConfig(PushToHubMixin):
         if not isinstance(method, Method):
             method = recipes.make(self.recipe, pattern, self.settings)
         return Phases(method, pattern, self.warmup, self.settle)
+
+    def stages(self, pattern: Pattern) -> tuple[Pattern, ...]:
+        """Every pattern that a weight goes through on its way to this one."""
+        schedule = getattr(self.method(pattern).method, "pattern", pattern)
+        return schedule.values if isinstance(schedule, Frames) else (pattern,)
 
     @property
     def is_dense(self) -> bool:

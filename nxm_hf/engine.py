@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nxm_hf.config import NxMConfig
 from nxm_hf.methods import PHASES, State, restore_dense
 from nxm_hf.metrics import residual, training_metrics
-from nxm_hf.optimizers import Moments, check_optimizer, is_adaptive, loss_scale, overflowed
+from nxm_hf.optimizers import Moments, check_moments, check_optimizer, is_adaptive, loss_scale, overflowed
 from nxm_hf.schedules import Clock
 from nxm_hf.stamp import put_stamp, remove_stamp
 from nxm_hf.state import Header, Tensors, by_layer, check_same_run, pack, unpack
@@ -46,6 +46,8 @@ class Engine:
         self.plan = resolve(model, config)
         check_trainable(self.plan)
         check_held(self.plan, optimizer)
+        if any(config.method(target.pattern).edits_moments for target in self.plan.targets):
+            check_moments(optimizer)
         self.step = self.last = 0  # steps done, and those done when the weights were last edited
         self.finished = self._skipping = False
         self._methods = {target.name: config.method(target.pattern) for target in self.plan.targets}

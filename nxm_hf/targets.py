@@ -63,7 +63,7 @@ def resolve(model: nn.Module, config: NxMConfig) -> Plan:
     for layer in find_layers(model, config.include, config.exclude):
         pattern = _pattern_of(layer.role, config.patterns())
         try:
-            pattern.check(layer.shape)
+            _check(config.stages(pattern), layer.shape)
         except ValueError as error:
             skipped[layer.name] = str(error)
             continue
@@ -100,6 +100,25 @@ def check_held(plan: Plan, optimizer: torch.optim.Optimizer) -> None:
         [target.name for target in plan.targets if id(target.layer.weight) not in held],
         "are not held by the optimizer. Make it from model.parameters(), or leave them out with exclude=[...].",
     )
+
+
+def _check(stages: tuple[Pattern, ...], shape: tuple[int, int]) -> None:
+    """Raise unless a weight of this shape can hold the pattern, and every one on the way to it."""
+    stages[-1].check(shape)
+    for number, stage in enumerate(stages):
+        try:
+            stage.check(shape)
+        except ValueError as error:
+            fitting = [str(later) for later in stages[number:] if _fits(later, shape)]
+            raise ValueError(f"{error} The first frame that fits is {fitting[0]}: set frames={fitting}.") from None
+
+
+def _fits(pattern: Pattern, shape: tuple[int, int]) -> bool:
+    try:
+        pattern.check(shape)
+    except ValueError:
+        return False
+    return True
 
 
 def _refuse(names: list[str], what: str) -> None:

@@ -8,6 +8,16 @@ from nxm_hf.methods.phases import PHASES, Phases
 from nxm_hf.methods.rewired import Rewired
 
 __all__ = [
-    *("ADMM", "PHASES", "STILL", "Dense", "Masked", "Method", "Phases", "Rewired", "State"),
-    *("keep", "pruned_part", "restore_dense"),
+    "ADMM",
+    "PHASES",
+    "STILL",
+    "Dense",
+    "Masked",
+    "Method",
+    "Phases",
+    "Rewired",
+    "State",
+    "keep",
+    "pruned_part",
+    "restore_dense",
 ]

@@ -23,6 +23,8 @@ class Method(ABC):
     The clock counts steps done: `before_step` at step t, then `after_step` at step t + 1. Verbs run without autograd.
     """
 
+    edits_moments = False  # whether it sets what the optimizer remembers of single entries to zero
+
     @classmethod
     def __subclasshook__(cls, other):
         # Whoever has the four verbs is a method: a user's own object needs nothing of ours.

@@ -38,6 +38,10 @@ class Masked(Method):
     chain: bool = False
     clear: str = "none"
 
+    @property
+    def edits_moments(self) -> bool:
+        return self.clear != "none"
+
     def init(self, weight, clock):
         mask = self._solve(weight, clock)
         state = {"mask": mask, "moved": STILL.clone()}

@@ -26,6 +26,10 @@ class Phases(Method):
     warmup: float = 0.0
     settle: float = 0.0
 
+    @property
+    def edits_moments(self) -> bool:
+        return getattr(self.method, "edits_moments", False)
+
     def init(self, weight, clock):
         phase = self._due(clock)
         return self._begin(phase, weight, clock)

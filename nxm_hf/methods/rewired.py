@@ -28,6 +28,8 @@ class Rewired(Method):
     fraction: float = 0.3
     schedule: str = "cosine"
 
+    edits_moments = True
+
     def init(self, weight, clock):
         mask = self.pattern.mask(weight.detach().abs())
         state = {"mask": mask, "moved": STILL.clone()}

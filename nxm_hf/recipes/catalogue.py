@@ -35,6 +35,10 @@ class Recipes:
         parameters = list(inspect.signature(self.find(name)[1]).parameters.values())
         return {parameter.name: parameter.default for parameter in parameters[1:]}
 
+    def settle(self, name: str) -> float:
+        """The fraction of training that a recipe settles for where the config sets none."""
+        return getattr(self.find(name)[1], "settle", 0.0)
+
     def make(self, name: str, pattern: Pattern, settings: dict[str, Any]) -> Method:
         """The method of a recipe with these settings."""
         name, recipe = self.find(name)

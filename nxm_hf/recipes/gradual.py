@@ -39,7 +39,6 @@ def gradual(pattern: Pattern, start_density: float = 1.0, every: int = 100) -> M
             f"gradual takes N:M or unstructured patterns; got {pattern}. Write '2:4' or 'unstructured:0.5'."
         )
     if not pattern.density <= at_least_zero("gradual", "start_density", start_density) <= 1:
-        raise ValueError(
-            f"start_density of gradual goes from the pattern's {pattern.density} to 1; got {start_density!r}. Write 1.0."
-        )
+        lowest = pattern.density
+        raise ValueError(f"start_density of gradual is from {lowest} to 1; got {start_density!r}. Write 1.0.")
     return Masked(Cubic(pattern, float(start_density)), refresh=Every(every), freeze=ALWAYS)

@@ -42,6 +42,6 @@ def _ladder(pattern: Pattern, schedule: str) -> tuple[Pattern, ...]:
     steps = log2(m / n)
     if not steps.is_integer():
         raise ValueError(
-            f"stepwise frames halve N from M, so M/N must be a power of two; got {pattern}. Give frames=[..., '{pattern}']."
+            f"stepwise frames halve N, so M/N must be a power of two; got {pattern}. Give frames=[..., '{pattern}']."
         )
     return tuple(NM(kept, m) for kept in dict.fromkeys([m - 1, *(m >> step for step in range(1, int(steps) + 1))]))
