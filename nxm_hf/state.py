@@ -54,9 +54,7 @@ def check_same_run(theirs: Header, ours: Header) -> None:
     if ours["layers"] != theirs["layers"]:
         other = sorted({*ours["layers"].items()} ^ {*theirs["layers"].items()})
         names = ", ".join(dict.fromkeys(name for name, _ in other))
-        raise ValueError(
-            f"The state is of other layers than this run: see {names}. Check include and exclude."
-        )
+        raise ValueError(f"The state is of other layers than this run: see {names}. Check include and exclude.")
     for key in ("settings", "warmup", "settle"):
         if ours["config"][key] != theirs["config"][key]:
             given, made = ours["config"][key], theirs["config"][key]
