@@ -4,7 +4,8 @@ import copy
 import json
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from nxm_hf import Engine, NxMConfig, attach, recipes, verify
 from nxm_hf.methods import Masked
 from nxm_hf.patterns import NM, parse
-from nxm_hf.schedules import Constant, Every
+from nxm_hf.schedules import Constant, Evenly, Every
 
 RECIPES = recipes.names()
 SPARSE = [name for name in RECIPES if name != "dense"]
@@ -142,29 +143,31 @@ def test_once_settled_the_mask_is_the_one_that_was_shipped_then_and_stays(recipe
     assert same(before, weights(model))
 
 
+@dataclass(frozen=True)
+class Noted:
+    """A schedule that notes when its event happened, by the clock of the recipe."""
+
+    schedule: Evenly
+    events: list
+
+    def __call__(self, clock):
+        happens = self.schedule(clock)
+        self.events.extend([clock.step] * happens)
+        return happens
+
+
 @pytest.mark.parametrize(("warmup", "settle"), [(0.0, 0.0), (0.1, 0.4), (0.0, 0.5), (0.25, 0.0)])
 @pytest.mark.parametrize("total", [40, 200, 330])
 def test_admm_updates_evenly_and_for_the_last_time_when_the_recipe_ends(total, warmup, settle):
-    model = Toy()
-    optimizer = adamw(model)
-    config = NxMConfig("admm", include=["blocks.0.up"], warmup=warmup, settle=settle)
-    engine = attach(model, optimizer, config, total_steps=total)
-    a, e = round(warmup * total), total - round(settle * total)
-    # The update that would show at e is followed at once by the frozen mask: it is seen in the call.
-    updates, seen = [], type(engine._methods["blocks.0.up"].method)._update
-
-    def count(method, weight, state):
-        updates.append(engine.step + 1)
-        seen(method, weight, state)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nxm_hf.methods.ADMM._update", count)
-        for _ in train(model, optimizer, 0, total):
-            pass
-    updates = updates[1:] if warmup else updates  # the start "C", at a
-    expected = min(max(round((e - a) / 80), 1), 50)
-    gaps = [after - before for before, after in zip([a, *updates], updates, strict=False)]
-    assert len(updates) == expected and updates[-1] == e and max(gaps) - min(gaps) <= 1
+    method, events = recipes.make("admm", NM(2, 4), {}), []
+    noting = replace(method, update=Noted(method.update, events))
+    config = NxMConfig(recipe=noting, include=["blocks.0.up"], warmup=warmup, settle=settle)
+    _, engine = trained(config, steps=total)
+    length = total - round(settle * total) - round(warmup * total)
+    gaps = [after - before for before, after in pairwise([0, *events])]
+    assert len(events) == min(max(round(length / 80), 1), 50)
+    assert events[-1] == length and max(gaps) - min(gaps) <= 1
+    assert settle or int(engine.tensors()["blocks.0.up/updates"]) == len(events) + 1  # and the start "C"
 
 
 @EACH_SPARSE
