@@ -12,14 +12,14 @@ from accelerate.utils import gather_object
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from nxm_hf.checkpoints import begin_checkpoint
+from nxm_hf.checkpoints import begin_checkpoint, drop_unsaved
 from nxm_hf.config import NxMConfig
 from nxm_hf.directories import load_weights
 from nxm_hf.engine import Engine
 from nxm_hf.methods import Method
 from nxm_hf.refusals import refuse_unsupported
 from nxm_hf.shipping import TAG, write_record
-from nxm_hf.state import STATE_FILE, fingerprint, read_state, write_state
+from nxm_hf.state import STATE_FILE, fingerprint, read_header, read_state, write_state
 from nxm_hf.targets import check_trainable, resolve
 from nxm_hf.verification import verify_targets
 
@@ -62,12 +62,22 @@ class Bridge(TrainerCallback):
         self.engine.step = state.global_step  # counts skipped steps too
 
     def on_train_end(self, args, state, control, model, **kwargs):
-        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+        self.engine.warn_if_early()
+        if self._best_is_loaded(args, state):
+            best = state.best_model_checkpoint
+            if (Path(best) / STATE_FILE).is_file():  # save_only_model writes none
+                _check_same_model(best, read_header(best), model, self.config)
             self.engine.detach()  # the weights that were loaded are deployed already; finishing would undo that
         else:
             self.engine.finish()
         if self.engine.plan.targets and hasattr(model, "add_model_tags"):
             model.add_model_tags(TAG)
+
+    def _best_is_loaded(self, args: TrainingArguments, state: TrainerState) -> bool:
+        if not args.load_best_model_at_end or state.best_model_checkpoint is None:
+            return False
+        # A search prunes a trial from inside an evaluation, and then ends it without having loaded the best model.
+        return not state.is_hyper_param_search or verify_targets(self.engine.plan.targets).ok
 
     def on_push_begin(self, args, state, control, **kwargs):
         # Of a checkpoint the Trainer copies only the files that it knows to what it uploads; these are the others.
@@ -103,6 +113,7 @@ class NxMCallback(Bridge):
     def __init__(self, sparsity: NxMConfig | str | dict | Method, resume_from: str | Path | None = None):
         super().__init__(NxMConfig.of(sparsity))
         self.resume_from = resume_from
+        self._unsaved: Path | None = None  # a checkpoint that was begun, until the Trainer says that it has saved it
 
     def on_init_end(self, args, state, control, model, **kwargs):
         self.check(args, model)
@@ -110,6 +121,7 @@ class NxMCallback(Bridge):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_hyper_param_search:
             raise ValueError("NxMCallback cannot take part in a hyperparameter search; use NxMTrainer, which can.")
+        self.check(args, kwargs["model"])  # a callback that was added later has not seen the Trainer being made
         super().on_train_begin(args, state, control, **kwargs)
         if args.eval_on_start:
             self.engine.deploy()
@@ -122,12 +134,14 @@ class NxMCallback(Bridge):
             return folder
         if self.resume_from is None:
             raise FileNotFoundError(
-                f"{folder} has no {STATE_FILE}. Is the checkpoint elsewhere? Write NxMCallback(..., resume_from=PATH). Did "
-                "a plain Trainer or save_only_model=True write it? Load its weights with from_pretrained and train anew."
+                f"{folder} has no {STATE_FILE}. Is the checkpoint elsewhere? Write NxMCallback(..., resume_from=PATH). "
+                "Did a plain Trainer or save_only_model=True write it? Load its weights with from_pretrained and train "
+                "anew."
             )
         return self.resume_from
 
     def on_step_begin(self, args, state, control, **kwargs):
+        self._drop_unsaved()
         self.engine.undeploy()
         super().on_step_begin(args, state, control, **kwargs)
 
@@ -148,12 +162,24 @@ class NxMCallback(Bridge):
         if save:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             if args.should_save:
+                self._unsaved = folder
                 begin_checkpoint(folder)
                 write_record(folder, self.engine.config, self.engine.plan)
             if not args.save_only_model:
                 self.write_state(args, folder)
 
+    def _drop_unsaved(self) -> None:
+        # With save_strategy="best" only the evaluation, which comes after us, decides whether there is a save.
+        if self._unsaved is not None:
+            drop_unsaved(self._unsaved)
+            self._unsaved = None
+
+    def on_train_end(self, args, state, control, model, **kwargs):
+        self._drop_unsaved()
+        super().on_train_end(args, state, control, model, **kwargs)
+
     def on_save(self, args, state, control, **kwargs):
+        self._unsaved = None
         if self.engine.plan.targets and not self.engine.is_deployed:
             raise RuntimeError(
                 f"checkpoint-{state.global_step} was saved with dense weights: another callback asked for it after "

@@ -4,11 +4,12 @@ import json
 import logging
 import re
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from nxm_hf.config import CONFIG_FILE
 from nxm_hf.directories import WeightFiles
-from nxm_hf.state import read_header
+from nxm_hf.state import STATE_FILE, read_header
 
 logger = logging.getLogger("nxm_hf")
 LAST_WRITTEN = "trainer_state.json"  # the Trainer writes it last, so without it a checkpoint is not whole
@@ -22,6 +23,14 @@ def is_checkpoint(folder: str | Path | None) -> bool:
 def begin_checkpoint(folder: str | Path) -> None:
     """Before a checkpoint is written over an older one: make it count as not whole until it is."""
     (Path(folder) / LAST_WRITTEN).unlink(missing_ok=True)
+
+
+def drop_unsaved(folder: str | Path) -> None:
+    """Remove what was written for a checkpoint that the Trainer then did not save."""
+    for name in (STATE_FILE, CONFIG_FILE, "README.md"):
+        (Path(folder) / name).unlink(missing_ok=True)
+    with suppress(OSError):  # something else stands in it: that stays
+        Path(folder).rmdir()
 
 
 def missing_parts(folder: str | Path) -> list[str]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -32,7 +32,7 @@ def verify_command(dir: Directory, *, pattern: PatternText = "") -> int:
 
 
 def inspect_command(dir: Directory) -> int:
-    """Show the layers, their roles, shapes and density, and which GPU kernels could run them.
+    """Show layers, roles, shapes and density, and the GPU kernels that fit.
 
     The model may be sparse or dense. Exits with 0, or with 2 when the directory cannot be read.
     """
@@ -54,17 +54,20 @@ COMMANDS = (verify_command, inspect_command, recipes_command)
 
 def recipes_table(width: int) -> str:
     """The catalogue of recipes, no line wider than `width` where words allow."""
-    names = recipes.names()
-    left = max(map(len, names)) + 2
-    head = [f"{'recipe':{left}}what it does, its settings and their defaults, its paper", "-" * min(width, 100)]
-    return "\n".join(head + [line for name in names for line in _sheet(name, left, width)])
+    width = min(width, 100)
+    left = max(map(len, recipes.names())) + 2
+    lines = [*_row("recipe", ["what it does, its settings with their defaults, its paper"], left, width), "-" * width]
+    for name in recipes.names():
+        sentence, paper = recipes.describe(name)
+        settings = ", ".join(f"{key}={value!r}" for key, value in recipes.settings(name).items())
+        lines += _row(name, [sentence, f"Settings: {settings or 'none'}", paper], left, width)
+    lines += ["", *textwrap.wrap("Every recipe also takes the fractions warmup and settle of NxMConfig.", width)]
+    return "\n".join(lines)
 
 
-def _sheet(name: str, left: int, width: int) -> list[str]:
-    sentence, paper = recipes.describe(name)
-    settings = ", ".join(f"{key}={value!r}" for key, value in recipes.settings(name).items())
-    room = max(min(width, 100) - left, 20)
-    words = [sentence, settings or "no settings", paper]
+def _row(name: str, words: Sequence[str], left: int, width: int) -> list[str]:
+    """A name, and beside it paragraphs that wrap."""
+    room = max(width - left, 20)
     lines = [
         line for part in words for line in textwrap.wrap(part, room, break_long_words=False, break_on_hyphens=False)
     ]
@@ -80,57 +83,68 @@ def _existing(dir: str) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Errors in one line; a misspelled option is answered with the right one."""
+
+    options: tuple[str, ...] = ()
+
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message}. See {self.prog} --help.\n")
+        wrong = [word for word in message.split() if word.startswith("--") and word not in self.options]
+        self.exit(2, f"{self.prog}: {message}.{_hint(wrong, self.options)} See {self.prog} --help.\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line, from the signatures and docstrings of COMMANDS."""
-    whole = _Parser(prog="nxm", description="Look at and check models made sparse by nxm_hf.", allow_abbrev=False)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {_name(function): function for function in COMMANDS}
+    try:
+        if not arguments or arguments[0].startswith("-"):
+            _overview(commands).parse_args(arguments or ["--help"])
+        elif arguments[0] in commands:
+            given = vars(_parser(commands[arguments[0]]).parse_args(arguments[1:]))
+            return _run(commands[arguments[0]], given)
+    except SystemExit as end:  # argparse has said why
+        return end.code if arguments else 2
+    known = f"the commands are {', '.join(commands)}.{_hint(arguments[:1], commands)}"
+    return _complain("nxm", f"There is no command {arguments[0]!r}; {known}")
+
+
+def _overview(commands: dict[str, Callable[..., int]]) -> _Parser:
+    """The parser of `nxm` alone: --version and --help."""
+    width = max(map(len, commands)) + 2
+    lines = [f"  {name:{width}}{inspect.getdoc(function).splitlines()[0]}" for name, function in commands.items()]
+    whole = _Parser(
+        prog="nxm",
+        usage="nxm [--help] [--version] COMMAND ...",
+        description="Look at models that nxm_hf made sparse, and check them.",
+        epilog="\n".join(["commands:", *lines, "", "`nxm COMMAND --help` says more of each."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     whole.add_argument("--version", action="version", version=f"nxm_hf {nxm_hf.__version__}")
-    commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for function in COMMANDS:
-        _add(commands, function)
+    whole.options = ("--version", "--help")
     return whole
 
 
-def _add(commands: argparse._SubParsersAction, function: Callable[..., int]) -> None:
+def _parser(function: Callable[..., int]) -> _Parser:
+    """The parser of a command, from its signature and docstring."""
     summary, _, more = inspect.getdoc(function).partition("\n")
-    one = commands.add_parser(_name(function), help=summary, description=f"{summary}{more}", allow_abbrev=False)
-    for name, parameter in inspect.signature(function).parameters.items():
+    one = _Parser(prog=f"nxm {_name(function)}", description=f"{summary}{more}", allow_abbrev=False)
+    parameters = inspect.signature(function).parameters
+    options = {name: f"--{name.replace('_', '-')}" for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    for name, parameter in parameters.items():
         kind, help = get_args(parameter.annotation)
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            flag = f"--{name.replace('_', '-')}"
-            one.add_argument(flag, dest=name, type=kind, default=parameter.default, metavar=name.upper(), help=help)
-        else:
-            one.add_argument(name, type=kind, metavar=name.upper(), help=help)
-    one.set_defaults(command=function)
+        default = {"dest": name, "default": parameter.default} if name in options else {}
+        one.add_argument(options.get(name, name), type=kind, metavar=name.upper(), help=help, **default)
+    one.options = (*options.values(), "--help")
+    return one
 
 
 def _name(function: Callable[..., int]) -> str:
     return function.__name__.removesuffix("_command").replace("_", "-")
 
 
-def _unknown_command(arguments: Sequence[str]) -> str | None:
-    """What to say of a first word that is no command."""
-    names = [_name(function) for function in COMMANDS]
-    if not arguments or arguments[0].startswith("-") or arguments[0] in names:
-        return None
-    near = difflib.get_close_matches(arguments[0].lower(), names, n=1, cutoff=0.5)
-    hint = f" Did you mean `nxm {near[0]}`?" if near else ""
-    return f"There is no command {arguments[0]!r}; the commands are {', '.join(names)}.{hint}"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if unknown := _unknown_command(arguments):
-        return _complain("nxm", unknown)
-    try:
-        given = vars(parser().parse_args(arguments or ["--help"]))
-    except SystemExit as end:  # argparse has said why
-        return int(end.code or 0) or (0 if arguments else 2)
-    return _run(given.pop("command"), given)
+def _hint(wrong: Sequence[str], right: Iterable[str]) -> str:
+    near = difflib.get_close_matches(wrong[0].lower(), list(right), n=1, cutoff=0.5) if wrong else []
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 def _run(command: Callable[..., int], given: dict) -> int:

@@ -138,7 +138,7 @@ class NxMConfig(PushToHubMixin):
         """All that is set and recorded, in JSON's words."""
         words = {f.name: getattr(self, f.name) for f in fields(self)}
         if isinstance(self.recipe, Method):
-            words["recipe"], words["settings"] = "custom", {"method": repr(self.recipe)}
+            words["recipe"], words["settings"] = "custom", {"method": _said(self.recipe)}
         return {name: value for name, value in words.items() if value is not None}
 
     @classmethod
@@ -157,6 +157,10 @@ class NxMConfig(PushToHubMixin):
         config = cls(**{name: value for name, value in words.items() if known[name].init})
         for name in ("layers", "density", "nxm_version"):
             setattr(config, name, words.get(name, getattr(config, name)))
+        layers = {} if config.layers is None else config.layers
+        if not (isinstance(layers, dict) and all(isinstance(text, str) for text in layers.values())):
+            example = '{"layer.0.query": "2:4"}'
+            raise ValueError(f"layers must be like {example}; got {str(layers)[:60]}. Save the model again.")
         return config
 
     @classmethod
@@ -208,9 +212,17 @@ def _read(place: str | Path, name: str, kwargs: dict[str, Any]) -> dict[str, Any
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        words = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}). Save the model again, or restore the file.") from error
+    if not isinstance(words, dict):
+        raise ValueError(f"{path} holds a {type(words).__name__}; it must be an object. Save the model again.")
+    return words
+
+
+def _said(method: Method) -> str:
+    """What a method object prints, or its class where that would be an address, which no other process has."""
+    return type(method).__qualname__ if type(method).__repr__ is object.__repr__ else repr(method)
 
 
 def _from_json(field: str, value: Any) -> Any:

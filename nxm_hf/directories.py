@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -20,16 +20,18 @@ def skeleton(folder: str | Path) -> PreTrainedModel:
     """The model of a directory without its weights (on the meta device): names, shapes and classes."""
     if not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json; it must be a directory that save_pretrained wrote.")
-    config = _model_config(folder)
+    with _plain_errors(folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     kind = model_class(config, folder)
-    with torch.device("meta"):
+    with _plain_errors(folder), torch.device("meta"):
         return kind(config)
 
 
-def _model_config(folder: str | Path) -> transformers.PreTrainedConfig:
-    """The config of transformers; whatever it finds wrong with the file, and that can be any error, in one line."""
+@contextmanager
+def _plain_errors(folder: str | Path) -> Iterator[None]:
+    """Whatever transformers finds wrong with a config, and that can be any error, in one line."""
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        yield
     except Exception as error:
         why = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(f"{Path(folder) / 'config.json'} is not the config of a model: {why}") from error

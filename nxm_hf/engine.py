@@ -49,7 +49,7 @@ class Engine:
         if any(config.method(target.pattern).edits_moments for target in self.plan.targets):
             check_moments(optimizer)
         self.step = self.last = 0  # steps done, and those done when the weights were last edited
-        self.finished = self._skipping = False
+        self.finished = self._skipping = self._warned = False
         self._methods = {target.name: config.method(target.pattern) for target in self.plan.targets}
         self._states: dict[str, State] = {}
         self._training: dict[str, Tensor] | None = None  # the training view, while the deployed one is shown
@@ -157,13 +157,18 @@ class Engine:
         """End the training: from here on the model is an ordinary sparse model, and nothing is hooked any more."""
         if self.finished:
             return
-        if self.plan.targets and self.step < self.total_steps:
+        self.warn_if_early()
+        self.deploy()
+        self.detach()
+
+    def warn_if_early(self) -> None:
+        """Say, once, in what phase a training ends before its last step, and what pruning takes there."""
+        if self.plan.targets and self.step < self.total_steps and not self._warned:
+            self._warned = True
             logger.warning(
                 "Training ends at step %d of %d, in the phase %r; pruning now takes %.4f of the norm of the weights.",
                 *(self.step, self.total_steps, self.phase, residual(self.trained_weights())),
             )
-        self.deploy()
-        self.detach()
 
     def detach(self) -> None:
         """Unhook and forget the state; the weights stay as they are, must hold their pattern, and are stamped."""

@@ -1,5 +1,6 @@
 """Inspection: what a saved model holds, layer by layer, and which GPU kernels could run it as 2:4."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 
 from nxm_hf.config import NxMConfig
 from nxm_hf.directories import saved_weights, skeleton
-from nxm_hf.families.selection import listing
 from nxm_hf.layers import Layer, find_layers, left_dense
 from nxm_hf.patterns import NM
 from nxm_hf.solvers import SOLVERS
@@ -58,7 +58,7 @@ class LayerView:
     def refusal(self, backend: Backend) -> str | None:
         """Why this backend could not run the layer, or None where it could."""
         if self.obstacle is None and not backend.takes(self.shape):
-            return f"{self.shape[0]}x{self.shape[1]} does not fit"
+            return f"{self.shape[0]}x{self.shape[1]}, which is no multiple"
         return self.obstacle
 
     def row(self) -> tuple[str, ...]:
@@ -93,19 +93,14 @@ class Inspection:
     def _gpu(self) -> str:
         once = "" if self.is_sparse else ", once they hold 2:4"
         lines = [
-            f"GPU: which 2:4 kernels of torch.sparse could run these layers{once}. This goes by shape and pattern alone: "
-            "the weight must also be",
-            "on the GPU, contiguous, and cast to the dtype; there is none for 2:4 in float32. Measure before you "
-            "believe in a gain.",
+            f"GPU: the 2:4 kernels of torch.sparse that could run these layers{once}, by shape and pattern alone.",
+            "The weight must also be on the GPU, contiguous and cast to the dtype: none of them runs 2:4 in float32.",
         ]
         for number, backend in enumerate(BACKENDS, 1):
-            reasons: dict[str, list[str]] = {}
-            for layer in self.layers:
-                if reason := layer.refusal(backend):
-                    reasons.setdefault(reason, []).append(layer.name)
-            fit = len(self.layers) - sum(map(len, reasons.values()))
+            reasons = Counter(reason for layer in self.layers if (reason := layer.refusal(backend)))
+            fit = len(self.layers) - reasons.total()
             lines.append(f"  {number} {backend}: {fit} of {len(self.layers)} layers")
-            lines += [f"    not {listing(names)}: {reason}" for reason, names in reasons.items()]
+            lines += [f"      not {reason}: {count} layers" for reason, count in reasons.items()]
         return "\n".join(lines)
 
 
@@ -136,9 +131,9 @@ def _view(layer: Layer, weight: Tensor, patterns: dict[str, str]) -> LayerView:
 
 def _obstacle(layer: Layer, matrix: Tensor, pattern: str) -> str | None:
     if not isinstance(layer.module, nn.Linear):
-        return f"a {type(layer.module).__name__} is not a Linear, which the kernels need"
+        return f"{type(layer.module).__name__}, which would have to become a Linear first"
     if pattern != "dense" and (matrix.shape[1] % 4 or TWO_OF_FOUR.violations(matrix)):
-        return f"holds {pattern} and not 2:4"
+        return f"{pattern}, which is not 2:4"
     return None
 
 

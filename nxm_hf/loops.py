@@ -1,6 +1,7 @@
 """Plain training loops: one call makes them sparse."""
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from nxm_hf.config import NxMConfig
@@ -24,4 +25,11 @@ def attach(
     >>> optimizer.step()
     >>> engine.finish()
     """
+    if type(total_steps) is not int or total_steps < 1:
+        raise ValueError(
+            f"total_steps must be a whole number of at least 1; got {total_steps!r}. "
+            "Write total_steps=epochs * len(dataloader), divided by the steps of gradient accumulation."
+        )
+    if isinstance(optimizer, AcceleratedOptimizer):
+        optimizer = optimizer.optimizer  # the wrapper has no hooks; what it wraps steps only when it does
     return Engine(model, optimizer, NxMConfig.of(sparsity), total_steps, steps_per_epoch)

@@ -1,6 +1,7 @@
 """What is logged beside the loss: density, how much masks move, and how far the weights are from sparse."""
 
 from collections.abc import Iterable, Mapping
+from math import isnan
 
 from torch import Tensor
 
@@ -13,6 +14,8 @@ def residual(weights: Iterable[tuple[Target, Tensor]]) -> float:
     pruned = whole = 0.0
     for target, weight in weights:
         whole += weight.square().sum().item()
+        if isnan(whole):  # a log is no place to fail in; the next mask refuses NaN and says where it is
+            return whole
         mask = target.pattern.mask(weight.abs())
         pruned += pruned_part(weight, mask).square().sum().item()
     return (pruned / whole) ** 0.5 if whole else 0.0

@@ -27,8 +27,8 @@ def check_written(folder: str | Path, model: nn.Module, plan: Plan) -> None:
         if any(Path(folder).glob("adapter_model.*")):
             return  # adapters are all that this kind of model saves
         raise RuntimeError(
-            f"transformers has written no weights into {folder}. With save_on_each_node=True some versions leave them out "
-            "on all machines but the first; write save_on_each_node=False, and an output_dir that all machines share."
+            f"transformers has written no weights into {folder}. With save_on_each_node=True some versions leave "
+            "them out on all but the first machine; write save_on_each_node=False, and an output_dir that all share."
         )
     meant = {target.name: target.layer.weight.detach() for target in plan.targets}
     for name, weight in saved_weights(folder, model, list(meant)):

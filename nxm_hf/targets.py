@@ -91,6 +91,10 @@ def check_trainable(plan: Plan) -> None:
         "are frozen (requires_grad=False), so training cannot make up for what is pruned. Unfreeze them, or leave "
         "them out with exclude=[...].",
     )
+    _refuse(
+        [layer.name for layer in layers if layer.weight.isnan().any()],
+        "hold NaN, of which no mask can be made. Load the model from a checkpoint before it diverged.",
+    )
 
 
 def check_held(plan: Plan, optimizer: torch.optim.Optimizer) -> None:

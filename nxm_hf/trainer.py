@@ -51,11 +51,18 @@ class NxMTrainer(Trainer):
         self.sparsity = config or _config_of_stamp(self.model)
         if config is not None and read_stamp(self.model) is not None:
             logger.warning("This model is sparse already; training restarts from its weights with %r.", config.recipe)
-        self._searched_from = self.sparsity
-        self._loss_scale_is_unknown = fix_loss_scale and not self.sparsity.is_dense
+        self._searched_from, self._fix = self.sparsity, fix_loss_scale
         self._bridge = Bridge(self.sparsity)
+        self._follow(self.sparsity)
         self._bridge.check(self.args, self.model)
-        if not self.sparsity.is_dense:
+
+    def _follow(self, config: NxMConfig) -> None:
+        """Train by this config from here on."""
+        self.sparsity = self._bridge.config = config
+        self._loss_scale_is_unknown = self._fix and not config.is_dense
+        if self._bridge in self.callback_handler.callbacks:
+            self.callback_handler.callbacks.remove(self._bridge)
+        if not config.is_dense:
             # First of all callbacks: whoever else looks at the model when training ends is to see what is shipped.
             self.callback_handler.callbacks.insert(0, self._bridge)
 
@@ -84,13 +91,19 @@ class NxMTrainer(Trainer):
         return str(which)
 
     def training_step(self, model, inputs, *args: Any, **kwargs: Any):
-        if self._loss_scale_is_unknown:
-            self._loss_scale_is_unknown = False
-            self._fix_loss_scale(inputs)
+        self._fix_loss_scale(inputs)
         return super().training_step(model, inputs, *args, **kwargs)
 
+    def prediction_step(self, model, inputs, *args: Any, **kwargs: Any):
+        if any(inputs.get(name) is not None for name in self.label_names):
+            self._fix_loss_scale(inputs)
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
     def _fix_loss_scale(self, inputs: dict[str, Any]) -> None:
-        """Have the Trainer divide the loss itself, if the model does not."""
+        """Have the Trainer divide the loss itself, if the model does not; found out with the first batch."""
+        if not self._loss_scale_is_unknown:
+            return
+        self._loss_scale_is_unknown = False
         scaled = self.args.gradient_accumulation_steps * self.args.world_size > 1
         if not scaled or not self.model_accepts_loss_kwargs or self.compute_loss_func is not None:
             return
@@ -125,19 +138,24 @@ class NxMTrainer(Trainer):
             super()._hp_search_setup(theirs(trial) if isinstance(trial, dict) else trial)
         finally:
             self.hp_space = space
-        self.sparsity = self._bridge.config = self._searched_from.changed(**found)
+        self._follow(self._searched_from.changed(**found))
+
+    def _load_best_model(self) -> None:
+        if self._bridge.engine is not None:
+            self._bridge.engine.warn_if_early()  # while the weights are still those of the last step
+        super()._load_best_model()
 
     # -- every exit shows the deployed weights -------------------------------------------------------------------
 
-    def evaluate(self, *args: Any, view: str = "deployed", **kwargs: Any) -> dict[str, float]:
+    def evaluate(self, *args: Any, view: str | None = None, **kwargs: Any) -> dict[str, float]:
         """As in Trainer; `view="training"` evaluates the weights that training computes with instead."""
-        if view not in ("deployed", "training"):
+        if view not in (None, "deployed", "training"):
             raise ValueError(f'view must be "deployed" or "training"; got {view!r}.')
-        self._view = view
+        outer, self._view = self._view, view or self._view  # of several datasets, each is evaluated from within
         try:
             return super().evaluate(*args, **kwargs)
         finally:
-            self._view = "deployed"
+            self._view = outer
 
     _view = "deployed"
 

@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -150,6 +151,11 @@ def plain(folder: Path) -> dict:
     return {"nxm": train("dense", folder / "nxm", **words), "trainer": train(None, folder / "trainer", **words)}
 
 
+def untrained(folder: Path) -> dict:
+    """The loss of a model before any training."""
+    return {"loss": make_trainer("ste", folder).evaluate()["eval_loss"]}
+
+
 def machines(folder: Path) -> dict:
     """Every process saves, as if on a machine of its own with a disk of its own."""
     own = folder / f"rank-{PartialState().process_index}"
@@ -165,19 +171,19 @@ def machines(folder: Path) -> dict:
 
 
 BY_RECIPE: dict[str, Callable] = {f.__name__: f for f in (adam, sgd, best, resumed, fewer, callback, derailed)}
-ONCE: dict[str, Callable] = {f.__name__: f for f in (head, plain, machines)}
+ONCE: dict[str, Callable] = {f.__name__: f for f in (head, plain, untrained, machines)}
 
 
 def main(checks: str, folder: str) -> None:
-    """Do the checks; an error is a fact too. Facts are left without another word between the processes."""
+    """Do the checks, up to the first error: after it the processes are out of step."""
     torch.set_num_threads(1)
-    state, root, facts = PartialState(cpu=True), Path(folder), {}
-    for check in checks.split(","):
-        for key in [(check,)] if check in ONCE else [(check, recipe) for recipe in SPARSE]:
-            try:
+    state, root, facts = PartialState(cpu=True, timeout=timedelta(seconds=120)), Path(folder), {}
+    try:
+        for check in checks.split(","):
+            for key in [(check,)] if check in ONCE else [(check, recipe) for recipe in SPARSE]:
                 facts["/".join(key)] = (ONCE.get(check) or BY_RECIPE[check])(root.joinpath(*key), *key[1:])
-            except Exception:
-                facts["/".join(key)] = {"error": traceback.format_exc()}
+    except Exception:
+        facts["error"] = traceback.format_exc()
     root.joinpath(f"rank-{state.process_index}.json").write_text(json.dumps(facts))
     destroy_process_group()
 

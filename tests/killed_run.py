@@ -1,13 +1,14 @@
 """Trainings in a process of their own, which are killed there.
 
-    killed_run.py train FOLDER KIND    trains in FOLDER/out until SIGKILL between two micro-batches of step 6
-    killed_run.py resume FOLDER KIND   resumes there, all seeds but that of the data others, and trains to the end
-    killed_run.py save FOLDER KIND     kills the save of step 4 in every way, each in FOLDER/WAY-NUMBER/out,
-                                       and prints what each was killed at, as JSON
+killed_run.py train FOLDER KIND    trains in FOLDER/out until SIGKILL between two micro-batches of step 6
+killed_run.py resume FOLDER KIND   resumes there, all seeds but that of the data others, and trains to the end
+killed_run.py save FOLDER KIND     kills the save of step 4 in every way, each in FOLDER/WAY-NUMBER/out,
+                                   and prints what each was killed at, as JSON
 """
 
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -47,8 +48,10 @@ class DieInSave(TrainerCallback):
         for way, found in killed_at.items():
             while True:
                 reading, writing = os.pipe()
+                seeds = random.getstate()
                 child = os.fork()
                 if child == 0:
+                    random.setstate(seeds)  # a fork begins with other ones
                     return _die(way, len(found), writing)
                 os.close(writing)
                 said = os.read(reading, 10_000).decode()

@@ -100,7 +100,9 @@ def bits(tensor: Tensor) -> Tensor:
 
 
 def same(ones, others) -> bool:
-    """Whether tensors are equal, bit for bit."""
+    """Whether tensors, or the tensors of two dicts, are equal, bit for bit."""
+    if isinstance(ones, dict):
+        return ones.keys() == others.keys() and same(ones.values(), (others[name] for name in ones))
     return all(torch.equal(bits(one), bits(other)) for one, other in zip(ones, others, strict=True))
 
 

@@ -84,7 +84,8 @@ def assert_same(one, other, where="") -> None:
             assert_same(a, b, f"{where}/{index}")
     elif isinstance(one, torch.Tensor):
         assert one.dtype == other.dtype and one.shape == other.shape, where
-        assert one.numpy().tobytes() == other.numpy().tobytes(), where
+        bits = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)]
+        assert torch.equal(*bits), where
     elif hasattr(one, "tobytes"):
         assert one.tobytes() == other.tobytes(), where
     else:
@@ -106,7 +107,9 @@ def records(history: list[dict], begin: int = 0) -> list[dict]:
 
 def assert_same_end(one, other, begin: int) -> None:
     """Raise unless two trainings ended alike, the second of them having been resumed at step `begin`."""
-    ends = [contents(Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}") for trainer in (one, other)]
+    ends = [
+        contents(Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}") for trainer in (one, other)
+    ]
     assert_same(*ends)
     assert_same(dict(one.model.state_dict()), dict(other.model.state_dict()), "the model in memory")
     expected = records(one.state.log_history, begin)

@@ -17,7 +17,6 @@ from torch.nn.utils import parametrize
 
 from nxm_hf import NxMConfig, attach
 from nxm_hf.methods import ADMM, Dense, Masked, Method, Phases, keep, restore_dense
-from nxm_hf.optimizers import is_adaptive
 from nxm_hf.patterns import NM, parse
 from nxm_hf.schedules import ALWAYS, NEVER, Clock, Constant, Evenly, Every
 
@@ -34,6 +33,11 @@ def top(scores, n=2, m=4):
     larger = groups[:, None, :] > groups[:, :, None]
     equal_and_before = (groups[:, None, :] == groups[:, :, None]) & (index[None, :] < index[:, None])
     return ((larger | equal_and_before).sum(-1) < n).reshape(scores.shape)
+
+
+def is_adaptive(optimizer):
+    """Whether a scale of the gradient would be divided out again."""
+    return isinstance(optimizer, torch.optim.Adam)  # which AdamW is too
 
 
 # Our side of the comparison
@@ -229,7 +233,7 @@ MASKED = {
     "ste": Masked(TWO_FOUR),
     "sr-ste": Masked(TWO_FOUR, pull=Constant(2e-2)),
     "asp": Masked(TWO_FOUR, freeze=ALWAYS),
-    "freeze": Masked(TWO_FOUR, freeze=After(STEPS // 2)),
+    "freeze": Masked(TWO_FOUR, refresh=Every(50), freeze=After(STEPS // 2)),
     "reset": Masked(TWO_FOUR, reset=Every(9)),
     "regularize": Masked(TWO_FOUR, shrink=Constant(2e-2)),
     "rare-and-weak": Masked(TWO_FOUR, refresh=Every(5), grad_scale=Constant(0.1)),
@@ -244,7 +248,7 @@ MASKED = {
         pull=Ramp(0.0, 2e-2),
         shrink=Ramp(2e-2, 0.0),
         reset=Every(7),
-        freeze=After(STEPS - 6),
+        freeze=After(STEPS - 5),  # when no refresh is due
     ),
 }
 
@@ -674,6 +678,28 @@ def test_the_final_pattern_is_shipped_whatever_holds_now():
     assert int(weight.count_nonzero()) == 48  # 3:4 while training
     method.finish(weight, state, Clock(0, STEPS))
     assert int(weight.count_nonzero()) == 32  # 2:4 when shipped
+
+
+class KeepsTheLast:
+    """A user's method that prunes the first half of each four, whatever its size."""
+
+    init = staticmethod(lambda weight, clock: {})
+    before_step = after_step = staticmethod(lambda weight, state, clock: None)
+
+    def finish(self, weight, state, clock):
+        mask = (torch.arange(weight.shape[-1]) % 4 >= 2).expand_as(weight)
+        keep(weight, mask)
+        return mask
+
+
+def test_the_frozen_mask_is_the_one_that_finish_returned():
+    """Solved anew from the weight it would prefer an earlier zero to a kept weight that just is zero."""
+    method = Phases(KeepsTheLast(), PATTERN, settle=0.5)
+    weight = torch.tensor([[4.0, 3.0, 2.0, 0.0]])
+    state = method.init(weight, Clock(0, 2))
+    method.after_step(weight, state, Clock(1, 2))
+    assert weight.tolist() == [[0.0, 0.0, 2.0, 0.0]] and method.phase(state) == "settle"
+    assert state["mask"].tolist() == [[False, False, True, True]]
 
 
 def test_infinity_is_the_largest_and_is_kept():

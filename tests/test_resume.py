@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 from killed_run import ARGUMENTS
-from resuming import ROWS, STEPS, SaveAt, assert_same, assert_same_end, contents, engine_of, eventful, make_trainer, records, trained
+from resuming import (
+    ROWS,
+    STEPS,
+    SaveAt,
+    assert_same,
+    assert_same_end,
+    contents,
+    engine_of,
+    eventful,
+    make_trainer,
+    records,
+    trained,
+)
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -24,6 +36,7 @@ from nxm_hf import NxMCallback, recipes, verify
 
 KINDS = ("NxMTrainer", "NxMCallback")
 SPARSE = [name for name in recipes.names() if name != "dense"]
+RUNS = [(name, "NxMTrainer") for name in SPARSE] + [("ste", "NxMCallback"), ("admm", "NxMCallback")]
 OPTIMIZERS = {
     "AdamW, a loop over tensors": dict(optim="adamw_torch", weight_decay=0.1),
     "SGD with momentum": dict(optim="sgd", optim_args="momentum=0.9", learning_rate=0.1),
@@ -33,12 +46,15 @@ OPTIMIZERS = {
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """The unbroken training of a recipe, with a checkpoint at every step; made once and kept."""
+    """The unbroken training of a recipe, with a checkpoint at every step that is resumed from; made once and kept."""
 
     @functools.cache
     def run(recipe, kind="NxMTrainer", optimizer=None):
         folder = tmp_path_factory.mktemp("unbroken")
-        trainer = make_trainer(folder, eventful(recipe), kind, **OPTIMIZERS.get(optimizer, {}))
+        steps = (3, 8) if optimizer else range(1, STEPS + 1) if kind == "NxMTrainer" else (2, 3, 4, 5, 6, 8)
+        trainer = make_trainer(
+            folder, eventful(recipe), kind, callbacks=[SaveAt(*steps)], **OPTIMIZERS.get(optimizer, {})
+        )
         assert trainer.model.config.hidden_dropout_prob > 0
         trainer.train()
         assert trainer.state.global_step == STEPS
@@ -135,7 +151,12 @@ def test_a_checkpoint_that_was_moved_and_renamed_resumes(kind, unbroken, tmp_pat
     whole = unbroken("admm", kind)
     shutil.copytree(checkpoint_of(whole, 6), tmp_path / "elsewhere" / "ckpt")
     trainer = make_trainer(
-        tmp_path, eventful("admm"), kind, begin=5, callbacks=[SaveAt(STEPS)], resume_from=tmp_path / "elsewhere" / "ckpt"
+        tmp_path,
+        eventful("admm"),
+        kind,
+        begin=5,
+        callbacks=[SaveAt(STEPS)],
+        resume_from=tmp_path / "elsewhere" / "ckpt",
     )
     trainer.train(resume_from_checkpoint=str(tmp_path / "elsewhere" / "ckpt"))
     assert_same_end(whole, trainer, 6)
@@ -151,18 +172,17 @@ def test_the_callback_finds_the_checkpoint_in_output_dir_by_itself(unbroken, tmp
 
 def test_the_callback_asks_for_resume_from_when_the_checkpoint_is_elsewhere(unbroken, tmp_path):
     trainer = make_trainer(tmp_path, eventful("admm"), "NxMCallback")
-    with pytest.raises(FileNotFoundError, match=r"write NxMCallback\(\.\.\., resume_from=PATH\)"):
+    with pytest.raises(FileNotFoundError, match=r"Write NxMCallback\(\.\.\., resume_from=PATH\)"):
         trainer.train(resume_from_checkpoint=str(checkpoint_of(unbroken("admm", "NxMCallback"), 3)))
 
 
 def test_resuming_without_a_checkpoint_says_what_to_do(tmp_path):
     trainer = make_trainer(tmp_path, "ste")
-    with pytest.raises(ValueError, match="holds no whole checkpoint to resume from.*Train without resume_from_checkpoint"):
+    with pytest.raises(ValueError, match=r"holds no whole checkpoint to resume from\. Train without resume"):
         trainer.train(resume_from_checkpoint=True)
 
 
-@pytest.mark.parametrize("steps", (7, 12))
-@pytest.mark.parametrize("at", (1, 4, 6))
+@pytest.mark.parametrize(("at", "steps"), [(1, 12), (4, 7), (6, 12)])
 @pytest.mark.parametrize("recipe", SPARSE)
 def test_another_max_steps_is_one_warning_and_no_phase_comes_back(recipe, at, steps, unbroken, tmp_path, caplog):
     folder = checkpoint_of(unbroken(recipe), at)
@@ -224,7 +244,7 @@ INTERRUPTS = [  # in the warm-up, the recipe and the settled phase; inside an ac
 @pytest.mark.parametrize("recipe", SPARSE)
 def test_what_is_saved_after_an_interrupt_is_sparse(recipe, event, step, tmp_path):
     """Pitfall 2: the model after Ctrl-C is what would be shipped, in every phase."""
-    trainer = make_trainer(tmp_path, eventful(recipe), callbacks=[Interrupt(event, step)], save_steps=2)
+    trainer = make_trainer(tmp_path, eventful(recipe), callbacks=[Interrupt(event, step)], save_strategy="no")
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     before = trained(trainer)
@@ -234,11 +254,10 @@ def test_what_is_saved_after_an_interrupt_is_sparse(recipe, event, step, tmp_pat
     assert_same(before, trained(trainer), "what the optimizer trains")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("recipe", SPARSE)
+@pytest.mark.parametrize(("recipe", "kind"), RUNS)
 def test_after_an_interrupt_the_same_trainer_resumes_the_unbroken_training(recipe, kind, unbroken, tmp_path):
     interrupt = Interrupt("on_substep_end", 5)
-    trainer = make_trainer(tmp_path, eventful(recipe), kind, callbacks=[interrupt])
+    trainer = make_trainer(tmp_path, eventful(recipe), kind, callbacks=[interrupt, SaveAt(4, 8)])
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     interrupt.step = -1
@@ -246,8 +265,7 @@ def test_after_an_interrupt_the_same_trainer_resumes_the_unbroken_training(recip
     assert_same_end(unbroken(recipe, kind), trainer, 4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("recipe", SPARSE)
+@pytest.mark.parametrize(("recipe", "kind"), RUNS)
 def test_after_an_interrupt_training_begins_anew_from_the_dense_weights(recipe, kind, tmp_path):
     interrupt, begins = Interrupt("on_substep_end", 5), Begins()
     trainer = make_trainer(tmp_path, eventful(recipe), kind, callbacks=[interrupt], save_strategy="no")
@@ -284,8 +302,8 @@ def run_out_of_memory(trainer, after, attempts=1):
 SEARCHING = dict(auto_find_batch_size=True, per_device_train_batch_size=8)
 
 
-@pytest.mark.parametrize(("kind", "after"), [("NxMTrainer", 0), ("NxMTrainer", 5), ("NxMCallback", 9)])
-@pytest.mark.parametrize("recipe", SPARSE)
+@pytest.mark.parametrize("after", (0, 5))
+@pytest.mark.parametrize(("recipe", "kind"), RUNS)
 def test_a_smaller_batch_begins_from_the_dense_weights_that_were_trained(recipe, kind, after, tmp_path):
     """`auto_find_batch_size` enters the training again after each CUDA-OOM."""
     trainer = make_trainer(tmp_path, eventful(recipe), kind, save_strategy="no", **SEARCHING)
@@ -296,8 +314,7 @@ def test_a_smaller_batch_begins_from_the_dense_weights_that_were_trained(recipe,
     assert trainer.state.global_step == STEPS and verify(trainer.model).ok
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("recipe", SPARSE)
+@pytest.mark.parametrize(("recipe", "kind"), RUNS)
 def test_a_smaller_batch_of_a_resumed_training_begins_from_the_checkpoint(recipe, kind, tmp_path):
     make_trainer(tmp_path, eventful(recipe), kind, callbacks=[SaveAt(3)], **SEARCHING).train()
     trainer = make_trainer(tmp_path, eventful(recipe), kind, begin=5, callbacks=[SaveAt()], **SEARCHING)

@@ -102,6 +102,7 @@ def test_a_density_below_the_pattern_is_reported_to_the_last_entry(model):
     report = verify(model)
     (layer,) = [layer for layer in report.layers if layer.name == NAME]
     assert report.ok and layer.nonzeros == weight.numel() // 2 - 3
+    assert layer.density == layer.nonzeros / weight.numel() < 0.5
     entries = sum(layer.numel for layer in report.layers)
     assert report.density == (entries // 2 - 3) / entries
 

@@ -19,13 +19,17 @@ from transformers import (
     BertForSequenceClassification,
     TrainingArguments,
 )
+from transformers.utils import logging
 
 from nxm_hf import NxMConfig, NxMTrainer
 from nxm_hf.cli import main as nxm
+from nxm_hf.methods import PHASES
 from nxm_hf.table import table
 
-WORDS, LENGTH, CLS, SEP, NOT = 300, 10, 0, 1, 2  # words are the tokens from 3 on
-TRAIN, HELD_OUT, BATCH = 8192, 2048, 32
+WORDS, LENGTH, CLS, SEP, NOT = 100, 4, 0, 1, 2  # words are the tokens from 3 on
+TRAIN, HELD_OUT, BATCH = 16384, 2048, 32
+
+RECIPE = PHASES.index("recipe")
 
 METHODS = {
     "dense": NxMConfig("dense"),
@@ -63,7 +67,9 @@ def make_model(seed: int) -> BertForSequenceClassification:
             num_hidden_layers=2,
             num_attention_heads=4,
             intermediate_size=256,
-            max_position_embeddings=32,
+            max_position_embeddings=16,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
         )
     )
 
@@ -72,18 +78,18 @@ def accuracy(prediction) -> dict[str, float]:
     return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
 
-def train(name: str, model, config: NxMConfig, negation: bool, options: argparse.Namespace) -> NxMTrainer:
+def train(name: str, model, config: NxMConfig, steps: int, negation: bool, options: argparse.Namespace) -> NxMTrainer:
     """One training, with the evaluation before it and after it in `state.log_history`."""
-    print(f"\n== {name}: {options.steps} steps", flush=True)
+    print(f"\n== {name}: {steps} steps", flush=True)
     arguments = TrainingArguments(
         output_dir=f"{options.output_dir}/runs/{name.replace(' ', '-').replace(':', 'of')}",
-        max_steps=options.steps,
+        max_steps=steps,
         per_device_train_batch_size=BATCH,
         per_device_eval_batch_size=256,
         learning_rate=1e-3,
-        warmup_steps=options.steps // 10,
+        warmup_steps=steps // 10,
         eval_on_start=True,
-        logging_steps=max(options.steps // 4, 1),
+        logging_steps=max(steps // 4, 1),
         save_strategy="no",
         report_to=[],
         seed=options.seed,
@@ -107,7 +113,8 @@ def result(name: str, trainer: NxMTrainer, seconds: float) -> tuple[str, ...]:
     """A row of the table: before and after, on pairs that were not trained on."""
     history = trainer.state.log_history
     before, *_, after = (record for record in history if "eval_loss" in record)
-    similarity = [record["nxm/mask_similarity"] for record in history if "nxm/mask_similarity" in record]
+    # Of the last record in which masks were still free to move; while they settle it is 1.
+    similarity = [record["nxm/mask_similarity"] for record in history if record.get("nxm/phase") == RECIPE]
     return (
         name,
         *(f"{before[key]:.3f} -> {after[key]:.3f}" for key in ("eval_accuracy", "eval_loss")),
@@ -127,16 +134,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", default="out/demo", help="where the sparse model is saved (default: out/demo)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and data order (default: 0)")
-    parser.add_argument("--steps", type=int, default=500, help="optimizer steps of each training (default: 500)")
+    parser.add_argument("--steps", type=int, default=800, help="optimizer steps of a fine-tuning (default: 800)")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # tensors this small only contend
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
-    start = train("pre-training", make_model(options.seed), NxMConfig("dense"), negation=False, options=options).model
+    half = max(options.steps // 2, 1)
+    start = train("pre-training", make_model(options.seed), NxMConfig("dense"), half, False, options).model
     rows = []
     for name, config in METHODS.items():
         model = make_model(options.seed)
         model.load_state_dict(start.state_dict())
         began = time.perf_counter()
-        trainer = train(name, model, config, negation=True, options=options)
+        trainer = train(name, model, config, options.steps, True, options)
         rows.append(result(name, trainer, time.perf_counter() - began))
 
     head = ("method", "accuracy", "loss", "density", "mask similarity", "seconds")

@@ -57,6 +57,8 @@ def keep(weight: Tensor, mask: Tensor) -> None:
     """Write true +0.0 where the mask prunes, in place; -0.0 becomes +0.0 everywhere."""
     # A product with the mask's bytes takes a sixth of the time of `where` or `masked_fill`, which branch at each entry.
     weight.mul_(mask.view(torch.uint8)).add_(0.0)
+    if weight.sum().isnan():  # a pruned infinity, times 0
+        weight.masked_fill_(~mask, 0.0)
 
 
 def moved(before: Tensor, mask: Tensor) -> Tensor:
