@@ -5,16 +5,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from transformers.utils import PushToHubMixin
 
 from nxm_hf import recipes
-from nxm_hf.families import GROUPS, ROLES
 from nxm_hf.methods import Method, Phases
 from nxm_hf.patterns import Dense, Pattern, parse
 from nxm_hf.schedules import Frames
 from nxm_hf.version import __version__
+from nxm_hf.words import as_list, from_json, read_json, said, spelled
 
 CONFIG_FILE = "nxm_config.json"
 STAMP = "nxm_config"  # the attribute of a model's own config that remembers ours
@@ -65,13 +63,14 @@ class NxMConfig(PushToHubMixin):
         if not isinstance(self.recipe, Method):
             self.recipe = recipes.RECIPES.find(self.recipe)[0]
             self.settle = self.settle or recipes.RECIPES.settle(self.recipe)
-        self.pattern = _spelled(_from_json("pattern", self.pattern))
-        self.settings = _from_json("settings", self.settings) or {}
-        self.include, self.exclude = _as_list("include", self.include), _as_list("exclude", self.exclude)
+        self.pattern = spelled(from_json("pattern", self.pattern))
+        self.settings = from_json("settings", self.settings) or {}
+        self.include, self.exclude = as_list("include", self.include), as_list("exclude", self.exclude)
         self._check_words()
         self.settings = dict(self.settings)
         for pattern in self.patterns().values():  # a setting that is wrong fails here
-            self.method(pattern)
+            if not isinstance(pattern, Dense):
+                self.method(pattern)
 
     def _check_words(self) -> None:
         if self.on_indivisible not in ("error", "skip"):
@@ -138,7 +137,7 @@ class NxMConfig(PushToHubMixin):
         """All that is set and recorded, in JSON's words."""
         words = {f.name: getattr(self, f.name) for f in fields(self)}
         if isinstance(self.recipe, Method):
-            words["recipe"], words["settings"] = "custom", {"method": _said(self.recipe)}
+            words["recipe"], words["settings"] = "custom", {"method": said(self.recipe)}
         return {name: value for name, value in words.items() if value is not None}
 
     @classmethod
@@ -190,7 +189,7 @@ class NxMConfig(PushToHubMixin):
     def from_pretrained(cls, directory_or_repo: str | Path, **kwargs: Any) -> "NxMConfig":
         """Read `nxm_config.json`, or else the stamp in `config.json`, of a directory or a Hub repository."""
         for name in (CONFIG_FILE, "config.json"):
-            words = _read(directory_or_repo, name, kwargs)
+            words = read_json(directory_or_repo, name, kwargs)
             words = words.get(STAMP) if words and name != CONFIG_FILE else words
             if words:
                 return cls.from_dict(words)
@@ -198,58 +197,3 @@ class NxMConfig(PushToHubMixin):
             f"{directory_or_repo} holds no {CONFIG_FILE}, and no {STAMP!r} in its config.json; it needs one of them. "
             "A directory that NxMTrainer.save_model wrote has both."
         )
-
-
-def _read(place: str | Path, name: str, kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    path = Path(place) / name
-    if not Path(place).is_dir():
-        try:
-            path = Path(hf_hub_download(str(place), name, **kwargs))
-        except EntryNotFoundError:
-            return None
-        except (OSError, HFValidationError, HfHubHTTPError) as error:
-            raise FileNotFoundError(f"{place} is neither a directory nor a Hub repository in reach: {error}") from error
-    if not path.is_file():
-        return None
-    try:
-        words = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Save the model again, or restore the file.") from error
-    if not isinstance(words, dict):
-        raise ValueError(f"{path} holds a {type(words).__name__}; it must be an object. Save the model again.")
-    return words
-
-
-def _said(method: Method) -> str:
-    """What a method object prints, or its class where that would be an address, which no other process has."""
-    return type(method).__qualname__ if type(method).__repr__ is object.__repr__ else repr(method)
-
-
-def _from_json(field: str, value: Any) -> Any:
-    """A command line's JSON as a dict; anything else as it is."""
-    if not (isinstance(value, str) and value.lstrip().startswith("{")):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        raise ValueError(f"{field}={value} is not JSON ({error}). Write it as in '{{\"name\": 1}}'.") from None
-
-
-def _spelled(pattern: Any) -> str | dict[str, str]:
-    """A pattern, or a mapping of them by role, in the spelling that patterns print."""
-    if not isinstance(pattern, dict):
-        return str(parse(pattern))
-    keys = (*ROLES, *GROUPS, "default")
-    if wrong := [key for key in pattern if key not in keys] or not pattern:
-        what = f"names {', '.join(map(repr, wrong))}" if pattern else "names no pattern"
-        raise ValueError(f'pattern={pattern!r} {what}; its keys are {", ".join(keys)}. Write {{"default": "2:4"}}.')
-    return {key: str(parse(text)) for key, text in pattern.items()}
-
-
-def _as_list(field: str, value: Any) -> list[str] | None:
-    entries = [value] if isinstance(value, str) else None if value is None else list(value)
-    if wrong := [entry for entry in entries or () if not isinstance(entry, str)]:
-        raise ValueError(
-            f"{field} takes layer names, roles and 're:' patterns as texts; got {wrong[0]!r}. Write {field}=[\"ffn\"]."
-        )
-    return entries

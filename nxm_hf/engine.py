@@ -5,15 +5,17 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nxm_hf.bracket import Bracket
 from nxm_hf.config import NxMConfig
 from nxm_hf.methods import PHASES, State, restore_dense
 from nxm_hf.metrics import residual, training_metrics
-from nxm_hf.optimizers import Moments, check_moments, check_optimizer, is_adaptive, loss_scale, overflowed
+from nxm_hf.optimizers import Moments, check_moments
 from nxm_hf.schedules import Clock
 from nxm_hf.stamp import put_stamp, remove_stamp
 from nxm_hf.state import Header, Tensors, by_layer, check_same_run, pack, unpack
@@ -26,8 +28,8 @@ logger = logging.getLogger("nxm_hf")
 class Engine:
     """Two views of the weights: *training*, what the forward pass uses, and *deployed*, what would be shipped.
 
-    The optimizer's own hooks make the bracket of `Method`: tight around the step, after clipping and unscaling,
-    invisible to other callbacks. All edits are in place; nothing is touched between forward and backward.
+    Methods act in a `Bracket` around the optimizer's step. All edits are in place; nothing is touched between forward
+    and backward.
     """
 
     def __init__(
@@ -39,71 +41,54 @@ class Engine:
         steps_per_epoch: int | None = None,
         seed: int = 0,
     ):
-        check_optimizer(optimizer)
-        self.seed = seed
+        self._bracket = Bracket(optimizer, total_steps, steps_per_epoch, self._at_step)
         self.model, self.optimizer, self.config = model, optimizer, replace(config)
-        self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
+        self.total_steps, self.seed = total_steps, seed
         self.plan = resolve(model, config)
         check_trainable(self.plan)
         check_held(self.plan, optimizer)
-        if any(config.method(target.pattern).edits_moments for target in self.plan.targets):
-            check_moments(optimizer)
-        self.step = self.last = 0  # steps done, and those done when the weights were last edited
-        self.finished = self._skipping = self._warned = False
         self._methods = {target.name: config.method(target.pattern) for target in self.plan.targets}
+        if any(method.edits_moments for method in self._methods.values()):
+            check_moments(optimizer)
         self._states: dict[str, State] = {}
         self._training: dict[str, Tensor] | None = None  # the training view, while the deployed one is shown
+        self.finished = self._warned = False
         if self.plan.skipped:
             logger.warning("Left dense, because the pattern does not fit: %s.", ", ".join(self.plan.skipped))
         remove_stamp(self.model)
         self._each(self._begin)
-        self._hooks = (
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        )
+        self._bracket.close()
 
-    # -- the bracket ---------------------------------------------------------------------------------------------
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._bracket.step
+
+    @step.setter
+    def step(self, steps: int) -> None:
+        self._bracket.step = steps
 
     def _begin(self, target: Target, weight: Tensor) -> None:
-        self._states[target.name] = self._methods[target.name].init(weight, self._own(self._clock(0), target))
+        clock = self._own(self._bracket.clock(), target)
+        self._states[target.name] = self._methods[target.name].init(weight, clock)
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+    def _at_step(self, verb: str, clock: Clock) -> None:
         if self._training is not None:
             raise RuntimeError("optimizer.step() inside `with engine.deployed():` would train the weights to ship.")
-        if any(value is not None for value in (*args[1:], kwargs.get("closure"))):
-            raise ValueError("optimizer.step(closure) computes gradients inside the step; call step() without it.")
-        self._skipping = overflowed(optimizer)
-        if not self._skipping:
-            self._bracket("before_step", self._clock(self.step))
+        self._each(partial(self._act, verb, clock))
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        if not self._skipping:
-            self._bracket("after_step", self._clock(self.step + 1))
-            self.step = self.last = self.step + 1
-
-    def _bracket(self, verb: str, clock: Clock) -> None:
-        def act(target: Target, weight: Tensor) -> None:
-            method, state = self._methods[target.name], self._states[target.name]
-            getattr(method, verb)(weight, state, self._own(clock, target))
-            if weight.grad is None:
-                target.layer.weight.grad = None  # a method may pass over a step; a view's gradient is not the weight's
-
-        self._each(act)
+    def _act(self, verb: str, clock: Clock, target: Target, weight: Tensor) -> None:
+        method, state = self._methods[target.name], self._states[target.name]
+        getattr(method, verb)(weight, state, self._own(clock, target))
+        if weight.grad is None:
+            target.layer.weight.grad = None  # a method may pass over a step; a view's gradient is not the weight's
 
     def _own(self, clock: Clock, target: Target) -> Clock:
         """The clock of one weight: with what the optimizer remembers of it, and a seed of its own."""
         seed = self.seed ^ zlib.crc32(target.name.encode())
         return replace(clock, moments=Moments(self.optimizer, target.layer), seed=seed)
-
-    def _clock(self, step: int) -> Clock:
-        return Clock(
-            step=step,
-            total=self.total_steps,
-            since=self.last,
-            epoch=self.steps_per_epoch,
-            adaptive=is_adaptive(self.optimizer),
-            loss_scale=loss_scale(self.optimizer),
-        )
 
     @torch.no_grad()
     def _each(self, act: Callable[[Target, Tensor], Any]) -> None:
@@ -140,7 +125,7 @@ class Engine:
             return
         self._training = {target.name: _copy(target.matrix()) for target in self.plan.targets}
         try:
-            self._bracket("finish", self._clock(self.step))
+            self._each(partial(self._act, "finish", self._bracket.clock()))
         except BaseException:
             self.undeploy()
             raise
@@ -172,8 +157,7 @@ class Engine:
 
     def detach(self) -> None:
         """Unhook and forget the state; the weights stay as they are, must hold their pattern, and are stamped."""
-        for hook in self._hooks:
-            hook.remove()
+        self._bracket.open()
         self._training, self.finished = None, True
         self._states.clear()
         if self.plan.targets:
@@ -188,8 +172,7 @@ class Engine:
         self.undeploy()
         for target in self.plan.targets:
             restore_dense(target.matrix(), self._states[target.name])
-        for hook in self._hooks:
-            hook.remove()
+        self._bracket.open()
         self.finished = True
 
     def _stamp(self) -> None:
@@ -222,7 +205,7 @@ class Engine:
         """What the state says of itself."""
         return {
             "step": self.step,
-            "last": self.last,
+            "last": self._bracket.last,
             "total_steps": self.total_steps,
             "config": self.config.to_dict(),
             "layers": self.plan.layers,
@@ -256,7 +239,7 @@ class Engine:
             weight.copy_(state.pop("weight"))
             # Counts stay where they are read, on the CPU; what has the weight's shape goes to the weight's device.
             self._states[target.name] = {k: _copy(v.to(weight.device) if v.ndim else v) for k, v in state.items()}
-        self.step, self.last = header["step"], header["last"]
+        self._bracket.step, self._bracket.last = header["step"], header["last"]
 
 
 def _copy(tensor: Tensor) -> Tensor:

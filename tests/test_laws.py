@@ -3,6 +3,7 @@
 A recipe that is added by its file and its line in the catalogue is found here by itself.
 """
 
+import importlib
 import inspect
 
 import pytest
@@ -10,12 +11,13 @@ import torch
 from conftest import assert_equal_weights, make_arguments, make_bert
 from transformers import AutoModelForSequenceClassification, Trainer
 
-from nxm_hf import NxMConfig, NxMTrainer, patterns, recipes, verify
+from nxm_hf import NxMConfig, NxMTrainer, methods, patterns, recipes, schedules, verify
 from nxm_hf.layers import find_layers
 
 RECIPES = recipes.names()
 SPARSE = [name for name in RECIPES if name != "dense"]
 # Patterns whose groups fit the tiny BERT, one of each form; others have their laws in test_patterns.
+LADDERS = ("structure-decay", "gradual")  # recipes that make other patterns of the one they are given
 FITTING = ["2:4", "1:4", "4:8", "2:4-transposable", "unstructured:0.5", "block:4:0.5", "block:4x4:0.5"]
 
 
@@ -39,12 +41,11 @@ def test_a_recipe_has_a_data_sheet(recipe):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_method_reads_as_it_prints(recipe):
-    from nxm_hf.methods import ADMM, Dense, Masked  # noqa: F401 (names that repr writes)
-    from nxm_hf.patterns import NM  # noqa: F401
-    from nxm_hf.schedules import Constant, Evenly, Every  # noqa: F401
-
+    names = {}
+    for module in (methods, patterns, schedules, importlib.import_module(f"nxm_hf.recipes.{recipe.replace('-', '_')}")):
+        names |= vars(module)
     method = recipes.make(recipe, patterns.parse("2:4"), {})
-    assert eval(repr(method)) == method
+    assert eval(repr(method), names) == method
 
 
 @pytest.mark.parametrize("window", [{}, {"warmup": 0.25, "settle": 0.25}], ids=["whole", "warmup+settle"])
@@ -64,7 +65,12 @@ def test_a_trained_model_is_sparse_and_reloads_without_us_bit_for_bit(recipe, wi
 @pytest.mark.parametrize("recipe", SPARSE)
 @pytest.mark.parametrize("pattern", FITTING)
 def test_every_recipe_trains_to_every_pattern(recipe, pattern, rows, tmp_path):
-    trainer = _train(tmp_path, rows, NxMConfig(recipe, pattern), max_steps=4, save_strategy="no")
+    try:
+        config = NxMConfig(recipe, pattern)
+    except ValueError as error:
+        assert recipe in LADDERS and "2:4" in str(error), "only a ladder of patterns has to refuse some"
+        pytest.skip(str(error))
+    trainer = _train(tmp_path, rows, config, max_steps=4, save_strategy="no")
     held = patterns.parse(pattern)
     for layer in find_layers(trainer.model):
         weight = layer.matrix(layer.weight.detach())

@@ -46,7 +46,7 @@ def acdc(pattern: Pattern, period: float = 0.1) -> Masked:
     Relations: `asp` in its last turn. `period` is the length of a turn as a fraction of training; where the mask
     changes, the optimizer's moments start anew.
     """
-    if not 0 < at_least_zero("acdc", "period", period) <= 0.5:
+    if not 0 < at_least_zero("acdc", "period", period, example=0.1) <= 0.5:
         raise ValueError(f"period of acdc is a fraction of training, above 0 to 0.5; got {period!r}. Write period=0.1.")
     turns = Alternating(pattern, float(period))
     return Masked(turns, refresh=AtTurns(turns), freeze=ALWAYS, clear="both")

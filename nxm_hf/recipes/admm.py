@@ -32,7 +32,7 @@ def admm(
         raise ValueError(f'contraction={contraction!r} is for penalty="decoupled"; with "coupled" set rho instead.')
     return ADMM(
         pattern,
-        rho=None if rho == "auto" else at_least_zero("admm", "rho", rho),
+        rho=None if rho == "auto" else at_least_zero("admm", "rho", rho, example=0.01),
         contraction=at_least_zero("admm", "contraction", contraction),
         penalty=penalty,
         update=_updates(steps),

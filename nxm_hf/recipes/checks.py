@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def at_least_zero(recipe: str, setting: str, value: Any) -> float:
+def at_least_zero(recipe: str, setting: str, value: Any, example: float = 1.0) -> float:
     """The value as a float, or an error that says what the setting takes.
 
     >>> at_least_zero("ste", "grad_scale", 1)
     1.0
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        raise ValueError(f"{setting} of {recipe} must be a number of at least 0; got {value!r}. Write {setting}=1.0.")
+        raise ValueError(
+            f"{setting} of {recipe} must be a number of at least 0; got {value!r}. Write {setting}={example}."
+        )
     return float(value)
 
 

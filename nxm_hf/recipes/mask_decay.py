@@ -19,6 +19,6 @@ def mask_decay(
     """
     one_of("mask-decay", "schedule", schedule, ("linear", "exponential"))
     one_of("mask-decay", "grad", grad, ("chain", "ste"))
-    rate = None if rate is None else at_least_zero("mask-decay", "rate", rate)
+    rate = None if rate is None else at_least_zero("mask-decay", "rate", rate, example=1e-3)
     gain = Decay(schedule, rate)
     return Masked(Constant(pattern), refresh=Every(refresh), gain=gain, chain=grad == "chain")

@@ -16,5 +16,5 @@ def regularize(pattern: Pattern, shrink: float = 2e-4, grad_scale: float = 1.0, 
     Relations: `sr-ste` pulls through the gradient, so its pull fades with the learning rate and hides in Adam;
     this one is the same at every step. `ste` when shrink=0.
     """
-    shrink = at_least_zero("regularize", "shrink", shrink)
+    shrink = at_least_zero("regularize", "shrink", shrink, example=2e-4)
     return replace(ste(pattern, grad_scale, refresh), shrink=Constant(shrink))

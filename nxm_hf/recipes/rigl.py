@@ -18,7 +18,7 @@ def rigl(pattern: Pattern, every: int = 100, fraction: float = 0.3, schedule: st
 
 def rewired(name: str, pattern: Pattern, grow: str, every: int, fraction: float, schedule: str) -> Rewired:
     """The method of `rigl` and `set`, with its settings checked."""
-    if at_least_zero(name, "fraction", fraction) > 1:
+    if at_least_zero(name, "fraction", fraction, example=0.3) > 1:
         raise ValueError(f"fraction of {name} is a share, 0 to 1; got {fraction!r}. Write fraction=0.3.")
     one_of(name, "schedule", schedule, ("cosine", "linear"))
     return Rewired(pattern, grow, Every(every).steps, float(fraction), schedule)

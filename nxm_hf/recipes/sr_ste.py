@@ -16,5 +16,5 @@ def sr_ste(pattern: Pattern, decay: float = 2e-4, grad_scale: float = 1.0, refre
     Relations: `ste` when decay=0. The pull enters after gradient clipping, once per optimizer step; under Adam its
     strength is relative to the size of the gradients.
     """
-    decay = at_least_zero("sr-ste", "decay", decay)
+    decay = at_least_zero("sr-ste", "decay", decay, example=2e-4)
     return replace(ste(pattern, grad_scale, refresh), pull=Constant(decay))

@@ -27,9 +27,15 @@ def structure_decay(
 
 
 def _own(pattern: Pattern, frames: Sequence[str]) -> tuple[Pattern, ...]:
+    if not isinstance(frames, (list, tuple)) or not all(isinstance(frame, (str, Pattern)) for frame in frames):
+        raise ValueError(
+            f"frames of structure-decay is a list of patterns; got {frames!r}. Write ['3:4', '{pattern}']."
+        )
     ladder = tuple(parse(frame) for frame in frames)
     if not ladder or ladder[-1] != pattern:
-        raise ValueError(f"frames of structure-decay must end with the pattern {pattern}; got {list(frames)!r}.")
+        raise ValueError(
+            f"frames of structure-decay must end with the pattern; got {frames!r}. Write [..., '{pattern}']."
+        )
     return ladder
 
 
