@@ -1,5 +1,6 @@
 """What the tests of resuming share: a short training that passes through every phase, and what it leaves behind."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ STEPS = 8  # two epochs of 4 steps; warm-up ends at 2, events fall on every seco
 OFTEN = {"refresh": 2, "every": 2, "steps": 2, "period": 0.25}  # whatever a recipe does now and then, it does here
 ROWS = make_rows(32)
 TIMES = ("runtime", "per_second")
+gc.freeze()  # accelerate collects garbage at every training; it need not look at all that is imported each time
 
 
 def eventful(recipe: str, **changes) -> NxMConfig:
