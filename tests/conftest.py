@@ -1,5 +1,6 @@
 """What tests share: a tiny BERT made by config, rows made by code, and the arguments of a short training."""
 
+import gc
 import os
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1")
@@ -11,6 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, TrainingArgu
 
 torch.set_num_threads(1)  # tiny tensors: threads only contend
 transformers.utils.logging.disable_progress_bar()
+gc.freeze()  # accelerate collects garbage at every training; what was imported is none
 
 
 def make_bert(seed: int = 0, **changes) -> BertForSequenceClassification:

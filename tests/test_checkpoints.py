@@ -293,6 +293,18 @@ def test_other_settings_are_a_warning_that_says_which(out, caplog):
     assert ours == ["Resuming with settings={'steps': 3}; the state was made with {'steps': 2}."]
 
 
+@pytest.mark.parametrize(
+    ("made", "given"),
+    [({"rho": 0.01}, {}), ({}, {"rho": 0.01}), ({"penalty": "decoupled"}, {}), ({}, {"penalty": "decoupled"})],
+)
+def test_admm_goes_on_from_a_state_of_any_other_settings(made, given, tmp_path):
+    """A strength that is to be measured, and was not when the state was made, is measured at the next gradient."""
+    make_trainer(tmp_path, NxMConfig("admm", settings={**made, "steps": 2}), callbacks=[SaveAt(4)]).train()
+    trainer = resumed(tmp_path, sparsity=NxMConfig("admm", settings={**given, "steps": 2}))
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert trainer.state.global_step == 8 and verify(trainer.model).ok
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("only_model", (False, True))
 def test_the_checkpoint_of_a_plain_trainer_and_a_model_alone_are_errors(only_model, kind, tmp_path):

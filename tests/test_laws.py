@@ -68,7 +68,7 @@ def test_every_recipe_trains_to_every_pattern(recipe, pattern, rows, tmp_path):
     try:
         config = NxMConfig(recipe, pattern)
     except ValueError as error:
-        assert recipe in LADDERS and "2:4" in str(error), "only a ladder of patterns has to refuse some"
+        assert recipe in LADDERS and pattern in str(error), "only a ladder of patterns has to refuse some"
         pytest.skip(str(error))
     trainer = _train(tmp_path, rows, config, max_steps=4, save_strategy="no")
     held = patterns.parse(pattern)

@@ -461,7 +461,8 @@ def test_one_tensor_holds_z_and_u_bit_for_bit(pattern, dtype):
         u = v - z
         assert torch.equal(state["r"], z - u)
         assert torch.equal(top(state["r"].abs(), pattern.n, pattern.m), mask)
-        assert int(state["flips"]) == int((mask ^ before).sum())
+        came, left, kept = state["moved"].tolist()
+        assert (came, left) == (int((mask & ~before).sum()), int((before & ~mask).sum())) and kept == int(before.sum())
     assert int(state["updates"]) == 21
 
 

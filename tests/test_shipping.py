@@ -236,7 +236,7 @@ def test_a_model_in_training_does_not_carry_the_stamp(recipe, rows, tmp_path):
     for step in (1, 2, 3):
         words = json.loads((tmp_path / f"step-{step}" / "config.json").read_text())
         assert "nxm_config" not in words
-        with pytest.raises(FileNotFoundError, match="say what it should hold|Say what it should hold"):
+        with pytest.raises(FileNotFoundError, match="Say what it should hold"):
             verify(tmp_path / f"step-{step}")
         assert verify(tmp_path / "run" / f"checkpoint-{step}").ok
     assert "nxm_config" in trainer.model.config.to_dict()

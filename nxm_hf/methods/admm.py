@@ -36,7 +36,7 @@ class ADMM(Method):
     def init(self, weight, clock):
         state = {"r": torch.empty_like(weight), "updates": torch.tensor(0), "moved": STILL.clone()}
         if self.penalty == "coupled" and self.rho is None:
-            state["rho"] = torch.zeros((), dtype=torch.float64)
+            state["rho"] = _unmeasured()
         if self.start == "C":
             self._update(weight, state)
         else:
@@ -75,6 +75,7 @@ class ADMM(Method):
     def _rho(self, pull, grad, state, clock):
         if self.rho is not None:
             return self.rho
+        state.setdefault("rho", _unmeasured())  # a state made with other settings has none
         if state["rho"] == 0:
             size, norm = pull.norm().double(), grad.norm().double() / clock.loss_scale
             if size > 0 and norm > 0:
@@ -83,3 +84,7 @@ class ADMM(Method):
 
 
 PULL_OVER_GRADIENT = 3.0
+
+
+def _unmeasured():
+    return torch.zeros((), dtype=torch.float64)
