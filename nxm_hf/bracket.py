@@ -24,6 +24,8 @@ class Bracket:
         act: Callable[[str, Clock], None],
     ):
         check_optimizer(optimizer)
+        if any(isinstance(getattr(hook, "__self__", None), Bracket) for hook in _hooks(optimizer)):
+            raise ValueError("This optimizer has an engine already; call its release() or finish() first.")
         self.optimizer, self.total, self.epoch, self._act = optimizer, total, epoch, act
         self.step = self.last = 0  # steps done, and those done when methods last acted
         self._skipping = False
@@ -64,3 +66,7 @@ class Bracket:
         if not self._skipping:
             self._act("after_step", self.clock(ahead=1))
             self.step = self.last = self.step + 1
+
+
+def _hooks(optimizer: torch.optim.Optimizer) -> list[Callable]:
+    return list(getattr(optimizer, "_optimizer_step_pre_hooks", {}).values())

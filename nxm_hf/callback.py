@@ -50,7 +50,8 @@ class Bridge(TrainerCallback):
             _check_same_model(folder, header, model, self.config)
         if isinstance(optimizer, AcceleratedOptimizer):
             optimizer = optimizer.optimizer
-        self.engine = Engine(model, optimizer, self.config, state.max_steps, _steps_per_epoch(args, train_dataloader))
+        epoch = _steps_per_epoch(args, train_dataloader)
+        self.engine = Engine(model, optimizer, self.config, state.max_steps, epoch, args.seed)
         if folder:
             self.engine.restore(header, tensors)
 
@@ -104,6 +105,7 @@ class NxMCallback(Bridge):
 
     It deploys before a save or an evaluation that `control` asks for, and goes back before the next step. Put it last
     among the callbacks, so that it sees what they ask for. After an interrupt, save inside `with callback.deployed():`.
+    It leaves the Trainer's loss as it is: `fix_loss_scale` is NxMTrainer's.
 
     Args:
         sparsity: an `NxMConfig`, the name of a recipe, or a dict.

@@ -48,8 +48,7 @@ class Engine:
         check_trainable(self.plan)
         check_held(self.plan, optimizer)
         self._methods = {target.name: config.method(target.pattern) for target in self.plan.targets}
-        if any(method.edits_moments for method in self._methods.values()):
-            check_moments(optimizer)
+        check_moments(optimizer, self._methods.values())
         self._states: dict[str, State] = {}
         self._training: dict[str, Tensor] | None = None  # the training view, while the deployed one is shown
         self.finished = self._warned = False
@@ -190,8 +189,11 @@ class Engine:
     def trained_weights(self) -> Iterator[tuple[Target, Tensor]]:
         """Each target with what the optimizer trains."""
         for target in self.plan.targets:
-            shown = target.matrix().detach() if self._training is None else self._training[target.name]
-            yield target, self._states[target.name].get("dense", shown)
+            yield target, self._states[target.name].get("dense", self._trained(target))
+
+    def _trained(self, target: Target) -> Tensor:
+        """The weight in the training view."""
+        return target.matrix().detach() if self._training is None else self._training[target.name]
 
     def metrics(self) -> dict[str, float]:
         """What is logged beside the loss."""
@@ -203,22 +205,14 @@ class Engine:
 
     def header(self) -> Header:
         """What the state says of itself."""
-        return {
-            "step": self.step,
-            "last": self._bracket.last,
-            "total_steps": self.total_steps,
-            "config": self.config.to_dict(),
-            "layers": self.plan.layers,
-        }
+        times = {"step": self.step, "last": self._bracket.last, "total_steps": self.total_steps, "seed": self.seed}
+        return {**times, "config": self.config.to_dict(), "layers": self.plan.layers}
 
     def tensors(self) -> Tensors:
         """What the model computes with, and the state of every method, by layer."""
-        found = {}
-        for target in self.plan.targets:
-            shown = target.matrix().detach() if self._training is None else self._training[target.name]
-            for slot, tensor in {"weight": shown, **self._states[target.name]}.items():
-                found[f"{target.name}/{slot}"] = tensor
-        return found
+        self._refuse_finished()
+        slots = {t.name: {"weight": self._trained(t), **self._states[t.name]} for t in self.plan.targets}
+        return {f"{name}/{slot}": tensor for name, state in slots.items() for slot, tensor in state.items()}
 
     def state_dict(self) -> Tensors:
         """All that is needed to go on bit for bit, beside the model's and the optimizer's own state dicts."""
@@ -231,6 +225,7 @@ class Engine:
     @torch.no_grad()
     def restore(self, header: Header, tensors: Tensors) -> None:
         """Take over a header and tensors, if they are of such a run."""
+        self._refuse_finished()
         check_same_run(header, self.header())
         self.undeploy()
         states = by_layer(tensors)
@@ -239,7 +234,11 @@ class Engine:
             weight.copy_(state.pop("weight"))
             # Counts stay where they are read, on the CPU; what has the weight's shape goes to the weight's device.
             self._states[target.name] = {k: _copy(v.to(weight.device) if v.ndim else v) for k, v in state.items()}
-        self._bracket.step, self._bracket.last = header["step"], header["last"]
+        self._bracket.step, self._bracket.last, self.seed = header["step"], header["last"], header["seed"]
+
+    def _refuse_finished(self) -> None:
+        if self.finished:
+            raise RuntimeError("This training is finished and has no state any more; attach() begins another.")
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ def attach(
     sparsity: NxMConfig | str | dict,
     total_steps: int,
     steps_per_epoch: int | None = None,
+    seed: int = 0,
 ) -> Engine:
     """Make a plain training loop sparse; from here on just call `optimizer.step()`.
 
@@ -32,4 +33,4 @@ def attach(
         )
     if isinstance(optimizer, AcceleratedOptimizer):
         optimizer = optimizer.optimizer  # the wrapper has no hooks; what it wraps steps only when it does
-    return Engine(model, optimizer, NxMConfig.of(sparsity), total_steps, steps_per_epoch)
+    return Engine(model, optimizer, NxMConfig.of(sparsity), total_steps, steps_per_epoch, seed)

@@ -1,5 +1,6 @@
 """What we must know of an optimizer: whether its step is a step, skipped, scaled or adaptive."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -51,10 +52,10 @@ class Moments:
                 self._layer.matrix(state[name]).masked_fill_(where, 0.0)
 
 
-def check_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an optimizer whose moments are not kept entry by entry, for a method that has to edit them."""
+def check_moments(optimizer: torch.optim.Optimizer, methods: Iterable[Any]) -> None:
+    """Refuse an optimizer whose moments are not kept entry by entry, for methods that have to edit them."""
     name = type(optimizer).__name__
-    if any(word.lower() in name.lower() for word in _NO_MOMENTS):
+    if any(method.edits_moments for method in methods) and any(word.lower() in name.lower() for word in _NO_MOMENTS):
         raise ValueError(
             f"This recipe sets moments of single weights to zero, and {name} keeps none of those. Use AdamW or SGD, or "
             "another recipe."

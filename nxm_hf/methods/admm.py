@@ -34,6 +34,7 @@ class ADMM(Method):
     dual: bool = True
 
     def init(self, weight, clock):
+        self.update.interval(clock)  # an epoch of unknown length is an error now, not at the first step
         state = {"r": torch.empty_like(weight), "updates": torch.tensor(0), "moved": STILL.clone()}
         if self.penalty == "coupled" and self.rho is None:
             state["rho"] = _unmeasured()
