@@ -33,7 +33,7 @@ def is_adaptive(optimizer: torch.optim.Optimizer) -> bool:
     return not isinstance(optimizer, torch.optim.SGD)
 
 
-FIRST, SECOND = ("exp_avg", "momentum_buffer"), ("exp_avg_sq", "max_exp_avg_sq")
+FIRST, SECOND = ("exp_avg", "momentum_buffer"), ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
 _NO_MOMENTS = ("Adafactor", "8bit", "4bit", "Low", "GaLore", "Lion8")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -87,6 +88,15 @@ def short(recipe: str, pattern: str = "2:4", **words) -> NxMConfig:
     known = recipes.settings(recipe)
     settings = {name: 3 for name in ("steps", "every") if name in known}
     return NxMConfig(recipe, pattern, {**settings, **words.pop("settings", {})}, **words)
+
+
+def taken(recipe: str, pattern: str) -> NxMConfig:
+    """`short`, if the recipe takes this pattern: a ladder of patterns cannot be made of every one."""
+    try:
+        return short(recipe, pattern)
+    except ValueError as error:
+        assert recipe in ("structure-decay", "gradual") and pattern in str(error)
+        pytest.skip(str(error))
 
 
 def weights(model: nn.Module) -> list[Tensor]:

@@ -6,7 +6,7 @@ import torch
 
 from nxm_hf.methods.base import STILL, Method, keep, moved
 from nxm_hf.patterns import Pattern
-from nxm_hf.schedules import Evenly, Schedule
+from nxm_hf.schedules import Evenly, EveryEpoch, Schedule
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class ADMM(Method):
     dual: bool = True
 
     def init(self, weight, clock):
-        self.update.interval(clock)  # an epoch of unknown length is an error now, not at the first step
+        if isinstance(self.update, EveryEpoch):
+            self.update.interval(clock)  # unknown, it is an error now and not at the first step
         state = {"r": torch.empty_like(weight), "updates": torch.tensor(0), "moved": STILL.clone()}
         if self.penalty == "coupled" and self.rho is None:
             state["rho"] = _unmeasured()
