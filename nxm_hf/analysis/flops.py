@@ -113,8 +113,9 @@ def training_flops(
 
     One forward pass on `inputs`, by default zeros of `tokens` tokens, weighs the layers and counts what is in none.
     """
-    if type(total_steps) is not int or total_steps < 1:
-        raise ValueError(f"total_steps is a whole number of at least 1; got {total_steps!r}. Write total_steps=1000.")
+    for name, value, example in (("total_steps", total_steps, 1000), ("tokens", tokens, 128)):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} is a whole number of at least 1; got {value!r}. Write {name}={example}.")
     config = NxMConfig.of(config)
     plan, work = resolve(model, config), measure(model, inputs, tokens)
     runs: dict[Pattern, tuple[Stretch, ...]] = {}
