@@ -1,5 +1,6 @@
 """nxm_hf: fine-tune Hugging Face Transformers to N:M sparsity, and ship them as plain safetensors."""
 
+from nxm_hf import analysis
 from nxm_hf.callback import NxMCallback
 from nxm_hf.config import NxMConfig
 from nxm_hf.engine import Engine
@@ -8,4 +9,4 @@ from nxm_hf.trainer import NxMTrainer
 from nxm_hf.verification import verify
 from nxm_hf.version import __version__
 
-__all__ = ["Engine", "NxMCallback", "NxMConfig", "NxMTrainer", "__version__", "attach", "verify"]
+__all__ = ["Engine", "NxMCallback", "NxMConfig", "NxMTrainer", "__version__", "analysis", "attach", "verify"]

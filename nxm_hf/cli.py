@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 import nxm_hf
-from nxm_hf import inspection, recipes, verification
+from nxm_hf import NxMConfig, analysis, inspection, recipes, verification
+from nxm_hf.directories import skeleton
 
 Directory = Annotated[str, "a directory that save_model or save_pretrained wrote"]
 PatternText = Annotated[str, "what every layer is to hold, as 2:4 (default: what the directory has on record)"]
+RecipeText = Annotated[str, "a name of `nxm recipes` (default: admm)"]
+Wanted = Annotated[str, "where zeros may stand, as 2:4 (default) or by role as JSON"]
+Steps = Annotated[int, "optimizer steps of the training (default: 1000)"]
+Settings = Annotated[str, "the recipe's own settings, as JSON"]
+Fraction = Annotated[float, "a fraction of training, as in NxMConfig (default: 0, or the recipe's own)"]
+Tokens = Annotated[int, "tokens of the example that weighs the layers (default: 128)"]
 
 
 # -- the commands: positional arguments are the user's, keyword arguments are options; the return value is the exit code
@@ -46,7 +53,27 @@ def recipes_command() -> int:
     return 0
 
 
-COMMANDS = (verify_command, inspect_command, recipes_command)
+def flops_command(
+    *,
+    model: Directory,
+    recipe: RecipeText = "admm",
+    pattern: Wanted = "2:4",
+    steps: Steps = 1000,
+    settings: Settings = "",
+    warmup: Fraction = 0.0,
+    settle: Fraction = 0.0,
+    tokens: Tokens = 128,
+) -> int:
+    """Show what a recipe would cost in training FLOPs, before it runs.
+
+    Exits with 0, or with 2 when the directory cannot be read or the recipe does not fit the model.
+    """
+    config = NxMConfig(recipe, pattern, settings, warmup=warmup, settle=settle)
+    print(analysis.training_flops(skeleton(_existing(model)), config, steps, tokens=tokens))
+    return 0
+
+
+COMMANDS = (verify_command, inspect_command, recipes_command, flops_command)
 
 
 # -- what they are made with ---------------------------------------------------------------------------------------
@@ -115,7 +142,7 @@ def _overview(commands: dict[str, Callable[..., int]]) -> _Parser:
     whole = _Parser(
         prog="nxm",
         usage="nxm [--help] [--version] COMMAND ...",
-        description="Look at models that nxm_hf made sparse, and check them.",
+        description="Look at models that nxm_hf made sparse, check them, and plan a training.",
         epilog="\n".join(["commands:", *lines, "", "`nxm COMMAND --help` says more of each."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -132,10 +159,14 @@ def _parser(function: Callable[..., int]) -> _Parser:
     options = {name: f"--{name.replace('_', '-')}" for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     for name, parameter in parameters.items():
         kind, help = get_args(parameter.annotation)
-        default = {"dest": name, "default": parameter.default} if name in options else {}
+        default = {"dest": name, **_default(parameter)} if name in options else {}
         one.add_argument(options.get(name, name), type=kind, metavar=name.upper(), help=help, **default)
     one.options = (*options.values(), "--help")
     return one
+
+
+def _default(parameter: inspect.Parameter) -> dict:
+    return {"required": True} if parameter.default is parameter.empty else {"default": parameter.default}
 
 
 def _name(function: Callable[..., int]) -> str:

@@ -58,6 +58,10 @@ class Phases(Method):
         """The name of the phase that this weight is in."""
         return PHASES[int(state["phase"])]
 
+    def window(self, clock: Clock) -> tuple[int, int]:
+        """The steps a and e between which `method` acts."""
+        return round(self.warmup * clock.total), clock.total - round(self.settle * clock.total)
+
     def _begin(self, phase, weight, clock):
         method, clock = self._of(phase, clock)
         return {**method.init(weight, clock), "phase": torch.tensor(phase)}
@@ -71,13 +75,10 @@ class Phases(Method):
             return Dense(self.pattern), clock
         if phase == 2:
             return Masked(Constant(self.pattern), refresh=NEVER, freeze=ALWAYS), clock
-        begin, end = self._window(clock)
+        begin, end = self.window(clock)
         inner = replace(clock, step=clock.step - begin, since=clock.last - begin, total=max(end - begin, 1))
         return self.method, inner
 
     def _due(self, clock: Clock) -> int:
-        begin, end = self._window(clock)
+        begin, end = self.window(clock)
         return 0 if clock.step < begin else 1 if clock.step < end or end >= clock.total else 2
-
-    def _window(self, clock: Clock) -> tuple[int, int]:
-        return round(self.warmup * clock.total), clock.total - round(self.settle * clock.total)
