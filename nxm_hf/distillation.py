@@ -21,7 +21,7 @@ class Distillation:
     It is `(1 - weight) * task + weight * temperature**2 * KL(teacher || student)`, of logits divided by the
     temperature; of regression heads, `weight` times the mean squared difference. To it come `hidden` times that of the
     hidden states, and `attention` times that of the attention maps (with their dropout, as models return them), of a
-    teacher with the student's shape.
+    teacher with the student's shape; where a batch is trained in parts, a part counts by its share of the labels.
 
     >>> Distillation(weight=0.9).temperature
     2.0

@@ -189,7 +189,7 @@ def test_a_head_that_honours_num_items_in_batch_learns_from_the_teacher_by_the_s
     assert mean == pytest.approx(loss, rel=1e-4)
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-3, atol=1e-6)
-    assert not torch.allclose(whole["lm_head.weight" if "lm_head.weight" in whole else name], task[name])
+    assert any(not torch.allclose(gradient, task[name], rtol=0.1) for name, gradient in whole.items())
 
 
 @pytest.mark.parametrize("sparsity", ["admm", "dense"])
@@ -254,7 +254,7 @@ def test_every_recipe_learns_from_a_teacher_and_resumes_bit_for_bit(recipe, tmp_
     words.update(bf16=True, distillation={"weight": 0.7, "hidden": 0.1}, sparsity=eventful(recipe))
     whole = make_trainer(tmp_path / "whole", make_bert(), make_bert(3), **words)
     whole.train()
-    assert whole.model.config.hidden_dropout_prob > 0
+    assert whole.model.config.hidden_dropout_prob > 0  # which a resumed training must draw alike
     for at in (3, 5):
         again = make_trainer(tmp_path / f"{at}", make_bert(5), make_bert(3), **{**words, "save_steps": 8})
         again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{at}"))
