@@ -3,10 +3,21 @@
 from nxm_hf import analysis
 from nxm_hf.callback import NxMCallback
 from nxm_hf.config import NxMConfig
+from nxm_hf.distillation import Distillation
 from nxm_hf.engine import Engine
 from nxm_hf.loops import attach
 from nxm_hf.trainer import NxMTrainer
 from nxm_hf.verification import verify
 from nxm_hf.version import __version__
 
-__all__ = ["Engine", "NxMCallback", "NxMConfig", "NxMTrainer", "__version__", "analysis", "attach", "verify"]
+__all__ = [
+    "Distillation",
+    "Engine",
+    "NxMCallback",
+    "NxMConfig",
+    "NxMTrainer",
+    "__version__",
+    "analysis",
+    "attach",
+    "verify",
+]

@@ -11,10 +11,12 @@ from transformers import Trainer
 from nxm_hf.callback import Bridge, NxMCallback
 from nxm_hf.checkpoints import begin_checkpoint, is_checkpoint, missing_parts, newest_complete
 from nxm_hf.config import NxMConfig
+from nxm_hf.distillation import Distillation
 from nxm_hf.methods import Method
 from nxm_hf.shipping import check_written, write_card, write_record
 from nxm_hf.stamp import read_stamp, remove_stamp
 from nxm_hf.targets import resolve
+from nxm_hf.teachers import Teacher
 from nxm_hf.verification import verify, verify_targets
 
 logger = logging.getLogger("nxm_hf")
@@ -27,7 +29,8 @@ class NxMTrainer(Trainer):
     Args:
         sparsity: an `NxMConfig`, the name of a recipe such as "admm", or a dict. Without it, a model that is sparse
             already keeps its mask.
-        teacher, distillation: kept for distillation, which this version does not have.
+        teacher: a model, or the directory of one, that the student is to learn from too, with any recipe.
+        distillation: how much; a `Distillation`, or a dict of its fields.
         fix_loss_scale: correct the loss of models that ignore `num_items_in_batch`, which a Trainer otherwise makes
             too large by the number of accumulation steps and processes. Never done with the recipe "dense".
         args, kwargs: those of `transformers.Trainer`.
@@ -37,13 +40,14 @@ class NxMTrainer(Trainer):
         self,
         *args: Any,
         sparsity: NxMConfig | str | dict | Method | None = None,
-        teacher: Any = None,
-        distillation: Any = None,
+        teacher: torch.nn.Module | str | Path | None = None,
+        distillation: Distillation | dict | None = None,
         fix_loss_scale: bool = True,
         **kwargs: Any,
     ):
-        if teacher is not None or distillation is not None:
-            raise ValueError("This version of nxm_hf has no distillation; leave out teacher= and distillation=.")
+        if teacher is None and distillation is not None:
+            raise ValueError("distillation= needs a teacher; write teacher=MODEL_OR_DIRECTORY, or leave it out.")
+        distillation = Distillation.of(distillation)
         config = None if sparsity is None else NxMConfig.of(sparsity)
         super().__init__(*args, **kwargs)
         if any(isinstance(callback, NxMCallback) for callback in self.callback_handler.callbacks):
@@ -51,6 +55,9 @@ class NxMTrainer(Trainer):
         self.sparsity = config or _config_of_stamp(self.model)
         if config is not None and read_stamp(self.model) is not None:
             logger.warning("This model is sparse already; training restarts from its weights with %r.", config.recipe)
+        if teacher is not None:
+            teacher = Teacher(teacher, self.model, distillation, self.processing_class, self.args)
+        self._teacher = teacher if distillation.is_on else None
         self._searched_from, self._fix = self.sparsity, fix_loss_scale
         self._bridge = Bridge(self.sparsity)
         self._follow(self.sparsity)
@@ -59,7 +66,9 @@ class NxMTrainer(Trainer):
     def _follow(self, config: NxMConfig) -> None:
         """Train by this config from here on."""
         self.sparsity = self._bridge.config = config
-        self._loss_scale_is_unknown = self._fix and not config.is_dense
+        self._fixes = self._fix and not config.is_dense
+        self._loss_scale_is_unknown = self._fixes or self._teacher is not None
+        self._loss_ignores_items = False
         if self._bridge in self.callback_handler.callbacks:
             self.callback_handler.callbacks.remove(self._bridge)
         if not config.is_dense:
@@ -116,13 +125,28 @@ class NxMTrainer(Trainer):
                 )
                 for items in (1, 2)
             )
-        if torch.equal(one, two):
+        self._loss_ignores_items = torch.equal(one, two)
+        if self._loss_ignores_items and self._fixes:
             self.model_accepts_loss_kwargs = False
             logger.info(
                 "%s ignores num_items_in_batch, so that its loss would count %d times; corrected. "
                 "fix_loss_scale=False leaves it.",
                 type(self.model).__name__, self.args.gradient_accumulation_steps * self.args.world_size,
             )  # fmt: skip
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """As in Trainer; while it trains, with what the teacher says."""
+        if self._teacher is None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        asked = {**inputs, **self._teacher.distillation.flags}
+        loss, outputs = super().compute_loss(model, dict(asked), True, num_items_in_batch)  # it may take labels out
+        scales = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
+        items = num_items_in_batch if scales else None
+        ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices and items is not None else 1
+        with self.accelerator.autocast():
+            part = self._teacher.part(outputs, asked, None if self._loss_ignores_items else items)
+        loss = (1 - self._teacher.distillation.weight) * loss + ranks * part
+        return (loss, outputs) if return_outputs else loss
 
     def _hp_search_setup(self, trial: Any) -> None:
         if self.hp_search_backend is None or trial is None:

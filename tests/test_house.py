@@ -14,14 +14,14 @@ ROOT = Path(nxm_hf.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # From the ground up; a file imports only from its own floor (its own folder) and from those below.
 FLOORS = [
-    {"version", "table", "solvers", "schedules", "families"},
+    {"version", "table", "solvers", "schedules", "families", "distillation"},
     {"patterns", "layers"},
     {"methods"},
     {"recipes"},
     {"words"},
     {"config", "state"},
     {"targets", "stamp", "directories", "optimizers", "refusals"},
-    {"analysis", "metrics", "verification", "checkpoints", "bracket"},
+    {"analysis", "metrics", "verification", "checkpoints", "bracket", "teachers"},
     {"engine", "shipping", "inspection"},
     {"callback", "loops"},
     {"trainer"},

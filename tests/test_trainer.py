@@ -754,12 +754,6 @@ def test_what_only_other_machines_have_is_refused_in_one_sentence(change, useful
     assert str(error.value).endswith(".") and str(error.value).count(". ") == 0
 
 
-@pytest.mark.parametrize("argument", ["teacher", "distillation"])
-def test_distillation_is_refused_in_one_sentence(argument, arguments):
-    with pytest.raises(ValueError, match="no distillation; leave out teacher= and distillation="):
-        NxMTrainer(make_bert(), arguments(), sparsity="ste", **{argument: make_bert()})
-
-
 def test_our_callback_inside_our_trainer_is_refused(arguments):
     with pytest.raises(ValueError, match="use one of them"):
         NxMTrainer(make_bert(), arguments(), sparsity="ste", callbacks=[NxMCallback("ste")])
