@@ -26,8 +26,6 @@ def refuse_unsupported(args: Any, model: nn.Module) -> None:
     if len(devices) > 1:
         raise ValueError("This model is spread over devices (device_map); load it whole and train with DDP instead.")
     if getattr(model, "_device_mesh", None) is not None:
-        raise ValueError(
-            "This model was sharded when loaded (tp_plan); load it whole and train with DDP instead."
-        )
+        raise ValueError("This model was sharded when loaded (tp_plan); load it whole and train with DDP instead.")
     if getattr(model, "hf_quantizer", None) is not None:
         raise ValueError("This model is quantized; load it in fp32, make it sparse, and quantize it afterwards.")

@@ -19,7 +19,5 @@ def one_of(recipe: str, setting: str, value: Any, choices: Sequence[Any]) -> Any
     """The value, if it is one of the choices."""
     if value not in choices:
         listed = ", ".join(map(repr, choices))
-        raise ValueError(
-            f"{setting} of {recipe} must be one of {listed}; got {value!r}."
-        )
+        raise ValueError(f"{setting} of {recipe} must be one of {listed}; got {value!r}.")
     return value
