@@ -1,7 +1,7 @@
 """Model directories: the layers and weights of a saved model, without loading more of it than is looked at."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,29 +12,31 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
 from nxm_hf.families.selection import listing
+from nxm_hf.layers import Layer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def skeleton(folder: str | Path) -> PreTrainedModel:
     """The model of a directory without its weights (on the meta device): names, shapes and classes."""
-    if not (Path(folder) / "config.json").is_file():
+    path = Path(folder) / "config.json"
+    if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no config.json; it must be a directory that save_pretrained wrote.")
-    with _plain_errors(folder):
+    with _plain_errors(path, "is not the config of a model"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     kind = model_class(config, folder)
-    with _plain_errors(folder), torch.device("meta"):
+    with _plain_errors(path, "is not the config of a model"), torch.device("meta"):
         return kind(config)
 
 
 @contextmanager
-def _plain_errors(folder: str | Path) -> Iterator[None]:
-    """Whatever transformers finds wrong with a config, and that can be any error, in one line."""
+def _plain_errors(path: str | Path, what: str) -> Iterator[None]:
+    """Whatever transformers finds wrong with a file, and that can be any error, in one line."""
     try:
         yield
     except Exception as error:
         why = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(f"{Path(folder) / 'config.json'} is not the config of a model: {why}") from error
+        raise ValueError(f"{path} {what}: {why}") from error
 
 
 def model_class(config: transformers.PreTrainedConfig, folder: str | Path) -> type[PreTrainedModel]:
@@ -108,8 +110,21 @@ def saved_weights(folder: str | Path, model: nn.Module, names: list[str]) -> Ite
             for name, key in keys.items():
                 yield name, files[key]
             return
-    loaded, found = type(model).from_pretrained(folder, output_loading_info=True)
+    with _plain_errors(folder, "cannot be loaded"):
+        loaded, found = type(model).from_pretrained(folder, output_loading_info=True)
     if missing := [name for name, key in keys.items() if key in found["missing_keys"]]:
         raise ValueError(f"{folder} holds no weight of {listing(missing)}. Save the model again.")
     for name in names:
         yield name, loaded.get_submodule(name).weight
+
+
+def layer_weights(folder: str | Path, model: nn.Module, layers: Sequence[Layer]) -> Iterator[Tensor]:
+    """The weights of these layers of a skeleton, which must have the shapes that the config says."""
+    weights = saved_weights(folder, model, [layer.name for layer in layers])
+    for layer, (_, weight) in zip(layers, weights, strict=True):
+        if weight.shape != layer.weight.shape:
+            raise ValueError(
+                f"{layer.name} is {tuple(weight.shape)} in the weights of {folder} and {tuple(layer.weight.shape)} by its "
+                "config.json. Save the model again."
+            )
+        yield weight

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nxm_hf.config import NxMConfig
-from nxm_hf.directories import saved_weights, skeleton
+from nxm_hf.directories import layer_weights, skeleton
 from nxm_hf.layers import Layer, find_layers, left_dense
 from nxm_hf.patterns import NM
 from nxm_hf.solvers import SOLVERS
@@ -109,8 +109,8 @@ def inspect(folder: str | Path) -> Inspection:
     model, config = skeleton(folder), _record(folder)
     layers = find_layers(model)
     patterns = (config and config.layers) or {}
-    weights = saved_weights(folder, model, [layer.name for layer in layers])
-    views = [_view(layer, weight, patterns) for layer, (_, weight) in zip(layers, weights, strict=True)]
+    weights = layer_weights(folder, model, layers)
+    views = [_view(layer, weight, patterns) for layer, weight in zip(layers, weights, strict=True)]
     return Inspection(_title(folder, model, config), tuple(views), left_dense(model))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nxm_hf.config import CONFIG_FILE, STAMP, NxMConfig
-from nxm_hf.directories import saved_weights, skeleton
+from nxm_hf.directories import layer_weights, skeleton
 from nxm_hf.layers import Layer, find_layers
 from nxm_hf.patterns import Pattern, parse
 from nxm_hf.stamp import read_stamp
@@ -105,8 +105,8 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
         return Report(tuple(_look(layer, held, layer.weight) for layer, held in layers), absent)
     model = skeleton(model_or_dir)
     layers, absent = _recorded(model, _record_in(model_or_dir, pattern), pattern)
-    weights = dict(saved_weights(model_or_dir, model, [layer.name for layer, _ in layers]))
-    return Report(tuple(_look(layer, held, weights[layer.name]) for layer, held in layers), absent)
+    weights = layer_weights(model_or_dir, model, [layer for layer, _ in layers])
+    return Report(tuple(_look(*pair, weight) for pair, weight in zip(layers, weights, strict=True)), absent)
 
 
 def verify_targets(targets: Iterable[Target]) -> Report:

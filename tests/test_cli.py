@@ -284,6 +284,7 @@ def complaint(words: list[str], capsys) -> str:
         (["--vresion"], "Did you mean --version?"),
         (["recipes", "all"], "unrecognized arguments: all"),
         (["verify", ".", "--pattern", "4:2"], "Write '2:4'"),
+        (["verify", "a\nb"], "a b does not exist"),
         (["verify", ".", "--pattern", "half"], "There is no pattern 'half'"),
     ],
 )
@@ -329,6 +330,7 @@ BROKEN = {
     "torn weights": (_torn, "model.safetensors cannot be read"),
     "empty weights": (_empty_weights, "model.safetensors cannot be read"),
     "a missing weight": (_a_weight_is_missing, f"holds no weight of {QUERY}"),
+    "weights of another model": (lambda folder: edit_config(folder, hidden_size=64), "by its config.json"),
     "pickle only": (_pickle_only, "pytorch_model.bin is read by transformers alone"),  # Pitfall 32
     "no weights": (_no_weights, "holds neither model.safetensors nor"),
     "a missing shard": (_a_shard_is_missing, "model-00002-of-00002.safetensors cannot be read"),
