@@ -4,8 +4,9 @@ from nxm_hf.callback import NxMCallback
 from nxm_hf.config import NxMConfig
 from nxm_hf.engine import Engine
 from nxm_hf.loops import attach
+from nxm_hf.sampling import AnalysisCallback
 from nxm_hf.trainer import NxMTrainer
 from nxm_hf.verification import verify
 from nxm_hf.version import __version__
 
-__all__ = ["Engine", "NxMCallback", "NxMConfig", "NxMTrainer", "__version__", "attach", "verify"]
+__all__ = ["AnalysisCallback", "Engine", "NxMCallback", "NxMConfig", "NxMTrainer", "__version__", "attach", "verify"]

@@ -5,6 +5,7 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -24,6 +25,15 @@ from nxm_hf.targets import check_trainable, resolve
 from nxm_hf.verification import verify_targets
 
 logger = logging.getLogger("nxm_hf")
+_BRIDGES: WeakSet["Bridge"] = WeakSet()
+
+
+def engine_of(optimizer: torch.optim.Optimizer) -> Engine | None:
+    """The engine that brackets an optimizer: of a training, other callbacks are given this much and no Trainer."""
+    if isinstance(optimizer, AcceleratedOptimizer):
+        optimizer = optimizer.optimizer
+    engines = [bridge.engine for bridge in _BRIDGES if bridge.engine is not None]
+    return next((engine for engine in engines if engine.optimizer is optimizer and not engine.finished), None)
 
 
 class Bridge(TrainerCallback):
@@ -33,6 +43,7 @@ class Bridge(TrainerCallback):
         self.config = config
         self.engine: Engine | None = None
         self.resume_from: str | Path | None = None
+        _BRIDGES.add(self)
 
     def check(self, args: TrainingArguments, model: nn.Module) -> None:
         """Raise, before any training, for what cannot be trained."""
