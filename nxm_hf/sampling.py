@@ -123,7 +123,7 @@ def look(words: Words, engine: Engine, step: int) -> None:
     states = by_layer(engine.tensors())
     seen = [(target, *_weight_and_mask(target, states[target.name])) for target in engine.plan.targets]
     if any(weight is None for _, weight, _ in seen):
-        return  # NaN, which a log is no place to fail over: the next mask refuses it and says where it is
+        return  # what is not finite is no matter for a log to fail over; the next mask refuses NaN, and says where
     record: Words = {"step": step, "phase": engine.phase, "residual": [], "density": [], "flips": [], "in_mask": []}
     for target, weight, mask in seen:
         came, left, _ = states[target.name].get("moved", STILL).tolist()
@@ -133,14 +133,14 @@ def look(words: Words, engine: Engine, step: int) -> None:
         record["in_mask"].append(_follow(words["layers"][target.name], weight, mask))
     words["magnitudes"] = _magnitudes([(weight, mask) for _, weight, mask in seen])
     words["excerpt"] = {"layer": seen[0][0].name, "rows": _excerpt(seen[0][2])}
-    words["records"] = [*(old for old in words["records"] if old["step"] < step), record]
+    words["records"] = [*words["records"], record]
     _thin(words)
 
 
 def _weight_and_mask(target: Target, state: State) -> tuple[Tensor | None, Tensor | None]:
     """What the optimizer trains, and the mask in use; where there is none yet, the one that would be shipped."""
     weight = state.get("dense", state["weight"])
-    if weight.sum().isnan():
+    if not weight.square().sum().isfinite():
         return None, None
     # The mask of ADMM's last update is that of the sizes of its R.
     return weight, state["mask"] if "mask" in state else target.pattern.mask(state.get("r", weight).abs())

@@ -12,6 +12,7 @@ import numpy
 import pytest
 import torch
 from conftest import assert_equal_weights, make_arguments, make_bert, make_rows
+from loops import trained
 from transformers import Trainer, TrainerCallback
 
 from nxm_hf import AnalysisCallback, NxMCallback, NxMConfig, NxMTrainer, cli, sampling
@@ -21,7 +22,7 @@ from nxm_hf.report.charts import in_mask_counts, magnitude_by_count
 from nxm_hf.sampling import ANALYSIS_FILE, in_mask
 
 SECTIONS = ["summary", "curves", "layers", "density", "weights", "config", "environment", "verification"]
-VOID = {"meta", "br", "hr", "img", "link", "input"}
+VOID = {"meta", "br", "hr", "img", "link", "input", "wbr"}
 RECIPES = {"admm": dict(settings={"steps": 3}), "sr-ste": {}, "rigl": dict(settings={"every": 2})}
 
 
@@ -188,6 +189,17 @@ def test_the_number_of_records_is_bounded_and_they_stay_evenly_spaced(tmp_path, 
     monkeypatch.setattr(sampling, "RECORDS", 5)
     _run(tmp_path, logging_steps=1)
     assert [record["step"] for record in _analysis(tmp_path)["records"]] == [0, 4, 8, 12]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_weights_that_are_not_finite_are_passed_over(value):
+    model, engine = trained("admm", steps=3, total=12)
+    words = sampling.begun(engine, 0)
+    sampling.look(words, engine, 3)
+    before = json.dumps(words, allow_nan=False)
+    model.linears[1].weight.data[0, 0] = value
+    sampling.look(words, engine, 4)
+    assert json.dumps(words, allow_nan=False) == before
 
 
 def test_the_last_step_is_recorded_even_if_it_is_not_logged(tmp_path):

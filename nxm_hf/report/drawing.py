@@ -7,7 +7,7 @@ from nxm_hf.report.axes import Axis, fitted, number
 from nxm_hf.report.charts import Chart, Line
 
 WIDTH, HEIGHT = 420, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 30, 40
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 30, 40
 COLOURS = 6  # classes c0 ... c5 of the style sheet; dashes tell further runs apart
 DASHES = ("", "6 3", "2 3")
 FEW = 40  # points, up to which each gets a dot

@@ -83,7 +83,7 @@ def _excerpts(runs: Sequence[Run]) -> list[str]:
     for run in (run for run in runs if run.analysis):
         layer, rows = run.analysis["excerpt"]["layer"], run.analysis["excerpt"]["rows"]
         title = "Mask excerpt" + (f" of {run.name}" if len(runs) > 1 else "")
-        what = f"The first {len(rows)} outputs (down) by {len(rows[0])} inputs (across) of {layer}; dark is kept."
+        what = f"The first {len(rows)} outputs (down) by {len(rows[0])} inputs (across) of {layer}; coloured is kept."
         drawn = picture(rows, f"{title}: {what}")
         found.append(
             f'<figure><figcaption>{escape(title)}</figcaption>{drawn}<p class="note">{escape(what)}</p></figure>'

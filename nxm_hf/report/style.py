@@ -52,8 +52,9 @@ svg text.axis { fill: var(--ink); }
 .legend svg { width: 24px; height: 10px; margin-right: 6px; }
 details { margin-top: 8px; font-size: 13px; }
 details summary { color: var(--dim); cursor: pointer; }
-.scroll { overflow: auto; max-height: 480px; border: 1px solid var(--rule); border-radius: 8px; width: fit-content;
+.scroll { overflow: auto; border: 1px solid var(--rule); border-radius: 8px; width: fit-content;
   max-width: 100%; }
+#layers .scroll, #verification .scroll, details .scroll { max-height: 480px; }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 12px; text-align: left; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 tbody tr:last-child > * { border-bottom: 0; }
@@ -64,5 +65,10 @@ tbody th { font-weight: 500; }
   overflow: hidden; vertical-align: middle; }
 .bar span { display: block; height: 100%; background: var(--c0); }
 .papers { padding-left: 20px; }
-@media print { .scroll { max-height: none; } figure, tr { break-inside: avoid; } }
+@media (max-width: 600px) {
+  th, td { padding: 5px 8px; }
+  tbody th { min-width: 110px; white-space: normal; overflow-wrap: anywhere; }
+  .bar { width: 44px; }
+}
+@media print { #layers .scroll, #verification .scroll { max-height: none; } figure, tr { break-inside: avoid; } }
 """

@@ -24,7 +24,9 @@ class Drawn(str):
 
 def _cell(cell: str, is_head: bool) -> str:
     text = cell if isinstance(cell, Drawn) else escape(cell)
-    return f'<th scope="row">{text}</th>' if is_head else f"<td>{text}</td>"
+    # A name may break after its dots, where the screen is narrow.
+    breaking = text.replace(".", ".<wbr>").replace("_", "_<wbr>")
+    return f'<th scope="row">{breaking}</th>' if is_head else f"<td>{text}</td>"
 
 
 def summary(runs: Sequence[Run]) -> str:
