@@ -6,11 +6,13 @@ from nxm_hf.config import NxMConfig
 from nxm_hf.distillation import Distillation
 from nxm_hf.engine import Engine
 from nxm_hf.loops import attach
+from nxm_hf.sampling import AnalysisCallback
 from nxm_hf.trainer import NxMTrainer
 from nxm_hf.verification import verify
 from nxm_hf.version import __version__
 
 __all__ = [
+    "AnalysisCallback",
     "Distillation",
     "Engine",
     "NxMCallback",

@@ -24,12 +24,17 @@ class Bracket:
         act: Callable[[str, Clock], None],
     ):
         check_optimizer(optimizer)
-        if any(isinstance(getattr(hook, "__self__", None), Bracket) for hook in _hooks(optimizer)):
+        if bracket_of(optimizer) is not None:
             raise ValueError("This optimizer has an engine already; call its release() or finish() first.")
         self.optimizer, self.total, self.epoch, self._act = optimizer, total, epoch, act
         self.step = self.last = 0  # steps done, and those done when methods last acted
         self._skipping = False
         self._hooks: tuple = ()
+
+    @property
+    def owner(self) -> object:
+        """Whose method it is that acts."""
+        return self._act.__self__
 
     def close(self) -> None:
         """Put the bracket around every step from here on."""
@@ -68,5 +73,8 @@ class Bracket:
             self.step = self.last = self.step + 1
 
 
-def _hooks(optimizer: torch.optim.Optimizer) -> list[Callable]:
-    return list(getattr(optimizer, "_optimizer_step_pre_hooks", {}).values())
+def bracket_of(optimizer: torch.optim.Optimizer) -> Bracket | None:
+    """The bracket around an optimizer's steps, if there is one."""
+    hooks = getattr(optimizer, "_optimizer_step_pre_hooks", {}).values()
+    owners = (getattr(hook, "__self__", None) for hook in hooks)
+    return next((owner for owner in owners if isinstance(owner, Bracket)), None)

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from nxm_hf.bracket import bracket_of
 from nxm_hf.checkpoints import begin_checkpoint, drop_unsaved
 from nxm_hf.config import NxMConfig
 from nxm_hf.directories import load_weights
@@ -24,6 +25,14 @@ from nxm_hf.targets import check_trainable, resolve
 from nxm_hf.verification import verify_targets
 
 logger = logging.getLogger("nxm_hf")
+
+
+def engine_of(optimizer: torch.optim.Optimizer) -> Engine | None:
+    """The engine that brackets an optimizer: of a training, other callbacks are given this much and no Trainer."""
+    if isinstance(optimizer, AcceleratedOptimizer):
+        optimizer = optimizer.optimizer
+    bracket = bracket_of(optimizer)
+    return None if bracket is None else bracket.owner
 
 
 class Bridge(TrainerCallback):

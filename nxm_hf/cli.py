@@ -9,10 +9,10 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, get_args, get_origin
 
 import nxm_hf
-from nxm_hf import NxMConfig, analysis, inspection, recipes, verification
+from nxm_hf import NxMConfig, analysis, inspection, recipes, report, verification
 from nxm_hf.directories import skeleton
 
 Directory = Annotated[str, "a directory that save_model or save_pretrained wrote"]
@@ -23,6 +23,7 @@ Steps = Annotated[int, "optimizer steps of the training (default: 1000)"]
 Settings = Annotated[str, "the recipe's own settings, as JSON"]
 Fraction = Annotated[float, "a fraction of training, as in NxMConfig (default: 0, or the recipe's own)"]
 Tokens = Annotated[int, "tokens of the example that weighs the layers (default: 128)"]
+RunDirectories = Annotated[list[str], "the output_dir of a training; several are drawn side by side"]
 
 
 # -- the commands: positional arguments are the user's, keyword arguments are options; the return value is the exit code
@@ -73,7 +74,18 @@ def flops_command(
     return 0
 
 
-COMMANDS = (verify_command, inspect_command, recipes_command, flops_command)
+def report_command(run_dir: RunDirectories) -> int:
+    """Draw a training run, or several side by side, as one HTML page.
+
+    Writes report.html into the first directory, and with matplotlib the charts as PNG into its report/. What
+    AnalysisCallback recorded is drawn too. Exits with 0, or with 2 when a directory cannot be read.
+    """
+    page, *pictures = report.write_report([_existing(dir) for dir in run_dir])
+    print(f"{page}{f' and {len(pictures)} pictures in {pictures[0].parent}' if pictures else ''}")
+    return 0
+
+
+COMMANDS = (verify_command, inspect_command, recipes_command, flops_command, report_command)
 
 
 # -- what they are made with ---------------------------------------------------------------------------------------
@@ -159,8 +171,10 @@ def _parser(function: Callable[..., int]) -> _Parser:
     options = {name: f"--{name.replace('_', '-')}" for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     for name, parameter in parameters.items():
         kind, help = get_args(parameter.annotation)
-        default = {"dest": name, **_default(parameter)} if name in options else {}
-        one.add_argument(options.get(name, name), type=kind, metavar=name.upper(), help=help, **default)
+        more = {"dest": name, **_default(parameter)} if name in options else {}
+        if get_origin(kind) is list:
+            kind, more["nargs"] = get_args(kind)[0], "+"
+        one.add_argument(options.get(name, name), type=kind, metavar=name.upper(), help=help, **more)
     one.options = (*options.values(), "--help")
     return one
 

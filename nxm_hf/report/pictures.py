@@ -1,0 +1,39 @@
+"""Pictures: the charts as PNG files, where matplotlib is installed."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from nxm_hf.report.charts import Chart
+
+
+def write_pictures(charts: Sequence[Chart], folder: Path) -> list[Path]:
+    """Draw each chart into `folder/report/`; returns the files, none without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return []
+    (folder / "report").mkdir(exist_ok=True)
+    written = []
+    for chart in charts:
+        figure = Figure(figsize=(6, 3.6), dpi=160, layout="constrained")
+        _draw(chart, figure.subplots())
+        written.append(folder / "report" / f"{_slug(chart.title)}.png")
+        figure.savefig(written[-1])
+    return written
+
+
+def _draw(chart: Chart, axes) -> None:
+    for line in chart.lines:
+        if chart.bars:
+            axes.stairs(line.ys, line.xs, fill=True, alpha=0.6, label=line.name)
+        else:
+            axes.plot(line.xs, line.ys, marker=".", label=line.name)
+    axes.set(title=chart.title, xlabel=chart.x, ylabel=chart.y, yscale="log" if chart.logarithmic else "linear")
+    axes.grid(alpha=0.3)
+    if len(chart.lines) > 1:
+        axes.legend()
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"\W+", "-", title.lower()).strip("-")

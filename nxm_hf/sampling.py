@@ -1,0 +1,195 @@
+"""Sampling: what AnalysisCallback writes of a training, for `nxm report` to draw."""
+
+import json
+import logging
+import math
+import os
+import platform
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+
+from nxm_hf.callback import engine_of
+from nxm_hf.engine import Engine
+from nxm_hf.methods import STILL, State
+from nxm_hf.metrics import residual
+from nxm_hf.state import by_layer
+from nxm_hf.targets import Target
+from nxm_hf.version import __version__
+
+logger = logging.getLogger("nxm_hf")
+ANALYSIS_FILE = "nxm_analysis.json"
+FORMAT = 1
+FOLLOWED = 128  # weights of each layer whose values and places in the mask are kept
+RECORDS = 400  # at most; then every second one is dropped, and from there on every second logging step is passed over
+SIDE = 64  # of the excerpt of a mask
+BINS, WIDEST = 40, 4.0  # of the histograms of |w| / rms(w); the last bin also holds what is larger
+BINNED = 2**16  # weights of a layer, about, that a histogram counts
+Words = dict[str, Any]
+
+
+class AnalysisCallback(TrainerCallback):
+    """Writes `nxm_analysis.json` into `output_dir`, with what `nxm report` draws beside the Trainer's own log.
+
+    It looks when training begins, at each logging step, and at the last step. Add it to an NxMTrainer, or to any
+    Trainer that has an NxMCallback: `callbacks=[AnalysisCallback(), NxMCallback("admm")]`. The training is, bit for
+    bit, what it is without it. A resumed training goes on with the file of the one before.
+    """
+
+    def __init__(self):
+        self._engine: Engine | None = None
+        self._begun = False
+        self._words: Words = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._engine, self._begun = None, False
+
+    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+        if self._begun:  # not in on_train_begin: NxMCallback may stand later in the list, and make its engine then
+            return
+        self._begun = True
+        engine = engine_of(optimizer)
+        if engine is None or not engine.plan.targets:
+            logger.warning("AnalysisCallback writes nothing: this training makes no layer sparse.")
+        elif state.is_world_process_zero:
+            self._engine = engine
+            self._words = _resumed(args, state, engine) or begun(engine, args.seed)
+            if not self._words["records"]:
+                self._look(args, state)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self._is_due(state) and "loss" in (logs or {}):
+            self._look(args, state)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_training_stop and self._engine is not None:
+            self._look(args, state)
+
+    def _is_due(self, state: TrainerState) -> bool:
+        if self._engine is None or self._engine.finished:
+            return False
+        return state.global_step >= self._words["records"][-1]["step"] + self._words["gap"]
+
+    def _look(self, args: TrainingArguments, state: TrainerState) -> None:
+        look(self._words, self._engine, state.global_step)
+        path = Path(args.output_dir) / ANALYSIS_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{ANALYSIS_FILE}.writing")  # so that a kill leaves the older file whole
+        temporary.write_text(json.dumps(self._words, allow_nan=False), encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def _resumed(args: TrainingArguments, state: TrainerState, engine: Engine) -> Words | None:
+    """What an earlier part of this training has written, up to the step that it is resumed at."""
+    path = Path(args.output_dir) / ANALYSIS_FILE
+    if state.global_step == 0 or not path.is_file():
+        return None
+    try:
+        words = json.loads(path.read_text(encoding="utf-8"))
+        known = {name: layer["pattern"] for name, layer in words["layers"].items()}
+        words["records"] = [record for record in words["records"] if record["step"] <= state.global_step]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        logger.warning("%s is torn (%r) and is begun anew.", path, error)
+        return None
+    return words if known == engine.plan.layers else None
+
+
+# -- what is seen ------------------------------------------------------------------------------------------------------
+
+
+def begun(engine: Engine, seed: int) -> Words:
+    """What is known before anything was looked at: the layers, and which of their weights are followed."""
+    layers = {}
+    for target in engine.plan.targets:
+        # A generator of its own, from the seed and the name: the global ones are the training's.
+        chance = random.Random(f"{seed} {target.name}")
+        layers[target.name] = {
+            "role": target.layer.role,
+            "pattern": str(target.pattern),
+            "shape": list(target.layer.shape),
+            "index": sorted(chance.sample(range(target.numel), min(FOLLOWED, target.numel))),
+        }
+    return {"format": FORMAT, "environment": _environment(engine), "gap": 1, "layers": layers, "records": []}
+
+
+@torch.no_grad()
+def look(words: Words, engine: Engine, step: int) -> None:
+    """Add a record of this step, and renew what is kept of the latest one only."""
+    states = by_layer(engine.tensors())
+    seen = [(target, *_weight_and_mask(target, states[target.name])) for target in engine.plan.targets]
+    if any(weight is None for _, weight, _ in seen):
+        return  # what is not finite is no matter for a log to fail over; the next mask refuses NaN, and says where
+    record: Words = {"step": step, "phase": engine.phase, "residual": [], "density": [], "flips": [], "in_mask": []}
+    for target, weight, mask in seen:
+        came, left, _ = states[target.name].get("moved", STILL).tolist()
+        record["residual"].append(residual([(target, weight)]))
+        record["density"].append(int(mask.count_nonzero()) / target.numel)
+        record["flips"].append((came + left) / target.numel)
+        record["in_mask"].append(_follow(words["layers"][target.name], weight, mask))
+    words["magnitudes"] = _magnitudes([(weight, mask) for _, weight, mask in seen])
+    words["excerpt"] = {"layer": seen[0][0].name, "rows": _excerpt(seen[0][2])}
+    words["records"] = [*words["records"], record]
+    _thin(words)
+
+
+def _weight_and_mask(target: Target, state: State) -> tuple[Tensor | None, Tensor | None]:
+    """What the optimizer trains, and the mask in use; where there is none yet, the one that would be shipped."""
+    weight = state.get("dense", state["weight"])
+    if not weight.square().sum().isfinite():
+        return None, None
+    # The mask of ADMM's last update is that of the sizes of its R.
+    return weight, state["mask"] if "mask" in state else target.pattern.mask(state.get("r", weight).abs())
+
+
+def _follow(layer: Words, weight: Tensor, mask: Tensor) -> str:
+    """Renew the values of the weights that are followed; returns which of them are in the mask, as hexadecimal bits."""
+    index = torch.tensor(layer["index"], device=weight.device)
+    layer["last"] = weight.take(index).tolist()
+    layer.setdefault("first", layer["last"])
+    bits = "".join("01"[kept] for kept in mask.take(index).tolist())
+    return f"{int(bits, 2):0{math.ceil(len(bits) / 4)}x}"
+
+
+def in_mask(text: str, count: int) -> list[bool]:
+    """Which of the followed weights were in the mask, of what a record says.
+
+    >>> in_mask("05", 6)
+    [False, False, False, True, False, True]
+    """
+    return [bit == "1" for bit in f"{int(text, 16):0{count}b}"]
+
+
+def _magnitudes(seen: list[tuple[Tensor, Tensor]]) -> dict[str, list[float]]:
+    """How many weights have which size, in units of their layer's root mean square, kept and pruned."""
+    counts = torch.zeros(2, BINS)
+    for weight, mask in seen:
+        stride = math.ceil(weight.numel() / BINNED)
+        sizes, some = weight[::stride].abs(), mask[::stride]
+        scale = sizes.square().mean().sqrt().clamp_min(torch.finfo(sizes.dtype).tiny)
+        sizes = (sizes / scale).clamp_max(WIDEST).float()
+        for number, chosen in enumerate((some, ~some)):
+            counts[number] += torch.histc(sizes[chosen].cpu(), BINS, 0, WIDEST)
+    edges = [WIDEST * edge / BINS for edge in range(BINS + 1)]
+    return {"edges": edges, "kept": counts[0].tolist(), "pruned": counts[1].tolist()}
+
+
+def _excerpt(mask: Tensor) -> list[str]:
+    return ["".join("01"[kept] for kept in row) for row in mask[:SIDE, :SIDE].tolist()]
+
+
+def _thin(words: Words) -> None:
+    if len(words["records"]) > RECORDS:
+        words["records"] = words["records"][::2]
+        words["gap"] = words["records"][-1]["step"] - words["records"][-2]["step"]
+
+
+def _environment(engine: Engine) -> dict[str, str]:
+    device = next(engine.model.parameters()).device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    versions = {"nxm_hf": __version__, "torch": str(torch.__version__), "transformers": transformers.__version__}
+    return {**versions, "Python": platform.python_version(), "device": name}
