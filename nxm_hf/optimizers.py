@@ -33,7 +33,9 @@ def is_adaptive(optimizer: torch.optim.Optimizer) -> bool:
     return not isinstance(optimizer, torch.optim.SGD)
 
 
-FIRST, SECOND = ("exp_avg", "momentum_buffer"), ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
+# How torch's optimizers name them: Adam's and its kin's, SGD's and RMSprop's, Adamax's, Adagrad's, Adadelta's.
+FIRST = ("exp_avg", "momentum_buffer", "grad_avg")
+SECOND = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf", "sum", "acc_delta")
 _NO_MOMENTS = ("Adafactor", "8bit", "4bit", "Low", "GaLore", "Lion8")
 
 

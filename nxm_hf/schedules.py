@@ -144,9 +144,9 @@ class Decay:
 
     def __call__(self, clock: Clock) -> float:
         if self.kind == "linear":
-            fallen = clock.progress if self.rate is None else self.rate * clock.step
+            fallen = clock.progress if self.rate is None else self.rate * max(clock.step, 0)
             return max(1.0 - fallen, 0.0)
-        return math.exp(-5 * clock.progress if self.rate is None else -self.rate * clock.step)
+        return math.exp(-5 * clock.progress if self.rate is None else -self.rate * max(clock.step, 0))
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from transformers import (
 )
 
 from nxm_hf import NxMCallback, recipes, verify
+from nxm_hf.patterns import NM
 
 KINDS = ("NxMTrainer", "NxMCallback")
 SPARSE = [name for name in recipes.names() if name != "dense"]
@@ -108,6 +109,8 @@ def test_the_trainer_and_the_callback_train_alike(recipe, tmp_path):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("recipe", recipes.names())
 def test_a_training_with_any_optimizer_resumes_as_the_unbroken_one(recipe, optimizer, unbroken, tmp_path):
+    if optimizer == "Adafactor" and eventful(recipe).method(NM(2, 4)).edits_moments:
+        pytest.skip("Adafactor keeps no moments of single weights, which this recipe edits; test_engine has the error")
     whole = unbroken(recipe, optimizer=optimizer)
     assert_same_end(whole, resume(whole, 3, tmp_path, recipe, **OPTIMIZERS[optimizer]), 3)
 

@@ -7,6 +7,7 @@ import torch
 
 from nxm_hf.methods.base import STILL, Method, keep, moved
 from nxm_hf.patterns import Pattern
+from nxm_hf.patterns.base import refuse_nan
 from nxm_hf.solvers.threshold import keep_highest
 
 
@@ -59,9 +60,10 @@ class Rewired(Method):
     def _rewire(self, weight, state, clock):
         before, fraction = state["mask"], self._fraction(clock)
         ones = int(before.count_nonzero())
+        refuse_nan(weight.detach())
         values = weight.detach().abs().masked_fill(~before, -1.0)
         stay = keep_highest(values.flatten(), ones - int(fraction * ones)).view(before.shape)
-        mask = self.pattern.mask(self._growth(weight, clock).masked_fill(stay, 2.0))
+        mask = self.pattern.mask(self._growth(weight, clock).masked_fill(stay, torch.inf))
         clock.clear_moments(mask & ~before, "both")
         state["moved"] = moved(before, mask)
         state["mask"] = mask

@@ -46,7 +46,7 @@ class Pattern(ABC):
         """True where a weight is kept: the mask of this pattern that keeps the most score."""
         self.check(scores.shape)
         scores = scores.detach()
-        _refuse_nan(scores)
+        refuse_nan(scores)
         if not scores.numel():
             return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
         return solve(scores, self)
@@ -61,7 +61,7 @@ class Pattern(ABC):
         return result
 
 
-def _refuse_nan(scores: Tensor) -> None:
+def refuse_nan(scores: Tensor) -> None:
     """A NaN has no place in an order. A sum is NaN if any score is, and is much cheaper than `isnan`."""
     if scores.is_floating_point() and scores.sum().isnan() and (count := int(scores.isnan().sum())):
         raise ValueError(

@@ -18,7 +18,7 @@ class Alternating:
 
     def turn(self, step: int, total: int) -> int:
         """How many turns come after the one of this step."""
-        return max(ceil((total - step) / max(self.period * total, 1)) - 1, 0)
+        return max(ceil((total - max(step, 0)) / max(self.period * total, 1)) - 1, 0)
 
     def dense(self, step: int, total: int) -> bool:
         """Whether this step is of a dense turn, as every second one is, and the first."""

@@ -13,6 +13,8 @@ def by_threshold(scores: Tensor, pattern: Any) -> Tensor:
 
 def keep_highest(scores: Tensor, count: int) -> Tensor:
     """The mask of the `count` highest of a row of scores; of equal scores the first."""
+    if count == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
     threshold = _nth_highest(scores, count)
     mask = scores > threshold
     room = count - int(mask.count_nonzero())
