@@ -1,4 +1,4 @@
-"""The bridge to the Hugging Face loop, and NxMCallback for any Trainer."""
+"""The bridge to the Hugging Face loop: NxMCallback for any Trainer, and AnalysisCallback beside it."""
 
 import logging
 import math
@@ -6,33 +6,26 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from nxm_hf.bracket import bracket_of
+from nxm_hf import sampling
 from nxm_hf.checkpoints import begin_checkpoint, drop_unsaved
 from nxm_hf.config import NxMConfig
 from nxm_hf.directories import load_weights
 from nxm_hf.engine import Engine
+from nxm_hf.identity import check_same_model, fingerprints
+from nxm_hf.loops import engine_of
 from nxm_hf.methods import Method
+from nxm_hf.optimizers import unwrapped
 from nxm_hf.refusals import refuse_unsupported
 from nxm_hf.shipping import TAG, write_record
-from nxm_hf.state import STATE_FILE, fingerprint, read_header, read_state, write_state
+from nxm_hf.state import STATE_FILE, read_header, read_state, write_state
 from nxm_hf.targets import check_trainable, resolve
 from nxm_hf.verification import verify_targets
 
 logger = logging.getLogger("nxm_hf")
-
-
-def engine_of(optimizer: torch.optim.Optimizer) -> Engine | None:
-    """The engine that brackets an optimizer: of a training, other callbacks are given this much and no Trainer."""
-    if isinstance(optimizer, AcceleratedOptimizer):
-        optimizer = optimizer.optimizer
-    bracket = bracket_of(optimizer)
-    return None if bracket is None else bracket.owner
 
 
 class Bridge(TrainerCallback):
@@ -56,11 +49,9 @@ class Bridge(TrainerCallback):
             if folder:
                 load_weights(folder, model)  # the Trainer has, but not when it enters a training again after an OOM
         if folder:
-            _check_same_model(folder, header, model, self.config)
-        if isinstance(optimizer, AcceleratedOptimizer):
-            optimizer = optimizer.optimizer
+            check_same_model(folder, header, model, self.config)
         epoch = _steps_per_epoch(args, train_dataloader)
-        self.engine = Engine(model, optimizer, self.config, state.max_steps, epoch, args.seed)
+        self.engine = Engine(model, unwrapped(optimizer), self.config, state.max_steps, epoch, args.seed)
         if folder:
             self.engine.restore(header, tensors)
 
@@ -76,7 +67,7 @@ class Bridge(TrainerCallback):
         if self._best_is_loaded(args, state):
             best = state.best_model_checkpoint
             if (Path(best) / STATE_FILE).is_file():  # save_only_model writes none
-                _check_same_model(best, read_header(best), model, self.config)
+                check_same_model(best, read_header(best), model, self.config)
             self.engine.detach()  # the weights that were loaded are deployed already; finishing would undo that
         else:
             self.engine.finish()
@@ -102,7 +93,7 @@ class Bridge(TrainerCallback):
 
     def write_state(self, args: TrainingArguments, folder: str | Path) -> None:
         """Write the state into a checkpoint; the model is deployed. Every process calls this."""
-        prints = _fingerprints(self.engine.model, self.engine.plan)
+        prints = fingerprints(self.engine.model, self.engine.plan)
         if args.world_size > 1 and any(theirs != prints for theirs in gather_object([prints])):
             raise RuntimeError("The processes hold different weights; do they use the same seed?")
         if args.should_save:
@@ -204,29 +195,51 @@ class NxMCallback(Bridge):
             state.log_history[-1].update(metrics)
 
 
+class AnalysisCallback(TrainerCallback):
+    """Writes `nxm_analysis.json` into `output_dir`, with what `nxm report` draws beside the Trainer's own log.
+
+    It looks when training begins, at each logging step, and at the last step. Add it to an NxMTrainer, or to any
+    Trainer that has an NxMCallback: `callbacks=[AnalysisCallback(), NxMCallback("admm")]`. The training is, bit for
+    bit, what it is without it. A resumed training goes on with the file of the one before.
+    """
+
+    def __init__(self):
+        self._engine: Engine | None = None
+        self._begun = False
+        self._words: sampling.Words = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._engine, self._begun = None, False
+
+    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+        if self._begun:  # not in on_train_begin: NxMCallback may stand later in the list, and make its engine then
+            return
+        self._begun = True
+        engine = engine_of(optimizer)
+        if engine is None or not engine.plan.targets:
+            logger.warning("AnalysisCallback writes nothing: this training makes no layer sparse.")
+        elif state.is_world_process_zero:
+            self._engine = engine
+            resumed = sampling.resumed(args.output_dir, state.global_step, engine)
+            self._words = resumed or sampling.begun(engine, args.seed)
+            if not self._words["records"]:
+                self._look(args, state)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        watching = self._engine is not None and not self._engine.finished
+        if watching and "loss" in (logs or {}) and sampling.is_due(self._words, state.global_step):
+            self._look(args, state)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_training_stop and self._engine is not None:
+            self._look(args, state)
+
+    def _look(self, args: TrainingArguments, state: TrainerState) -> None:
+        sampling.record(self._words, self._engine, state.global_step, args.output_dir)
+
+
 def _steps_per_epoch(args: TrainingArguments, train_dataloader: Any) -> int | None:
     try:
         return max(math.ceil(len(train_dataloader) / args.gradient_accumulation_steps), 1)
     except TypeError:  # an iterable dataset has no length
         return None
-
-
-def _fingerprints(model: nn.Module, plan) -> dict[str, str]:
-    """One fingerprint of the targets as deployed, and one of all other parameters."""
-    own = {id(target.layer.weight) for target in plan.targets}
-    others = [(name, p) for name, p in model.named_parameters() if id(p) not in own]
-    targets = [(target.name, target.layer.weight) for target in plan.targets]
-    return {"targets": fingerprint(targets), "others": fingerprint(others)}
-
-
-@torch.no_grad()
-def _check_same_model(folder: str | Path, header: dict, model: nn.Module, config: NxMConfig) -> None:
-    """Raise unless the Trainer has loaded just the weights that the state was written beside."""
-    prints = _fingerprints(model, resolve(model, config))
-    wrong = [part for part in ("targets", "others") if prints[part] != header[part]]
-    if wrong and header["layers"] == resolve(model, config).layers:
-        raise ValueError(
-            f"The weights in memory are not those that {folder} was saved with: its {' and '.join(wrong)} differ. "
-            "Files of two checkpoints may have been mixed, or transformers has not restored this kind of model whole. "
-            "Resume from another checkpoint, or load the weights with from_pretrained and train anew."
-        )

@@ -1,11 +1,12 @@
 """Plain training loops: one call makes them sparse."""
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
+from nxm_hf.bracket import bracket_of
 from nxm_hf.config import NxMConfig
 from nxm_hf.engine import Engine
+from nxm_hf.optimizers import unwrapped
 
 
 def attach(
@@ -31,6 +32,10 @@ def attach(
             f"total_steps must be a whole number of at least 1; got {total_steps!r}. "
             "Write total_steps=epochs * len(dataloader), divided by the steps of gradient accumulation."
         )
-    if isinstance(optimizer, AcceleratedOptimizer):
-        optimizer = optimizer.optimizer  # the wrapper has no hooks; what it wraps steps only when it does
-    return Engine(model, optimizer, NxMConfig.of(sparsity), total_steps, steps_per_epoch, seed)
+    return Engine(model, unwrapped(optimizer), NxMConfig.of(sparsity), total_steps, steps_per_epoch, seed)
+
+
+def engine_of(optimizer: torch.optim.Optimizer) -> Engine | None:
+    """The engine around an optimizer's steps, if there is one."""
+    bracket = bracket_of(unwrapped(optimizer))
+    return None if bracket is None else bracket.owner

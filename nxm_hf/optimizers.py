@@ -4,9 +4,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
 
 _REFUSED = ("lomo", "adalomo", "schedulefree", "schedule_free", "layerwise", "lbfgs")
+
+
+def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """What accelerate may have wrapped: the wrapper has no hooks, and steps by what it wraps."""
+    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:

@@ -12,9 +12,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from nxm_hf.callback import engine_of
 from nxm_hf.engine import Engine
 from nxm_hf.methods import STILL, State
 from nxm_hf.metrics import residual
@@ -33,66 +31,30 @@ BINNED = 2**16  # weights of a layer, about, that a histogram counts
 Words = dict[str, Any]
 
 
-class AnalysisCallback(TrainerCallback):
-    """Writes `nxm_analysis.json` into `output_dir`, with what `nxm report` draws beside the Trainer's own log.
-
-    It looks when training begins, at each logging step, and at the last step. Add it to an NxMTrainer, or to any
-    Trainer that has an NxMCallback: `callbacks=[AnalysisCallback(), NxMCallback("admm")]`. The training is, bit for
-    bit, what it is without it. A resumed training goes on with the file of the one before.
-    """
-
-    def __init__(self):
-        self._engine: Engine | None = None
-        self._begun = False
-        self._words: Words = {}
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self._engine, self._begun = None, False
-
-    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
-        if self._begun:  # not in on_train_begin: NxMCallback may stand later in the list, and make its engine then
-            return
-        self._begun = True
-        engine = engine_of(optimizer)
-        if engine is None or not engine.plan.targets:
-            logger.warning("AnalysisCallback writes nothing: this training makes no layer sparse.")
-        elif state.is_world_process_zero:
-            self._engine = engine
-            self._words = _resumed(args, state, engine) or begun(engine, args.seed)
-            if not self._words["records"]:
-                self._look(args, state)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self._is_due(state) and "loss" in (logs or {}):
-            self._look(args, state)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if control.should_training_stop and self._engine is not None:
-            self._look(args, state)
-
-    def _is_due(self, state: TrainerState) -> bool:
-        if self._engine is None or self._engine.finished:
-            return False
-        return state.global_step >= self._words["records"][-1]["step"] + self._words["gap"]
-
-    def _look(self, args: TrainingArguments, state: TrainerState) -> None:
-        look(self._words, self._engine, state.global_step)
-        path = Path(args.output_dir) / ANALYSIS_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{ANALYSIS_FILE}.writing")  # so that a kill leaves the older file whole
-        temporary.write_text(json.dumps(self._words, allow_nan=False), encoding="utf-8")
-        os.replace(temporary, path)
+def record(words: Words, engine: Engine, step: int, output_dir: str | Path) -> None:
+    """Look, and write all that was seen so far."""
+    look(words, engine, step)
+    path = Path(output_dir) / ANALYSIS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{ANALYSIS_FILE}.writing")  # so that a kill leaves the older file whole
+    temporary.write_text(json.dumps(words, allow_nan=False), encoding="utf-8")
+    os.replace(temporary, path)
 
 
-def _resumed(args: TrainingArguments, state: TrainerState, engine: Engine) -> Words | None:
+def is_due(words: Words, step: int) -> bool:
+    """Whether this logging step is one to look at: every one, until there are many."""
+    return not words["records"] or step >= words["records"][-1]["step"] + words["gap"]
+
+
+def resumed(output_dir: str | Path, step: int, engine: Engine) -> Words | None:
     """What an earlier part of this training has written, up to the step that it is resumed at."""
-    path = Path(args.output_dir) / ANALYSIS_FILE
-    if state.global_step == 0 or not path.is_file():
+    path = Path(output_dir) / ANALYSIS_FILE
+    if step == 0 or not path.is_file():
         return None
     try:
         words = json.loads(path.read_text(encoding="utf-8"))
         known = {name: layer["pattern"] for name, layer in words["layers"].items()}
-        words["records"] = [record for record in words["records"] if record["step"] <= state.global_step]
+        words["records"] = [record for record in words["records"] if record["step"] <= step]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         logger.warning("%s is torn (%r) and is begun anew.", path, error)
         return None
@@ -124,16 +86,16 @@ def look(words: Words, engine: Engine, step: int) -> None:
     seen = [(target, *_weight_and_mask(target, states[target.name])) for target in engine.plan.targets]
     if any(weight is None for _, weight, _ in seen):
         return  # what is not finite is no matter for a log to fail over; the next mask refuses NaN, and says where
-    record: Words = {"step": step, "phase": engine.phase, "residual": [], "density": [], "flips": [], "in_mask": []}
+    seen_now: Words = {"step": step, "phase": engine.phase, "residual": [], "density": [], "flips": [], "in_mask": []}
     for target, weight, mask in seen:
         came, left, _ = states[target.name].get("moved", STILL).tolist()
-        record["residual"].append(residual([(target, weight)]))
-        record["density"].append(int(mask.count_nonzero()) / target.numel)
-        record["flips"].append((came + left) / target.numel)
-        record["in_mask"].append(_follow(words["layers"][target.name], weight, mask))
+        seen_now["residual"].append(residual([(target, weight)]))
+        seen_now["density"].append(int(mask.count_nonzero()) / target.numel)
+        seen_now["flips"].append((came + left) / target.numel)
+        seen_now["in_mask"].append(_follow(words["layers"][target.name], weight, mask))
     words["magnitudes"] = _magnitudes([(weight, mask) for _, weight, mask in seen])
     words["excerpt"] = {"layer": seen[0][0].name, "rows": _excerpt(seen[0][2])}
-    words["records"] = [*words["records"], record]
+    words["records"] = [*words["records"], seen_now]
     _thin(words)
 
 
