@@ -7,7 +7,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
 
-_REFUSED = ("lomo", "adalomo", "schedulefree", "schedule_free", "layerwise", "lbfgs")
+_REFUSED = ("lomo", "schedulefree", "schedule_free", "layerwise", "lbfgs")
 
 
 def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -7,7 +7,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 _OPTIMIZERS = ("schedule_free", "lomo", "layerwise", "lbfgs")
-_BACKENDS = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA", "MULTI_XPU_TP", "TP")
+_BACKENDS = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
 
 
 def refuse_unsupported(args: Any, model: nn.Module) -> None:
