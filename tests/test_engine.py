@@ -1096,3 +1096,39 @@ def test_logging_a_nan_is_no_error(recipe):
     assert math.isnan(engine.metrics()["nxm/residual"])
     with pytest.raises(ValueError, match=r"blocks\.0\.up"):
         engine.finish()
+
+
+def test_a_second_engine_on_one_optimizer_is_an_error_until_the_first_is_released():
+    model = Toy()
+    optimizer = adamw(model)
+    engine = attach(model, optimizer, "ste", total_steps=TOTAL)
+    with pytest.raises(ValueError, match="has an engine already; call its release"):
+        attach(model, optimizer, "asp", total_steps=TOTAL)
+    engine.release()
+    attach(model, optimizer, "asp", total_steps=TOTAL)
+
+
+def test_a_finished_training_has_no_state_to_give_or_take():
+    _, engine = trained("ste", steps=2)
+    state = engine.state_dict()
+    engine.finish()
+    for late in (engine.state_dict, lambda: engine.load_state_dict(state)):
+        with pytest.raises(RuntimeError, match="finished and has no state any more"):
+            late()
+
+
+def test_chance_goes_on_with_the_seed_of_the_run_that_is_resumed():
+    masks = []
+    for seed, other in ((1, None), (2, 1), (2, None)):
+        model = Toy()
+        optimizer = adamw(model)
+        engine = attach(model, optimizer, short("set"), total_steps=TOTAL, seed=seed)
+        if other is not None:
+            begun = Toy()
+            engine.load_state_dict(
+                attach(begun, adamw(begun), short("set"), total_steps=TOTAL, seed=other).state_dict()
+            )
+        for _ in train(model, optimizer, 0, 4):
+            pass
+        masks.append([engine.tensors()[f"{target.name}/mask"].clone() for target in engine.plan.targets])
+    assert same(masks[0], masks[1]) and not same(masks[0], masks[2])
