@@ -79,7 +79,9 @@ class DataOptions:
         metadata={"help": "Evaluate on this fraction of the training rows, not trained on, in place of validation."},
     )
     max_seq_length: int = field(default=128, metadata={"help": "Longer texts are cut."})
-    pad_to_max_length: bool = field(default=False, metadata={"help": "Pad to it, rather than to the longest of a batch."})
+    pad_to_max_length: bool = field(
+        default=False, metadata={"help": "Pad to it, rather than to the longest of a batch."}
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Only the first so many."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Only the first so many."})
     max_predict_samples: int | None = field(default=None, metadata={"help": "Only the first so many."})
@@ -98,7 +100,7 @@ class ModelOptions:
     dtype: str = field(default="float32", metadata={"help": "Of the weights; --bf16 computes in less and keeps these."})
     from_scratch: bool = field(default=False, metadata={"help": "Random weights in the model's shape."})
     config_overrides: str | None = field(
-        default=None, metadata={"help": 'Changes of that shape, as JSON: \'{"intermediate_size": 768}\'.'}
+        default=None, metadata={"help": "Changes of that shape, as JSON: '{\"intermediate_size\": 768}'."}
     )
     teacher: str | None = field(default=None, metadata={"help": "A dense model to learn from beside the labels."})
     distillation: str | None = field(
@@ -204,7 +206,9 @@ def tokenize(rows: datasets.DatasetDict, task: Task, tokenizer, run: Run) -> dat
     numbers = {name: number for number, name in enumerate(task.labels)}
 
     def encode(batch: dict[str, list]) -> dict[str, list]:
-        encoded = dict(tokenizer(*(batch[text] for text in task.texts), truncation=True, max_length=length, padding=padding))
+        encoded = dict(
+            tokenizer(*(batch[text] for text in task.texts), truncation=True, max_length=length, padding=padding)
+        )
         if "label" in batch and -1 not in batch["label"]:
             # A name, or a number that is one already.
             encoded["labels"] = [numbers.get(str(x), x) if task.labels else float(x) for x in batch["label"]]
@@ -310,7 +314,9 @@ def make_trainer(run: Run) -> tuple[NxMTrainer, Task, datasets.DatasetDict]:
 def first(rows: datasets.DatasetDict, split: str, most: int | None) -> datasets.Dataset:
     """The first rows of a split."""
     if split not in rows:
-        raise ValueError(f"There are no rows {split!r}, only {', '.join(rows)}. Name a file of them, or leave them out.")
+        raise ValueError(
+            f"There are no rows {split!r}, only {', '.join(rows)}. Name a file of them, or leave them out."
+        )
     return rows[split] if most is None else rows[split].select(range(min(most, len(rows[split]))))
 
 
