@@ -1,6 +1,6 @@
 """Compare recipes on GLUE: recipes × seeds × a grid, on equal data, order and budget; killed, it goes on where it was.
 
-    python compare.py --model_name_or_path bert-base-uncased --tasks mrpc cola --recipes dense asp sr-ste "admm settle=0.3" \
+    python compare.py --model_name_or_path bert-base-uncased --tasks mrpc cola --recipes dense asp admm \
         --seeds 0 1 2 --grid learning_rate=3e-5,1e-4,3e-4 --output_dir out/compare --num_train_epochs 4
 
 A recipe is written with what differs from its defaults: `"mask-decay grad=ste pattern=4:8"`. Every point of the grid is
@@ -24,10 +24,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import transformers
+from run_glue import TASKS
 
 import nxm_hf
 from nxm_hf import NxMConfig
-from run_glue import TASKS
 
 RUN_GLUE = str(Path(__file__).with_name("run_glue.py"))
 HELD_OUT = 0.1
