@@ -59,7 +59,7 @@ class NxMTrainer(Trainer):
             teacher = Teacher(teacher, self.model, distillation, self.processing_class, self.args)
         self._teacher = teacher if distillation.is_on else None
         self._searched_from, self._fix = self.sparsity, fix_loss_scale
-        self._bridge = Bridge(self.sparsity)
+        self._bridge = Bridge(self.sparsity, self._teacher)
         self._follow(self.sparsity)
         self._bridge.check(self.args, self.model)
 
