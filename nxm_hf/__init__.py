@@ -7,6 +7,7 @@ from nxm_hf.distillation import Distillation
 from nxm_hf.engine import Engine
 from nxm_hf.loops import attach
 from nxm_hf.permutation import permute
+from nxm_hf.rewinding import rewind
 from nxm_hf.trainer import NxMTrainer
 from nxm_hf.verification import verify
 from nxm_hf.version import __version__
@@ -22,5 +23,6 @@ __all__ = [
     "analysis",
     "attach",
     "permute",
+    "rewind",
     "verify",
 ]

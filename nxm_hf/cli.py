@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, get_args, get_origin
 
 import nxm_hf
-from nxm_hf import NxMConfig, analysis, inspection, recipes, report, verification
+from nxm_hf import NxMConfig, analysis, inspection, recipes, report, rewinding, verification
 from nxm_hf.directories import skeleton
 
 Directory = Annotated[str, "a directory that save_model or save_pretrained wrote"]
@@ -23,6 +23,9 @@ Steps = Annotated[int, "optimizer steps of the training (default: 1000)"]
 Settings = Annotated[str, "the recipe's own settings, as JSON"]
 Fraction = Annotated[float, "a fraction of training, as in NxMConfig (default: 0, or the recipe's own)"]
 Tokens = Annotated[int, "tokens of the example that weighs the layers (default: 128)"]
+Trained = Annotated[str, "the model that says what is kept: a sparse one, or with --pattern a dense one"]
+Early = Annotated[str, "an early checkpoint of the same training, or the model that it began from"]
+NewDirectory = Annotated[str, "a directory that is to be made"]
 RunDirectories = Annotated[list[str], "the output_dir of a training; several are drawn side by side"]
 
 
@@ -74,6 +77,16 @@ def flops_command(
     return 0
 
 
+def rewind_command(trained: Trained, checkpoint: Early, out: NewDirectory, *, pattern: PatternText = "") -> int:
+    """Put the mask of a trained model on the weights of its beginning.
+
+    That is a lottery ticket: train it with NxMTrainer(model=...) and no sparsity=, which keeps the mask. Exits with 0,
+    or with 2 when a directory cannot be read or the two are not of one training.
+    """
+    print(rewinding.rewind(_existing(trained), _existing(checkpoint), out, pattern or None))
+    return 0
+
+
 def report_command(run_dir: RunDirectories) -> int:
     """Draw a training run, or several side by side, as one HTML page.
 
@@ -85,7 +98,7 @@ def report_command(run_dir: RunDirectories) -> int:
     return 0
 
 
-COMMANDS = (verify_command, inspect_command, recipes_command, flops_command, report_command)
+COMMANDS = (verify_command, inspect_command, recipes_command, flops_command, rewind_command, report_command)
 
 
 # -- what they are made with ---------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """NxMTrainer: transformers.Trainer with one more argument."""
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +237,7 @@ def _config_of_stamp(model: torch.nn.Module) -> NxMConfig:
     if stamp is None:
         raise ValueError('NxMTrainer needs sparsity=, as in sparsity=NxMConfig(pattern="2:4", recipe="admm").')
     verify(model).raise_for_problems()
-    config = replace(stamp, recipe="asp", settings={}, warmup=0.0, settle=0.0)
+    config = stamp.keeping_masks()
     logger.warning(
         "This model is sparse already (%s); training keeps its mask. Give sparsity= to prune anew.", config.pattern
     )

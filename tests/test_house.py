@@ -23,7 +23,7 @@ FLOORS = [
     {"targets", "stamp", "directories", "optimizers", "refusals"},
     {"analysis", "metrics", "verification", "checkpoints", "bracket", "teachers", "identity", "couplings"},
     {"engine", "shipping", "inspection", "probe"},
-    {"sampling", "loops", "permutation"},
+    {"sampling", "loops", "permutation", "rewinding"},
     {"callback"},
     {"trainer"},
     {"report"},
