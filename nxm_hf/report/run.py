@@ -56,7 +56,7 @@ class Run:
 
     def sampled(self, key: str) -> list[tuple[int, list[float]]]:
         """(step, a value for each layer) of what AnalysisCallback has recorded."""
-        return [(record["step"], record[key]) for record in self.analysis.get("records", [])]
+        return [(record["step"], record[key]) for record in self.analysis.get("records", []) if key in record]
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
