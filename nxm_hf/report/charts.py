@@ -156,14 +156,14 @@ def _learning(run: Run, of: str) -> list[Chart]:
     lines = [_shares(name, *pair) for name, pair in found.items() if pair[0].delta[pair[1]].isfinite().any()]
     medians = ", ".join(f"{line.name} {found[line.name][0].quantile(0.5, found[line.name][1]):.3f}" for line in lines)
     note = f"Of {len(kept)} weights at {len(ways)} looks. Medians: {medians}. Random walks learn nothing."
-    x = "part of the training after which a weight has lost its direction"
+    x = "% of training after which a weight has lost its direction"
     return [Chart("weights", f"Learning correlation{of}", x, "share of the weights", tuple(lines), note=note)]
 
 
 def _shares(name: str, learning: Learning, where: torch.Tensor) -> Line:
-    """The share of some weights whose correlation ends by then."""
+    """The share of some weights whose correlation ends by then, in percent of the training."""
     delta = learning.delta[where]
     delta = delta[delta.isfinite()].sort().values
     grid = torch.linspace(0, 1, 51, dtype=delta.dtype)
     shares = torch.searchsorted(delta, grid, right=True).double() / len(delta)
-    return Line(name, tuple(round(x, 2) for x in grid.tolist()), tuple(shares.tolist()))
+    return Line(name, tuple(round(100 * x) for x in grid.tolist()), tuple(shares.tolist()))
