@@ -247,6 +247,7 @@ def test_what_is_not_free_is_left_alone_and_reported(name):
     "kind, words, left",
     [
         ("GPTNeoXForCausalLM", dict(TINY, eos_token_id=2), 2),  # values stand between queries and keys, head by head
+        ("FalconForCausalLM", dict(TINY, eos_token_id=2), 2),  # which writes into the output of its FFN, in place
         ("CodeGenForCausalLM", dict(GPT, n_head=4, rotary_dim=4), 2),
         ("ConvBertForSequenceClassification", TINY, 2),  # a convolution writes half of what the output reads
         ("RoFormerForSequenceClassification", dict(TINY, rotary_value=True), 2),  # values are turned in pairs
