@@ -6,6 +6,8 @@ from nxm_hf.config import NxMConfig
 from nxm_hf.distillation import Distillation
 from nxm_hf.engine import Engine
 from nxm_hf.loops import attach
+from nxm_hf.permutation import permute
+from nxm_hf.rewinding import rewind
 from nxm_hf.trainer import NxMTrainer
 from nxm_hf.verification import verify
 from nxm_hf.version import __version__
@@ -20,5 +22,7 @@ __all__ = [
     "__version__",
     "analysis",
     "attach",
+    "permute",
+    "rewind",
     "verify",
 ]

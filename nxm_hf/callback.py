@@ -15,7 +15,7 @@ from nxm_hf.checkpoints import begin_checkpoint, drop_unsaved
 from nxm_hf.config import NxMConfig
 from nxm_hf.directories import load_weights
 from nxm_hf.engine import Engine
-from nxm_hf.identity import check_same_model, fingerprints
+from nxm_hf.identity import check_same_model, check_same_teacher, fingerprints
 from nxm_hf.loops import engine_of
 from nxm_hf.methods import Method
 from nxm_hf.optimizers import unwrapped
@@ -23,6 +23,7 @@ from nxm_hf.refusals import refuse_unsupported
 from nxm_hf.shipping import TAG, write_record
 from nxm_hf.state import STATE_FILE, read_header, read_state, write_state
 from nxm_hf.targets import check_trainable, resolve
+from nxm_hf.teachers import Teacher
 from nxm_hf.verification import verify_targets
 
 logger = logging.getLogger("nxm_hf")
@@ -31,8 +32,8 @@ logger = logging.getLogger("nxm_hf")
 class Bridge(TrainerCallback):
     """Runs an engine through a Trainer's training: attach, keep its clock, finish; and writes and reads its state."""
 
-    def __init__(self, config: NxMConfig):
-        self.config = config
+    def __init__(self, config: NxMConfig, teacher: Teacher | None = None):
+        self.config, self.teacher = config, teacher
         self.engine: Engine | None = None
         self.resume_from: str | Path | None = None
 
@@ -50,6 +51,7 @@ class Bridge(TrainerCallback):
                 load_weights(folder, model)  # the Trainer has, but not when it enters a training again after an OOM
         if folder:
             check_same_model(folder, header, model, self.config)
+            check_same_teacher(folder, header, self.teacher and self.teacher.words)
         epoch = _steps_per_epoch(args, train_dataloader)
         self.engine = Engine(model, unwrapped(optimizer), self.config, state.max_steps, epoch, args.seed)
         if folder:
@@ -97,7 +99,8 @@ class Bridge(TrainerCallback):
         if args.world_size > 1 and any(theirs != prints for theirs in gather_object([prints])):
             raise RuntimeError("The processes hold different weights; do they use the same seed?")
         if args.should_save:
-            write_state(folder, {**self.engine.header(), **prints}, self.engine.tensors())
+            header = {**self.engine.header(), **prints, "teacher": self.teacher and self.teacher.words}
+            write_state(folder, header, self.engine.tensors())
 
 
 class NxMCallback(Bridge):

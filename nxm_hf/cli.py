@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, get_args, get_origin
 
 import nxm_hf
-from nxm_hf import NxMConfig, analysis, inspection, recipes, report, verification
+from nxm_hf import NxMConfig, analysis, inspection, recipes, report, rewinding, verification
 from nxm_hf.directories import skeleton
 
 Directory = Annotated[str, "a directory that save_model or save_pretrained wrote"]
@@ -23,6 +23,10 @@ Steps = Annotated[int, "optimizer steps of the training (default: 1000)"]
 Settings = Annotated[str, "the recipe's own settings, as JSON"]
 Fraction = Annotated[float, "a fraction of training, as in NxMConfig (default: 0, or the recipe's own)"]
 Tokens = Annotated[int, "tokens of the example that weighs the layers (default: 128)"]
+FinishedRun = Annotated[str, "the output_dir of a training that was done"]
+Trained = Annotated[str, "the model that says what is kept: a sparse one, or with --pattern a dense one"]
+Early = Annotated[str, "an early checkpoint of the same training, or the model that it began from"]
+NewDirectory = Annotated[str, "a directory that is to be made"]
 RunDirectories = Annotated[list[str], "the output_dir of a training; several are drawn side by side"]
 
 
@@ -55,22 +59,43 @@ def recipes_command() -> int:
 
 
 def flops_command(
+    run_dir: FinishedRun = "",
     *,
-    model: Directory,
-    recipe: RecipeText = "admm",
-    pattern: Wanted = "2:4",
-    steps: Steps = 1000,
+    model: Directory = "",
+    recipe: RecipeText = "",
+    pattern: Wanted = "",
+    steps: Steps = 0,
     settings: Settings = "",
     warmup: Fraction = 0.0,
     settle: Fraction = 0.0,
     tokens: Tokens = 128,
 ) -> int:
-    """Show what a recipe would cost in training FLOPs, before it runs.
+    """Show what a recipe costs in training FLOPs, before or after it runs.
 
-    Exits with 0, or with 2 when the directory cannot be read or the recipe does not fit the model.
+    Give --model and a recipe to plan a training, or the directory of one to account for what it has done. Exits with
+    0, or with 2 when a directory cannot be read or the recipe does not fit the model.
     """
-    config = NxMConfig(recipe, pattern, settings, warmup=warmup, settle=settle)
-    print(analysis.training_flops(skeleton(_existing(model)), config, steps, tokens=tokens))
+    if bool(run_dir) == bool(model):
+        raise ValueError("Give --model DIR to plan a training, or RUN_DIR, the output_dir of one that was done.")
+    if model:
+        config = NxMConfig(recipe or "admm", pattern or "2:4", settings, warmup=warmup, settle=settle)
+        print(analysis.training_flops(skeleton(_existing(model)), config, steps or 1000, tokens=tokens))
+    elif any((recipe, pattern, steps, settings, warmup, settle)):
+        raise ValueError(
+            f"{run_dir} has its recipe and steps on record; only --tokens goes with it. Leave out the rest."
+        )
+    else:
+        print(report.cost(report.read_run(_existing(run_dir)), tokens))
+    return 0
+
+
+def rewind_command(trained: Trained, checkpoint: Early, out: NewDirectory, *, pattern: PatternText = "") -> int:
+    """Put the mask of a trained model on the weights of its beginning.
+
+    That is a lottery ticket: train it with NxMTrainer(model=...) and no sparsity=, which keeps the mask. Exits with 0,
+    or with 2 when a directory cannot be read or the two are not of one training.
+    """
+    print(rewinding.rewind(_existing(trained), _existing(checkpoint), out, pattern or None))
     return 0
 
 
@@ -85,7 +110,7 @@ def report_command(run_dir: RunDirectories) -> int:
     return 0
 
 
-COMMANDS = (verify_command, inspect_command, recipes_command, flops_command, report_command)
+COMMANDS = (verify_command, inspect_command, recipes_command, flops_command, rewind_command, report_command)
 
 
 # -- what they are made with ---------------------------------------------------------------------------------------
@@ -172,6 +197,8 @@ def _parser(function: Callable[..., int]) -> _Parser:
     for name, parameter in parameters.items():
         kind, help = get_args(parameter.annotation)
         more = {"dest": name, **_default(parameter)} if name in options else {}
+        if name not in options and parameter.default is not parameter.empty:
+            more = {"nargs": "?", "default": parameter.default}
         if get_origin(kind) is list:
             kind, more["nargs"] = get_args(kind)[0], "+"
         one.add_argument(options.get(name, name), type=kind, metavar=name.upper(), help=help, **more)

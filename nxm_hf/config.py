@@ -131,6 +131,10 @@ class NxMConfig(PushToHubMixin):
             )
         return replace(self, **own, settings={**self.settings, **changes})
 
+    def keeping_masks(self) -> "NxMConfig":
+        """A copy that trains what such a config has made sparse, and keeps its masks."""
+        return replace(self, recipe="asp", settings={}, warmup=0.0, settle=0.0)
+
     # -- files ---------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:

@@ -99,6 +99,21 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
         model.load_state_dict({name: files[name] for name in model.state_dict() if name in files}, strict=False)
 
 
+def load_model(folder: str | Path) -> PreTrainedModel:
+    """The model of a directory, all of it: a weight that is not there would be random."""
+    model, missing = _loaded(type(skeleton(folder)), folder)
+    if missing:
+        raise ValueError(f"{folder} lacks {listing(missing)}. Name a directory that holds the whole model.")
+    return model
+
+
+def _loaded(kind: type[PreTrainedModel], folder: str | Path) -> tuple[PreTrainedModel, list[str]]:
+    """A model, and the names of the weights that were not there and so were drawn."""
+    with _plain_errors(folder, "cannot be loaded"), torch.random.fork_rng(devices=[]):
+        model, found = kind.from_pretrained(folder, output_loading_info=True)
+    return model, sorted(found["missing_keys"])
+
+
 def saved_weights(folder: str | Path, model: nn.Module, names: list[str]) -> Iterator[tuple[str, Tensor]]:
     """The weights of these layers as they stand in a directory; `model` is of the class that saved it.
 
@@ -110,9 +125,8 @@ def saved_weights(folder: str | Path, model: nn.Module, names: list[str]) -> Ite
             for name, key in keys.items():
                 yield name, files[key]
             return
-    with _plain_errors(folder, "cannot be loaded"):
-        loaded, found = type(model).from_pretrained(folder, output_loading_info=True)
-    if missing := [name for name, key in keys.items() if key in found["missing_keys"]]:
+    loaded, drawn = _loaded(type(model), folder)
+    if missing := [name for name, key in keys.items() if key in drawn]:
         raise ValueError(f"{folder} holds no weight of {listing(missing)}. Save the model again.")
     for name in names:
         yield name, loaded.get_submodule(name).weight

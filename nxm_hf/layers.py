@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nxm_hf.families import FAMILIES, GROUPS, ROLES, role_of
+from nxm_hf.families import FAMILIES, GROUPS, ROLES, place_of, role_of
 from nxm_hf.families.blocks import bare, blocks, is_matrix, is_transposed, plain
 from nxm_hf.families.selection import Selection, listing
 
@@ -22,11 +22,15 @@ _NEVER = re.compile(
 
 @dataclass(frozen=True)
 class Layer:
-    """A matrix of the model that can be pruned. `name` is its module's name in the plain model, without wrappers."""
+    """A matrix of the model that can be pruned. `name` is its module's name in the plain model, without wrappers.
+
+    `place` is the part of the model that it has its role in: layers of one place work together.
+    """
 
     name: str
     role: str
     module: nn.Module
+    place: str
 
     @property
     def weight(self) -> nn.Parameter:
@@ -92,7 +96,8 @@ def _prunable(model: nn.Module) -> list[Layer]:
     layers: dict[int, Layer] = {}  # by weight: ALBERT runs one layer many times
     for name, module in found:
         if (key := id(_weight(name, module))) not in shared:
-            layers.setdefault(key, Layer(name, _role(name, types), module))
+            family = _model_type(name, types)
+            layers.setdefault(key, Layer(name, role_of(family, name), module, place_of(family, name)))
     return list(layers.values())
 
 
@@ -117,10 +122,10 @@ def _model_types(model: nn.Module) -> dict[str, str]:
     return {name: model_type for name, model_type in types.items() if model_type in FAMILIES}
 
 
-def _role(name: str, types: Mapping[str, str]) -> str:
-    """The role by the family of the innermost part of the model that has one."""
+def _model_type(name: str, types: Mapping[str, str]) -> str | None:
+    """The type of the innermost part of the model that a layer stands in and that has one."""
     around = [prefix for prefix in types if f"{name}.".startswith(f"{prefix}." if prefix else "")]
-    return role_of(types[max(around, key=len)] if around else None, name)
+    return types[max(around, key=len)] if around else None
 
 
 def _refused(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:

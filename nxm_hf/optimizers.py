@@ -42,7 +42,8 @@ def is_adaptive(optimizer: torch.optim.Optimizer) -> bool:
 # How torch's optimizers name them: Adam's and its kin's, SGD's and RMSprop's, Adamax's, Adagrad's, Adadelta's.
 FIRST = ("exp_avg", "momentum_buffer", "grad_avg")
 SECOND = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf", "sum", "acc_delta")
-_NO_MOMENTS = ("Adafactor", "8bit", "4bit", "Low", "GaLore", "Lion8")
+# Factored, quantized or projected: of a class, or of the library that it is from, whose AdamW may be called just that.
+_NO_MOMENTS = ("adafactor", "8bit", "4bit", "lowbit", "bitsandbytes", "torchao", "galore", "apollo")
 
 
 class Moments:
@@ -62,9 +63,10 @@ class Moments:
 
 def check_moments(optimizer: torch.optim.Optimizer, methods: Iterable[Any]) -> None:
     """Refuse an optimizer whose moments are not kept entry by entry, for methods that have to edit them."""
-    name = type(optimizer).__name__
-    if any(method.edits_moments for method in methods) and any(word.lower() in name.lower() for word in _NO_MOMENTS):
+    kind = type(optimizer)
+    full = f"{kind.__module__}.{kind.__name__}".lower()
+    if any(method.edits_moments for method in methods) and any(word in full for word in _NO_MOMENTS):
         raise ValueError(
-            f"This recipe sets moments of single weights to zero, and {name} keeps none of those. Use AdamW or SGD, or "
-            "another recipe."
+            f"This recipe sets moments of single weights to zero, and {kind.__name__} keeps none of those. Use AdamW "
+            'or SGD, as in TrainingArguments(optim="adamw_torch"), or a recipe that leaves them, such as "sr-ste".'
         )

@@ -23,7 +23,8 @@ from nxm_hf.version import __version__
 logger = logging.getLogger("nxm_hf")
 ANALYSIS_FILE = "nxm_analysis.json"
 FORMAT = 1
-FOLLOWED = 128  # weights of each layer whose values and places in the mask are kept
+FOLLOWED = 128  # weights of each layer whose places in the mask are kept, and their first and last values
+MOVING = 8  # of these, how many whose way is kept look by look
 RECORDS = 400  # at most; then every second one is dropped, and from there on every second logging step is passed over
 SIDE = 64  # of the excerpt of a mask
 BINS, WIDEST = 40, 4.0  # of the histograms of |w| / rms(w); the last bin also holds what is larger
@@ -86,13 +87,17 @@ def look(words: Words, engine: Engine, step: int) -> None:
     seen = [(target, *_weight_and_mask(target, states[target.name])) for target in engine.plan.targets]
     if any(weight is None for _, weight, _ in seen):
         return  # what is not finite is no matter for a log to fail over; the next mask refuses NaN, and says where
-    seen_now: Words = {"step": step, "phase": engine.phase, "residual": [], "density": [], "flips": [], "in_mask": []}
+    lists: Words = {name: [] for name in ("residual", "density", "flips", "in_mask", "way")}
+    seen_now: Words = {"step": step, "phase": engine.phase, **lists}
     for target, weight, mask in seen:
         came, left, _ = states[target.name].get("moved", STILL).tolist()
         seen_now["residual"].append(residual([(target, weight)]))
         seen_now["density"].append(int(mask.count_nonzero()) / target.numel)
         seen_now["flips"].append((came + left) / target.numel)
-        seen_now["in_mask"].append(_follow(words["layers"][target.name], weight, mask))
+        layer = words["layers"][target.name]
+        seen_now["in_mask"].append(_follow(layer, weight, mask))
+        pairs = zip(layer["first"][:MOVING], layer["last"], strict=False)
+        seen_now["way"].append([float(f"{last - first:.6g}") for first, last in pairs])
     words["magnitudes"] = _magnitudes([(weight, mask) for _, weight, mask in seen])
     words["excerpt"] = {"layer": seen[0][0].name, "rows": _excerpt(seen[0][2])}
     words["records"] = [*words["records"], seen_now]

@@ -1,6 +1,8 @@
 """Teachers: loaded from a directory or taken as they are, and refused where they cannot teach this student."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
 from os import PathLike
 from typing import Any
 
@@ -10,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from nxm_hf.distillation import Distillation, labels_of
+from nxm_hf.state import fingerprint
 from nxm_hf.words import read_json
 
 _LAYERS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
@@ -39,9 +42,16 @@ class Teacher:
             _check_tokenizer(source, tokenizer)
         _check(teacher, student, distillation)
         self.model = teacher.to(args.device).eval()
+        self._source = str(source) if teacher is not source else type(teacher).__name__
         self._config = getattr(student, "config", None)
         loss = LOSS_MAPPING.get(getattr(student, "loss_type", None))
         self._shifts = loss is ForCausalLMLoss and not getattr(self._config, "is_encoder_decoder", False)
+
+    @cached_property
+    def words(self) -> dict[str, Any]:
+        """Who this is, for the state of a training."""
+        weights = fingerprint(self.model.named_parameters())  # hashed once: nothing trains a teacher
+        return {"source": self._source, "weights": weights, "distillation": asdict(self.distillation)}
 
     def part(self, outputs: Any, inputs: Mapping[str, Any], items: Tensor | int | None) -> Tensor:
         """The teacher's part of the loss: a mean over this batch, or this batch's share of that over `items` labels."""

@@ -1,7 +1,6 @@
 """NxMTrainer: transformers.Trainer with one more argument."""
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ class NxMTrainer(Trainer):
             teacher = Teacher(teacher, self.model, distillation, self.processing_class, self.args)
         self._teacher = teacher if distillation.is_on else None
         self._searched_from, self._fix = self.sparsity, fix_loss_scale
-        self._bridge = Bridge(self.sparsity)
+        self._bridge = Bridge(self.sparsity, self._teacher)
         self._follow(self.sparsity)
         self._bridge.check(self.args, self.model)
 
@@ -238,7 +237,7 @@ def _config_of_stamp(model: torch.nn.Module) -> NxMConfig:
     if stamp is None:
         raise ValueError('NxMTrainer needs sparsity=, as in sparsity=NxMConfig(pattern="2:4", recipe="admm").')
     verify(model).raise_for_problems()
-    config = replace(stamp, recipe="asp", settings={}, warmup=0.0, settle=0.0)
+    config = stamp.keeping_masks()
     logger.warning(
         "This model is sparse already (%s); training keeps its mask. Give sparsity= to prune anew.", config.pattern
     )

@@ -486,7 +486,10 @@ def test_nxm_flops_prints_the_account(tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, useful",
     [
-        ([], "required: --model"),
+        ([], "Give --model DIR to plan a training, or RUN_DIR"),
+        (["a", "--model", "b"], "Give --model DIR to plan a training, or RUN_DIR"),
+        (["a", "--steps", "5"], "a has its recipe and steps on record; only --tokens goes with it."),
+        (["nowhere"], "nowhere does not exist"),
         (["--model", "nowhere"], "nowhere does not exist"),
         (["--model", ".", "--recipe", "stee"], "Write 'ste'"),
         (["--model", ".", "--settings", "{"], "is not JSON"),

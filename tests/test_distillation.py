@@ -268,6 +268,48 @@ def test_every_recipe_learns_from_a_teacher_and_resumes_bit_for_bit(recipe, tmp_
     assert len(different) > 20
 
 
+RESUMED = {
+    "another": (4, {}, r"trained with the teacher BertForSequenceClassification, and .* has the teacher "
+                r"BertForSequenceClassification, whose weights differ\. Resume with that teacher"),
+    "none": (None, {"distillation": None}, r"and this training has no teacher\. Resume with that teacher, teacher="),
+    "the same": (3, {}, None),
+    "the same, weighed otherwise": (3, {"distillation": {"weight": 0.2}}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_resumed_training_has_the_teacher_that_it_had(name, tmp_path, caplog):
+    seed, changes, error = RESUMED[name]
+    words = dict(max_steps=2, save_steps=1, distillation={"weight": 0.7})
+    make_trainer(tmp_path, make_bert(), make_bert(3), **words).train()
+    teacher = None if seed is None else make_bert(seed)
+    again = make_trainer(tmp_path / "again", make_bert(5), teacher, **{**words, **changes})
+    if error is None:
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+        assert ("Resuming with distillation=" in caplog.text) == ("distillation" in changes)
+        return
+    with pytest.raises(ValueError, match=error):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+def test_a_teacher_that_a_training_did_not_have_is_an_error_too(tmp_path):
+    make_trainer(tmp_path, make_bert(), max_steps=2, save_steps=1).train()
+    make_bert(3).save_pretrained(tmp_path / "dense run")
+    again = make_trainer(tmp_path / "again", make_bert(5), tmp_path / "dense run", max_steps=2, save_steps=1)
+    with pytest.raises(ValueError, match=r"with no teacher, and .* the teacher .*dense run\. Leave teacher= out, or"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+def test_a_teacher_is_known_by_its_weights_wherever_it_stands(tmp_path):
+    for name in ("one", "other"):
+        make_bert(3).save_pretrained(tmp_path / name)
+    words = dict(max_steps=2, save_steps=1)
+    make_trainer(tmp_path / "run", make_bert(), str(tmp_path / "one"), **words).train()
+    again = make_trainer(tmp_path / "again", make_bert(5), str(tmp_path / "other"), **words)
+    again.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-1"))
+    assert again.state.global_step == 2
+
+
 @pytest.mark.parametrize("recipe", ["dense", "ste", "admm"])
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_teacher_without_weight_changes_nothing_bit_for_bit(recipe, times, tmp_path):

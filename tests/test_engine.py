@@ -561,6 +561,20 @@ MORE_OPTIMIZERS = {
 }
 
 
+@pytest.mark.parametrize("module", ["bitsandbytes.optim.adamw", "torchao.optim.adam", "workflows.bellows"])
+def test_an_adamw_of_a_library_that_quantizes_its_moments_is_refused_where_they_are_edited(module):
+    kind = type("AdamW", (torch.optim.AdamW,), {"__module__": module})
+    for recipe in ("rigl", "sr-ste"):
+        model = Toy()
+        if recipe == "sr-ste" or module.startswith("workflows"):
+            attach(model, kind(model.parameters()), recipe, total_steps=3).finish()
+            continue
+        with pytest.raises(
+            ValueError, match=r'AdamW keeps none .* TrainingArguments\(optim="adamw_torch"\), or a recipe'
+        ):
+            attach(model, kind(model.parameters()), recipe, total_steps=3)
+
+
 @EACH_SPARSE
 @pytest.mark.parametrize("optimizer", MORE_OPTIMIZERS)
 def test_every_recipe_ends_sparse_under_every_optimizer(recipe, optimizer):

@@ -14,16 +14,16 @@ ROOT = Path(nxm_hf.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # From the ground up; a file imports only from its own floor (its own folder) and from those below.
 FLOORS = [
-    {"version", "table", "solvers", "schedules", "families", "distillation"},
+    {"version", "table", "solvers", "schedules", "families", "distillation", "regrouping"},
     {"patterns", "layers"},
     {"methods"},
     {"recipes"},
     {"words"},
     {"config", "state"},
     {"targets", "stamp", "directories", "optimizers", "refusals"},
-    {"analysis", "metrics", "verification", "checkpoints", "bracket", "teachers", "identity"},
-    {"engine", "shipping", "inspection"},
-    {"sampling", "loops"},
+    {"analysis", "metrics", "verification", "checkpoints", "bracket", "teachers", "identity", "couplings"},
+    {"engine", "shipping", "inspection", "probe"},
+    {"sampling", "loops", "permutation", "rewinding"},
     {"callback"},
     {"trainer"},
     {"report"},

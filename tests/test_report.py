@@ -15,13 +15,13 @@ from conftest import assert_equal_weights, make_arguments, make_bert, make_rows
 from loops import trained
 from transformers import Trainer, TrainerCallback
 
-from nxm_hf import AnalysisCallback, NxMCallback, NxMConfig, NxMTrainer, cli, sampling
-from nxm_hf.report import charts, page, read_runs, write_report
+from nxm_hf import AnalysisCallback, NxMCallback, NxMConfig, NxMTrainer, analysis, cli, sampling
+from nxm_hf.report import charts, cost, page, read_runs, write_report
 from nxm_hf.report.axes import fitted
-from nxm_hf.report.charts import in_mask_counts, magnitude_by_count
+from nxm_hf.report.charts import in_mask_counts, magnitude_by_count, snapshots
 from nxm_hf.sampling import ANALYSIS_FILE, in_mask
 
-SECTIONS = ["summary", "curves", "layers", "density", "weights", "config", "environment", "verification"]
+SECTIONS = ["summary", "curves", "layers", "density", "weights", "flops", "config", "environment", "verification"]
 VOID = {"meta", "br", "hr", "img", "link", "input", "wbr"}
 RECIPES = {"admm": dict(settings={"steps": 3}), "sr-ste": {}, "rigl": dict(settings={"every": 2})}
 
@@ -213,6 +213,64 @@ def test_a_training_without_sparse_layers_is_told_that_nothing_is_written(kind, 
     assert "AnalysisCallback writes nothing" in caplog.text and not (tmp_path / ANALYSIS_FILE).exists()
 
 
+class Walker(TrainerCallback):
+    """Keeps every weight at every step."""
+
+    def __init__(self):
+        self.weights = []
+
+    def on_step_begin(self, args, state, control, model, **kwargs):
+        self.weights.append({name: p.detach().clone() for name, p in model.named_parameters()})
+
+
+def test_the_learning_correlation_is_that_of_the_weights_themselves(tmp_path):
+    walker = Walker()
+    _run(tmp_path, "admm", callbacks=(AnalysisCallback, walker), logging_steps=1, max_steps=14, eval_strategy="no")
+    (run,) = read_runs([tmp_path])
+    layers = run.analysis["layers"]
+    places = [(f"{name}.weight", i) for name, layer in layers.items() for i in layer["index"][: sampling.MOVING]]
+    seen = [[weights[name].flatten()[i].item() for name, i in places] for weights in walker.weights]
+    ways, found = (torch.tensor(x, dtype=torch.float64) for x in (seen, snapshots(run)))
+    assert len(found) == 15 and torch.allclose(found[:14], ways - ways[0], atol=1e-9, rtol=1e-5)
+    (chart,) = (chart for chart in charts([run]) if chart.title == "Learning correlation")
+    lines = {line.name: line for line in chart.lines}
+    texts = zip(run.sampled("in_mask")[-1][1], layers.values(), strict=True)
+    kept = [bit for text, layer in texts for bit in in_mask(text, len(layer["index"]))[: sampling.MOVING]]
+    assert list(lines) == ["kept", "pruned", "random walk"] and 0 < sum(kept) < len(kept) == len(places)
+    for name, chosen in (("kept", True), ("pruned", False)):
+        deltas = [_first_crossing(found[:, i].numpy()) for i, bit in enumerate(kept) if bit == chosen]
+        for x, share in zip(lines[name].xs, lines[name].ys, strict=True):
+            assert share == pytest.approx(sum(100 * delta <= x for delta in deltas) / len(deltas), abs=0.02)
+        assert f"{name} {sorted(deltas)[round(0.5 * (len(deltas) - 1))]:.3f}" in chart.note
+    null = lines["random walk"].ys
+    assert null[-1] == 1 and null[0] < 0.05 and list(null) == sorted(null)
+    assert f"{len(kept)} weights at 15 looks" in chart.note and "random walk 0." in chart.note
+
+
+def _first_crossing(series):
+    """The first lag at which a series does not correlate with itself, by a line, over K - 1: numpy's correlation."""
+    before, count = 1.0, len(series)
+    for lag in range(1, count - 8 + 1):
+        now = numpy.corrcoef(series[:-lag], series[lag:])[0, 1]
+        if now <= 0:
+            return (lag - 1 + before / (before - now)) / (count - 1)
+        before = now
+    return 1.0
+
+
+def test_too_few_looks_have_no_learning_correlation_and_uneven_ones_are_left_out(made, runs):
+    (run,) = read_runs([made["admm"]])
+    assert "Learning correlation" not in {chart.title for chart in charts([run])}
+    words = _analysis(runs["admm"])
+    words["records"] = [{**words["records"][0], "step": step} for step in (0, 1, 5, 10, 15, 20, 23)]
+    (runs["admm"] / ANALYSIS_FILE).write_text(json.dumps(words))
+    assert len(snapshots(read_runs([runs["admm"]])[0])) == 5
+    for record in words["records"]:
+        record.pop("way")  # an older version wrote none
+    (runs["admm"] / ANALYSIS_FILE).write_text(json.dumps(words))
+    assert snapshots(read_runs([runs["admm"]])[0]) == []
+
+
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +360,60 @@ def test_the_summary_shows_the_last_of_each_run_side_by_side(made):
     assert table["verified"] == ["ok"] * 3 and table["density of the final model"][:2] == ["0.5000"] * 2
     losses = [[record["loss"] for record in _log(folder) if "loss" in record][-1] for folder in made.values()]
     assert table["last training loss"] == [f"{loss:.4g}" for loss in losses]
+
+
+COSTS = {"admm": (1.0, 1.0), "sr-ste": (5 / 6, 5 / 6), "rigl": (5 / 6, 5 / 6)}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_a_training_has_cost_is_what_its_recipe_costs_before(recipe, made, capsys):
+    (run,) = read_runs([made[recipe]])
+    found = cost(run, tokens=8)
+    before = analysis.training_flops(make_bert(), NxMConfig(recipe, "2:4", **RECIPES[recipe]), 12, tokens=8)
+    assert str(found).startswith(str(before)) and found.flops == before
+    assert before.ratio == pytest.approx(COSTS[recipe][0])  # of three products Y alone is sparse
+    assert found.counted == run.state["total_flos"] > 0
+    assert found.spent == pytest.approx(found.counted * before.overall)
+    assert cli.main(["flops", str(made[recipe]), "--tokens", "8"]) == 0
+    assert capsys.readouterr().out == f"{found}\n"
+    assert f"{cost(run).flops.overall:.4g}</td>" in page([run])
+
+
+def test_of_a_training_that_ended_early_only_what_was_done_is_counted(runs):
+    folder = runs["sr-ste"]
+    for name in ("trainer_state.json", "checkpoint-12/trainer_state.json"):
+        words = json.loads((folder / name).read_text()) if (folder / name).is_file() else None
+        if words:
+            (folder / name).write_text(json.dumps({**words, "max_steps": 48}))
+    words = json.loads((folder / "nxm_config.json").read_text())
+    (folder / "nxm_config.json").write_text(json.dumps({**words, "warmup": 0.125}))
+    found = cost(*read_runs([folder]))
+    assert (found.steps, found.planned) == (12, 48) and "12 of 48 steps were done." in str(found)
+    assert found.flops.ratio == pytest.approx((6 * 1 + 6 * 5 / 6) / 12)  # 6 of the 12 were warm-up
+    total = analysis.training_flops(make_bert(), NxMConfig("sr-ste", "2:4", warmup=0.125), 48)
+    assert found.flops.total * 4 == total.total and found.flops.ratio > total.ratio
+
+
+UNKNOWN = {
+    "dense": (lambda folder: [path.unlink() for path in folder.rglob("nxm_config.json")], "no record of a recipe"),
+    "custom": (lambda folder: _edit(folder / "nxm_config.json", recipe="custom"), "a method of its own"),
+    "modelless": (lambda folder: [path.unlink() for path in folder.rglob("model.safetensors")], "holds no model"),
+    "endless": (lambda folder: _edit(folder / "checkpoint-12/trainer_state.json", max_steps=0), "12 of 0 steps"),
+}  # fmt: skip
+
+
+def _edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_cost_that_is_not_known_is_one_sentence(name, runs, capsys):
+    change, why = UNKNOWN[name]
+    (runs["admm"] / "trainer_state.json").unlink(missing_ok=True)
+    change(runs["admm"])
+    assert cli.main(["flops", str(runs["admm"])]) == 2
+    assert why in capsys.readouterr().err
+    assert why in page(read_runs([runs["admm"]]))
 
 
 def test_a_run_without_samples_is_drawn_and_says_how_to_get_them(runs):

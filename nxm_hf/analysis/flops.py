@@ -101,6 +101,7 @@ def training_flops(
     *,
     inputs: Mapping[str, Tensor] | None = None,
     tokens: int = 128,
+    done: int | None = None,
     sparse_dx: bool | None = None,
     sparse_dw: bool = False,
 ) -> TrainingFlops:
@@ -111,9 +112,12 @@ def training_flops(
     two-dimensional blocks), or wherever Y does with `sparse_dx=True`. dW counts 1; with `sparse_dw=True` it counts
     the density where pruned weights get no gradient.
 
+    `done` counts the first so many steps only, of a training that ended early.
+
     One forward pass on `inputs`, by default zeros of `tokens` tokens, weighs the layers and counts what is in none.
     """
-    for name, value, example in (("total_steps", total_steps, 1000), ("tokens", tokens, 128)):
+    done = total_steps if done is None else done
+    for name, value, example in (("total_steps", total_steps, 1000), ("tokens", tokens, 128), ("done", done, 500)):
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is a whole number of at least 1; got {value!r}. Write {name}={example}.")
     config = NxMConfig.of(config)
@@ -121,14 +125,14 @@ def training_flops(
     runs: dict[Pattern, tuple[Stretch, ...]] = {}
     for target in plan.targets:
         if target.pattern not in runs:
-            runs[target.pattern] = stretches(config.method(target.pattern), total_steps)
+            runs[target.pattern] = stretches(config.method(target.pattern), total_steps, done)
     layers = tuple(
-        _layer(target, runs[target.pattern], 3 * total_steps * work.matrices[target.name], sparse_dx, sparse_dw)
+        _layer(target, runs[target.pattern], 3 * done * work.matrices[target.name], sparse_dx, sparse_dw)
         for target in plan.targets
     )
     pruned = {layer.name for layer in layers}
     linear = sum(flops for name, flops in work.matrices.items() if name not in pruned)
-    scale = 3 * total_steps
+    scale = 3 * done
     other = None if work.other is None else scale * work.other
     return TrainingFlops(layers, scale * linear, other, _conventions(work, sparse_dx, sparse_dw))
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import singledispatch
-from itertools import chain, groupby, repeat
+from itertools import chain, groupby, islice, repeat
 
 from nxm_hf.methods import Masked, Phases, Rewired
 from nxm_hf.patterns import Dense, Pattern
@@ -22,8 +22,8 @@ class Stretch:
     steps: int
 
 
-def stretches(phases: Phases, total: int) -> tuple[Stretch, ...]:
-    """The steps of a whole training.
+def stretches(phases: Phases, total: int, done: int | None = None) -> tuple[Stretch, ...]:
+    """The steps of a training, or the first so many of them.
 
     >>> from nxm_hf import patterns, recipes
     >>> asp = recipes.make("asp", patterns.parse("2:4"), {})
@@ -33,7 +33,7 @@ def stretches(phases: Phases, total: int) -> tuple[Stretch, ...]:
     begin, end = phases.window(Clock(0, total))
     settled = (phases.pattern, True)
     every = chain(repeat(WHOLE, begin), uses(phases.method, end - begin), repeat(settled, total - end))
-    return tuple(Stretch(*use, steps=sum(1 for _ in run)) for use, run in groupby(every))
+    return tuple(Stretch(*use, steps=sum(1 for _ in run)) for use, run in groupby(islice(every, done)))
 
 
 @singledispatch

@@ -39,7 +39,8 @@ def zeros(model: nn.Module, tokens: int) -> dict[str, Tensor]:
     config, device = model.config, next(model.parameters()).device
     if model.main_input_name == "pixel_values":
         return {"pixel_values": torch.zeros(1, config.num_channels, config.image_size, config.image_size).to(device)}
-    length = min(tokens, getattr(config, "max_position_embeddings", tokens))
+    most = getattr(config, "max_position_embeddings", tokens)
+    length = min(tokens, most) if most > 0 else tokens  # XLNet says -1: it has no limit
     names = ["input_ids", "decoder_input_ids"] if config.is_encoder_decoder else ["input_ids"]
     return {name: torch.zeros(1, length, dtype=torch.long, device=device) for name in names}
 
@@ -49,7 +50,7 @@ def _run(model: nn.Module, found: Mapping[str, nn.Module], inputs: Mapping[str, 
     handles = [module.register_forward_hook(partial(_count, counts, name)) for name, module in found.items()]
     try:
         # The plain form of attention is the one whose products the counter knows on every device.
-        with _still(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with still(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(**inputs)
     finally:
         for handle in handles:
@@ -63,7 +64,7 @@ def _count(counts: dict[str, int], name: str, module: nn.Module, inputs: tuple, 
 
 
 @contextmanager
-def _still(model: nn.Module) -> Iterator[None]:
+def still(model: nn.Module) -> Iterator[None]:
     """Without gradients and dropout, and so without chance."""
     training = [module for module in model.modules() if module.training]
     model.eval()

@@ -5,7 +5,7 @@ To add a family, write one file of data, import it and list it here.
 
 from nxm_hf.families.albert import ALBERT
 from nxm_hf.families.bart import BART
-from nxm_hf.families.base import GROUPS, ROLES, Family
+from nxm_hf.families.base import FEEDS, GROUPS, HEAD_SIZES, ROLES, Family
 from nxm_hf.families.bert import BERT
 from nxm_hf.families.clip import CLIP
 from nxm_hf.families.deberta import DEBERTA
@@ -45,9 +45,37 @@ def role_of(model_type: str | None, name: str) -> str:
     >>> role_of(None, "layers.0.linear1")
     'ffn_in'
     """
+    family, name = _family(model_type, name)
+    return family.role(name) or "other"
+
+
+def place_of(model_type: str | None, name: str) -> str:
+    """The part of the model that the layer called `name` has its role in: the name without the end that tells it.
+
+    >>> place_of("bert", "encoder.layer.0.attention.output.dense"), place_of("bert", "encoder.layer.0.output.dense")
+    ('encoder.layer.0', 'encoder.layer.0')
+    """
+    family, name = _family(model_type, name)
+    end = family.end(name) or name.rpartition(".")[2]
+    return name.removesuffix(end).rstrip(".")
+
+
+def _family(model_type: str | None, name: str) -> tuple[Family, str]:
+    """Whose table knows the name, and the name as it is there."""
     name = name.removesuffix(".base_layer")  # where PEFT keeps the layer that an adapter wraps
     family = FAMILIES.get(model_type, GENERIC)
-    return family.role(name) or GENERIC.role(name) or "other"
+    return (family if family.end(name) else GENERIC), name
 
 
-__all__ = ["CATALOGUE", "FAMILIES", "GENERIC", "GROUPS", "ROLES", "Family", "role_of"]
+__all__ = [
+    "CATALOGUE",
+    "FAMILIES",
+    "FEEDS",
+    "GENERIC",
+    "GROUPS",
+    "HEAD_SIZES",
+    "ROLES",
+    "Family",
+    "place_of",
+    "role_of",
+]

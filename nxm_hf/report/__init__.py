@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nxm_hf.report.charts import charts
+from nxm_hf.report.costs import Cost, cost
 from nxm_hf.report.page import page
 from nxm_hf.report.pictures import write_pictures
-from nxm_hf.report.run import Run, read_runs
+from nxm_hf.report.run import Run, read_run, read_runs
 
-__all__ = ["PAGE", "Run", "charts", "page", "read_runs", "write_report"]
+__all__ = ["PAGE", "Cost", "Run", "charts", "cost", "page", "read_run", "read_runs", "write_report"]
 PAGE = "report.html"
 
 

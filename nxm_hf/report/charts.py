@@ -1,9 +1,14 @@
 """Charts: what is to be drawn of runs, before anybody has chosen a pen."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import mul
 
+import torch
+
+from nxm_hf.analysis.correlation import FEWEST, Learning, learning_correlation, random_walk_null
 from nxm_hf.report.run import Run
 from nxm_hf.sampling import in_mask
 
@@ -71,7 +76,7 @@ def _words(key: str) -> str:
 
 def _of_samples(run: Run, runs: Sequence[Run]) -> list[Chart]:
     of = f" of {run.name}" if len(runs) > 1 else ""
-    return [_magnitudes(run, of), *_counts(run, of)]
+    return [_magnitudes(run, of), *_counts(run, of), *_learning(run, of)]
 
 
 def _magnitudes(run: Run, of: str) -> Chart:
@@ -125,3 +130,40 @@ def _counts(run: Run, of: str) -> list[Chart]:
         Chart("weights", f"Times in the mask{of}", x, "followed weights", (weights,), bars=True, note=note),
         Chart("weights", f"Size by times in the mask{of}", x, "mean |w|", sizes),
     ]
+
+
+def snapshots(run: Run) -> list[list[float]]:
+    """The ways of some weights, at looks that are evenly far apart: those at the ends of a training may not be."""
+    found = dict(run.sampled("way"))
+    if len(found) < 2:
+        return []
+    gap = Counter(after - before for before, after in pairwise(found)).most_common(1)[0][0]
+    return [[value for layer in layers for value in layer] for step, layers in found.items() if step % gap == 0]
+
+
+def _learning(run: Run, of: str) -> list[Chart]:
+    """For how long weights keep their direction, beside random walks: the f of Stosic and Stosic."""
+    ways = snapshots(run)
+    if len(ways) <= FEWEST:
+        return []
+    layers, (_, texts) = run.analysis["layers"].values(), run.sampled("in_mask")[-1]
+    width = [len(way) for way in run.sampled("way")[-1][1]]
+    bits = [in_mask(text, len(x["index"]))[:many] for text, x, many in zip(texts, layers, width, strict=True)]
+    kept = torch.tensor([bit for layer in bits for bit in layer])
+    ours, null = learning_correlation(torch.tensor(ways, dtype=torch.float64), kept), random_walk_null(len(ways))
+    everyone = torch.ones_like(null.delta, dtype=torch.bool)
+    found = {"kept": (ours, kept), "pruned": (ours, ~kept), "random walk": (null, everyone)}
+    lines = [_shares(name, *pair) for name, pair in found.items() if pair[0].delta[pair[1]].isfinite().any()]
+    medians = ", ".join(f"{line.name} {found[line.name][0].quantile(0.5, found[line.name][1]):.3f}" for line in lines)
+    note = f"Of {len(kept)} weights at {len(ways)} looks. Medians: {medians}. Random walks learn nothing."
+    x = "% of training after which a weight has lost its direction"
+    return [Chart("weights", f"Learning correlation{of}", x, "share of the weights", tuple(lines), note=note)]
+
+
+def _shares(name: str, learning: Learning, where: torch.Tensor) -> Line:
+    """The share of some weights whose correlation ends by then, in percent of the training."""
+    delta = learning.delta[where]
+    delta = delta[delta.isfinite()].sort().values
+    grid = torch.linspace(0, 1, 51, dtype=delta.dtype)
+    shares = torch.searchsorted(delta, grid, right=True).double() / len(delta)
+    return Line(name, tuple(round(100 * x) for x in grid.tolist()), tuple(shares.tolist()))

@@ -8,7 +8,7 @@ from nxm_hf.report.charts import Chart, charts
 from nxm_hf.report.drawing import draw, legend, picture
 from nxm_hf.report.run import Run
 from nxm_hf.report.style import STYLE
-from nxm_hf.report.tables import environments, grid, layers, roles, settings, summary, verdicts
+from nxm_hf.report.tables import costs, environments, grid, layers, roles, settings, summary, verdicts
 from nxm_hf.version import __version__
 
 NO_SAMPLES = "Nothing was recorded. Add AnalysisCallback() to the callbacks of the next training."
@@ -26,6 +26,7 @@ def page(runs: Sequence[Run]) -> str:
         _section("layers", "Layers", _or(_each(runs, layers), NO_SAMPLES)),
         _section("density", "Density by role", _or(_each(runs, roles), "No layer is on record as sparse.")),
         _section("weights", "Weights", _or(_cards(weights), NO_SAMPLES)),
+        _section("flops", "Training FLOPs", _each(runs, costs)),
         _section("config", "Config", _each(runs, settings) + _papers(runs)),
         _section("environment", "Environment", _or(_each(runs, environments), NO_SAMPLES)),
         _section("verification", "Verification of the final model", _each(runs, verdicts)),

@@ -19,13 +19,16 @@ CLOCK = ("_runtime", "_per_second")  # how evaluations say what time they took
 
 @dataclass(frozen=True)
 class Run:
-    """What the files of a run say. `verified` is a report, or why there is none."""
+    """What the files of a run say. `model` is the directory of its newest model; `verified` is a report, or why there
+    is none.
+    """
 
     name: str
     folder: Path
     state: dict[str, Any]
     config: dict[str, Any]
     analysis: dict[str, Any]
+    model: Path | None
     verified: Report | str
 
     @property
@@ -56,13 +59,16 @@ class Run:
 
     def sampled(self, key: str) -> list[tuple[int, list[float]]]:
         """(step, a value for each layer) of what AnalysisCallback has recorded."""
-        return [(record["step"], record[key]) for record in self.analysis.get("records", [])]
+        return [(record["step"], record[key]) for record in self.analysis.get("records", []) if key in record]
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
-    """Read runs; one of them at least must be ours."""
+    """Read runs to draw; one of them at least must be ours."""
     names = _names([Path(folder) for folder in folders])
-    runs = [_read(Path(folder), name) for folder, name in zip(folders, names, strict=True)]
+    runs = [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
+    for run in runs:
+        if not run.state["log_history"]:
+            raise ValueError(f"The log of {run.folder} is empty. Train with logging_steps below the number of steps.")
     if not any(run.is_ours for run in runs):
         raise ValueError(
             f"{runs[0].folder} is of a training without nxm_hf: it has no {CONFIG_FILE}, no {ANALYSIS_FILE} and no "
@@ -79,20 +85,24 @@ def _names(folders: list[Path]) -> list[str]:
     return [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]
 
 
-def _read(folder: Path, name: str) -> Run:
+def read_run(folder: str | Path, name: str | None = None) -> Run:
+    """Read one run; its name is that of the directory, unless it is told apart by another."""
+    folder = Path(folder)
     checkpoints = sorted(
         (path for path in folder.glob("checkpoint-*") if is_checkpoint(path) and path.is_dir()),
         key=lambda path: -int(path.name.removeprefix("checkpoint-")),
     )
     places = [folder, *checkpoints]
     config = next((place / CONFIG_FILE for place in places if (place / CONFIG_FILE).is_file()), None)
+    model = next((place for place in places if any((place / name).is_file() for name in (WEIGHTS, INDEX))), None)
     return Run(
-        name=name,
+        name=name or folder.resolve().name,
         folder=folder,
         state=_read_state(folder, places),
         config=_object(config) if config else {},
         analysis=_read_analysis(folder / ANALYSIS_FILE),
-        verified=_verify(places),
+        model=model,
+        verified=_verify(model),
     )
 
 
@@ -109,8 +119,6 @@ def _read_state(folder: Path, places: list[Path]) -> dict[str, Any]:
     log = state.get("log_history")
     if not isinstance(log, list) or not all(isinstance(record, dict) for record in log):
         raise ValueError(f"{path} has no log_history; it must be a file that a Trainer wrote. Restore it.")
-    if not log:
-        raise ValueError(f"The log in {path} is empty. Train with logging_steps smaller than the number of steps.")
     return state
 
 
@@ -135,12 +143,11 @@ def _object(path: Path) -> dict[str, Any]:
     return words
 
 
-def _verify(places: list[Path]) -> Report | str:
+def _verify(model: Path | None) -> Report | str:
     """The verification of the newest model, or one sentence that says why there is none."""
-    whole = [place for place in places if any((place / name).is_file() for name in (WEIGHTS, INDEX))]
-    if not whole:
+    if model is None:
         return "No model was saved in this directory."
     try:
-        return verify(whole[0])
+        return verify(model)
     except (OSError, ValueError) as error:
         return f"Not verified: {' '.join(str(error).split())}"

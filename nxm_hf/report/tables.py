@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from html import escape
 
+from nxm_hf.report.costs import cost
 from nxm_hf.report.drawing import spark
 from nxm_hf.report.run import Run
 from nxm_hf.verification import Report
@@ -90,6 +91,24 @@ def settings(run: Run) -> str:
     known = ("max_steps", "num_train_epochs", "train_batch_size", "logging_steps", "eval_steps", "save_steps")
     trainer = {f"Trainer: {key}": run.state[key] for key in known if run.state.get(key) is not None}
     return grid(("name", "value"), [[key, _words(value)] for key, value in {**config, **trainer}.items()], heads=1)
+
+
+def costs(run: Run) -> str:
+    """What the training has cost, of what it would have dense."""
+    try:
+        found = cost(run)
+    except (OSError, ValueError) as error:
+        return f'<p class="none">{escape(" ".join(str(error).split()))}</p>'
+    flops, counted = found.flops, found.counted
+    rows = [
+        ["steps", f"{found.steps} of {found.planned}"],
+        ["pruned layers, of their dense FLOPs", _number(flops.ratio)],
+        ["all that was counted, of dense training", _number(flops.overall)],
+        ["FLOPs by the Trainer's count, dense", _number(counted or None)],
+        ["FLOPs by this account", _number(found.spent if counted else None)],
+    ]
+    notes = f'<p class="note">{escape(" ".join(flops.conventions))}</p>'
+    return grid(("", ""), [row for row in rows if row[1] != NONE], heads=1) + notes
 
 
 def environments(run: Run) -> str:
