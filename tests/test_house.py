@@ -14,9 +14,9 @@ ROOT = Path(nxm_hf.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # From the ground up; a file imports only from its own floor (its own folder) and from those below.
 FLOORS = [
-    {"version", "table", "solvers", "schedules", "families", "distillation"},
+    {"version", "table", "catalogue", "checks", "solvers", "schedules", "families", "distillation"},
     {"patterns", "layers"},
-    {"methods"},
+    {"methods", "oneshot"},
     {"recipes"},
     {"words"},
     {"config", "state"},
@@ -30,9 +30,9 @@ FLOORS = [
     {"__init__"},
     {"cli"},
 ]
-CATALOGUES = ("analysis", "families", "methods", "patterns", "recipes", "solvers")
+CATALOGUES = ("analysis", "families", "methods", "oneshot", "patterns", "recipes", "solvers")
 # In a catalogue's folder, but no entry of it: what its entries are made with.
-WORKSHOP = {"analysis": {"usage", "work"}, "families": {"blocks", "selection"}, "recipes": {"checks"}}
+WORKSHOP = {"analysis": {"usage", "work"}, "families": {"blocks", "selection"}}
 
 
 def _imports(path: Path) -> set[str]:
