@@ -6,6 +6,7 @@ from nxm_hf.config import NxMConfig
 from nxm_hf.distillation import Distillation
 from nxm_hf.engine import Engine
 from nxm_hf.loops import attach
+from nxm_hf.pruning import prune
 from nxm_hf.trainer import NxMTrainer
 from nxm_hf.verification import verify
 from nxm_hf.version import __version__
@@ -20,5 +21,6 @@ __all__ = [
     "__version__",
     "analysis",
     "attach",
+    "prune",
     "verify",
 ]

@@ -1,0 +1,239 @@
+"""Pruning without training: `prune` makes a model sparse in place, block by block, from a few hundred sentences."""
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.logging import tqdm
+
+from nxm_hf import oneshot
+from nxm_hf.calibration import Batch, Sampling, make_batches
+from nxm_hf.config import NxMConfig
+from nxm_hf.families.blocks import bare, blocks, plain
+from nxm_hf.gathering import Gathering
+from nxm_hf.oneshot import Inputs, OneShot, Pruned, output_error
+from nxm_hf.outcome import LayerOutcome, Outcome, made_by, peak_memory
+from nxm_hf.stamp import put_stamp, remove_stamp
+from nxm_hf.targets import Plan, Target, resolve
+from nxm_hf.verification import verify_targets
+from nxm_hf.walk import Walk
+
+logger = logging.getLogger("nxm_hf")
+Done = list[tuple[LayerOutcome, Pruned]]  # of one block
+
+
+class Shelf(Protocol):
+    """Where finished blocks lie, so that what is interrupted goes on after the last of them."""
+
+    def load(self, block: str) -> Done | None: ...
+    def save(self, block: str, done: Done) -> None: ...
+
+
+def prune(
+    model: nn.Module,
+    pattern: str | dict[str, str] = "2:4",
+    method: str | OneShot = "magnitude",
+    calibration: str | Path | Iterable | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    on_indivisible: str = "error",
+    inputs: str = "pruned",
+    samples: int = 128,
+    length: int = 128,
+    batch_size: int = 8,
+    pack: bool | None = None,
+    columns: str | Sequence[str] | None = None,
+    shelf: Shelf | None = None,
+    **settings: Any,
+) -> Outcome:
+    """Make a model sparse in place, without training; returns what was done to each layer, which prints as a table.
+
+    `method` is a name of `nxm_hf.oneshot.names()`, with its `settings`. All but magnitude look at what enters each
+    layer, so they need `calibration`: a list of texts, a file (.txt, .parquet, .csv, .jsonl), the name of a data set
+    on the Hub, or ready batches. Of texts, `samples` sequences of `length` tokens are read with `tokenizer`, by
+    default that of the model's own directory. `inputs` are those that blocks pruned before give ("pruned"), or those
+    of the dense model ("dense"). `pattern`, `include`, `exclude` and `on_indivisible` are as in `NxMConfig`.
+
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=1))
+    >>> prune(model, "1:4").density
+    0.25
+    """
+    begin = time.perf_counter()
+    config = NxMConfig("asp", pattern, include=include, exclude=exclude, on_indivisible=on_indivisible)
+    sampling = Sampling(samples, length, batch_size, pack, columns)
+    pruner = method if isinstance(method, OneShot) else oneshot.make(method, **settings)
+    _check(config, pruner, calibration, inputs, settings if pruner is method else {})
+    plan = resolve(model, config)
+    _check_numbers(plan)
+    batches = None if calibration is None else make_batches(calibration, bare(model), tokenizer, sampling)
+    remove_stamp(model)
+    with _looking(model):
+        layers = _prune_blocks(bare(model), plan, pruner, batches, inputs == "dense", shelf)
+    verify_targets(plan.targets).raise_for_problems()
+    outcome = _outcome(pruner, layers, plan, batches, begin)
+    put_stamp(model, made_by(outcome, config))
+    return outcome
+
+
+# -- what is checked before anything changes ---------------------------------------------------------------------------
+
+
+def _check(config: NxMConfig, pruner: OneShot, calibration: Any, inputs: str, left: dict) -> None:
+    name = type(pruner).__name__.lower()
+    if config.is_dense:
+        raise ValueError(f"pattern={config.pattern!r} prunes nothing. Write pattern='2:4', or any other.")
+    if left:
+        raise ValueError(f"A method object has its settings in it; got {', '.join(left)}. Leave them out.")
+    if inputs not in ("pruned", "dense"):
+        raise ValueError(f'inputs must be "pruned" or "dense"; got {inputs!r}. Write inputs="pruned".')
+    if pruner.needs_inputs and calibration is None:
+        raise ValueError(
+            f"{name} looks at the inputs of each layer, so it needs calibration=: a list of texts, a file, the name "
+            'of a data set on the Hub, or ready batches. Write calibration="texts.txt", or method="magnitude".'
+        )
+
+
+def _check_numbers(plan: Plan) -> None:
+    for target in plan.targets:
+        weight = target.layer.weight
+        if weight.is_meta:
+            raise ValueError(f"{target.name} is on the meta device and has no numbers. Load the model whole.")
+        if count := int(weight.isnan().sum()):
+            raise ValueError(f"{target.name} holds {count} NaN, of which no mask can be made. Load another checkpoint.")
+
+
+# -- the walk through the blocks ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _looking(model: nn.Module):
+    """Meanwhile the model is in evaluation mode and nothing is differentiated; modules come back as they were."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _prune_blocks(
+    model: nn.Module, plan: Plan, pruner: OneShot, batches: list[Batch] | None, dense: bool, shelf: Shelf | None
+) -> dict[str, LayerOutcome]:
+    """Prune block after block, as the model calls them; what is on the shelf is taken from there."""
+    found = dict(blocks(model))
+    targets = {name: [t for t in plan.targets if t.name.startswith(f"{plain(name)}.")] for name in found}
+    walk = Walk(model, batches, list(found.values())) if batches else None
+    order = [list(found)[number] for number in (walk.order if walk else range(len(found)))]
+    outcomes, waiting = {}, []
+    for name in tqdm([name for name in order if targets[name]], desc="Pruning blocks", dynamic_ncols=True):
+        done = shelf.load(plain(name)) if shelf else None
+        if done is None:
+            seen = _gather(walk, list(found).index(name), targets[name], len(batches), pruner) if walk else {}
+            done = [_prune_layer(target, pruner, seen.get(target.name)) for target in targets[name]]
+            if shelf:
+                shelf.save(plain(name), done)
+        waiting += zip(targets[name], [pruned for _, pruned in done], strict=True)
+        if not dense:  # with dense inputs all blocks wait for the last to have seen theirs
+            _put(waiting)
+        outcomes.update((outcome.name, outcome) for outcome, _ in done)
+    _put(waiting)
+    return outcomes
+
+
+def _gather(
+    walk: Walk, block: int, targets: Sequence[Target], batches: int, pruner: OneShot
+) -> dict[str, tuple[Inputs, str]]:
+    """What enters the layers of a block, with a note where that is not just tokens."""
+    gathering = Gathering([target.layer for target in targets], batches, pruner.needs_sample)
+    walk.gather(block, gathering)
+    note = "padding could not be told from tokens"
+    return {name: (seen, note * (name in gathering.padded)) for name, seen in gathering.inputs().items()}
+
+
+def _put(waiting: list[tuple[Target, Pruned]]) -> None:
+    """Write what was found into the layers."""
+    for target, pruned in waiting:
+        target.layer.matrix(target.layer.weight).copy_(pruned.weight)
+        if pruned.bias is not None:
+            target.layer.module.bias.copy_(pruned.bias)
+    waiting.clear()
+
+
+# -- one layer ---------------------------------------------------------------------------------------------------------
+
+
+def _prune_layer(target: Target, pruner: OneShot, seen: tuple[Inputs, str] | None) -> tuple[LayerOutcome, Pruned]:
+    """Prune it; by magnitude, with a note, where calibration has nothing to say of it."""
+    weight, bias = target.layer.matrix(target.layer.weight.detach()), target.layer.module.bias
+    inputs, note = seen or (None, "")
+    if pruner.needs_inputs and inputs is None:
+        pruner, note = oneshot.make("magnitude"), "never called with the calibration data; pruned by magnitude"
+    try:
+        pruned = pruner(weight, bias, inputs, target.pattern)
+    except ValueError as error:
+        raise ValueError(f"{target.name}: {error}") from error
+    by_size = target.pattern.project(weight)
+    energy = weight.double().square()
+    outcome = LayerOutcome(
+        name=target.name,
+        role=target.layer.role,
+        shape=tuple(weight.shape),
+        pattern=str(target.pattern),
+        density=int(pruned.weight.count_nonzero()) / weight.numel(),
+        kept_energy=float(energy[pruned.mask].sum() / energy.sum()) if energy.any() else 1.0,
+        magnitude_error=_error(weight, Pruned(by_size, None, pruned.mask), inputs, bias),
+        error=_error(weight, pruned, inputs, bias),
+        tokens=inputs and inputs.count,
+        note="; ".join(filter(None, [pruned.note, note, *_doubts(inputs)])),
+    )
+    return outcome, pruned
+
+
+def _error(weight: Tensor, pruned: Pruned, inputs: Inputs | None, bias: Tensor | None) -> float | None:
+    if inputs is None or not inputs.count:
+        return None
+    rounded = Inputs(inputs.gram.float(), inputs.mean.float(), inputs.count)  # enough to compare with
+    return output_error(weight, pruned.weight, rounded, bias, pruned.bias)
+
+
+def _doubts(inputs: Inputs | None) -> list[str]:
+    """What makes calibration say little of a layer."""
+    if inputs is None or not inputs.count:
+        return []
+    width, dead = len(inputs.mean), int((inputs.gram.diagonal() == 0).sum())
+    found = [f"{inputs.count} tokens for {width} inputs"] if inputs.count < width else []
+    return found + ([f"{dead} of {width} inputs always zero"] if dead else [])
+
+
+def _outcome(
+    pruner: OneShot, layers: dict[str, LayerOutcome], plan: Plan, batches: list[Batch] | None, begin: float
+) -> Outcome:
+    rows = tuple(layers[target.name] for target in plan.targets)
+    few = [row for row in rows if row.tokens is not None and row.tokens < row.shape[1]]
+    if few:
+        logger.warning(
+            "The calibration data has fewer tokens (%d) than %d of the layers have inputs (up to %d); "
+            "give more text, or larger samples= and length=.",
+            *(min(row.tokens for row in few), len(few), max(row.shape[1] for row in few)),
+        )
+    return Outcome(
+        method=type(pruner).__name__.lower(),
+        settings=asdict(pruner) if is_dataclass(pruner) else {},
+        layers=rows,
+        skipped=plan.skipped,
+        tokens=max((row.tokens or 0 for row in rows), default=0) if batches else None,
+        seconds=time.perf_counter() - begin,
+        peak_memory=peak_memory(),
+    )
