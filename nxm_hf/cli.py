@@ -14,6 +14,7 @@ from typing import Annotated, get_args, get_origin
 import nxm_hf
 from nxm_hf import NxMConfig, analysis, inspection, recipes, report, verification
 from nxm_hf.directories import skeleton
+from nxm_hf.pruning_commands import convert_command, prune_command
 
 Directory = Annotated[str, "a directory that save_model or save_pretrained wrote"]
 PatternText = Annotated[str, "what every layer is to hold, as 2:4 (default: what the directory has on record)"]
@@ -85,7 +86,15 @@ def report_command(run_dir: RunDirectories) -> int:
     return 0
 
 
-COMMANDS = (verify_command, inspect_command, recipes_command, flops_command, report_command)
+COMMANDS = (
+    verify_command,
+    inspect_command,
+    recipes_command,
+    flops_command,
+    prune_command,
+    convert_command,
+    report_command,
+)
 
 
 # -- what they are made with ---------------------------------------------------------------------------------------
@@ -200,7 +209,7 @@ def _run(command: Callable[..., int], given: dict) -> int:
     except BrokenPipeError:  # the reader, as in `| head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         return _complain(f"nxm {_name(command)}", " ".join(str(error).split()))
 
 

@@ -70,8 +70,9 @@ class Gathering:
             layer = next(layer for layer in self._layers if layer.name == names[0])
             rows, told_apart = valid_rows(_tokens_first(layer.module, x), self._masks[_reads_decoder(layer)])
             self.padded |= set() if told_apart else set(names)
-            width = rows.shape[-1]
-            self._sums.setdefault(tuple(names), Sums(width, rows.device)).add(rows, self._share)
+            if tuple(names) not in self._sums:
+                self._sums[tuple(names)] = Sums(rows.shape[-1], rows.device)
+            self._sums[tuple(names)].add(rows, self._share)
         self._seen.clear()
 
     def inputs(self) -> dict[str, Inputs]:

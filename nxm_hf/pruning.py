@@ -98,8 +98,9 @@ def _check(config: NxMConfig, pruner: OneShot, calibration: Any, inputs: str, le
         raise ValueError(f'inputs must be "pruned" or "dense"; got {inputs!r}. Write inputs="pruned".')
     if pruner.needs_inputs and calibration is None:
         raise ValueError(
-            f"{name} looks at the inputs of each layer, so it needs calibration=: a list of texts, a file, the name "
-            'of a data set on the Hub, or ready batches. Write calibration="texts.txt", or method="magnitude".'
+            f"{name} looks at the inputs of each layer, so it needs calibration data: a list of texts, a file, the "
+            'name of a data set on the Hub, or ready batches. Write calibration="texts.txt" (--calibration texts.txt), '
+            'or choose method="magnitude".'
         )
 
 

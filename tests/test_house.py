@@ -26,7 +26,9 @@ FLOORS = [
     {"sampling", "loops"},
     {"callback"},
     {"trainer"},
-    {"report"},
+    {"report", "shelf"},
+    {"conversion"},
+    {"pruning_commands"},
     {"__init__"},
     {"cli"},
 ]
