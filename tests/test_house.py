@@ -34,7 +34,11 @@ FLOORS = [
 ]
 CATALOGUES = ("analysis", "families", "methods", "oneshot", "patterns", "recipes", "solvers")
 # In a catalogue's folder, but no entry of it: what its entries are made with.
-WORKSHOP = {"analysis": {"usage", "work"}, "families": {"blocks", "selection"}}
+WORKSHOP = {
+    "analysis": {"usage", "work"},
+    "families": {"blocks", "selection"},
+    "oneshot": {"curvature", "descent", "refit"},
+}
 
 
 def _imports(path: Path) -> set[str]:

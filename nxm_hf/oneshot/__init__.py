@@ -4,20 +4,27 @@
 """
 
 from nxm_hf.catalogue import Catalogue
+from nxm_hf.oneshot.adaprune import AdaPrune
+from nxm_hf.oneshot.alps import ALPS
 from nxm_hf.oneshot.base import Inputs, OneShot, Pruned, output_error
 from nxm_hf.oneshot.magnitude import Magnitude
+from nxm_hf.oneshot.sparsegpt import SparseGPT
 from nxm_hf.oneshot.wanda import Wanda
 
-METHODS: dict[str, type[OneShot]] = {kind.__name__.lower(): kind for kind in (Magnitude, Wanda)}
+_KINDS = (Magnitude, Wanda, SparseGPT, AdaPrune, ALPS)
+METHODS: dict[str, type[OneShot]] = {kind.__name__.lower(): kind for kind in _KINDS}
 _CATALOGUE = Catalogue("method", METHODS)
 names, make, settings, describe = _CATALOGUE.names, _CATALOGUE.make, _CATALOGUE.settings, _CATALOGUE.describe
 
 __all__ = [
+    "ALPS",
     "METHODS",
+    "AdaPrune",
     "Inputs",
     "Magnitude",
     "OneShot",
     "Pruned",
+    "SparseGPT",
     "Wanda",
     "describe",
     "make",

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nxm_hf.patterns import Pattern
+from nxm_hf.patterns import NM, Pattern, Transposable
 
 
 @dataclass
@@ -85,6 +85,11 @@ class OneShot(ABC):
                     f"The {what} holds {int((~tensor.isfinite()).sum())} NaN or infinities; {name} needs numbers. "
                     "Calibrate in fp32 or bf16: fp16 overflows beyond 65504."
                 )
+
+
+def groups_of(pattern: Pattern) -> int:
+    """How many columns a group of the pattern is wide; 0 where it has no groups."""
+    return pattern.m if isinstance(pattern, (NM, Transposable)) else 0
 
 
 def by_magnitude(weight: Tensor, pattern: Pattern, note: str = "") -> Pruned:
