@@ -87,13 +87,8 @@ def report_command(run_dir: RunDirectories) -> int:
 
 
 COMMANDS = (
-    verify_command,
-    inspect_command,
-    recipes_command,
-    flops_command,
-    prune_command,
-    convert_command,
-    report_command,
+    *(verify_command, inspect_command, recipes_command, flops_command),
+    *(prune_command, convert_command, report_command),
 )
 
 

@@ -17,9 +17,7 @@ Columns = Annotated[list[str], "the columns of the file to read (default: the fi
 Samples = Annotated[int, "how many sequences are read (default: %(default)s)"]
 Length = Annotated[int, "tokens of each (default: %(default)s)"]
 BatchSize = Annotated[int, "sequences at a time (default: %(default)s)"]
-Seen = Annotated[
-    str, "what layers are fitted to: inputs as pruned blocks give them (default), or those of the dense model"
-]
+Seen = Annotated[str, "layers are fitted to inputs as the blocks before give them: pruned (default) or dense"]
 Entries = Annotated[list[str], "layer names, roles as ffn, or re: patterns; as in NxMConfig"]
 Unfit = Annotated[str, "what to do with layers that the pattern does not fit: error (default) or skip"]
 Tokenizer = Annotated[str, "a directory with the tokenizer (default: the model's own)"]

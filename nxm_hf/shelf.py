@@ -1,4 +1,4 @@
-"""The shelf: where the finished blocks of a pruning lie, so that a job that was killed goes on after the last of them."""
+"""The shelf: where the finished blocks of a pruning lie, so that what was killed goes on after the last of them."""
 
 import logging
 import shutil
