@@ -43,13 +43,15 @@ class Sums:
 class Gathering:
     """What enters these layers of a block. Layers that are called with the same tensor share one Gram matrix."""
 
-    def __init__(self, layers: Sequence[Layer], batches: int, with_sample: bool):
+    def __init__(self, layers: Sequence[Layer], batches: int, with_sample: bool = False, two_stacks: bool = False):
         self._layers = [layer for layer in layers if _groups(layer.module) == 1]
         self._share = -(-SAMPLE // batches) if with_sample else 0
         self._seen: dict[tuple, tuple[Tensor, list[str]]] = {}  # of one call of the block
         self._sums: dict[tuple[str, ...], Sums] = {}
+        self._two_stacks = two_stacks  # an encoder and a decoder, each with tokens of its own
         self._masks: tuple[Tensor | None, Tensor | None] = (None, None)
-        self.padded: set[str] = set()  # layers whose inputs could not be told from padding
+        self._made: dict[tuple, Inputs] = {}
+        self._padded: set[str] = set()  # layers whose inputs could not be told from padding
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -61,7 +63,7 @@ class Gathering:
 
     def begin(self, batch: Mapping[str, Any]) -> None:
         """The next inputs are of this batch."""
-        self._masks = masks_of(batch)
+        self._masks = masks_of(batch, self._two_stacks)
         self._seen.clear()
 
     def end_call(self) -> None:
@@ -69,7 +71,7 @@ class Gathering:
         for x, names in self._seen.values():
             layer = next(layer for layer in self._layers if layer.name == names[0])
             rows, told_apart = valid_rows(_tokens_first(layer.module, x), self._masks[_reads_decoder(layer)])
-            self.padded |= set() if told_apart else set(names)
+            self._padded |= set() if told_apart else set(names)
             if tuple(names) not in self._sums:
                 self._sums[tuple(names)] = Sums(rows.shape[-1], rows.device)
             self._sums[tuple(names)].add(rows, self._share)
@@ -77,15 +79,28 @@ class Gathering:
 
     def inputs(self) -> dict[str, Inputs]:
         """What entered each layer that was called; one object for all that share it."""
-        made: dict[tuple, Inputs] = {}
         found = {}
         for layer in self._layers:
             mine = tuple(names for names in self._sums if layer.name in names)
+            if mine and mine not in self._made:
+                self._made[mine] = self._sums[mine[0]].inputs([self._sums[names] for names in mine[1:]])
             if mine:
-                if mine not in made:
-                    made[mine] = self._sums[mine[0]].inputs([self._sums[names] for names in mine[1:]])
-                found[layer.name] = made[mine]
+                found[layer.name] = self._made[mine]
         return found
+
+    def doubt(self, name: str) -> str:
+        """What makes the calibration data say little of a layer, in words; nothing where all is well."""
+        if name not in {layer.name for layer in self._layers}:
+            return "a convolution in groups, each with inputs of its own"
+        if (inputs := self.inputs().get(name)) is None:
+            return "never called with the calibration data"
+        width, dead = len(inputs.mean), int((inputs.gram.diagonal() == 0).sum())
+        doubts = {
+            "padding could not be told from tokens": name in self._padded,
+            f"{inputs.count} tokens for {width} inputs": inputs.count < width,
+            f"{dead} of {width} inputs always zero": 0 < dead < width,
+        }
+        return "; ".join(doubt for doubt, holds in doubts.items() if holds)
 
     def _hook(self, layer: Layer):
         def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -96,14 +111,14 @@ class Gathering:
         return see
 
 
-def masks_of(batch: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+def masks_of(batch: Mapping[str, Any], two_stacks: bool) -> tuple[Tensor | None, Tensor | None]:
     """True where a token is none of padding: of what the model reads, and of what its decoder reads."""
-    read = batch.get("attention_mask")
-    written = batch.get("decoder_attention_mask")
-    if written is None and "labels" in batch and "decoder_input_ids" not in batch:
-        written = batch["labels"] != -100
-    has_decoder = written is not None or "decoder_input_ids" in batch
-    return _as_bool(read), _as_bool(written if has_decoder else read)
+    read = written = batch.get("attention_mask")
+    if two_stacks:
+        written = batch.get("decoder_attention_mask")
+        if written is None and "decoder_input_ids" not in batch and "labels" in batch:
+            written = batch["labels"] != -100
+    return _as_bool(read), _as_bool(written)
 
 
 def _as_bool(mask: Any) -> Tensor | None:

@@ -6,34 +6,24 @@ from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.logging import tqdm
 
 from nxm_hf import oneshot
+from nxm_hf.blockwise import Shelf, prune_blocks
 from nxm_hf.calibration import Batch, Sampling, make_batches
 from nxm_hf.config import NxMConfig
-from nxm_hf.families.blocks import bare, blocks, plain
-from nxm_hf.gathering import Gathering
-from nxm_hf.oneshot import Inputs, OneShot, Pruned, output_error
+from nxm_hf.families.blocks import bare
+from nxm_hf.oneshot import OneShot
 from nxm_hf.outcome import LayerOutcome, Outcome, made_by, peak_memory
 from nxm_hf.stamp import put_stamp, remove_stamp
-from nxm_hf.targets import Plan, Target, resolve
+from nxm_hf.targets import Plan, resolve
 from nxm_hf.verification import verify_targets
-from nxm_hf.walk import Walk
 
 logger = logging.getLogger("nxm_hf")
-Done = list[tuple[LayerOutcome, Pruned]]  # of one block
-
-
-class Shelf(Protocol):
-    """Where finished blocks lie, so that what is interrupted goes on after the last of them."""
-
-    def load(self, block: str) -> Done | None: ...
-    def save(self, block: str, done: Done) -> None: ...
 
 
 def prune(
@@ -78,7 +68,7 @@ def prune(
     batches = None if calibration is None else make_batches(calibration, bare(model), tokenizer, sampling)
     remove_stamp(model)
     with _looking(model):
-        layers = _prune_blocks(bare(model), plan, pruner, batches, inputs == "dense", shelf)
+        layers = prune_blocks(bare(model), plan, pruner, batches, inputs == "dense", shelf)
     verify_targets(plan.targets).raise_for_problems()
     outcome = _outcome(pruner, layers, plan, batches, begin)
     put_stamp(model, made_by(outcome, config))
@@ -113,9 +103,6 @@ def _check_numbers(plan: Plan) -> None:
             raise ValueError(f"{target.name} holds {count} NaN, of which no mask can be made. Load another checkpoint.")
 
 
-# -- the walk through the blocks ---------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _looking(model: nn.Module):
     """Meanwhile the model is in evaluation mode and nothing is differentiated; modules come back as they were."""
@@ -127,95 +114,6 @@ def _looking(model: nn.Module):
     finally:
         for module in training:
             module.training = True
-
-
-def _prune_blocks(
-    model: nn.Module, plan: Plan, pruner: OneShot, batches: list[Batch] | None, dense: bool, shelf: Shelf | None
-) -> dict[str, LayerOutcome]:
-    """Prune block after block, as the model calls them; what is on the shelf is taken from there."""
-    found = dict(blocks(model))
-    targets = {name: [t for t in plan.targets if t.name.startswith(f"{plain(name)}.")] for name in found}
-    walk = Walk(model, batches, list(found.values())) if batches else None
-    order = [list(found)[number] for number in (walk.order if walk else range(len(found)))]
-    outcomes, waiting = {}, []
-    for name in tqdm([name for name in order if targets[name]], desc="Pruning blocks", dynamic_ncols=True):
-        done = shelf.load(plain(name)) if shelf else None
-        if done is None:
-            seen = _gather(walk, list(found).index(name), targets[name], len(batches), pruner) if walk else {}
-            done = [_prune_layer(target, pruner, seen.get(target.name)) for target in targets[name]]
-            if shelf:
-                shelf.save(plain(name), done)
-        waiting += zip(targets[name], [pruned for _, pruned in done], strict=True)
-        if not dense:  # with dense inputs all blocks wait for the last to have seen theirs
-            _put(waiting)
-        outcomes.update((outcome.name, outcome) for outcome, _ in done)
-    _put(waiting)
-    return outcomes
-
-
-def _gather(
-    walk: Walk, block: int, targets: Sequence[Target], batches: int, pruner: OneShot
-) -> dict[str, tuple[Inputs, str]]:
-    """What enters the layers of a block, with a note where that is not just tokens."""
-    gathering = Gathering([target.layer for target in targets], batches, pruner.needs_sample)
-    walk.gather(block, gathering)
-    note = "padding could not be told from tokens"
-    return {name: (seen, note * (name in gathering.padded)) for name, seen in gathering.inputs().items()}
-
-
-def _put(waiting: list[tuple[Target, Pruned]]) -> None:
-    """Write what was found into the layers."""
-    for target, pruned in waiting:
-        target.layer.matrix(target.layer.weight).copy_(pruned.weight)
-        if pruned.bias is not None:
-            target.layer.module.bias.copy_(pruned.bias)
-    waiting.clear()
-
-
-# -- one layer ---------------------------------------------------------------------------------------------------------
-
-
-def _prune_layer(target: Target, pruner: OneShot, seen: tuple[Inputs, str] | None) -> tuple[LayerOutcome, Pruned]:
-    """Prune it; by magnitude, with a note, where calibration has nothing to say of it."""
-    weight, bias = target.layer.matrix(target.layer.weight.detach()), target.layer.module.bias
-    inputs, note = seen or (None, "")
-    if pruner.needs_inputs and inputs is None:
-        pruner, note = oneshot.make("magnitude"), "never called with the calibration data; pruned by magnitude"
-    try:
-        pruned = pruner(weight, bias, inputs, target.pattern)
-    except ValueError as error:
-        raise ValueError(f"{target.name}: {error}") from error
-    by_size = target.pattern.project(weight)
-    energy = weight.double().square()
-    outcome = LayerOutcome(
-        name=target.name,
-        role=target.layer.role,
-        shape=tuple(weight.shape),
-        pattern=str(target.pattern),
-        density=int(pruned.weight.count_nonzero()) / weight.numel(),
-        kept_energy=float(energy[pruned.mask].sum() / energy.sum()) if energy.any() else 1.0,
-        magnitude_error=_error(weight, Pruned(by_size, None, pruned.mask), inputs, bias),
-        error=_error(weight, pruned, inputs, bias),
-        tokens=inputs and inputs.count,
-        note="; ".join(filter(None, [pruned.note, note, *_doubts(inputs)])),
-    )
-    return outcome, pruned
-
-
-def _error(weight: Tensor, pruned: Pruned, inputs: Inputs | None, bias: Tensor | None) -> float | None:
-    if inputs is None or not inputs.count:
-        return None
-    rounded = Inputs(inputs.gram.float(), inputs.mean.float(), inputs.count)  # enough to compare with
-    return output_error(weight, pruned.weight, rounded, bias, pruned.bias)
-
-
-def _doubts(inputs: Inputs | None) -> list[str]:
-    """What makes calibration say little of a layer."""
-    if inputs is None or not inputs.count:
-        return []
-    width, dead = len(inputs.mean), int((inputs.gram.diagonal() == 0).sum())
-    found = [f"{inputs.count} tokens for {width} inputs"] if inputs.count < width else []
-    return found + ([f"{dead} of {width} inputs always zero"] if dead else [])
 
 
 def _outcome(

@@ -34,6 +34,8 @@ class Walk:
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[Batch], blocks: Sequence[nn.Module]):
+        self.batches = len(batches)
+        self.two_stacks = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
         self._model, self._batches, self._blocks = model, batches, blocks
         self._device = next(model.parameters()).device
         trace = Trace()
