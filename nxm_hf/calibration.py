@@ -67,7 +67,7 @@ def make_batches(
     room = _longest(model, tokenizer, sampling.length)
     sequences = _packed(texts, tokenizer, room) if pack else _cut(texts, tokenizer, room)
     chosen = _spread(sequences, sampling.samples)
-    _check_vocabulary(chosen, model)
+    _check_vocabulary(chosen, model, tokenizer)
     starts = range(0, len(chosen), sampling.batch_size)
     return [_batch(chosen[start : start + sampling.batch_size], model, tokenizer) for start in starts]
 
@@ -149,14 +149,16 @@ def _spread(sequences: list[list[int]], samples: int) -> list[list[int]]:
     return [sequences[number * len(sequences) // samples] for number in range(samples)]
 
 
-def _check_vocabulary(sequences: Iterable[list[int]], model: nn.Module) -> None:
+def _check_vocabulary(sequences: Sequence[list[int]], model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise for a tokenizer that is not the model's; transformers makes an empty one where a directory has none."""
+    how = "Pass tokenizer=AutoTokenizer.from_pretrained(...) of the directory that the model is from."
+    tokens = list(chain.from_iterable(sequences))
+    unknown = tokens.count(tokenizer.unk_token_id) / len(tokens)
+    if unknown > 0.5:
+        raise ValueError(f"The tokenizer does not know {unknown:.0%} of what it gives; it is not the text's own. {how}")
     words = model.get_input_embeddings().num_embeddings
-    largest = max(chain.from_iterable(sequences))
-    if largest >= words:
-        raise ValueError(
-            f"The tokenizer gives token {largest} and the model has {words}; it is not the model's own. "
-            "Pass tokenizer=AutoTokenizer.from_pretrained(...) of the same directory."
-        )
+    if max(tokens) >= words:
+        raise ValueError(f"The tokenizer gives token {max(tokens)} and the model has {words}; it is not its own. {how}")
 
 
 def _batch(sequences: Sequence[list[int]], model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Batch:

@@ -21,12 +21,10 @@ class BlockShelf:
     """
 
     def __init__(self, folder: str | Path, job: dict[str, Any]):
-        self.folder = Path(folder)
+        self.folder, self.job = Path(folder), job
         if self.folder.exists() and (why := self._foreign(job)):
             logger.warning("%s holds an unfinished job %s; starting anew.", self.folder, why)
             shutil.rmtree(self.folder)
-        if not self.folder.exists():
-            write_state(self.folder, {"job": job}, {})
 
     def load(self, block: str) -> Done | None:
         """The block, if it was finished whole."""
@@ -46,6 +44,8 @@ class BlockShelf:
 
     def save(self, block: str, done: Done) -> None:
         """Put a finished block there, whole or not at all."""
+        if not self.folder.exists():
+            write_state(self.folder, {"job": self.job}, {})
         tensors = {f"{outcome.name}/weight": pruned.weight for outcome, pruned in done}
         tensors |= {f"{outcome.name}/bias": pruned.bias for outcome, pruned in done if pruned.bias is not None}
         write_state(self.folder / block, {"layers": [asdict(outcome) for outcome, _ in done]}, tensors)
