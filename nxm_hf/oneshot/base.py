@@ -44,6 +44,7 @@ class OneShot(ABC):
     """
 
     needs_inputs: ClassVar[bool] = True
+    fits: ClassVar[bool] = True  # whether kept weights change
 
     @property
     def needs_sample(self) -> bool:
@@ -66,7 +67,9 @@ class OneShot(ABC):
             return by_magnitude(weight, pattern, "calibration saw no input other than zero; pruned by magnitude")
         full = torch.promote_types(weight.dtype, torch.float32)
         found = self.prune(weight.to(full), None if bias is None else bias.detach().to(full), inputs, pattern)
-        return _in_the_dtype_of(weight, bias, found)
+        if self.fits and inputs.count < weight.shape[-1]:
+            found.note = f"fitted to {inputs.count} tokens, fewer than its {weight.shape[-1]} inputs; calibrate on more"
+        return _as_stored(weight, bias, found)
 
     def _check(self, weight: Tensor, inputs: Inputs | None) -> None:
         """Raise `ValueError` for what no number can be made of."""
@@ -102,11 +105,13 @@ def masked(weight: Tensor, mask: Tensor, note: str = "") -> Pruned:
     return Pruned(torch.where(mask, weight, 0).add_(0), None, mask, note)
 
 
-def _in_the_dtype_of(weight: Tensor, bias: Tensor | None, found: Pruned) -> Pruned:
-    """What was found, as the layer stores it."""
-    kept = masked(found.weight.to(weight.dtype), found.mask, found.note)
-    kept.bias = None if found.bias is None else found.bias.to(bias.dtype)
-    return kept
+def _as_stored(weight: Tensor, bias: Tensor | None, found: Pruned) -> Pruned:
+    """What was found, in the precision of the layer; the kept weights as they were where it has no such numbers."""
+    stored = masked(found.weight.to(weight.dtype), found.mask, found.note)
+    stored.bias = None if found.bias is None else found.bias.to(bias.dtype)
+    if stored.weight.isfinite().all() and (stored.bias is None or stored.bias.isfinite().all()):
+        return stored
+    return masked(weight, found.mask, f"fitted weights overflow {weight.dtype}; kept weights stay as they were")
 
 
 def output_error(
