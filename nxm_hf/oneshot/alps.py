@@ -39,6 +39,8 @@ class ALPS(OneShot):
     def __post_init__(self) -> None:
         for name in ("damping", "rho", "tolerance"):
             at_least_zero("alps", name, getattr(self, name), example=0.01)
+        if not self.rho:
+            raise ValueError("rho of alps must be above 0, or nothing is pulled together; got 0. Write rho=0.1.")
         at_least_one("alps", "steps", self.steps, example=300)
         one_of("alps", "bias", self.bias, (True, False))
 

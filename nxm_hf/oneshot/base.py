@@ -39,12 +39,11 @@ class OneShot(ABC):
     """A way to prune one layer without training; its fields are its settings.
 
     Called with a weight of shape [out, in], whose inputs the last dimension are. Nothing that it is given changes.
-    Weights in half precision are worked on in fp32 and come back as they were. A weight that already holds the
-    pattern comes back unchanged, and so does, by magnitude, one whose inputs were never seen or were all zero.
+    Weights in half precision are worked on in fp32, and what comes back is stored as they were. A weight that already
+    holds the pattern comes back unchanged; one whose inputs were never seen, or always zero, is pruned by magnitude.
     """
 
     needs_inputs: ClassVar[bool] = True
-    fits: ClassVar[bool] = True  # whether kept weights change
 
     @property
     def needs_sample(self) -> bool:
@@ -67,8 +66,6 @@ class OneShot(ABC):
             return by_magnitude(weight, pattern, "calibration saw no input other than zero; pruned by magnitude")
         full = torch.promote_types(weight.dtype, torch.float32)
         found = self.prune(weight.to(full), None if bias is None else bias.detach().to(full), inputs, pattern)
-        if self.fits and inputs.count < weight.shape[-1]:
-            found.note = f"fitted to {inputs.count} tokens, fewer than its {weight.shape[-1]} inputs; calibrate on more"
         return _as_stored(weight, bias, found)
 
     def _check(self, weight: Tensor, inputs: Inputs | None) -> None:

@@ -18,7 +18,6 @@ class Magnitude(OneShot):
     """
 
     needs_inputs: ClassVar[bool] = False
-    fits: ClassVar[bool] = False
 
     def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs | None, pattern: Pattern) -> Pruned:
         return by_magnitude(weight, pattern)

@@ -1,7 +1,6 @@
 """Wanda: a weight is worth its size times that of its input."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,8 +17,6 @@ class Wanda(OneShot):
     The pattern decides what is compared with what: weights of one group in N:M; all weights of the layer in
     "unstructured:0.5", where the paper compares within each row.
     """
-
-    fits: ClassVar[bool] = False
 
     def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> Pruned:
         return masked(weight, pattern.mask(weight.abs() * inputs.norms.to(weight.dtype)))
