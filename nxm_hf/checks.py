@@ -17,6 +17,19 @@ def at_least_zero(name: str, setting: str, value: Any, example: float = 1.0) -> 
     return float(value)
 
 
+def at_least_one(name: str, setting: str, value: Any, example: int = 1) -> int:
+    """The value, if it counts something.
+
+    >>> at_least_one("adaprune", "steps", 3)
+    3
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"{setting} of {name} must be a whole number of at least 1; got {value!r}. Write {setting}={example}."
+        )
+    return value
+
+
 def one_of(name: str, setting: str, value: Any, choices: Sequence[Any]) -> Any:
     """The value, if it is one of the choices."""
     if value not in choices:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from nxm_hf.checks import at_least_zero, one_of
+from nxm_hf.checks import at_least_one, at_least_zero, one_of
 from nxm_hf.oneshot.base import Inputs, OneShot, Pruned, groups_of, masked
 from nxm_hf.oneshot.curvature import Curvature, moved_bias
 from nxm_hf.oneshot.descent import descend
@@ -47,6 +47,8 @@ class AdaPrune(OneShot):
         one_of("adaprune", "bias", self.bias, (True, False))
         at_least_zero("adaprune", "damping", self.damping, example=0.01)
         at_least_zero("adaprune", "tolerance", self.tolerance, example=1e-4)
+        at_least_one("adaprune", "steps", self.steps, example=1000)
+        at_least_one("adaprune", "batch", self.batch, example=50)
         other = "adam" if self.solver == "gram" else "gram"
         for field in fields(self):
             if field.name in SETTINGS[other] and (value := getattr(self, field.name)) != field.default:

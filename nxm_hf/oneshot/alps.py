@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nxm_hf.checks import at_least_zero, one_of
+from nxm_hf.checks import at_least_one, at_least_zero, one_of
 from nxm_hf.oneshot.base import Inputs, OneShot, Pruned, masked
 from nxm_hf.oneshot.curvature import Curvature, moved_bias
 from nxm_hf.oneshot.magnitude import Magnitude
@@ -39,6 +39,9 @@ class ALPS(OneShot):
     def __post_init__(self) -> None:
         for name in ("damping", "rho", "tolerance"):
             at_least_zero("alps", name, getattr(self, name), example=0.01)
+        if not self.rho:
+            raise ValueError("rho of alps must be above 0, or nothing is pulled together; got 0. Write rho=0.1.")
+        at_least_one("alps", "steps", self.steps, example=300)
         one_of("alps", "bias", self.bias, (True, False))
 
     def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> Pruned:

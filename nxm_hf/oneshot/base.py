@@ -39,8 +39,8 @@ class OneShot(ABC):
     """A way to prune one layer without training; its fields are its settings.
 
     Called with a weight of shape [out, in], whose inputs the last dimension are. Nothing that it is given changes.
-    Weights in half precision are worked on in fp32 and come back as they were. A weight that already holds the
-    pattern comes back unchanged, and so does, by magnitude, one whose inputs were never seen or were all zero.
+    Weights in half precision are worked on in fp32, and what comes back is stored as they were. A weight that already
+    holds the pattern comes back unchanged; one whose inputs were never seen, or always zero, is pruned by magnitude.
     """
 
     needs_inputs: ClassVar[bool] = True
@@ -66,7 +66,7 @@ class OneShot(ABC):
             return by_magnitude(weight, pattern, "calibration saw no input other than zero; pruned by magnitude")
         full = torch.promote_types(weight.dtype, torch.float32)
         found = self.prune(weight.to(full), None if bias is None else bias.detach().to(full), inputs, pattern)
-        return _in_the_dtype_of(weight, bias, found)
+        return _as_stored(weight, bias, found)
 
     def _check(self, weight: Tensor, inputs: Inputs | None) -> None:
         """Raise `ValueError` for what no number can be made of."""
@@ -102,11 +102,13 @@ def masked(weight: Tensor, mask: Tensor, note: str = "") -> Pruned:
     return Pruned(torch.where(mask, weight, 0).add_(0), None, mask, note)
 
 
-def _in_the_dtype_of(weight: Tensor, bias: Tensor | None, found: Pruned) -> Pruned:
-    """What was found, as the layer stores it."""
-    kept = masked(found.weight.to(weight.dtype), found.mask, found.note)
-    kept.bias = None if found.bias is None else found.bias.to(bias.dtype)
-    return kept
+def _as_stored(weight: Tensor, bias: Tensor | None, found: Pruned) -> Pruned:
+    """What was found, in the precision of the layer; the kept weights as they were where it has no such numbers."""
+    stored = masked(found.weight.to(weight.dtype), found.mask, found.note)
+    stored.bias = None if found.bias is None else found.bias.to(bias.dtype)
+    if stored.weight.isfinite().all() and (stored.bias is None or stored.bias.isfinite().all()):
+        return stored
+    return masked(weight, found.mask, f"fitted weights overflow {weight.dtype}; kept weights stay as they were")
 
 
 def output_error(

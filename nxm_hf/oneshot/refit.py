@@ -19,13 +19,14 @@ def refit(weight: Tensor, mask: Tensor, start: Tensor, curvature: Curvature, tol
     found = start * kept
     residual = (lost := weight - found) @ hessian
     cost = (residual * lost).sum()
+    nothing = torch.finfo(cost.dtype).eps * cost  # below this a cost is rounding
     residual.mul_(kept)
     ahead = torch.zeros_like(found)
     above = torch.ones_like(found[:, 0])
     for _ in range(STEPS):
         step = (residual @ inverse).mul_(kept)
         previous, above = above, (residual * step).sum(1)
-        if above.sum() <= tolerance * cost:
+        if above.sum() <= torch.maximum(tolerance * cost, nothing):
             break
         ahead = torch.addcmul(step, ahead, _ratio(above, previous))
         bent = (ahead @ hessian).mul_(kept)
