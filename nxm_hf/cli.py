@@ -24,7 +24,7 @@ Steps = Annotated[int, "optimizer steps of the training (default: 1000)"]
 Settings = Annotated[str, "the recipe's own settings, as JSON"]
 Fraction = Annotated[float, "a fraction of training, as in NxMConfig (default: 0, or the recipe's own)"]
 Tokens = Annotated[int, "tokens of the example that weighs the layers (default: 128)"]
-RunDirectories = Annotated[list[str], "the output_dir of a training; several are drawn side by side"]
+RunDirectories = Annotated[list[str], "the output_dir of a training, or what `nxm prune` wrote; one or several"]
 
 
 # -- the commands: positional arguments are the user's, keyword arguments are options; the return value is the exit code
@@ -76,7 +76,7 @@ def flops_command(
 
 
 def report_command(run_dir: RunDirectories) -> int:
-    """Draw a training run, or several side by side, as one HTML page.
+    """Draw a training run or a pruning, or several, as one HTML page.
 
     Writes report.html into the first directory, and with matplotlib the charts as PNG into its report/. What
     AnalysisCallback recorded is drawn too. Exits with 0, or with 2 when a directory cannot be read.

@@ -19,7 +19,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 def words(folder: str) -> list[str]:
     """The command."""
-    options = ["--method", "sparsegpt", "--calibration", "texts.txt", "--length", "16", "--samples", "8"]
+    options = ["--method", "wanda", "--calibration", "texts.txt", "--length", "16", "--samples", "8"]
     return ["prune", "dense", f"{folder}/out", *options]
 
 

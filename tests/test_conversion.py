@@ -154,6 +154,29 @@ def test_convert_shows_what_the_outputs_lose_when_it_has_texts(dense, texts, tmp
     assert f"{rows[0]['magnitude_error']:.4f}     {rows[0]['error']:.4f}" in shown
 
 
+# -- what is said afterwards -------------------------------------------------------------------------------------------
+
+
+def test_report_draws_each_layer_of_what_was_pruned(dense, texts, tmp_path, capsys):
+    assert run("prune", dense, tmp_path / "a<b", "--method", "wanda", "--calibration", texts, *SHORT) == 0
+    assert run("prune", dense, tmp_path / "plain", "--method", "magnitude") == 0
+    assert run("report", tmp_path / "a<b", tmp_path / "plain") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "a<b" / "report.html")
+    page = (tmp_path / "a<b" / "report.html").read_text()
+    rows = json.loads((tmp_path / "a<b" / OUTCOME_FILE).read_text())["layers"]
+    most = max(row["magnitude_error"] for row in rows)
+    for row in rows:
+        assert f"<td>{row['error']:.4f}</td>" in page and f"width:{row['error'] / max(most, row['error']):.1%}" in page
+    assert "a&lt;b" in page and "a<b" not in page and page.count('class="bar"') == 24
+    (tmp_path / "plain" / OUTCOME_FILE).write_text("{}")
+    assert run("report", tmp_path / "plain") == 2 and "Prune the model again" in capsys.readouterr().err
+
+
+def test_asp_with_the_scores_of_a_method_says_what_to_type_instead():
+    with pytest.raises(ValueError, match=r"nxm prune MODEL OUT --pattern 4:8 --method sparsegpt --calibration FILE"):
+        NxMConfig("asp", "4:8", {"scores": "sparsegpt"})
+
+
 # -- killed ----------------------------------------------------------------------------------------------------------
 
 
@@ -161,13 +184,13 @@ def test_convert_shows_what_the_outputs_lose_when_it_has_texts(dense, texts, tmp
 def test_a_job_that_was_killed_anywhere_goes_on_to_the_same_bits(dense, texts, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     script = Path(__file__).with_name("killed_pruning.py")
-    ran = subprocess.run([sys.executable, script, tmp_path, "7"], env=environment, capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, script, tmp_path, "4"], env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     *killed_at, total = ran.stdout.splitlines()
-    assert len(killed_at) == 7 and int(total) > 15
+    assert len(killed_at) == 4 and int(total) > 15
     unbroken = files(tmp_path / "unbroken/out")
     resumed = 0
-    for number in range(7):
+    for number in range(4):
         folder = tmp_path / str(number)
         finished = list(folder.glob(".out.unfinished/*.layer.*/nxm_state.safetensors"))
         times = [path.stat().st_mtime_ns for path in finished]
@@ -177,7 +200,7 @@ def test_a_job_that_was_killed_anywhere_goes_on_to_the_same_bits(dense, texts, t
         resumed += bool(times)
         for name, content in files(folder / "out").items():
             assert content == unbroken[name] or name in (OUTCOME_FILE,), f"{name}, killed at {killed_at[number]}"
-    assert resumed >= 2
+    assert resumed >= 1
 
 
 def test_an_unfinished_job_of_another_kind_is_begun_anew_and_that_is_said(dense, texts, tmp_path, monkeypatch, caplog):
