@@ -158,7 +158,7 @@ def _overview(commands: dict[str, Callable[..., int]]) -> _Parser:
     whole = _Parser(
         prog="nxm",
         usage="nxm [--help] [--version] COMMAND ...",
-        description="Look at models that nxm_hf made sparse, check them, and plan a training.",
+        description="Prune models, look at sparse ones, check them, and plan a training.",
         epilog="\n".join(["commands:", *lines, "", "`nxm COMMAND --help` says more of each."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -42,7 +42,7 @@ def prune_command(
     tokenizer: Tokenizer = "",
     settings: Settings = "",
 ) -> int:
-    """Make a saved model sparse without training, from a few hundred sentences.
+    """Make a saved model sparse without training, from a few sentences.
 
     Writes the sparse model with its tokenizer to OUT, whole or not at all. When it was killed, the same command goes
     on after the last finished block. Exits with 0, or with 2 when something cannot be read or does not fit.
@@ -76,7 +76,7 @@ def convert_command(
     on_indivisible: Unfit = "error",
     settings: Settings = "",
 ) -> int:
-    """Bring a saved model, dense or sparse, to another pattern without training.
+    """Bring a saved model to another pattern without training.
 
     Zeros that are there stay where they cost nothing; layers that hold the pattern already stay as they are. With
     calibration data the table shows what the outputs of each layer lose, by magnitude too. Exits with 0, or with 2.
