@@ -7,6 +7,7 @@ from nxm_hf.distillation import Distillation
 from nxm_hf.engine import Engine
 from nxm_hf.loops import attach
 from nxm_hf.permutation import permute
+from nxm_hf.pruning import prune
 from nxm_hf.rewinding import rewind
 from nxm_hf.trainer import NxMTrainer
 from nxm_hf.verification import verify
@@ -23,6 +24,7 @@ __all__ = [
     "analysis",
     "attach",
     "permute",
+    "prune",
     "rewind",
     "verify",
 ]

@@ -14,6 +14,7 @@ from typing import Annotated, get_args, get_origin
 import nxm_hf
 from nxm_hf import NxMConfig, analysis, inspection, recipes, report, rewinding, verification
 from nxm_hf.directories import skeleton
+from nxm_hf.pruning_commands import convert_command, prune_command
 
 Directory = Annotated[str, "a directory that save_model or save_pretrained wrote"]
 PatternText = Annotated[str, "what every layer is to hold, as 2:4 (default: what the directory has on record)"]
@@ -27,7 +28,7 @@ FinishedRun = Annotated[str, "the output_dir of a training that was done"]
 Trained = Annotated[str, "the model that says what is kept: a sparse one, or with --pattern a dense one"]
 Early = Annotated[str, "an early checkpoint of the same training, or the model that it began from"]
 NewDirectory = Annotated[str, "a directory that is to be made"]
-RunDirectories = Annotated[list[str], "the output_dir of a training; several are drawn side by side"]
+RunDirectories = Annotated[list[str], "the output_dir of a training, or what `nxm prune` wrote; one or several"]
 
 
 # -- the commands: positional arguments are the user's, keyword arguments are options; the return value is the exit code
@@ -100,7 +101,7 @@ def rewind_command(trained: Trained, checkpoint: Early, out: NewDirectory, *, pa
 
 
 def report_command(run_dir: RunDirectories) -> int:
-    """Draw a training run, or several side by side, as one HTML page.
+    """Draw a training run or a pruning, or several, as one HTML page.
 
     Writes report.html into the first directory, and with matplotlib the charts as PNG into its report/. What
     AnalysisCallback recorded is drawn too. Exits with 0, or with 2 when a directory cannot be read.
@@ -110,7 +111,10 @@ def report_command(run_dir: RunDirectories) -> int:
     return 0
 
 
-COMMANDS = (verify_command, inspect_command, recipes_command, flops_command, rewind_command, report_command)
+COMMANDS = (
+    *(verify_command, inspect_command, recipes_command, flops_command),
+    *(prune_command, convert_command, rewind_command, report_command),
+)
 
 
 # -- what they are made with ---------------------------------------------------------------------------------------
@@ -179,7 +183,7 @@ def _overview(commands: dict[str, Callable[..., int]]) -> _Parser:
     whole = _Parser(
         prog="nxm",
         usage="nxm [--help] [--version] COMMAND ...",
-        description="Look at models that nxm_hf made sparse, check them, and plan a training.",
+        description="Prune models, look at sparse ones, check them, and plan a training.",
         epilog="\n".join(["commands:", *lines, "", "`nxm COMMAND --help` says more of each."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -227,7 +231,7 @@ def _run(command: Callable[..., int], given: dict) -> int:
     except BrokenPipeError:  # the reader, as in `| head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         return _complain(f"nxm {_name(command)}", " ".join(str(error).split()))
 
 

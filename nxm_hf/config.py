@@ -57,6 +57,7 @@ class NxMConfig(PushToHubMixin):
     settle: float = field(default=0.0, metadata=_help("Last fraction of training, with the final mask frozen."))
     layers: dict | None = field(default=None, init=False, compare=False)
     density: float | None = field(default=None, init=False, compare=False)
+    pruning: dict | None = field(default=None, init=False, compare=False)  # how `prune` made it, without training
     nxm_version: str = field(default=__version__, init=False, compare=False)
 
     def __post_init__(self):
@@ -158,7 +159,7 @@ class NxMConfig(PushToHubMixin):
         if words.get("recipe") == "custom":  # a method object cannot be read back; its mask can be kept
             words.update(recipe="asp", settings={})
         config = cls(**{name: value for name, value in words.items() if known[name].init})
-        for name in ("layers", "density", "nxm_version"):
+        for name in ("layers", "density", "pruning", "nxm_version"):
             setattr(config, name, words.get(name, getattr(config, name)))
         layers = {} if config.layers is None else config.layers
         if not (isinstance(layers, dict) and all(isinstance(text, str) for text in layers.values())):

@@ -50,6 +50,9 @@ def write_card(folder: str | Path, config: NxMConfig, plan: Plan) -> None:
 def _section(config: NxMConfig, plan: Plan) -> str:
     report = verify_targets(plan.targets)
     words = config.to_dict()
+    made = f"recipe `{words['recipe']}` with `{words['settings']}`, warmup {config.warmup}, settle {config.settle}"
+    if config.pruning:
+        made = f"pruned without training by `{config.pruning['method']}` with `{config.pruning['settings']}`"
     rows = [
         f"| `{x.name}` | {x.role} | {x.shape[0]}x{x.shape[1]} | {x.pattern} | {x.density:.4f} |" for x in report.layers
     ]
@@ -59,9 +62,8 @@ def _section(config: NxMConfig, plan: Plan) -> str:
             "## Sparsity",
             "",
             f"{len(report.layers)} layers of this model are sparse, with a density of {report.density:.4f}; pattern "
-            f"`{words['pattern']}`, recipe `{words['recipe']}` with `{words['settings']}`, warmup {config.warmup}, "
-            f"settle {config.settle}. Made with nxm_hf {config.nxm_version}. The file holds plain weights with zeros: "
-            "`from_pretrained` needs nothing else, and `nxm verify` checks them.",
+            f"`{words['pattern']}`, {made}. Made with nxm_hf {config.nxm_version}. The file holds plain weights with "
+            "zeros: `from_pretrained` needs nothing else, and `nxm verify` checks them.",
             "",
             "| layer | role | shape | pattern | density |",
             "|---|---|---|---|---|",

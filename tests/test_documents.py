@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nxm_hf import cli, recipes
+from nxm_hf import cli, oneshot, recipes
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "examples/glue/README.md")
@@ -80,6 +80,17 @@ def test_the_readme_shows_the_catalogue_of_recipes():
     shown = (ROOT / "README.md").read_text().split("<!-- recipes: begin -->\n")[1].split("<!-- recipes: end -->")[0]
     right = "\n".join(map(row, recipes.names())) + "\n"
     assert shown.split("|---|---|---|---|\n")[1] == right, f"The rows of README.md should be:\n{right}"
+
+
+def test_the_readme_shows_the_methods_of_pruning_without_training():
+    def row(name: str) -> str:
+        sentence, paper = oneshot.describe(name)
+        source, link = paper.rsplit(", ", 1)
+        return f"| `{name}` | {sentence} [{source}]({link}) |"
+
+    shown = (ROOT / "README.md").read_text().split("<!-- methods: begin -->\n")[1].split("<!-- methods: end -->")[0]
+    right = "\n".join(map(row, oneshot.names())) + "\n"
+    assert shown.split("|---|---|\n")[1] == right, f"The rows of README.md should be:\n{right}"
 
 
 def test_ci_runs_the_readmes_own_two_commands():

@@ -14,25 +14,31 @@ ROOT = Path(nxm_hf.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # From the ground up; a file imports only from its own floor (its own folder) and from those below.
 FLOORS = [
-    {"version", "table", "solvers", "schedules", "families", "distillation", "regrouping"},
+    {"version", "table", "catalogue", "checks", "solvers", "schedules", "families", "distillation", "regrouping"},
     {"patterns", "layers"},
-    {"methods"},
+    {"methods", "oneshot"},
     {"recipes"},
     {"words"},
-    {"config", "state"},
-    {"targets", "stamp", "directories", "optimizers", "refusals"},
-    {"analysis", "metrics", "verification", "checkpoints", "bracket", "teachers", "identity", "couplings"},
-    {"engine", "shipping", "inspection", "probe"},
-    {"sampling", "loops", "permutation", "rewinding"},
+    {"config", "state", "texts", "tracing", "gathering"},
+    {"targets", "stamp", "directories", "optimizers", "refusals", "calibration", "outcome"},
+    {"analysis", "metrics", "verification", "checkpoints", "bracket", "teachers", "identity", "couplings", "walk"},
+    {"engine", "shipping", "inspection", "blockwise", "probe"},
+    {"sampling", "loops", "pruning", "shelf", "permutation", "rewinding"},
     {"callback"},
     {"trainer"},
     {"report"},
+    {"conversion"},
+    {"pruning_commands"},
     {"__init__"},
     {"cli"},
 ]
-CATALOGUES = ("analysis", "families", "methods", "patterns", "recipes", "solvers")
+CATALOGUES = ("analysis", "families", "methods", "oneshot", "patterns", "recipes", "solvers")
 # In a catalogue's folder, but no entry of it: what its entries are made with.
-WORKSHOP = {"analysis": {"usage", "work"}, "families": {"blocks", "selection"}, "recipes": {"checks"}}
+WORKSHOP = {
+    "analysis": {"usage", "work"},
+    "families": {"blocks", "selection"},
+    "oneshot": {"curvature", "descent", "refit"},
+}
 
 
 def _imports(path: Path) -> set[str]:

@@ -7,9 +7,9 @@ import torch
 from loops import bits, same, short, trained, weights
 
 from nxm_hf import NxMConfig, recipes
+from nxm_hf.checks import at_least_zero, one_of
 from nxm_hf.methods import ADMM, Dense, Masked, Method
 from nxm_hf.patterns import NM
-from nxm_hf.recipes.checks import at_least_zero, one_of
 from nxm_hf.schedules import ALWAYS, NEVER, Clock, Constant, Evenly, Every, EveryEpoch
 
 NAMES = recipes.names()

@@ -1,8 +1,8 @@
 """The recipe `admm`: NxMTransformer."""
 
+from nxm_hf.checks import at_least_zero, one_of
 from nxm_hf.methods import ADMM
 from nxm_hf.patterns import Pattern
-from nxm_hf.recipes.checks import at_least_zero, one_of
 from nxm_hf.schedules import Evenly, Every, EveryEpoch, Schedule
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from nxm_hf.checks import at_least_zero
 from nxm_hf.methods import Masked
 from nxm_hf.patterns import NM, Dense, Pattern, Unstructured
-from nxm_hf.recipes.checks import at_least_zero
 from nxm_hf.schedules import ALWAYS, Clock, Every
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from nxm_hf.checks import at_least_zero
 from nxm_hf.methods import Masked
 from nxm_hf.patterns import Pattern
-from nxm_hf.recipes.checks import at_least_zero
 from nxm_hf.recipes.ste import ste
 from nxm_hf.schedules import Constant
 

@@ -1,8 +1,8 @@
 """The recipe `rigl`: rewire by the gradient."""
 
+from nxm_hf.checks import at_least_zero, one_of
 from nxm_hf.methods import Rewired
 from nxm_hf.patterns import Pattern
-from nxm_hf.recipes.checks import at_least_zero, one_of
 from nxm_hf.schedules import Every
 
 

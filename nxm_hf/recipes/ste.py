@@ -1,8 +1,8 @@
 """The recipe `ste`: the plain straight-through estimator."""
 
+from nxm_hf.checks import at_least_zero
 from nxm_hf.methods import Masked
 from nxm_hf.patterns import Pattern
-from nxm_hf.recipes.checks import at_least_zero
 from nxm_hf.schedules import Constant, Every
 
 

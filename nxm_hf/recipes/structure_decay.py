@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import log2
 
+from nxm_hf.checks import one_of
 from nxm_hf.methods import Masked
 from nxm_hf.patterns import NM, Pattern, parse
-from nxm_hf.recipes.checks import one_of
 from nxm_hf.recipes.ste import ste
 from nxm_hf.schedules import Frames
 

@@ -1,0 +1,118 @@
+"""The outcome of pruning without training: what was done to each layer and what it costs in its outputs."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nxm_hf.config import NxMConfig
+from nxm_hf.table import table
+
+OUTCOME_FILE = "nxm_pruning.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class LayerOutcome:
+    """One layer. Errors are the squared error of its outputs over the calibration tokens, as a share of the outputs."""
+
+    name: str
+    role: str
+    shape: tuple[int, int]
+    pattern: str
+    density: float
+    kept_energy: float  # the share of the sum of squares of the weight before that its kept entries hold
+    magnitude_error: float | None  # what pruning by magnitude alone would have cost
+    error: float | None
+    tokens: int | None
+    note: str = ""
+
+    def row(self) -> tuple[str, ...]:
+        """The layer's line of the table."""
+        numbers = (self.density, self.kept_energy, self.magnitude_error, self.error)
+        size = f"{self.shape[0]}x{self.shape[1]}"
+        return self.name, self.role, size, self.pattern, *map(_number, numbers), self.note
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All layers; prints as a table."""
+
+    method: str
+    settings: dict[str, Any]
+    layers: tuple[LayerOutcome, ...]
+    skipped: dict[str, str] = field(default_factory=dict)  # layers left dense, as the pattern does not fit them
+    tokens: int | None = None
+    seconds: float = 0.0
+    peak_memory: int | None = None  # of the process so far, in bytes
+
+    @property
+    def density(self) -> float:
+        """The fraction of the entries of all layers that is not zero."""
+        sizes = [x.shape[0] * x.shape[1] for x in self.layers]
+        return sum(x.density * size for x, size in zip(self.layers, sizes, strict=True)) / max(sum(sizes), 1)
+
+    @property
+    def error(self) -> float | None:
+        """The mean of the layers' errors; None without calibration."""
+        return _mean([x.error for x in self.layers])
+
+    @property
+    def magnitude_error(self) -> float | None:
+        """The mean of what magnitude alone would have cost."""
+        return _mean([x.magnitude_error for x in self.layers])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, in JSON's words."""
+        return {"format": FORMAT, **asdict(self)}
+
+    def save(self, folder: str | Path, **words: Any) -> None:
+        """Write it beside a model, where `nxm report` finds it."""
+        text = json.dumps({**self.to_dict(), **words}, indent=2)
+        (Path(folder) / OUTCOME_FILE).write_text(text + "\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        head = ("layer", "role", "shape", "pattern", "density", "energy", "magnitude", "error", "")
+        parts = [table(head, [layer.row() for layer in self.layers]), self._summary()]
+        if self.error is not None:
+            parts.append("Errors are of the layer's outputs, squared, as a share of the outputs; lower is better.")
+        parts += [f"Left dense: {name}: {why}" for name, why in self.skipped.items()]
+        return "\n".join(parts)
+
+    def _summary(self) -> str:
+        words = [f"{len(self.layers)} layers by {self.method}, density {self.density:.4f}"]
+        if self.error is not None:
+            words.append(f"mean error {_number(self.error)} (magnitude {_number(self.magnitude_error)})")
+            words.append(f"{self.tokens} tokens")
+        words.append(f"{self.seconds:.1f} s")
+        if self.peak_memory is not None:
+            words.append(f"peak memory {self.peak_memory / 2**30:.2f} GiB")
+        return ", ".join(words)
+
+
+def made_by(outcome: Outcome, config: NxMConfig) -> NxMConfig:
+    """The config that says of a model how it was made: its mask is there, and a training of `asp` keeps it."""
+    config.layers = {layer.name: layer.pattern for layer in outcome.layers}
+    config.density = outcome.density
+    config.pruning = {"method": outcome.method, "settings": outcome.settings, "tokens": outcome.tokens}
+    return config
+
+
+def peak_memory() -> int | None:
+    """The most memory that this process has had, in bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
