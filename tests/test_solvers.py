@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nxm_hf.patterns import NM, PATTERNS, Block, Transposable, Unstructured, parse
-from nxm_hf.solvers import SOLVERS, solve
+from nxm_hf.solvers import SOLVERS, Solver, choose, solve, solve_many
 from nxm_hf.solvers.enumeration import every_tile
 from nxm_hf.solvers.network import CPU_BYTES, by_network, network
 
@@ -38,6 +38,63 @@ def seeded(*shape, dtype=torch.float32, seed=0):
 def test_every_pattern_has_a_solver():
     assert set(SOLVERS) == {kind.kind for kind in PATTERNS}
     assert all(SOLVERS.values()) and sum(map(len, SOLVERS.values())) >= 6
+
+
+# The choice
+
+
+def test_the_first_solver_that_suits_is_asked(monkeypatch):
+    def refuse(scores, pattern):
+        raise AssertionError("asked, though it does not suit")
+
+    picky = Solver(refuse, suits=lambda scores, pattern: scores.dtype == torch.float64)
+    monkeypatch.setitem(SOLVERS, "nm", (picky, *SOLVERS["nm"]))
+    assert choose(torch.ones(4).double(), NM(1, 4)) is picky
+    assert solve(torch.ones(4), NM(1, 4)).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("text", [text for kind in PATTERNS for text in kind.examples])
+@pytest.mark.parametrize("bring", [False, True])
+def test_a_list_gets_the_masks_of_its_tensors(text, bring):
+    pattern = parse(text)
+    scores = [seeded(8, 120).abs(), seeded(0, 120), seeded(2, 24, 120, seed=1), seeded(120, 120, seed=2).mT]
+    scores += [seeded(8, 240, seed=3)[:, ::2].bfloat16(), seeded(16, 120, dtype=torch.float64)]
+    out = [torch.empty(each.shape, dtype=torch.bool) for each in scores] if bring else None
+    masks = solve_many(scores, pattern, out)
+    for each, mask in zip(scores, masks, strict=True):
+        assert torch.equal(mask, pattern.mask(each))
+    assert not bring or all(mask is given for mask, given in zip(masks, out, strict=True))
+
+
+def test_a_solver_of_lists_gets_all_that_it_suits_at_once(monkeypatch):
+    asked = []
+
+    def many(scores, pattern, masks):
+        asked.append(len(scores))
+        for each, mask in zip(scores, masks, strict=True):
+            mask.copy_(by_network(each, pattern))
+
+    monkeypatch.setitem(SOLVERS, "nm", (Solver(by_network, lambda scores, _: scores.dim() == 2, many), *SOLVERS["nm"]))
+    scores = [seeded(4, 8), seeded(8), seeded(2, 4), seeded(0, 4)]
+    for each, mask in zip(scores, solve_many(scores, NM(2, 4)), strict=True):
+        assert torch.equal(mask, NM(2, 4).mask(each))
+    assert asked == [2]
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        [torch.empty(4)],
+        [torch.empty(8, dtype=torch.bool)],
+        [torch.empty(8, dtype=torch.bool)[::2]],
+        [torch.empty(4, dtype=torch.bool, device="meta")],
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(out):
+    with pytest.raises(ValueError, match=r"contiguous bool of their shape and device.*Write torch.empty"):
+        solve_many([torch.ones(4)], NM(2, 4), out)
+    with pytest.raises(ValueError, match="2 tensors of scores and 1 in out"):
+        solve_many([torch.ones(4)] * 2, NM(2, 4), out)
 
 
 # N:M
