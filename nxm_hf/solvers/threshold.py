@@ -16,19 +16,19 @@ def keep_highest(scores: Tensor, count: int) -> Tensor:
     if count == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     threshold = _nth_highest(scores, count)
-    mask = scores > threshold
-    room = count - int(mask.count_nonzero())
-    mask[(scores == threshold).nonzero()[:room]] = True
+    mask = scores >= threshold
+    if extra := int(mask.count_nonzero()) - count:
+        mask[(scores == threshold).nonzero()[-extra:]] = False
     return mask
 
 
 def _nth_highest(scores: Tensor, count: int) -> Tensor:
     """The `count`-th highest score, without sorting the rest where that can be avoided."""
     if scores.device.type != "cpu":
-        return scores.topk(count).values[-1]
+        return scores.topk(count, sorted=False).values.amin()
     # NumPy's partition is several times faster than kthvalue and topk on a CPU; it knows no bfloat16.
     values = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
     place = len(scores) - count
-    found = values.clone().numpy()
+    found = values.numpy().copy()
     found.partition(place)
     return torch.tensor(found[place], dtype=scores.dtype)
