@@ -21,7 +21,7 @@ FLOORS = [
     {"words"},
     {"config", "state"},
     {"targets", "stamp", "directories", "optimizers", "refusals"},
-    {"analysis", "metrics", "verification", "checkpoints", "bracket", "teachers", "identity"},
+    {"analysis", "metrics", "verification", "checkpoints", "bracket", "teachers", "identity", "comparison"},
     {"engine", "shipping", "inspection"},
     {"sampling", "loops"},
     {"callback"},

@@ -6,7 +6,8 @@ A solver is a function `(scores, pattern) -> mask`. It asks the pattern for its 
 All solvers of a kind keep the same score, and those of "nm" give the same mask bit for bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor
@@ -58,4 +59,11 @@ def solve_many(scores: Sequence[Tensor], pattern: Any, out: Sequence[Tensor] | N
     return masks
 
 
-__all__ = ["SOLVERS", "Solver", "choose", "solve", "solve_many"]
+def __getattr__(name: str) -> Callable:
+    """`compare` reads patterns, which stand above solvers; it is fetched when somebody asks for it."""
+    if name == "compare":
+        return import_module("nxm_hf.comparison").compare
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["SOLVERS", "Solver", "choose", "compare", "solve", "solve_many"]
