@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nxm_hf.patterns import NM, PATTERNS, Block, Transposable, Unstructured, parse
-from nxm_hf.solvers import SOLVERS, Solver, choose, solve, solve_many
+from nxm_hf.solvers import SOLVERS, Solver, choose, solve, solve_many, threshold
 from nxm_hf.solvers.comparators import network
 from nxm_hf.solvers.enumeration import every_tile
 from nxm_hf.solvers.network import CPU_BYTES, by_network
+from nxm_hf.solvers.threshold import keep_highest
 
 torch.set_num_threads(1)
 
@@ -251,3 +252,46 @@ def test_solvers_leave_the_random_generator_alone(text):
     before = torch.random.get_rng_state()
     solve(torch.ones(40, 120), parse(text))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def scores_in_order_of_size(kind, total):
+    rising = torch.arange(total).float()
+    return {
+        "gaussian": seeded(total),
+        "half zero": seeded(total).relu(),
+        "flat": torch.ones(total),
+        "rising": rising,
+        "falling": -rising,
+        "columns": rising % 64,  # a sample that follows columns would see one of them
+        "few giants": torch.where(rising < 5, 1e9 + rising, seeded(total)),
+        "integers": (seeded(total) * 3).long(),
+        "bfloat16": seeded(total, dtype=torch.bfloat16),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["gaussian", "half zero", "flat", "rising", "falling", "columns", "few giants", "integers", "bfloat16"],
+)
+def test_unstructured_is_right_where_a_sample_brackets_the_threshold_and_where_it_misses(kind):
+    scores = scores_in_order_of_size(kind, 2**17 + 77)
+    order = (scores + 0).argsort(descending=True, stable=True)
+    for count in (1, 5, 1000, len(scores) // 2, len(scores) - 3):
+        expected = torch.zeros(len(scores), dtype=torch.bool).index_fill_(0, order[:count], True)
+        assert torch.equal(keep_highest(scores, count), expected), count
+
+
+def test_a_bracket_that_misses_the_threshold_is_given_up():
+    """Scores that are large only where the sample does not look."""
+    scores = seeded(2**17).abs()
+    seen = torch.zeros(len(scores), dtype=torch.bool)
+    seen[:: len(scores) // threshold.SAMPLE | 1] = True
+    scores += ~seen * 10
+    order = scores.argsort(descending=True, stable=True)
+    for count in (len(scores) // 2, len(scores) - int(seen.sum()) + 3):
+        expected = torch.zeros(len(scores), dtype=torch.bool).index_fill_(0, order[:count], True)
+        assert torch.equal(keep_highest(scores, count), expected)
+    scores = seeded(2**17).abs() - seen * 10.0
+    order = scores.argsort(descending=True, stable=True)
+    expected = torch.zeros(len(scores), dtype=torch.bool).index_fill_(0, order[:50000], True)
+    assert torch.equal(keep_highest(scores, 50000), expected)

@@ -19,12 +19,12 @@ from nxm_hf.solvers.enumeration import by_enumeration, four_by_four
 from nxm_hf.solvers.everything import keep_everything
 from nxm_hf.solvers.network import by_network
 from nxm_hf.solvers.sorting import by_sorting
-from nxm_hf.solvers.threshold import by_threshold
+from nxm_hf.solvers.threshold import by_threshold, thresholds_of_many
 
 SOLVERS: dict[str, tuple[Solver, ...]] = {
     "nm": (Solver(by_network), Solver(by_sorting)),
     "transposable": (Solver(by_enumeration, four_by_four), Solver(by_duals)),
-    "unstructured": (Solver(by_threshold),),
+    "unstructured": (Solver(by_threshold, many=thresholds_of_many),),
     "block": (Solver(by_blocks),),
     "dense": (Solver(keep_everything),),
 }
