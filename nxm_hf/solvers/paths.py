@@ -25,10 +25,13 @@ def balance_rows(q: Tensor, kept: Tensor, n: int) -> Tensor:
 
 
 def _move(q: Tensor, kept: Tensor, excess: Tensor) -> None:
-    """Move along cheapest paths, one or more in every tile, and no two that meet."""
+    """Move along cheapest paths, one or more in every tile, and no two that meet.
+
+    A path leaves the trees of the others as cheap as they were, so that one search does for all of them. And rows with
+    too few can all be reached: what sets the mask apart from one with n in each is made of such paths.
+    """
     trees = _Trees(q, kept, excess > 0)
-    cost = torch.where(excess < 0, trees.rows, trees.far)
-    row, tile = ((cost == cost.amin(0)) & (excess < 0)).nonzero().unbind(1)
+    row, tile = (excess < 0).nonzero().unbind(1)
     root = trees.climb(row, tile)
     # Paths of one tree may share entries, those of two trees never do: each root sends to its first row only.
     place = root * excess.shape[1] + tile
