@@ -155,6 +155,6 @@ def _title(folder: str | Path, model: nn.Module, config: NxMConfig | None) -> st
 def _solvers() -> str:
     def named(solvers: Sequence) -> str:
         first, *others = (solver.__name__ for solver in solvers)
-        return first + (f" (same masks: {', '.join(others)})" if others else "")
+        return first + (f" (or {', '.join(others)})" if others else "")
 
     return "Solvers in use: " + "; ".join(f"{kind}: {named(solvers)}" for kind, solvers in SOLVERS.items()) + "."

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nxm_hf.patterns import NM, PATTERNS, Block, Transposable, Unstructured, parse
-from nxm_hf.solvers import SOLVERS, solve
+from nxm_hf.solvers import SOLVERS, Solver, choose, solve, solve_many, threshold
+from nxm_hf.solvers.comparators import network
 from nxm_hf.solvers.enumeration import every_tile
-from nxm_hf.solvers.network import CPU_BYTES, by_network, network
+from nxm_hf.solvers.network import CPU_BYTES, by_network
+from nxm_hf.solvers.threshold import keep_highest
 
 torch.set_num_threads(1)
 
@@ -38,6 +40,63 @@ def seeded(*shape, dtype=torch.float32, seed=0):
 def test_every_pattern_has_a_solver():
     assert set(SOLVERS) == {kind.kind for kind in PATTERNS}
     assert all(SOLVERS.values()) and sum(map(len, SOLVERS.values())) >= 6
+
+
+# The choice
+
+
+def test_the_first_solver_that_suits_is_asked(monkeypatch):
+    def refuse(scores, pattern):
+        raise AssertionError("asked, though it does not suit")
+
+    picky = Solver(refuse, suits=lambda scores, pattern: scores.dtype == torch.float64)
+    monkeypatch.setitem(SOLVERS, "nm", (picky, *SOLVERS["nm"]))
+    assert choose(torch.ones(4).double(), NM(1, 4)) is picky
+    assert solve(torch.ones(4), NM(1, 4)).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("text", [text for kind in PATTERNS for text in kind.examples])
+@pytest.mark.parametrize("bring", [False, True])
+def test_a_list_gets_the_masks_of_its_tensors(text, bring):
+    pattern = parse(text)
+    scores = [seeded(40, 120).abs(), seeded(0, 120), seeded(2, 80, 120, seed=1), seeded(120, 120, seed=2).mT]
+    scores += [seeded(40, 240, seed=3)[:, ::2].bfloat16(), seeded(40, 120, dtype=torch.float64)]
+    out = [torch.empty(each.shape, dtype=torch.bool) for each in scores] if bring else None
+    masks = solve_many(scores, pattern, out)
+    for each, mask in zip(scores, masks, strict=True):
+        assert torch.equal(mask, pattern.mask(each))
+    assert not bring or all(mask is given for mask, given in zip(masks, out, strict=True))
+
+
+def test_a_solver_of_lists_gets_all_that_it_suits_at_once(monkeypatch):
+    asked = []
+
+    def many(scores, pattern, masks):
+        asked.append(len(scores))
+        for each, mask in zip(scores, masks, strict=True):
+            mask.copy_(by_network(each, pattern))
+
+    monkeypatch.setitem(SOLVERS, "nm", (Solver(by_network, lambda scores, _: scores.dim() == 2, many), *SOLVERS["nm"]))
+    scores = [seeded(4, 8), seeded(8), seeded(2, 4), seeded(0, 4)]
+    for each, mask in zip(scores, solve_many(scores, NM(2, 4)), strict=True):
+        assert torch.equal(mask, NM(2, 4).mask(each))
+    assert asked == [2]
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        [torch.empty(4)],
+        [torch.empty(8, dtype=torch.bool)],
+        [torch.empty(8, dtype=torch.bool)[::2]],
+        [torch.empty(4, dtype=torch.bool, device="meta")],
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(out):
+    with pytest.raises(ValueError, match=r"contiguous bool of their shape and device.*Write torch.empty"):
+        solve_many([torch.ones(4)], NM(2, 4), out)
+    with pytest.raises(ValueError, match="2 tensors of scores and 1 in out"):
+        solve_many([torch.ones(4)] * 2, NM(2, 4), out)
 
 
 # N:M
@@ -71,7 +130,7 @@ def test_the_network_finds_the_nth_largest_of_all_zeros_and_ones(m):
 
 
 def test_the_network_leaves_out_what_its_answer_does_not_need():
-    halves = {(n, m): sum(a + b for *_, a, b in network(n, m)) for n, m in ((1, 4), (2, 4), (4, 8))}
+    halves = {(n, m): sum(a + b for *_, a, b in network((n - 1,), m)) for n, m in ((1, 4), (2, 4), (4, 8))}
     assert halves == {(1, 4): 3, (2, 4): 7, (4, 8): 27}
 
 
@@ -191,5 +250,48 @@ def test_blocks_keep_the_highest_and_of_equals_the_first(rows, cols, data):
 @pytest.mark.parametrize("text", [text for kind in PATTERNS for text in kind.examples])
 def test_solvers_leave_the_random_generator_alone(text):
     before = torch.random.get_rng_state()
-    solve(torch.ones(8, 120), parse(text))
+    solve(torch.ones(40, 120), parse(text))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def scores_in_order_of_size(kind, total):
+    rising = torch.arange(total).float()
+    return {
+        "gaussian": seeded(total),
+        "half zero": seeded(total).relu(),
+        "flat": torch.ones(total),
+        "rising": rising,
+        "falling": -rising,
+        "columns": rising % 64,  # a sample that follows columns would see one of them
+        "few giants": torch.where(rising < 5, 1e9 + rising, seeded(total)),
+        "integers": (seeded(total) * 3).long(),
+        "bfloat16": seeded(total, dtype=torch.bfloat16),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["gaussian", "half zero", "flat", "rising", "falling", "columns", "few giants", "integers", "bfloat16"],
+)
+def test_unstructured_is_right_where_a_sample_brackets_the_threshold_and_where_it_misses(kind):
+    scores = scores_in_order_of_size(kind, 2**17 + 77)
+    order = (scores + 0).argsort(descending=True, stable=True)
+    for count in (1, 5, 1000, len(scores) // 2, len(scores) - 3):
+        expected = torch.zeros(len(scores), dtype=torch.bool).index_fill_(0, order[:count], True)
+        assert torch.equal(keep_highest(scores, count), expected), count
+
+
+def test_a_bracket_that_misses_the_threshold_is_given_up():
+    """Scores that are large only where the sample does not look."""
+    scores = seeded(2**17).abs()
+    seen = torch.zeros(len(scores), dtype=torch.bool)
+    seen[:: len(scores) // threshold.SAMPLE | 1] = True
+    scores += ~seen * 10
+    order = scores.argsort(descending=True, stable=True)
+    for count in (len(scores) // 2, len(scores) - int(seen.sum()) + 3):
+        expected = torch.zeros(len(scores), dtype=torch.bool).index_fill_(0, order[:count], True)
+        assert torch.equal(keep_highest(scores, count), expected)
+    scores = seeded(2**17).abs() - seen * 10.0
+    order = scores.argsort(descending=True, stable=True)
+    expected = torch.zeros(len(scores), dtype=torch.bool).index_fill_(0, order[:50000], True)
+    assert torch.equal(keep_highest(scores, 50000), expected)

@@ -2,36 +2,68 @@
 
 A solver is a function `(scores, pattern) -> mask`. It asks the pattern for its numbers only (`n`, `m`,
 `density` ...), expects scores that the pattern has checked, and returns a new bool tensor of their shape.
-`SOLVERS` is the catalogue: for each kind of pattern its solvers, the default first. All solvers of
-a kind keep the same score, and those of "nm" give the same mask bit for bit.
+`SOLVERS` is the catalogue: for each kind of pattern its solvers, the fastest first; the first that suits is asked.
+All solvers of a kind keep the same score, and those of "nm" give the same mask bit for bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor
 
+from nxm_hf.solvers.base import Solver, buffers
 from nxm_hf.solvers.blocks import by_blocks
-from nxm_hf.solvers.enumeration import by_enumeration
+from nxm_hf.solvers.duals import by_duals
+from nxm_hf.solvers.enumeration import by_enumeration, four_by_four
 from nxm_hf.solvers.everything import keep_everything
 from nxm_hf.solvers.network import by_network
 from nxm_hf.solvers.sorting import by_sorting
-from nxm_hf.solvers.threshold import by_threshold
-
-Solver = Callable[[Tensor, Any], Tensor]
+from nxm_hf.solvers.threshold import by_threshold, thresholds_of_many
 
 SOLVERS: dict[str, tuple[Solver, ...]] = {
-    "nm": (by_network, by_sorting),
-    "transposable": (by_enumeration,),
-    "unstructured": (by_threshold,),
-    "block": (by_blocks,),
-    "dense": (keep_everything,),
+    "nm": (Solver(by_network), Solver(by_sorting)),
+    "transposable": (Solver(by_enumeration, four_by_four), Solver(by_duals)),
+    "unstructured": (Solver(by_threshold, many=thresholds_of_many),),
+    "block": (Solver(by_blocks),),
+    "dense": (Solver(keep_everything),),
 }
 
 
+def choose(scores: Tensor, pattern: Any) -> Solver:
+    """The fastest solver that suits these scores."""
+    return next(solver for solver in SOLVERS[pattern.kind] if solver.suits(scores, pattern))
+
+
 def solve(scores: Tensor, pattern: Any) -> Tensor:
-    """Ask the default solver of this kind of pattern."""
-    return SOLVERS[pattern.kind][0](scores, pattern)
+    """The mask, by the fastest solver that suits."""
+    return choose(scores, pattern)(scores, pattern)
 
 
-__all__ = ["SOLVERS", "Solver", "solve"]
+def solve_many(scores: Sequence[Tensor], pattern: Any, out: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """The masks of a list, written into the bool tensors of `out` if there are any.
+
+    >>> import torch
+    >>> from nxm_hf.patterns import NM
+    >>> scores = [torch.tensor([3.0, 1, 2, 0]), torch.tensor([[0.0, 9]])]
+    >>> [mask.int().tolist() for mask in solve_many(scores, NM(1, 2))]
+    [[1, 0, 1, 0], [[0, 1]]]
+    """
+    masks = buffers(scores, out)
+    chosen: dict[Solver, list[int]] = {}
+    for place, each in enumerate(scores):
+        if each.numel():
+            chosen.setdefault(choose(each, pattern), []).append(place)
+    for solver, places in chosen.items():
+        solver.fill([scores[place] for place in places], pattern, [masks[place] for place in places])
+    return masks
+
+
+def __getattr__(name: str) -> Callable:
+    """`compare` reads patterns, which stand above solvers; it is fetched when somebody asks for it."""
+    if name == "compare":
+        return import_module("nxm_hf.comparison").compare
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["SOLVERS", "Solver", "choose", "compare", "solve", "solve_many"]
