@@ -15,7 +15,7 @@ pytestmark = [
 @pytest.mark.parametrize("text", [text for kind in patterns.PATTERNS for text in kind.examples])
 def test_a_mask_is_the_same_on_every_device(text):
     pattern = patterns.parse(text)
-    shape = (48, 4 * 5 * 40)  # fits every group of the examples
+    shape = (80, 4 * 5 * 40)  # fits every group of the examples
     tied = torch.randint(0, 4, shape, generator=torch.Generator().manual_seed(0)).float()
     for scores in (torch.randn(shape, generator=torch.Generator().manual_seed(1)).abs(), tied):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):

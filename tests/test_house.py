@@ -32,7 +32,12 @@ FLOORS = [
 ]
 CATALOGUES = ("analysis", "families", "methods", "patterns", "recipes", "solvers")
 # In a catalogue's folder, but no entry of it: what its entries are made with.
-WORKSHOP = {"analysis": {"usage", "work"}, "families": {"blocks", "selection"}, "recipes": {"checks"}}
+WORKSHOP = {
+    "analysis": {"usage", "work"},
+    "families": {"blocks", "selection"},
+    "recipes": {"checks"},
+    "solvers": {"comparators", "paths", "tiles"},
+}
 
 
 def _imports(path: Path) -> set[str]:

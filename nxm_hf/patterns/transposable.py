@@ -10,6 +10,8 @@ from torch import Tensor
 from nxm_hf.patterns.base import Pattern
 from nxm_hf.patterns.nm import NM, check_counts
 
+LARGEST_TILE = 32
+
 
 @dataclass(frozen=True)
 class Transposable(Pattern):
@@ -23,14 +25,20 @@ class Transposable(Pattern):
     m: int
 
     kind: ClassVar[str] = "transposable"
-    examples: ClassVar[tuple[str, ...]] = ("2:4-transposable", "1:4-transposable", "3:4-transposable")
+    examples: ClassVar[tuple[str, ...]] = (
+        "2:4-transposable",
+        "1:4-transposable",
+        "3:4-transposable",
+        "4:8-transposable",
+        "3:5-transposable",
+    )
 
     def __post_init__(self) -> None:
         check_counts(self.n, self.m)
-        if self.m != 4:
+        if self.m > LARGEST_TILE:
             raise ValueError(
-                f"'{self}' has no solver yet; transposable patterns need M = 4. "
-                "Write '1:4-transposable', '2:4-transposable' or '3:4-transposable'."
+                f"'{self}' has tiles of {self.m}x{self.m}; transposable patterns need M <= {LARGEST_TILE}. "
+                f"Write '16:32-transposable', or '{self.side}' for rows alone."
             )
 
     def __str__(self) -> str:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from nxm_hf.solvers.base import Solver, buffers
 from nxm_hf.solvers.blocks import by_blocks
-from nxm_hf.solvers.enumeration import by_enumeration
+from nxm_hf.solvers.duals import by_duals
+from nxm_hf.solvers.enumeration import by_enumeration, four_by_four
 from nxm_hf.solvers.everything import keep_everything
 from nxm_hf.solvers.network import by_network
 from nxm_hf.solvers.sorting import by_sorting
@@ -21,7 +22,7 @@ from nxm_hf.solvers.threshold import by_threshold
 
 SOLVERS: dict[str, tuple[Solver, ...]] = {
     "nm": (Solver(by_network), Solver(by_sorting)),
-    "transposable": (Solver(by_enumeration),),
+    "transposable": (Solver(by_enumeration, four_by_four), Solver(by_duals)),
     "unstructured": (Solver(by_threshold),),
     "block": (Solver(by_blocks),),
     "dense": (Solver(keep_everything),),

@@ -13,6 +13,11 @@ GPU_TILES = 2**18  # bounds the memory of those sums
 Rows = tuple[tuple[int, ...], ...]
 
 
+def four_by_four(scores: Tensor, pattern: Any) -> bool:
+    """Where the masks of a tile are few enough."""
+    return pattern.m == 4
+
+
 def by_enumeration(scores: Tensor, pattern: Any) -> Tensor:
     """Keep the most score with n in each row and column of every tile; of equal masks the first."""
     m = pattern.m

@@ -1,16 +1,15 @@
 """Exact for N:M, and fast: a comparison network finds the n-th largest score of every group."""
 
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nxm_hf.solvers.comparators import select
+
 CPU_BYTES = 2**20  # of scores worked on at a time: what a core's own cache holds
 GPU_BYTES = 2**26  # bounds the memory, and lets fp32 count the kept without rounding (2**24 scores)
 LARGEST_NETWORK = 32  # the network grows as m log² m; wider groups ask topk for their threshold
-
-Step = tuple[int, int, bool, bool]
 
 
 def by_network(scores: Tensor, pattern: Any) -> Tensor:
@@ -53,47 +52,7 @@ def _nth_largest(groups: Tensor, n: int, rows: Tensor) -> Tensor:
         return groups.topk(n, dim=1).values[:, -1]
     *wires, spare = rows
     torch.add(groups.t(), 0, out=rows[:m])  # a transpose through arithmetic is faster than copy_
-    for high, low, want_max, want_min in network(n, m):
-        a, b = wires[high], wires[low]
-        if want_min:
-            torch.minimum(a, b, out=spare if want_max else b)
-        if want_max:
-            torch.maximum(a, b, out=a)
-        if want_max and want_min:
-            wires[low], spare = spare, b
-    return wires[n - 1]
-
-
-@cache
-def network(n: int, m: int) -> tuple[Step, ...]:
-    """The comparators `(high, low, want_max, want_min)` that bring the n-th largest of m to place n - 1.
-
-    A backwards pass over the sorting network leaves out each comparator, and each half of one,
-    on which that place does not depend.
-
-    >>> network(1, 4)
-    ((0, 1, True, False), (2, 3, True, False), (0, 2, True, False))
-    """
-    needed, steps = {n - 1}, []
-    for high, low in reversed(_sorting_network(m)):
-        if high in needed or low in needed:
-            steps.append((high, low, high in needed, low in needed))
-            needed |= {high, low}
-    return tuple(reversed(steps))
-
-
-def _sorting_network(m: int) -> list[tuple[int, int]]:
-    """Batcher's odd-even merge exchange (Knuth 5.2.2, Algorithm M): sorts m values, the largest first."""
-    pairs, run = [], 1
-    while run < m:
-        gap = run
-        while gap:
-            for start in range(gap % run, m - gap, 2 * gap):
-                span = range(start, min(start + gap, m - gap))
-                pairs += [(i, i + gap) for i in span if i // (2 * run) == (i + gap) // (2 * run)]
-            gap //= 2
-        run *= 2
-    return pairs
+    return select(wires, spare, (n - 1,))[0]
 
 
 def _settle_ties(groups: Tensor, n: int, threshold: Tensor) -> Tensor:

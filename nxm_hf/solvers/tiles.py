@@ -1,0 +1,43 @@
+"""Tiles of transposable patterns: cut out of scores, and their scores as whole numbers that add up without rounding."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+FINITE, INFINITE = 2**40, 2**51  # an infinity outweighs the finite scores of a tile, 1024 at most, twice over
+RESOLUTION = 2**20  # what the mean score of a tile should count, so that rounding costs less than 1e-6 of the optimum
+
+
+def tiles(scores: Tensor, m: int, most: int) -> Iterator[Tensor]:
+    """Views (m, m, ...) of at most so many tiles that together are all the m by m tiles of scores, or of a mask."""
+    strips = scores.view(-1, m, scores.shape[-1] // m, m)
+    for strip in strips.split(max(1, most // strips.shape[2])):
+        for part in strip.split(most, 2):
+            yield part.permute(1, 3, 0, 2)
+
+
+def quantized(part: Tensor) -> tuple[Tensor, Tensor]:
+    """Tiles (m, m, count) as int32, to a 2**-24 of their largest score or better, and which need `quantized_wide`.
+
+    Those with infinities, with scores below zero, or with so large a score that the others nearly vanish beside it.
+    """
+    m = len(part)
+    exact = torch.float32 if part.is_floating_point() and part.dtype != torch.float64 else torch.float64
+    part = part.to(exact)
+    peak = part.amax((0, 1))
+    wide = (part.amin((0, 1)) < 0) | peak.isinf()
+    top = 2 ** (29 - (m - 1).bit_length())  # paths add up m of them
+    shares = part.div(torch.where(wide | (peak == 0), 1, peak)).float()
+    wide |= (shares.sum((0, 1)) * (top / m**2) < RESOLUTION) & (peak > 0)
+    return torch.where(wide, 0, shares.mul_(top).round_()).int(), wide
+
+
+def quantized_wide(part: Tensor) -> Tensor:
+    """Tiles of any scores as int64."""
+    part = part.double()
+    infinite = part.isinf()
+    finite = part.masked_fill(infinite, 0)
+    peak = finite.abs().amax((0, 1))
+    shares = finite.div_(torch.where(peak == 0, 1, peak)).mul_(FINITE).round_().long()
+    return shares + infinite * part.sign().nan_to_num_().long() * INFINITE
