@@ -16,14 +16,32 @@ from nxm_hf.solvers.blocks import by_blocks
 from nxm_hf.solvers.duals import by_duals
 from nxm_hf.solvers.enumeration import by_enumeration, four_by_four
 from nxm_hf.solvers.everything import keep_everything
+from nxm_hf.solvers.fast import (
+    by_bracket,
+    by_prices,
+    by_vectors,
+    groups_of_many,
+    rows_of_many,
+    suits_groups,
+    suits_rows,
+    suits_tiles,
+    tiles_of_many,
+)
 from nxm_hf.solvers.network import by_network
 from nxm_hf.solvers.sorting import by_sorting
 from nxm_hf.solvers.threshold import by_threshold
 
 SOLVERS: dict[str, tuple[Solver, ...]] = {
-    "nm": (Solver(by_network), Solver(by_sorting)),
-    "transposable": (Solver(by_enumeration, four_by_four), Solver(by_duals)),
-    "unstructured": (Solver(by_threshold),),
+    "nm": (Solver(by_vectors, suits_groups, groups_of_many), Solver(by_network), Solver(by_sorting)),
+    "transposable": (
+        Solver(by_prices, suits_tiles, tiles_of_many),
+        Solver(by_enumeration, four_by_four),
+        Solver(by_duals),
+    ),
+    "unstructured": (
+        Solver(by_bracket, suits_rows, rows_of_many),
+        Solver(by_threshold),
+    ),
     "block": (Solver(by_blocks),),
     "dense": (Solver(keep_everything),),
 }

@@ -56,8 +56,10 @@ def admm_update(b: Builder, n: int, m: int, kind: ir.Type, infinity: int, weight
     old_row = _row(b, r, at, m, kind)
     old_keys = [magnitude(b, bits, kind) for bits in old_row]
     before = kept(b, old_keys, n)
-    row = [_minus(b, w, b.select(keep, splat(0), old)) for w, old, keep in
-           zip(_row(b, weight, at, m, kind), old_row, before, strict=True)]
+    row = [
+        _minus(b, w, b.select(keep, splat(0), old))
+        for w, old, keep in zip(_row(b, weight, at, m, kind), old_row, before, strict=True)
+    ]
     keys = [magnitude(b, bits, kind) for bits in row]
     after = kept(b, keys, n)
     for i, (bits, keep) in enumerate(zip(row, after, strict=True)):
@@ -66,8 +68,8 @@ def admm_update(b: Builder, n: int, m: int, kind: ir.Type, infinity: int, weight
     return _unless_nan(b, [*old_keys, *keys], infinity, changed)
 
 
-def masked_refresh(b: Builder, n: int, m: int, kind: ir.Type, infinity: int, weight, out, dense, at):
-    """The mask of what is largest, over the old one; D = W; W = W * mask; how many entries changed, -1 if NaN."""
+def remask(b: Builder, n: int, m: int, kind: ir.Type, infinity: int, weight, out, dense, at):
+    """A new mask over the old one; D = W; W = W * mask. Entries changed, and old ones times 2**32; -1 if NaN."""
     row = _row(b, weight, at, m, kind)
     keys = [magnitude(b, bits, kind) for bits in row]
     before = [b.icmp_signed("!=", old, splat(0)) for old in _row(b, out, at, m, I8)]
@@ -79,10 +81,20 @@ def masked_refresh(b: Builder, n: int, m: int, kind: ir.Type, infinity: int, wei
         product = b.fmul(b.bitcast(bits, vector_of(ir.FloatType())), factor)
         store(b, b.bitcast(product, vector_of(I32)), weight, _step(b, at, i), kind)
     changed = count(b, [b.xor(old, new) for old, new in zip(before, after, strict=True)])
-    return _unless_nan(b, keys, infinity, changed)
+    both = b.add(changed, b.shl(count(b, before), ir.Constant(I64, 32)))
+    return _unless_nan(b, keys, infinity, both)
 
 
-TASKS: tuple[Body, ...] = (mask, magnitude_mask, project, admm_update, masked_refresh)
+def keep(b: Builder, n: int, m: int, kind: ir.Type, infinity: int, weight, mask, _, at):
+    """+0.0 where the mask prunes, in place, and for -0.0."""
+    flags = _row(b, mask, at, m, I8)
+    for i, (bits, flag) in enumerate(zip(_row(b, weight, at, m, kind), flags, strict=True)):
+        kept = b.and_(b.icmp_signed("!=", flag, splat(0)), b.icmp_signed("!=", magnitude(b, bits, kind), splat(0)))
+        store(b, b.select(kept, bits, splat(0)), weight, _step(b, at, i), kind)
+    return NOTHING
+
+
+TASKS: tuple[Body, ...] = (mask, magnitude_mask, project, admm_update, remask, keep)
 
 
 def _step(b: Builder, at: Value, i: int) -> Value:

@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from nxm_hf.solvers import comparators
 from nxm_hf.solvers.fast import groups, tiles
-from nxm_hf.solvers.fast.vectors import LANES, Value
+from nxm_hf.solvers.fast.vectors import Value
 
 NUMBER = types.int64
 helper = numba.njit(nogil=True)  # what kernels call; compiled into them
@@ -73,5 +73,5 @@ def compiled(function: FunctionType, signature: types.Type) -> Callable:
 @cache
 def _sources() -> str:
     """A digest of what kernels are made from."""
-    files = sorted(Path(groups.__file__).parent.glob("*.py")) + [Path(comparators.__file__)]
+    files = [*sorted(Path(groups.__file__).parent.glob("*.py")), Path(comparators.__file__)]
     return hashlib.sha1(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]

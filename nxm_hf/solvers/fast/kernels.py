@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
+from numba import types
 
 from nxm_hf.solvers.fast.groups import TASKS
 from nxm_hf.solvers.fast.inlining import (
@@ -21,11 +22,19 @@ from nxm_hf.solvers.fast.inlining import (
     spread_row,
 )
 from nxm_hf.solvers.fast.paths import settle_tile, workspace
+from nxm_hf.solvers.fast.tiles import INFINITE
 from nxm_hf.solvers.fast.vectors import LANES
 
 Kernel = Callable[..., int]
-ROUNDS = {4: 5, 8: 8, 16: 12, 32: 14}  # of prices; more settle more tiles, fewer leave more to the paths
-LARGEST = {4: 1 << 27, 8: 1 << 26, 16: 1 << 25, 32: 1 << 24}  # of whole scores: a path of 2m steps stays below FAR
+LARGEST = 1 << 29  # of whole scores, times m: a path of 2m steps stays below FAR
+# What rounding costs is some units of an optimum of at least 2**24, unless one score is so large that of the
+# others, on average, no more than this is left. A solver with wider numbers gets those tiles.
+VANISHING = 1 << 10
+
+
+def rounds_for(m: int) -> int:
+    """How often to price: more settle more tiles, fewer leave more to the paths."""
+    return {2: 4, 4: 5, 8: 8, 16: 12}.get(m, 14)
 
 
 @cache
@@ -48,21 +57,21 @@ def group_kernel(task: str, n: int, m: int, bits: int, infinity: int) -> Kernel:
 
 @cache
 def tile_kernel(n: int, m: int) -> Kernel:
-    """`run(first, last, scores, mask, width)`: the best masks of these tiles of flat scores; -1 if one is infinite."""
-    rounds, largest, infinity = ROUNDS[m], LARGEST[m], 0x7F800000
+    """`run(first, last, scores, mask, width, wide)`: the best masks of these tiles, but of those flagged in `wide`."""
+    rounds, largest = rounds_for(m), LARGEST // m
 
-    def run(first, last, scores, mask, width):
+    def run(first, last, scores, mask, width, wide):
         entries = np.empty((m, m, LANES), np.int32)
         flags = np.empty((m, m, LANES), np.int8)
         rows, cols = np.empty((m, LANES), np.int32), np.empty((m, LANES), np.int32)
         side, kept = np.zeros((LANES, m), np.int32), np.empty((LANES, m), np.int8)
-        peak, scale = np.empty(LANES, np.int32), np.empty(LANES, np.float64)
+        peak, total, scale = np.empty(LANES, np.int32), np.empty(LANES, np.float32), np.empty(LANES, np.float64)
         begin = np.empty(LANES, np.int64)  # of each tile, in entries
         work = workspace(m)
         for tile in range(first, last, LANES):
             count = min(LANES, last - tile)
             together = place_tiles(begin, tile, count, m, width)
-            peak[:] = 0
+            peak[:], total[:] = 0, 0
             for i in range(m):
                 row = scores + 4 * (begin[0] + i * width)
                 if not together:
@@ -70,11 +79,13 @@ def tile_kernel(n: int, m: int) -> Kernel:
                     for lane in range(count):
                         copy_scores(n, m, scores + 4 * (begin[lane] + i * width), row + 4 * m * lane, 0, 0)
                 spread_row(n, m, row, entries[i].ctypes.data, peak.ctypes.data, 0)
-            if peak.max() >= infinity:
-                return -1
             set_scales(scale, peak.view(np.float32), largest)
             for i in range(m):
-                round_row(n, m, entries[i].ctypes.data, scale.ctypes.data, 0, 0)
+                round_row(n, m, entries[i].ctypes.data, scale.ctypes.data, total.ctypes.data, 0)
+            for lane in range(count):
+                vanishing = 0 < peak[lane] and total[lane] < VANISHING * m * m
+                if peak[lane] >= INFINITE or vanishing:
+                    wide[tile + lane] = 1
             cols[:] = 0
             for _ in range(rounds):
                 for i in range(m):
@@ -98,7 +109,7 @@ def tile_kernel(n: int, m: int) -> Kernel:
                         copy_flags(n, m, kept[lane].ctypes.data, mask + begin[lane] + i * width, 0, 0)
         return 0
 
-    return compiled(run, NUMBER(*[NUMBER] * 5))
+    return compiled(run, NUMBER(*[NUMBER] * 5, types.int8[::1]))
 
 
 @helper

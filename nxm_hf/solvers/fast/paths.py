@@ -5,7 +5,8 @@ One tile at a time, by loops that numba compiles; `relax` is a step over sixteen
 
 import numpy as np
 
-from nxm_hf.solvers.fast.inlining import LANES, helper, relax
+from nxm_hf.solvers.fast.inlining import helper, relax
+from nxm_hf.solvers.fast.vectors import LANES
 
 FAR = 1 << 30  # more than any path costs
 

@@ -1,7 +1,7 @@
 """The count-th highest of a long row of scores, and the mask of all from there up."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -17,10 +17,13 @@ ROW = types.int32[::1]
 
 def keep_highest(scores: Tensor, count: int, mask: Tensor) -> None:
     """Flag the `count` highest of a row of fp32 scores; of equal scores the first."""
-    bits, flags = scores.view(torch.int32).numpy(), mask.view(torch.int8).numpy()
+    bits, flags = scores.detach().view(torch.int32).numpy(), mask.view(torch.int8).numpy()
     threshold = _nth_highest(bits, count)
-    ranges = pieces(len(bits))
-    reach = sum(in_turns([lambda a=a, z=z: flag_from()(bits[a:z], threshold, flags[a:z]) for a, z in ranges], len(bits)))
+
+    def flag(begin: int, end: int) -> int:
+        return flag_from()(bits[begin:end], threshold, flags[begin:end])
+
+    reach = sum(in_turns([partial(flag, *ends) for ends in pieces(len(bits))], len(bits)))
     if reach > count:
         drop_last_equals()(bits, threshold, flags, reach - count)
 
@@ -29,17 +32,17 @@ def _nth_highest(bits: np.ndarray, count: int) -> int:
     """What is likely just above and below it is read from a sample; only what lies between is sorted out."""
     low, high = _bracket(bits, count)
     ranges = pieces(len(bits))
-    inside = [np.empty(z - a + 1, np.int32) for a, z in ranges]
-    found = in_turns(
-        [lambda a=a, z=z, room=room: collect()(bits[a:z], low, high, room) for (a, z), room in zip(ranges, inside)],
-        len(bits),
-    )
+    inside = [np.empty(end - begin + 1, np.int32) for begin, end in ranges]
+
+    def collect_from(place: int) -> int:
+        begin, end = ranges[place]
+        return collect()(bits[begin:end], low, high, inside[place])
+
+    found = in_turns([partial(collect_from, place) for place in range(len(ranges))], len(bits))
     above, within = sum(one >> 32 for one in found), [one & 0xFFFFFFFF for one in found]
     left, total = count - above, sum(within)
     if not 0 < left <= total:  # the sample misled
         return int(np.partition(ordered(bits), len(bits) - count)[len(bits) - count])
-    if low == high:
-        return low
     between = np.concatenate([room[:size] for room, size in zip(inside, within, strict=True)])
     between.partition(total - left)
     return int(between[total - left])

@@ -23,6 +23,7 @@ from nxm_hf.solvers.fast.vectors import (
 )
 
 FLOAT, DOUBLE = vector_of(ir.FloatType()), vector_of(ir.DoubleType())
+INFINITE = 0x7F800000  # as the bits of a float
 NOTHING = ir.Constant(I64, 0)
 
 
@@ -51,15 +52,23 @@ def spread_row(b: Builder, n: int, m: int, row: Value, entries: Value, peak: Val
     return NOTHING
 
 
-def round_row(b: Builder, n: int, m: int, entries: Value, scale: Value, _: Value, __: Value) -> Value:
-    """From floats to whole numbers, in place: times a double of each tile, and rounded."""
+def round_row(b: Builder, n: int, m: int, entries: Value, scale: Value, total: Value, _: Value) -> Value:
+    """From floats to whole numbers, in place: times a double of each tile, and rounded; what is infinite becomes 0.
+
+    `total`, floats, grows by their magnitudes.
+    """
     scales = b.load(b.inttoptr(scale, DOUBLE.as_pointer()), align=8)
     half, less = (ir.Constant(DOUBLE, [number] * LANES) for number in (0.5, -0.5))
+    sums = b.bitcast(load(b, total, 0), FLOAT)
     for j in range(m):
         bits = load(b, entries, LANES * j)
+        bits = b.select(b.icmp_signed("<", magnitude(b, bits), splat(INFINITE)), bits, splat(0))
         scaled = b.fmul(b.fpext(b.bitcast(bits, FLOAT), DOUBLE), scales)
         nearest = b.fadd(scaled, b.select(b.icmp_signed("<", bits, splat(0)), less, half))
-        store(b, b.fptosi(nearest, vector_of(I32)), entries, LANES * j)
+        whole = b.fptosi(nearest, vector_of(I32))
+        store(b, whole, entries, LANES * j)
+        sums = b.fadd(sums, b.sitofp(maximum(b, whole, b.neg(whole)), FLOAT))
+    store(b, b.bitcast(sums, vector_of(I32)), total, 0)
     return NOTHING
 
 
@@ -95,9 +104,8 @@ def gather_row(b: Builder, n: int, m: int, flags: Value, row: Value, _: Value, _
     return NOTHING
 
 
-
 def relax(b: Builder, line: Value, allowed: Value, far: Value, origin: Value, base: Value, source: Value) -> Value:
-    """Where `base` + line is nearer than `far`, and allowed: make it so, come from `source`, and flag it in a number."""
+    """Where `base` + line is nearer than `far`, and allowed: make it so, come from `source`, and flag its bit."""
     base, source = (_in_every_lane(b, number) for number in (base, source))
     reached, before = b.add(base, load(b, line, 0)), load(b, far, 0)
     nearer = b.and_(b.icmp_signed("<", reached, before), b.icmp_signed("!=", load(b, allowed, 0), splat(0)))

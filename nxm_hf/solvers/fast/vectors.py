@@ -1,8 +1,8 @@
 """Masks of sixteen groups at a time, written in vectors: what LLVM turns into the vector instructions of any CPU.
 
-A "vector" here is an LLVM value of sixteen 32-bit lanes. A group of m entries, or a row of an m x m tile, is spread over
-lanes by `transposed`, so that sixteen groups are compared at once; sorting steps are then a minimum and a maximum.
-Loops in Python or C are not turned into this by compilers, and run at a third to a fifth of its speed.
+A "vector" here is an LLVM value of sixteen 32-bit lanes. `transposed` puts entry j of sixteen groups into vector j; a
+step of sorting is then a minimum and a maximum, of all sixteen at once. Compilers do not make this of loops, which run
+at a third to a tenth of its speed.
 """
 
 from collections.abc import Callable, Sequence
@@ -157,4 +157,3 @@ def _first_of_equals(b: Builder, entries: list[Value], threshold: Value, n: int)
         room = b.sub(room, b.zext(take, vector_of(I32)))
         flags.append(b.zext(b.or_(more, take), vector_of(I32)))
     return [b.icmp_signed("!=", flag, splat(0)) for flag in restored(b, flags)]
-
