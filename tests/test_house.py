@@ -36,7 +36,7 @@ WORKSHOP = {
     "analysis": {"usage", "work"},
     "families": {"blocks", "selection"},
     "recipes": {"checks"},
-    "solvers": {"comparators", "paths", "tiles"},
+    "solvers": {"comparators", "fused", "paths", "tiles"},
 }
 
 

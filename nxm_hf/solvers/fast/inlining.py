@@ -12,7 +12,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from nxm_hf.solvers import comparators
-from nxm_hf.solvers.fast import groups, tiles
+from nxm_hf.solvers.fast import groups, rows, tiles
 from nxm_hf.solvers.fast.vectors import Value
 
 NUMBER = types.int64
@@ -43,6 +43,18 @@ def sixteen_groups(context, task, n, m, bits, infinity, x, y, z, at):
 def relax(context, line, allowed, far, origin, base, source):
     """`tiles.relax`."""
     return _as_function(tiles.relax, (), 6)
+
+
+@intrinsic
+def collect(context, scores, at, room, low, high):
+    """`rows.collect`."""
+    return _as_function(rows.collect, (), 5)
+
+
+@intrinsic
+def flag(context, scores, at, flags, threshold):
+    """`rows.flag`."""
+    return _as_function(rows.flag, (), 4)
 
 
 def _tile_step(body: Callable[..., Value]) -> Callable:

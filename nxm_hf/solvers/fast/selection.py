@@ -1,18 +1,18 @@
-"""The count-th highest of a long row of scores, and the mask of all from there up."""
+"""The highest of a long row of scores: a sample brackets the last of them, and only what lies between is sorted out."""
 
 from collections.abc import Callable
 from functools import cache, partial
 
 import numpy as np
 import torch
-from numba import types
 from torch import Tensor
 
-from nxm_hf.solvers.fast.inlining import NUMBER, compiled, helper
+from nxm_hf.solvers.fast.inlining import NUMBER, collect, compiled, flag
 from nxm_hf.solvers.fast.regions import in_turns, pieces
+from nxm_hf.solvers.fast.vectors import LANES
 
-SAMPLE = 2**12
-ROW = types.int32[::1]
+SAMPLE = (2**12, 2**16)  # at least and at most; between, a share of the row
+SHARE = 128
 
 
 def keep_highest(scores: Tensor, count: int, mask: Tensor) -> None:
@@ -20,44 +20,52 @@ def keep_highest(scores: Tensor, count: int, mask: Tensor) -> None:
     bits, flags = scores.detach().view(torch.int32).numpy(), mask.view(torch.int8).numpy()
     threshold = _nth_highest(bits, count)
 
-    def flag(begin: int, end: int) -> int:
-        return flag_from()(bits[begin:end], threshold, flags[begin:end])
+    def flag_part(begin: int, end: int) -> int:
+        return flagging()(begin, end, bits.ctypes.data, flags.ctypes.data, threshold)
 
-    reach = sum(in_turns([partial(flag, *ends) for ends in pieces(len(bits))], len(bits)))
-    if reach > count:
-        drop_last_equals()(bits, threshold, flags, reach - count)
+    reach = sum(_over(flag_part, bits))
+    rest = len(bits) // LANES * LANES
+    flags[rest:] = ordered(bits[rest:]) >= threshold
+    surplus = reach + int(flags[rest:].sum()) - count
+    if surplus:
+        equal = np.flatnonzero(ordered(bits) == threshold)  # rare, and as slow as any pass of NumPy
+        flags[equal[len(equal) - surplus :]] = 0
 
 
 def _nth_highest(bits: np.ndarray, count: int) -> int:
-    """What is likely just above and below it is read from a sample; only what lies between is sorted out."""
     low, high = _bracket(bits, count)
-    ranges = pieces(len(bits))
-    inside = [np.empty(end - begin + 1, np.int32) for begin, end in ranges]
+    inside: list[np.ndarray] = []
 
-    def collect_from(place: int) -> int:
-        begin, end = ranges[place]
-        return collect()(bits[begin:end], low, high, inside[place])
+    def collect_part(begin: int, end: int) -> int:
+        room = np.empty(LANES * (end - begin), np.int32)
+        found = collecting()(begin, end, bits.ctypes.data, room.ctypes.data, low, high)
+        inside.append(room[: found & 0xFFFFFFFF])
+        return found >> 32
 
-    found = in_turns([partial(collect_from, place) for place in range(len(ranges))], len(bits))
-    above, within = sum(one >> 32 for one in found), [one & 0xFFFFFFFF for one in found]
-    left, total = count - above, sum(within)
-    if not 0 < left <= total:  # the sample misled
-        return int(np.partition(ordered(bits), len(bits) - count)[len(bits) - count])
-    between = np.concatenate([room[:size] for room, size in zip(inside, within, strict=True)])
-    between.partition(total - left)
-    return int(between[total - left])
+    rest = ordered(bits[len(bits) // LANES * LANES :])
+    above = sum(_over(collect_part, bits)) + int((rest > high).sum())
+    between = np.concatenate([*inside, rest[(rest >= low) & (rest <= high)]])
+    place = len(between) - (count - above)
+    if not 0 <= place < len(between):  # the sample misled
+        between, place = ordered(bits), len(bits) - count
+    between.partition(place)
+    return int(between[place])
 
 
 def _bracket(bits: np.ndarray, count: int) -> tuple[int, int]:
-    sample = np.sort(ordered(bits[:: max(len(bits) // SAMPLE, 1)]))
-    share = count / len(bits)
-    place, spread = len(sample) * (1 - share), 4 * (len(sample) * share * (1 - share)) ** 0.5 + 2
-    low, high = int(place - spread), int(place + spread)
-    limits = np.iinfo(np.int32)
-    return (
-        int(sample[low]) if low >= 0 else limits.min,
-        int(sample[high]) if high < len(sample) else limits.max,
-    )
+    """Bounds that the `count`-th highest is very likely between: what a sample says, and four deviations more."""
+    size = min(max(len(bits) // SHARE, SAMPLE[0]), SAMPLE[1])
+    sample = np.sort(ordered(bits[:: max(len(bits) // size, 1)]))
+    share = 1 - count / len(bits)
+    place, spread = len(sample) * share, 4 * (len(sample) * share * (1 - share)) ** 0.5 + 2
+    low, high, limits = int(place - spread), int(place + spread), np.iinfo(np.int32)
+    least, most = low < 0, high >= len(sample)
+    return limits.min if least else int(sample[low]), limits.max if most else int(sample[high])
+
+
+def _over(act: Callable[[int, int], int], bits: np.ndarray) -> list[int]:
+    """What `act` returns for ranges of the row, counted in sixteens."""
+    return in_turns([partial(act, *ends) for ends in pieces(len(bits) // LANES, LANES)], len(bits))
 
 
 def ordered(bits: np.ndarray) -> np.ndarray:
@@ -66,53 +74,29 @@ def ordered(bits: np.ndarray) -> np.ndarray:
     return ((bits & np.int32(0x7FFFFFFF)) ^ sign) - sign
 
 
-@helper
-def _key(bits):
-    sign = bits >> np.int32(31)
-    return ((bits & np.int32(0x7FFFFFFF)) ^ sign) - sign
-
-
 @cache
-def collect() -> Callable:
-    """`run(bits, low, high, inside)`: write what lies between, ends included; how many of those, and above, in one."""
+def collecting() -> Callable[..., int]:
+    """`run(first, last, scores, room, low, high)`: `rows.collect`, all between in one run."""
 
-    def run(bits, low, high, inside):
+    def run(first, last, scores, room, low, high):
         size, above = 0, 0
-        for i in range(len(bits)):
-            key = _key(bits[i])
-            inside[size] = key
-            size += (key >= low) & (key <= high)
-            above += key > high
+        for at in range(first * LANES, last * LANES, LANES):
+            found = collect(scores, at, room + 4 * size, low, high)
+            size += found & 0xFFFFFFFF
+            above += found >> 32
         return above << 32 | size
 
-    return compiled(run, NUMBER(ROW, types.int32, types.int32, ROW))
+    return compiled(run, NUMBER(*[NUMBER] * 6))
 
 
 @cache
-def flag_from() -> Callable:
-    """`run(bits, threshold, flags)`: flag what reaches it; how many."""
+def flagging() -> Callable[..., int]:
+    """`run(first, last, scores, flags, threshold)`: `rows.flag`."""
 
-    def run(bits, threshold, flags):
+    def run(first, last, scores, flags, threshold):
         reach = 0
-        for i in range(len(bits)):
-            flags[i] = _key(bits[i]) >= threshold
-            reach += flags[i]
+        for at in range(first * LANES, last * LANES, LANES):
+            reach += flag(scores, at, flags, threshold)
         return reach
 
-    return compiled(run, NUMBER(ROW, types.int32, types.int8[::1]))
-
-
-@cache
-def drop_last_equals() -> Callable:
-    """`run(bits, threshold, flags, surplus)`: drop so many of what equals it, from the end."""
-
-    def run(bits, threshold, flags, surplus):
-        i = len(bits) - 1
-        while surplus:
-            if _key(bits[i]) == threshold:
-                flags[i] = 0
-                surplus -= 1
-            i -= 1
-        return 0
-
-    return compiled(run, NUMBER(ROW, types.int32, types.int8[::1], NUMBER))
+    return compiled(run, NUMBER(*[NUMBER] * 5))

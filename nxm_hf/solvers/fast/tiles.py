@@ -11,6 +11,7 @@ from nxm_hf.solvers.fast.vectors import (
     LANES,
     Builder,
     Value,
+    in_every_lane,
     load,
     magnitude,
     maximum,
@@ -106,14 +107,9 @@ def gather_row(b: Builder, n: int, m: int, flags: Value, row: Value, _: Value, _
 
 def relax(b: Builder, line: Value, allowed: Value, far: Value, origin: Value, base: Value, source: Value) -> Value:
     """Where `base` + line is nearer than `far`, and allowed: make it so, come from `source`, and flag its bit."""
-    base, source = (_in_every_lane(b, number) for number in (base, source))
+    base, source = (in_every_lane(b, number) for number in (base, source))
     reached, before = b.add(base, load(b, line, 0)), load(b, far, 0)
     nearer = b.and_(b.icmp_signed("<", reached, before), b.icmp_signed("!=", load(b, allowed, 0), splat(0)))
     store(b, b.select(nearer, reached, before), far, 0)
     store(b, b.select(nearer, source, load(b, origin, 0)), origin, 0)
     return b.zext(b.bitcast(nearer, ir.IntType(LANES)), I64)
-
-
-def _in_every_lane(b: Builder, number: Value) -> Value:
-    one = b.insert_element(splat(0), b.trunc(number, I32), ir.Constant(I32, 0))
-    return b.shuffle_vector(one, one, splat(0))

@@ -33,6 +33,12 @@ def splat(number: int, kind: ir.Type = I32) -> ir.Constant:
     return lanes([number] * LANES, kind)
 
 
+def in_every_lane(b: Builder, number: Value) -> Value:
+    """A number, of 64 bits but small enough, in every lane."""
+    one = b.insert_element(splat(0), b.trunc(number, I32), ir.Constant(I32, 0))
+    return b.shuffle_vector(one, one, splat(0))
+
+
 def place(b: Builder, address: Value, offset: Value | int, kind: ir.Type) -> Value:
     """The pointer to `offset` entries of a type after an address."""
     offset = ir.Constant(I64, offset) if isinstance(offset, int) else offset
