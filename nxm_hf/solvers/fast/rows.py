@@ -30,7 +30,7 @@ def collect(b: Builder, scores: Value, at: Value, room: Value, low: Value, high:
     with b.if_then(some):
         target = b.inttoptr(room, I32.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [keys.type, target.type, FLAGS])
-        b.call(b.module.declare_intrinsic("llvm.masked.compressstore", [keys.type], kind), [keys, target, between])
+        b.call(b.module.declare_intrinsic("llvm.masked.compressstore.v16i32", (), kind), [keys, target, between])
     return b.or_(b.shl(count(b, [above]), ir.Constant(I64, 32)), count(b, [between]))
 
 
