@@ -21,7 +21,7 @@ FLOORS = [
     {"words"},
     {"config", "state"},
     {"targets", "stamp", "directories", "optimizers", "refusals"},
-    {"analysis", "metrics", "verification", "checkpoints", "bracket", "teachers", "identity"},
+    {"analysis", "metrics", "verification", "checkpoints", "bracket", "teachers", "identity", "comparison"},
     {"engine", "shipping", "inspection"},
     {"sampling", "loops"},
     {"callback"},
@@ -30,13 +30,14 @@ FLOORS = [
     {"__init__"},
     {"cli"},
 ]
-CATALOGUES = ("analysis", "families", "methods", "patterns", "recipes", "solvers")
+CATALOGUES = ("analysis", "families", "methods", "patterns", "recipes", "solvers", "solvers.literature")
 # In a catalogue's folder, but no entry of it: what its entries are made with.
 WORKSHOP = {
     "analysis": {"usage", "work"},
     "families": {"blocks", "selection"},
     "recipes": {"checks"},
     "solvers": {"comparators", "fused", "paths", "tiles"},
+    "solvers.literature": {"filling", "tilewise"},
 }
 
 
@@ -92,8 +93,8 @@ def test_methods_and_what_is_below_them_are_torch_alone():
 
 @pytest.mark.parametrize("name", CATALOGUES)
 def test_every_file_stands_in_its_catalogue(name):
-    folder = ROOT / name
-    listed = {m.split(".")[2] for m in _imports(folder / "__init__.py") if m.startswith(f"nxm_hf.{name}.")}
+    folder, depth = ROOT.joinpath(*name.split(".")), name.count(".") + 2
+    listed = {m.split(".")[depth] for m in _imports(folder / "__init__.py") if m.startswith(f"nxm_hf.{name}.")}
     there = {path.stem for path in folder.glob("*.py")} - {"__init__"} - WORKSHOP.get(name, set())
     assert there <= listed, f"not in nxm_hf/{name}/__init__.py: {there - listed}"
 

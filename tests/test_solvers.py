@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nxm_hf.patterns import NM, PATTERNS, Block, Transposable, Unstructured, parse
-from nxm_hf.solvers import SOLVERS, Solver, choose, solve, solve_many
+from nxm_hf.solvers import SOLVERS, Solver, choose, solve, solve_many, threshold
 from nxm_hf.solvers.comparators import network
-from nxm_hf.solvers.enumeration import every_tile
+from nxm_hf.solvers.duals import by_duals
+from nxm_hf.solvers.enumeration import by_enumeration, every_tile
 from nxm_hf.solvers.network import CPU_BYTES, by_network
+from nxm_hf.solvers.sorting import by_sorting
+from nxm_hf.solvers.threshold import keep_highest
 
 torch.set_num_threads(1)
 
@@ -116,7 +119,7 @@ def groups(draw):
 def test_nm_solvers_give_the_mask_of_rank_counting(case):
     n, m, scores = case
     expected = by_hand(scores, n, m)
-    for solver in SOLVERS["nm"]:
+    for solver in (by_network, by_sorting):
         assert torch.equal(solver(scores, NM(n, m)), expected), solver.__name__
 
 
@@ -138,7 +141,7 @@ def test_the_network_leaves_out_what_its_answer_does_not_need():
 def test_nm_solvers_agree_on_every_dtype(n, m, dtype):
     for scale in (1, 50):
         scores = (seeded(60, 80) * scale).abs().to(dtype)
-        network_mask, sorted_mask = (solver(scores, NM(n, m)) for solver in SOLVERS["nm"])
+        network_mask, sorted_mask = (solver(scores, NM(n, m)) for solver in (by_network, by_sorting))
         assert torch.equal(network_mask, sorted_mask)
         assert bool((network_mask.view(-1, m).sum(1) == n).all())
 
@@ -146,7 +149,7 @@ def test_nm_solvers_agree_on_every_dtype(n, m, dtype):
 def test_nm_solvers_agree_on_masks_and_on_numbers_that_fp32_cannot_hold():
     large = torch.tensor([2**60, 2**60 + 1, 2**60 - 1, 2**60 + 2])
     for scores in (large, 1 + torch.arange(4).double() * 2.0**-50, torch.tensor([False, True, False, False])):
-        for solver in SOLVERS["nm"]:
+        for solver in (by_network, by_sorting):
             assert torch.equal(solver(scores, NM(1, 4)), by_hand(scores, 1, 4))
 
 
@@ -157,7 +160,7 @@ def test_the_network_is_right_across_the_parts_it_works_in(dtype):
     scores = seeded(total, dtype=dtype).abs()
     scores[:: total // 50] = 0.5
     scores[1 :: total // 50] = 0.5
-    network_mask, sorted_mask = (solver(scores, NM(1, 4)) for solver in SOLVERS["nm"])
+    network_mask, sorted_mask = (solver(scores, NM(1, 4)) for solver in (by_network, by_sorting))
     assert torch.equal(network_mask, sorted_mask)
 
 
@@ -187,7 +190,7 @@ small_numbers = st.integers(-3, 9).map(float) | st.sampled_from([0.5, 0.0, float
 @quick
 @given(st.lists(st.lists(small_numbers, min_size=4, max_size=4), min_size=4, max_size=4), st.integers(1, 3))
 def test_transposable_keeps_what_the_best_of_all_tiles_keeps(tile, n):
-    for solver in SOLVERS["transposable"]:
+    for solver in (by_enumeration, by_duals):
         mask = solver(torch.tensor(tile), Transposable(n, 4))
         assert mask.sum(0).tolist() == mask.sum(1).tolist() == [n] * 4
         assert worth(torch.tensor(tile)[mask].tolist()) == best_worth(tile, n)
@@ -251,3 +254,46 @@ def test_solvers_leave_the_random_generator_alone(text):
     before = torch.random.get_rng_state()
     solve(torch.ones(40, 120), parse(text))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def scores_in_order_of_size(kind, total):
+    rising = torch.arange(total).float()
+    return {
+        "gaussian": seeded(total),
+        "half zero": seeded(total).relu(),
+        "flat": torch.ones(total),
+        "rising": rising,
+        "falling": -rising,
+        "columns": rising % 64,  # a sample that follows columns would see one of them
+        "few giants": torch.where(rising < 5, 1e9 + rising, seeded(total)),
+        "integers": (seeded(total) * 3).long(),
+        "bfloat16": seeded(total, dtype=torch.bfloat16),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["gaussian", "half zero", "flat", "rising", "falling", "columns", "few giants", "integers", "bfloat16"],
+)
+def test_unstructured_is_right_where_a_sample_brackets_the_threshold_and_where_it_misses(kind):
+    scores = scores_in_order_of_size(kind, 2**17 + 77)
+    order = (scores + 0).argsort(descending=True, stable=True)
+    for count in (1, 5, 1000, len(scores) // 2, len(scores) - 3):
+        expected = torch.zeros(len(scores), dtype=torch.bool).index_fill_(0, order[:count], True)
+        assert torch.equal(keep_highest(scores, count), expected), count
+
+
+def test_a_bracket_that_misses_the_threshold_is_given_up():
+    """Scores that are large only where the sample does not look."""
+    scores = seeded(2**17).abs()
+    seen = torch.zeros(len(scores), dtype=torch.bool)
+    seen[:: len(scores) // threshold.SAMPLE | 1] = True
+    scores += ~seen * 10
+    order = scores.argsort(descending=True, stable=True)
+    for count in (len(scores) // 2, len(scores) - int(seen.sum()) + 3):
+        expected = torch.zeros(len(scores), dtype=torch.bool).index_fill_(0, order[:count], True)
+        assert torch.equal(keep_highest(scores, count), expected)
+    scores = seeded(2**17).abs() - seen * 10.0
+    order = scores.argsort(descending=True, stable=True)
+    expected = torch.zeros(len(scores), dtype=torch.bool).index_fill_(0, order[:50000], True)
+    assert torch.equal(keep_highest(scores, 50000), expected)

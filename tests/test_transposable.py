@@ -98,13 +98,14 @@ def worth(kept):
     return sum((x == INF) - (x == -INF) for x in kept), sum(x for x in kept if abs(x) != INF)
 
 
-def by_linear_programme(tile, n):
-    """The best sum; the corners of this polytope are masks."""
+def by_linear_programme(tile, n, exactly=True):
+    """The best sum with n in each row and column, or at most n; the corners of these polytopes are masks."""
     optimize, sparse = pytest.importorskip("scipy.optimize"), pytest.importorskip("scipy.sparse")
     m = len(tile)
     one, each = torch.ones(1, m).numpy(), sparse.identity(m)
     counts = sparse.vstack([sparse.kron(each, one), sparse.kron(one, each)]).tocsr()
-    found = optimize.linprog(-tile.flatten().numpy(), A_eq=counts, b_eq=[n] * (2 * m), bounds=(0, 1), method="highs")
+    bounds = {"A_eq": counts, "b_eq": [n] * (2 * m)} if exactly else {"A_ub": counts, "b_ub": [n] * (2 * m)}
+    found = optimize.linprog(-tile.flatten().numpy(), bounds=(0, 1), method="highs", **bounds)
     return -found.fun
 
 

@@ -6,7 +6,8 @@ A solver is a function `(scores, pattern) -> mask`. It asks the pattern for its 
 All solvers of a kind keep the same score, and those of "nm" give the same mask bit for bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor
@@ -16,32 +17,15 @@ from nxm_hf.solvers.blocks import by_blocks
 from nxm_hf.solvers.duals import by_duals
 from nxm_hf.solvers.enumeration import by_enumeration, four_by_four
 from nxm_hf.solvers.everything import keep_everything
-from nxm_hf.solvers.fast import (
-    by_bracket,
-    by_prices,
-    by_vectors,
-    groups_of_many,
-    rows_of_many,
-    suits_groups,
-    suits_rows,
-    suits_tiles,
-    tiles_of_many,
-)
+from nxm_hf.solvers.fast import FAST, torch_alone
 from nxm_hf.solvers.network import by_network
 from nxm_hf.solvers.sorting import by_sorting
-from nxm_hf.solvers.threshold import by_threshold
+from nxm_hf.solvers.threshold import by_threshold, thresholds_of_many
 
 SOLVERS: dict[str, tuple[Solver, ...]] = {
-    "nm": (Solver(by_vectors, suits_groups, groups_of_many), Solver(by_network), Solver(by_sorting)),
-    "transposable": (
-        Solver(by_prices, suits_tiles, tiles_of_many),
-        Solver(by_enumeration, four_by_four),
-        Solver(by_duals),
-    ),
-    "unstructured": (
-        Solver(by_bracket, suits_rows, rows_of_many),
-        Solver(by_threshold),
-    ),
+    "nm": (FAST["nm"], Solver(by_network), Solver(by_sorting)),
+    "transposable": (FAST["transposable"], Solver(by_enumeration, four_by_four), Solver(by_duals)),
+    "unstructured": (FAST["unstructured"], Solver(by_threshold, many=thresholds_of_many)),
     "block": (Solver(by_blocks),),
     "dense": (Solver(keep_everything),),
 }
@@ -76,4 +60,11 @@ def solve_many(scores: Sequence[Tensor], pattern: Any, out: Sequence[Tensor] | N
     return masks
 
 
-__all__ = ["SOLVERS", "Solver", "choose", "solve", "solve_many"]
+def __getattr__(name: str) -> Callable:
+    """`compare` reads patterns, which stand above solvers; it is fetched when somebody asks for it."""
+    if name == "compare":
+        return import_module("nxm_hf.comparison").compare
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["SOLVERS", "Solver", "choose", "compare", "solve", "solve_many", "torch_alone"]

@@ -49,10 +49,10 @@ def _masks(n: int, m: int, device: torch.device) -> Tensor:
 
 
 @cache
-def _halves(n: int, m: int, device: torch.device) -> Tensor:
-    """Which pair of rows stands in the upper and which in the lower half of every tile: (2, masks)."""
+def _halves(n: int, m: int) -> tuple[tuple[int, int], ...]:
+    """Which pair of rows stands in the upper and which in the lower half of every tile."""
     place = {pair: i for i, pair in enumerate(product(combinations(range(m), n), repeat=2))}
-    return torch.tensor([[place[tile[:2]], place[tile[2:]]] for tile in every_tile(n, m)], device=device).T.contiguous()
+    return tuple((place[tile[:2]], place[tile[2:]]) for tile in every_tile(n, m))
 
 
 def _best(tiles: Tensor, n: int, m: int) -> Tensor:
@@ -61,13 +61,20 @@ def _best(tiles: Tensor, n: int, m: int) -> Tensor:
     scores = tiles.t().to(exact).contiguous()
     peak = scores.abs().amax()
     if not peak.isinf():
-        return _kept_scores(_without_overflow(scores, peak), n, m).max(0).indices
+        return _first_largest(_kept_scores(_without_overflow(scores, peak), n, m))
     # An infinite score outweighs all finite ones together: first the number of those, then the rest.
     infinite = scores.isinf()
     finite = scores.masked_fill(infinite, 0)
     counts = _kept_scores(scores.sign() * infinite, n, m)
     rest = _kept_scores(_without_overflow(finite, finite.abs().amax()), n, m)
-    return rest.masked_fill_(counts < counts.amax(0), -torch.inf).max(0).indices
+    return _first_largest(rest.masked_fill_(counts < counts.amax(0), -torch.inf))
+
+
+def _first_largest(values: Tensor) -> Tensor:
+    """Where along the first dimension the first maximum stands; this is twice as fast as asking for it. Overwrites."""
+    count = len(values)
+    number = torch.arange(count, 0, -1, dtype=values.dtype, device=values.device)
+    return (count - torch.eq(values, values.amax(0), out=values).mul_(number[:, None]).amax(0)).long()
 
 
 def _without_overflow(scores: Tensor, peak: Tensor) -> Tensor:
@@ -82,6 +89,9 @@ def _kept_scores(scores: Tensor, n: int, m: int) -> Tensor:
     """
     columns = scores.view(m, m, -1).unbind(1)  # each (rows, tiles)
     lines = torch.stack([sum(columns[i] for i in kept) for kept in combinations(range(m), n)], 1)
-    upper, lower = _halves(n, m, scores.device)
-    top, bottom = ((a[:, None] + b).flatten(0, 1) for a, b in (lines[:2], lines[2:]))  # (row pairs, tiles)
-    return top.index_select(0, upper).add_(bottom.index_select(0, lower))
+    # (row pairs, tiles)
+    top, bottom = ((a[:, None] + b).flatten(0, 1).unbind() for a, b in (lines[:2], lines[2:]))
+    sums = scores.new_empty(len(every_tile(n, m)), scores.shape[1])
+    for (upper, lower), out in zip(_halves(n, m), sums.unbind(), strict=True):
+        torch.add(top[upper], bottom[lower], out=out)
+    return sums

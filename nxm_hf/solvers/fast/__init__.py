@@ -4,7 +4,8 @@ numba is imported, and a kernel compiled, when the first tensor comes that is wo
 does not work here, gets the masks from torch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WORTH = 2**16  # weights: below, torch is quick enough, and tiny models need not wait for a compiler
+from nxm_hf.solvers.base import Solver
+
+WORTH: float = 2**16  # weights: below, torch is quick enough, and tiny models need not wait for a compiler
 LANES = 16
 ENTRIES = 4 * LANES  # worked on at a time where there are no groups
 GROUPS = (2, 4, 8, 16, 32)  # an m for which sixteen groups fill whole vectors
@@ -26,6 +29,17 @@ def tier() -> ModuleType | None:
     except Exception:  # a numba that does not fit its NumPy or Python fails in many ways, and none is ours to report
         return None
     return launching
+
+
+@contextmanager
+def torch_alone() -> Iterator[None]:
+    """Within it, all masks come from torch: to compare the two."""
+    global WORTH
+    before, WORTH = WORTH, float("inf")
+    try:
+        yield
+    finally:
+        WORTH = before
 
 
 def worthwhile(tensor: Tensor) -> bool:
@@ -94,3 +108,10 @@ def _alone(many: Callable[..., None], scores: Tensor, pattern: Any) -> Tensor:
     mask = torch.empty(scores.shape, dtype=torch.bool)
     many([scores], pattern, [mask])
     return mask
+
+
+FAST = {
+    "nm": Solver(by_vectors, suits_groups, groups_of_many),
+    "transposable": Solver(by_prices, suits_tiles, tiles_of_many),
+    "unstructured": Solver(by_bracket, suits_rows, rows_of_many),
+}

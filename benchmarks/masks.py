@@ -1,0 +1,254 @@
+"""What masks cost: each solver beside its peers, restated here, on the weights of a BERT-base.
+
+    python benchmarks/masks.py                                    # all 72 matrices, 84.9 million weights
+    python benchmarks/masks.py --share 0.1 --only 4:8-transposable --rounds 3
+
+Ours and its peers work in turns in one process, on the same random weights; numbers are medians of CPU time on one
+thread, scaled to all 84.9 million weights ("s"), and ratios of them. With more than one thread it is wall time, which
+needs a machine that does nothing else. Peers that take a minute or more do some tiles only, and are scaled up.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import combinations, product
+
+import torch
+from torch import Tensor
+
+from nxm_hf.methods import ADMM
+from nxm_hf.patterns import NM, Pattern, parse
+from nxm_hf.schedules import Clock, Every
+from nxm_hf.solvers import solve_many, torch_alone
+from nxm_hf.table import table
+
+MATRICES = {(768, 768): 48, (3072, 768): 12, (768, 3072): 12}
+TOTAL = sum(rows * cols * count for (rows, cols), count in MATRICES.items())
+FLOW_TILES = 400  # that minimum-cost flow is asked for
+# What is in use within a context; the table has a line for each.
+TIERS: dict[str, Callable[[], AbstractContextManager]] = {"fast": nullcontext, "pure torch": torch_alone}
+
+Work = Callable[[], object]
+
+
+@dataclass
+class Item:
+    """A line of the table: our work, that of peers, and for a peer the part of the weights that it does."""
+
+    name: str
+    ours: Work
+    peers: dict[str, Work]
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+class Weights:
+    """Matrices, their scores, and buffers that masks and magnitudes are written into."""
+
+    def __init__(self, share: float):
+        made = torch.Generator().manual_seed(0)
+        shapes = [shape for shape, count in MATRICES.items() for _ in range(max(1, round(share * count)))]
+        self.weights = [torch.randn(shape, generator=made).mul_(0.02) for shape in shapes]
+        self.scores = [weight.abs() for weight in self.weights]
+        self.masks = [torch.zeros(shape, dtype=torch.bool) for shape in shapes]
+        self.out = [torch.zeros(shape) for shape in shapes]
+        self.scale = TOTAL / sum(weight.numel() for weight in self.weights)
+
+    def each(self, act: Callable[[Tensor, Tensor], object]) -> Work:
+        """Work that does something for each tensor of scores and its mask."""
+        return lambda: [act(scores, mask) for scores, mask in zip(self.scores, self.masks, strict=True)]
+
+    def solved(self, pattern: Pattern) -> Work:
+        """Our masks."""
+        return lambda: solve_many(self.scores, pattern, self.masks)
+
+    def magnitudes(self) -> None:
+        """The least that a mask has to do: read all weights once."""
+        for weight, out in zip(self.weights, self.out, strict=True):
+            torch.abs(weight, out=out)
+
+
+# Peers
+
+
+def by_sort_and_scatter(m: int, n: int) -> Callable[[Tensor, Tensor], object]:
+    """Sort each group, and mark its first n."""
+
+    def act(scores: Tensor, mask: Tensor) -> None:
+        order = scores.view(-1, m).argsort(dim=1, descending=True)
+        mask.view(-1, m).zero_().scatter_(1, order[:, :n], True)
+
+    return act
+
+
+def by_topk_and_scatter(m: int, n: int) -> Callable[[Tensor, Tensor], object]:
+    """Ask for the n highest of each group, and mark them."""
+
+    def act(scores: Tensor, mask: Tensor) -> None:
+        mask.view(-1, m).zero_().scatter_(1, scores.view(-1, m).topk(n, dim=1).indices, True)
+
+    return act
+
+
+def by_kthvalue(scores: Tensor, mask: Tensor) -> None:
+    """Unstructured at one half: all that reaches the median."""
+    torch.ge(scores, scores.flatten().kthvalue(scores.numel() // 2 + 1).values, out=mask)
+
+
+def cut(scores: Tensor, m: int) -> Tensor:
+    """Tiles, one after the other: (tiles, m, m)."""
+    return scores.unflatten(1, (-1, m)).unflatten(0, (-1, m)).transpose(1, 2).reshape(-1, m, m)
+
+
+def by_all_masks(n: int, m: int) -> Callable[[Tensor, Tensor], object]:
+    """The product of all tiles with all masks of a tile; the best is looked up."""
+    lines = [[float(place in kept) for place in range(m)] for kept in combinations(range(m), n)]
+    every = torch.tensor(list(product(lines, repeat=m)))
+    every = every[(every.sum(1) == n).all(1)].flatten(1)
+    table_of_masks = every.bool().view(-1, m, m)
+
+    def act(scores: Tensor, mask: Tensor) -> None:
+        best = table_of_masks[(cut(scores, m).flatten(1) @ every.T).argmax(1)]
+        height, width = scores.shape[0] // m, scores.shape[1] // m
+        mask.copy_(best.view(height, width, m, m).transpose(1, 2).reshape(scores.shape))
+
+    return act
+
+
+def by_flow(scores: Tensor, n: int, m: int) -> Work | None:
+    """Minimum-cost flow of OR-tools, tile after tile; None where it is not installed."""
+    try:
+        import numpy
+        from ortools.graph.python.min_cost_flow import SimpleMinCostFlow
+    except ImportError:
+        return None
+    tiles = cut(scores, m)[:FLOW_TILES]
+    worth = (tiles / tiles.amax((1, 2), keepdim=True) * 2**30).round().long().flatten(1).numpy()
+    row, col = numpy.divmod(numpy.arange(m * m), m)
+    supply, one = numpy.repeat([n, -n], m), numpy.ones(m * m, dtype=numpy.int64)
+
+    def act() -> None:
+        for tile in worth:
+            flow = SimpleMinCostFlow()
+            arcs = flow.add_arcs_with_capacity_and_unit_cost(row, m + col, one, -tile)
+            flow.set_nodes_supplies(numpy.arange(2 * m), supply)
+            if flow.solve() != flow.OPTIMAL:
+                raise RuntimeError("OR-tools found no flow for a tile; n <= m should always have one.")
+            flow.flows(arcs)
+
+    return act
+
+
+class NaiveADMM:
+    """The update as it is written in papers, with a mask by topk and two copies of the weights."""
+
+    def __init__(self, data: Weights, n: int, m: int):
+        self.data, self.mark = data, by_topk_and_scatter(m, n)
+        self.duals = [torch.randn_like(weight) * 0.01 for weight in data.weights]
+        self.sparse = [torch.zeros_like(weight) for weight in data.weights]
+
+    def __call__(self) -> None:
+        for i, (weight, mask) in enumerate(zip(self.data.weights, self.data.masks, strict=True)):
+            target = weight + self.duals[i]
+            self.mark(target.abs(), mask)
+            self.sparse[i] = target * mask
+            self.duals[i] = target - self.sparse[i]
+
+
+class OurADMM:
+    """The update of the method `ADMM`."""
+
+    def __init__(self, data: Weights, pattern: Pattern):
+        self.method, self.data, self.clock = ADMM(pattern, update=Every(1)), data, Clock(1, 2)
+        self.states = [self.method.init(weight, self.clock) for weight in data.weights]
+
+    def __call__(self) -> None:
+        for weight, state in zip(self.data.weights, self.states, strict=True):
+            self.method.after_step(weight, state, self.clock)
+
+
+# The table
+
+
+def items(data: Weights) -> Iterator[tuple[str, Callable[[], Item]]]:
+    """The names of all lines, and how to make each."""
+    for text in ("2:4", "1:4", "4:8", "8:16", "16:32"):
+        yield text, partial(plain, data, parse(text))
+    yield "ADMM 2:4", lambda: Item("ADMM 2:4", OurADMM(data, NM(2, 4)), {"naive + topk": NaiveADMM(data, 2, 4)})
+    for text in ("2:4", "4:8", "8:16", "16:32"):
+        yield f"{text}-transposable", partial(transposable, data, parse(f"{text}-transposable"))
+    half = parse("unstructured:0.5")
+    yield str(half), lambda: Item(str(half), data.solved(half), {"kthvalue": data.each(by_kthvalue)})
+
+
+def plain(data: Weights, pattern: NM) -> Item:
+    """N:M beside a sort, a topk, and the mere reading of the weights."""
+    sort, topk = by_sort_and_scatter(pattern.m, pattern.n), by_topk_and_scatter(pattern.m, pattern.n)
+    peers = {"abs(out=)": data.magnitudes, "argsort + scatter": data.each(sort), "topk + scatter": data.each(topk)}
+    return Item(str(pattern), data.solved(pattern), peers)
+
+
+def transposable(data: Weights, pattern: Pattern) -> Item:
+    """Transposable N:M beside the product with all masks, or minimum-cost flow."""
+    n, m = pattern.n, pattern.m
+    if m == 4:
+        return Item(str(pattern), data.solved(pattern), {"90-pattern matmul": data.each(by_all_masks(n, m))})
+    flow = by_flow(data.scores[0], n, m)
+    part = min(FLOW_TILES * m * m, data.scores[0].numel()) * data.scale / TOTAL
+    return Item(str(pattern), data.solved(pattern), {"OR-tools flow": flow} if flow else {}, {"OR-tools flow": part})
+
+
+def in_turns(works: list[Work], rounds: int, clock: Callable[[], float]) -> list[float]:
+    """The median seconds of each; the order changes from round to round, and the first is not counted."""
+    times: list[list[float]] = [[] for _ in works]
+    for turn in range(rounds + 1):
+        for i in sorted(range(len(works)), reverse=bool(turn % 2)):
+            begin = clock()
+            works[i]()
+            times[i].append(clock() - begin)
+    return [statistics.median(each[1:]) for each in times]
+
+
+def measure(item: Item, data: Weights, rounds: int, clock: Callable[[], float]) -> list[tuple[str, ...]]:
+    """The lines of an item: one for each tier and peer."""
+
+    def within(tier: Callable[[], AbstractContextManager]) -> Work:
+        def act() -> None:
+            with tier():
+                item.ours()
+
+        return act
+
+    found = in_turns([*map(within, TIERS.values()), *item.peers.values()], rounds, clock)
+    seconds = [each * data.scale for each in found]
+    peers = {name: each / item.parts.get(name, 1) for name, each in zip(item.peers, seconds[len(TIERS) :], strict=True)}
+    rows = []
+    for tier, ours in zip(TIERS, seconds, strict=False):
+        for peer, theirs in peers.items() or [("-", float("nan"))]:
+            rows.append((item.name, tier, f"{ours:.3f}", peer, f"{theirs:.3f}", f"{theirs / ours:.2f}x"))
+    return rows
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--share", type=float, default=1.0, help="of the weights that is used")
+    parser.add_argument("--rounds", type=int, default=5, help="that count")
+    parser.add_argument("--threads", type=int, default=1, help="more than one: wall time")
+    parser.add_argument("--only", nargs="+", help="lines of the table, by name")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    clock = time.process_time if options.threads == 1 else time.perf_counter
+    data, rows = Weights(options.share), []
+    for name, make in items(data):
+        if options.only is None or name in options.only:
+            rows += measure(make(), data, options.rounds, clock)
+            print(f"{name} done", flush=True)
+    print(table(("item", "tier", "s", "peer", "s of peer", "peer over ours"), rows))
+
+
+if __name__ == "__main__":
+    main()
