@@ -16,7 +16,7 @@ def residual(weights: Iterable[tuple[Target, Tensor]]) -> float:
         whole += weight.square().sum().item()
         if isnan(whole):  # a log is no place to fail in; the next mask refuses NaN and says where it is
             return whole
-        mask = target.pattern.mask(weight.abs())
+        mask = target.pattern.largest(weight)
         pruned += pruned_part(weight, mask).square().sum().item()
     return (pruned / whole) ** 0.5 if whole else 0.0
 

@@ -110,7 +110,7 @@ def _weight_and_mask(target: Target, state: State) -> tuple[Tensor | None, Tenso
     if not weight.square().sum().isfinite():
         return None, None
     # The mask of ADMM's last update is that of the sizes of its R.
-    return weight, state["mask"] if "mask" in state else target.pattern.mask(state.get("r", weight).abs())
+    return weight, state["mask"] if "mask" in state else target.pattern.largest(state.get("r", weight))
 
 
 def _follow(layer: Words, weight: Tensor, mask: Tensor) -> str:

@@ -39,7 +39,7 @@ WORKSHOP = {
     "analysis": {"usage", "work"},
     "families": {"blocks", "selection"},
     "oneshot": {"curvature", "descent", "refit"},
-    "solvers": {"comparators", "paths", "tiles"},
+    "solvers": {"comparators", "fused", "paths", "tiles"},
     "solvers.literature": {"filling", "tilewise"},
 }
 

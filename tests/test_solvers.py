@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from nxm_hf.patterns import NM, PATTERNS, Block, Transposable, Unstructured, parse
 from nxm_hf.solvers import SOLVERS, Solver, choose, solve, solve_many, threshold
 from nxm_hf.solvers.comparators import network
-from nxm_hf.solvers.enumeration import every_tile
+from nxm_hf.solvers.duals import by_duals
+from nxm_hf.solvers.enumeration import by_enumeration, every_tile
 from nxm_hf.solvers.network import CPU_BYTES, by_network
+from nxm_hf.solvers.sorting import by_sorting
 from nxm_hf.solvers.threshold import keep_highest
 
 torch.set_num_threads(1)
@@ -117,7 +119,7 @@ def groups(draw):
 def test_nm_solvers_give_the_mask_of_rank_counting(case):
     n, m, scores = case
     expected = by_hand(scores, n, m)
-    for solver in SOLVERS["nm"]:
+    for solver in (by_network, by_sorting):
         assert torch.equal(solver(scores, NM(n, m)), expected), solver.__name__
 
 
@@ -139,7 +141,7 @@ def test_the_network_leaves_out_what_its_answer_does_not_need():
 def test_nm_solvers_agree_on_every_dtype(n, m, dtype):
     for scale in (1, 50):
         scores = (seeded(60, 80) * scale).abs().to(dtype)
-        network_mask, sorted_mask = (solver(scores, NM(n, m)) for solver in SOLVERS["nm"])
+        network_mask, sorted_mask = (solver(scores, NM(n, m)) for solver in (by_network, by_sorting))
         assert torch.equal(network_mask, sorted_mask)
         assert bool((network_mask.view(-1, m).sum(1) == n).all())
 
@@ -147,7 +149,7 @@ def test_nm_solvers_agree_on_every_dtype(n, m, dtype):
 def test_nm_solvers_agree_on_masks_and_on_numbers_that_fp32_cannot_hold():
     large = torch.tensor([2**60, 2**60 + 1, 2**60 - 1, 2**60 + 2])
     for scores in (large, 1 + torch.arange(4).double() * 2.0**-50, torch.tensor([False, True, False, False])):
-        for solver in SOLVERS["nm"]:
+        for solver in (by_network, by_sorting):
             assert torch.equal(solver(scores, NM(1, 4)), by_hand(scores, 1, 4))
 
 
@@ -158,7 +160,7 @@ def test_the_network_is_right_across_the_parts_it_works_in(dtype):
     scores = seeded(total, dtype=dtype).abs()
     scores[:: total // 50] = 0.5
     scores[1 :: total // 50] = 0.5
-    network_mask, sorted_mask = (solver(scores, NM(1, 4)) for solver in SOLVERS["nm"])
+    network_mask, sorted_mask = (solver(scores, NM(1, 4)) for solver in (by_network, by_sorting))
     assert torch.equal(network_mask, sorted_mask)
 
 
@@ -188,7 +190,7 @@ small_numbers = st.integers(-3, 9).map(float) | st.sampled_from([0.5, 0.0, float
 @quick
 @given(st.lists(st.lists(small_numbers, min_size=4, max_size=4), min_size=4, max_size=4), st.integers(1, 3))
 def test_transposable_keeps_what_the_best_of_all_tiles_keeps(tile, n):
-    for solver in SOLVERS["transposable"]:
+    for solver in (by_enumeration, by_duals):
         mask = solver(torch.tensor(tile), Transposable(n, 4))
         assert mask.sum(0).tolist() == mask.sum(1).tolist() == [n] * 4
         assert worth(torch.tensor(tile)[mask].tolist()) == best_worth(tile, n)

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from nxm_hf.methods.base import STILL, Method, keep, moved
+from nxm_hf.methods.base import STILL, Method
 from nxm_hf.patterns import Pattern
 from nxm_hf.schedules import Evenly, EveryEpoch, Schedule
+from nxm_hf.solvers.fused import admm_update, keep
 
 
 @dataclass(frozen=True)
@@ -59,20 +60,17 @@ class ADMM(Method):
             self._update(weight, state)
 
     def finish(self, weight, state, clock):
-        mask = self.pattern.mask(weight.detach().abs())
+        mask = self.pattern.largest(weight)
         keep(weight, mask)
         return mask
 
     def _update(self, weight, state):
         """The projection and the dual step, on R in place."""
-        r, first = state["r"], state["updates"] == 0
-        before = None if first else self.pattern.mask(r.abs())
-        v = weight.detach().clone() if first or not self.dual else weight.detach() - r.masked_fill(before, 0.0)
-        mask = self.pattern.mask(v.abs())
-        torch.where(mask, v, -v if self.dual else torch.zeros_like(v), out=r)
+        first = bool(state["updates"] == 0)
+        moved = admm_update(weight.detach(), state["r"], self.pattern, first, self.dual)
         state["updates"] += 1
-        if not first:
-            state["moved"] = moved(before, mask)
+        if moved is not None:
+            state["moved"] = moved
 
     def _rho(self, pull, grad, state, clock):
         if self.rho is not None:

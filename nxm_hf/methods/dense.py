@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from nxm_hf.methods.base import Method, keep
+from nxm_hf.methods.base import Method
 from nxm_hf.patterns import Pattern
+from nxm_hf.solvers.fused import keep
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,6 @@ class Dense(Method):
         pass
 
     def finish(self, weight, state, clock):
-        mask = self.pattern.mask(weight.abs())
+        mask = self.pattern.largest(weight)
         keep(weight, mask)
         return mask

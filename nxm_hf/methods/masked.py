@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from nxm_hf.methods.base import STILL, Method, factors, keep, moved, pruned_part, restore_dense
+from nxm_hf.methods.base import STILL, Method, factors, pruned_part, restore_dense
 from nxm_hf.patterns import Pattern
 from nxm_hf.schedules import NEVER, Constant, Every, Schedule
+from nxm_hf.solvers.fused import keep, moved, remask
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,13 @@ class Masked(Method):
             self._after_frozen_step(weight, state, clock)
             return
         self._edit_update(weight, state, clock)
-        if self.refresh(clock) or self.freeze(clock):
+        due, frozen = self.refresh(clock), self.freeze(clock)
+        if due and not frozen and self.gain(clock) == 0:
+            state["moved"] = remask(weight.detach(), state["mask"], state["dense"], self.pattern(clock))
+            return
+        if due or frozen:
             self._refresh(weight, state, clock)
-        if self.freeze(clock):
+        if frozen:
             keep(weight, state["mask"])
             del state["dense"]
         else:
@@ -77,7 +82,7 @@ class Masked(Method):
         restore_dense(weight, state)
         final = self.pattern(replace(clock, step=clock.total))  # whatever holds now
         frozen = "dense" not in state and final.violations(state["mask"]) == 0
-        mask = state["mask"] if frozen else final.mask(weight.detach().abs())
+        mask = state["mask"] if frozen else final.largest(weight)
         keep(weight, mask)
         return mask
 
@@ -90,7 +95,7 @@ class Masked(Method):
             clock.clear_moments(before ^ state["mask"], self.clear)
 
     def _solve(self, weight, clock):
-        return self.pattern(clock).mask(weight.detach().abs())
+        return self.pattern(clock).largest(weight)
 
     def _refresh(self, weight, state, clock):
         mask = self._solve(weight, clock)

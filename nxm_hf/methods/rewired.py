@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from nxm_hf.methods.base import STILL, Method, keep, moved
+from nxm_hf.methods.base import STILL, Method
 from nxm_hf.patterns import Pattern
-from nxm_hf.patterns.base import refuse_nan
+from nxm_hf.solvers.fused import keep, moved, refuse_nan
 from nxm_hf.solvers.threshold import keep_highest
 
 
@@ -32,7 +32,7 @@ class Rewired(Method):
     edits_moments = True
 
     def init(self, weight, clock):
-        mask = self.pattern.mask(weight.detach().abs())
+        mask = self.pattern.largest(weight)
         state = {"mask": mask, "moved": STILL.clone()}
         keep(weight, state["mask"])
         return state

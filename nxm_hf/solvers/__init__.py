@@ -17,14 +17,15 @@ from nxm_hf.solvers.blocks import by_blocks
 from nxm_hf.solvers.duals import by_duals
 from nxm_hf.solvers.enumeration import by_enumeration, four_by_four
 from nxm_hf.solvers.everything import keep_everything
+from nxm_hf.solvers.fast import FAST, torch_alone
 from nxm_hf.solvers.network import by_network
 from nxm_hf.solvers.sorting import by_sorting
 from nxm_hf.solvers.threshold import by_threshold, thresholds_of_many
 
 SOLVERS: dict[str, tuple[Solver, ...]] = {
-    "nm": (Solver(by_network), Solver(by_sorting)),
-    "transposable": (Solver(by_enumeration, four_by_four), Solver(by_duals)),
-    "unstructured": (Solver(by_threshold, many=thresholds_of_many),),
+    "nm": (FAST["nm"], Solver(by_network), Solver(by_sorting)),
+    "transposable": (FAST["transposable"], Solver(by_enumeration, four_by_four), Solver(by_duals)),
+    "unstructured": (FAST["unstructured"], Solver(by_threshold, many=thresholds_of_many)),
     "block": (Solver(by_blocks),),
     "dense": (Solver(keep_everything),),
 }
@@ -66,4 +67,4 @@ def __getattr__(name: str) -> Callable:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["SOLVERS", "Solver", "choose", "compare", "solve", "solve_many"]
+__all__ = ["SOLVERS", "Solver", "choose", "compare", "solve", "solve_many", "torch_alone"]

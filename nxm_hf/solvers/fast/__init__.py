@@ -1,0 +1,117 @@
+"""The fast tier on CPUs: the same masks by vector instructions, where numba is installed: `pip install nxm-hf[fast]`.
+
+numba is imported, and a kernel compiled, when the first tensor comes that is worth it. Who has no numba, or one that
+does not work here, gets the masks from torch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nxm_hf.solvers.base import Solver
+
+WORTH: float = 2**16  # weights: below, torch is quick enough, and tiny models need not wait for a compiler
+LANES = 16
+ENTRIES = 4 * LANES  # worked on at a time where there are no groups
+GROUPS = (2, 4, 8, 16, 32)  # an m for which sixteen groups fill whole vectors
+
+
+@cache
+def tier() -> ModuleType | None:
+    """What launches the kernels, if numba can be imported."""
+    try:
+        from nxm_hf.solvers.fast import launching
+    except Exception:  # a numba that does not fit its NumPy or Python fails in many ways, and none is ours to report
+        return None
+    return launching
+
+
+@contextmanager
+def torch_alone() -> Iterator[None]:
+    """Within it, all masks come from torch: to compare the two."""
+    global WORTH
+    before, WORTH = WORTH, float("inf")
+    try:
+        yield
+    finally:
+        WORTH = before
+
+
+def worthwhile(tensor: Tensor) -> bool:
+    """Whether there are kernels for a tensor: on the CPU, of floats of 32 or 16 bits, and not small."""
+    return (
+        tensor.device.type == "cpu"
+        and tensor.numel() >= WORTH
+        and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and tier() is not None
+    )
+
+
+def suits_groups(scores: Tensor, pattern: Any) -> bool:
+    """Whole vectors of groups, and none left over."""
+    whole = pattern.kind == "nm" and pattern.m in GROUPS and scores.numel() % (LANES * pattern.m) == 0
+    return whole and worthwhile(scores)
+
+
+def suits_tiles(scores: Tensor, pattern: Any) -> bool:
+    """Tiles whose rows fill whole vectors."""
+    return pattern.m in GROUPS[1:] and worthwhile(scores)
+
+
+def suits_weights(weight: Tensor, *others: Tensor) -> bool:
+    """An fp32 weight and what goes with it, entry by entry, can be written in place."""
+    whole = weight.dtype == torch.float32 and weight.numel() % ENTRIES == 0
+    return whole and all(tensor.is_contiguous() for tensor in (weight, *others)) and worthwhile(weight)
+
+
+def suits_rows(scores: Tensor, pattern: Any) -> bool:
+    """Any shape will do."""
+    return worthwhile(scores)
+
+
+def by_vectors(scores: Tensor, pattern: Any) -> Tensor:
+    """N:M: keep the n highest scores of every group, sixteen groups at a time."""
+    return _alone(groups_of_many, scores, pattern)
+
+
+def groups_of_many(scores: Sequence[Tensor], pattern: Any, masks: Sequence[Tensor]) -> None:
+    """`by_vectors`, for a list."""
+    tier().over_groups("mask", pattern, [(each.contiguous(), mask) for each, mask in zip(scores, masks, strict=True)])
+
+
+def by_prices(scores: Tensor, pattern: Any) -> Tensor:
+    """Transposable: keep the most score with n in each row and column, sixteen tiles at a time."""
+    return _alone(tiles_of_many, scores, pattern)
+
+
+def tiles_of_many(scores: Sequence[Tensor], pattern: Any, masks: Sequence[Tensor]) -> None:
+    """`by_prices`, for a list."""
+    tier().over_tiles([each.float().contiguous() for each in scores], pattern, masks)
+
+
+def by_bracket(scores: Tensor, pattern: Any) -> Tensor:
+    """Unstructured: keep the highest scores; a sample brackets the last of them."""
+    return _alone(rows_of_many, scores, pattern)
+
+
+def rows_of_many(scores: Sequence[Tensor], pattern: Any, masks: Sequence[Tensor]) -> None:
+    """`by_bracket`, for a list."""
+    tier().over_rows([each.float().contiguous() for each in scores], pattern, masks)
+
+
+def _alone(many: Callable[..., None], scores: Tensor, pattern: Any) -> Tensor:
+    mask = torch.empty(scores.shape, dtype=torch.bool)
+    many([scores], pattern, [mask])
+    return mask
+
+
+FAST = {
+    "nm": Solver(by_vectors, suits_groups, groups_of_many),
+    "transposable": Solver(by_prices, suits_tiles, tiles_of_many),
+    "unstructured": Solver(by_bracket, suits_rows, rows_of_many),
+}

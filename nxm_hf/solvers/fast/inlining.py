@@ -1,0 +1,89 @@
+"""The vector code as functions that numba's compiled code may call; they are written into the caller."""
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import FunctionType
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from nxm_hf.solvers import comparators
+from nxm_hf.solvers.fast import groups, rows, tiles
+from nxm_hf.solvers.fast.vectors import Value
+
+NUMBER = types.int64
+helper = numba.njit(nogil=True)  # what kernels call; compiled into them
+
+
+def _as_function(body: Callable[..., Value], constants: tuple, arguments: int) -> tuple[types.Type, Callable]:
+    """What numba asks of an intrinsic: its signature, and the code of `body(builder, *constants, *numbers)`."""
+    known = [constant.literal_value for constant in constants]
+
+    def generate(context, builder, signature, values):
+        return body(builder, *known, *values[len(known) :])
+
+    return NUMBER(*constants, *[NUMBER] * arguments), generate
+
+
+@intrinsic(prefer_literal=True)
+def sixteen_groups(context, task, n, m, bits, infinity, x, y, z, at):
+    """The task of `groups` with this number, on the sixteen groups that begin at entry `at`."""
+
+    def body(b, task, n, m, bits, infinity, *rest):
+        return groups.TASKS[task](b, n, m, ir.IntType(bits), infinity, *rest)
+
+    return _as_function(body, (task, n, m, bits, infinity), 4)
+
+
+@intrinsic
+def relax(context, line, allowed, far, origin, base, source):
+    """`tiles.relax`."""
+    return _as_function(tiles.relax, (), 6)
+
+
+@intrinsic
+def collect(context, scores, at, room, low, high):
+    """`rows.collect`."""
+    return _as_function(rows.collect, (), 5)
+
+
+@intrinsic
+def flag(context, scores, at, flags, threshold):
+    """`rows.flag`."""
+    return _as_function(rows.flag, (), 4)
+
+
+def _tile_step(body: Callable[..., Value]) -> Callable:
+    """A function of `tiles`, for tiles whose n and m the caller knows as constants."""
+
+    @intrinsic(prefer_literal=True)
+    def step(context, n, m, x, y, z, w):
+        return _as_function(body, (n, m), 4)
+
+    return step
+
+
+spread_row, round_row, price_line = map(_tile_step, (tiles.spread_row, tiles.round_row, tiles.price_line))
+copy_scores, copy_flags = map(_tile_step, (tiles.copy_scores, tiles.copy_flags))
+keep_row, miscounted, gather_row = map(_tile_step, (tiles.keep_row, tiles.miscounted, tiles.gather_row))
+
+
+def compiled(function: FunctionType, signature: types.Type) -> Callable:
+    """Compile for one signature, without the interpreter's lock; kept on disk where there is a place for it."""
+    # numba looks for changes in the function's own file only, and most of what it compiles stands in others.
+    function.__qualname__ = f"{function.__qualname__}_{_sources()}"
+    try:
+        return numba.njit(signature, nogil=True, cache=True)(function)
+    except RuntimeError:  # no directory that can be written to
+        return numba.njit(signature, nogil=True)(function)
+
+
+@cache
+def _sources() -> str:
+    """A digest of what kernels are made from."""
+    files = [*sorted(Path(groups.__file__).parent.glob("*.py")), Path(comparators.__file__)]
+    return hashlib.sha1(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
