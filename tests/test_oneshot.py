@@ -208,7 +208,7 @@ def test_adaprune_is_the_least_squares_of_numpy_row_by_row(text, with_bias, damp
 @pytest.mark.parametrize("n, m", [(2, 4), (3, 5)])
 def test_sparsegpt_is_the_surgeon_who_inverts_the_rest_of_the_matrix_at_every_column(n, m):
     """As wide as it takes for several of its blocks of columns."""
-    x, width = tokens(400, 280), 280
+    x, width = tokens(400, 140), 140
     weight = torch.randn(3, width, generator=noise(3), dtype=torch.float64)
     found = SparseGPT(damping=0.02)(weight, None, seen(x), parse(f"{n}:{m}"))
     gram = (x.T @ x).numpy()
