@@ -30,8 +30,8 @@ from workshop import CellsFailed, Workshop
 
 PRESET_HELP = """nxmtransformer: Table 3 of the paper. CoLA, STS-B, MRPC, RTE (and WNLI): learning rates 5e-5, 7e-5,
 9e-5, 1e-4, rho 3e-3, 6e-3, 1e-2, 10 epochs. MNLI, QNLI, SST-2 (and QQP): 1e-5, 3e-5, 5e-5, rho 4e-4, 1e-3, 3e-3,
-5 epochs. Batches of 16 and 32 everywhere; rho for recipes that have it; dense and asp with the paper's rates for them. The paper
-took the best result on the validation rows; here it is chosen on rows held out."""
+5 epochs. Batches of 16 and 32 everywhere; rho for recipes that have it; dense and asp with the paper's rates for them.
+The paper took the best result on the validation rows; here it is chosen on rows held out."""
 
 
 @dataclass(frozen=True)

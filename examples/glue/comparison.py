@@ -122,12 +122,20 @@ def _overall(part: Part) -> str:
             [
                 f"`{label}`",
                 number(_mean_of(found)),
-                number(_gap(part, found, "asp"), ".1%"),
+                _share_closed(part, found),
                 *(between(_mean_difference(part, found, recipe)) for recipe in ("asp", "dense")),
                 number(100 * geometric_mean(numbers), ".2f"),
             ]
         )
     return table(head, rows)
+
+
+def _share_closed(part: Part, found: Sequence[Runs]) -> str:
+    """The gap closed, with a question mark where the gap itself may be chance."""
+    share = _gap(part, found, "asp")
+    whole = _mean_difference(part, [part.reference(runs, "asp") for runs in found], "dense") if share == share else None
+    doubtful = whole is not None and not whole.high < 0
+    return number(share, ".1%") + (" ?" if doubtful else "")
 
 
 def _mean_of(found: Sequence[Runs]) -> float:
@@ -165,7 +173,7 @@ def _scores(part: Part, task: str) -> str:
                 *(spread([score(record, name) for record in records]) for name in names),
                 *(number(mean([record["recall"][label] for record in records]), ".3f") for label in labels),
                 number(_agreement(part, runs), ".3f"),
-                number(_gap(part, [runs], "asp"), ".1%"),
+                _share_closed(part, [runs]),
                 *([number(_gap(part, [runs], "small"), ".3f")] if has_small else []),
             ]
         )

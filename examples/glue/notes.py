@@ -10,11 +10,11 @@ DIFFERENCES = (
 )
 GAP = (
     "Gap closed: 0 % is `asp` of the same pattern, 100 % is `dense`. There is none where `dense` is not above `asp`, "
-    "nor where one of them was not run."
+    "or one of them was not run; '?' says that the interval of the gap itself reaches 0."
 )
 FLOPS = (
-    "Training FLOPs are over those of dense training with the task's largest budget, by `nxm_hf.analysis`: a layer counts "
-    "three products in a step, of which the forward one counts the density where the weight holds the pattern. "
+    "Training FLOPs are over those of dense training with the task's largest budget, by `nxm_hf.analysis`: a layer "
+    "counts three products in a step, of which the forward one counts the density where the weight holds the pattern. "
     "Nothing here ran on hardware that makes use of it. A teacher's training and answers are counted in."
 )
 SIMILARITY = "Mask similarity is the mean of what was logged before the mask was frozen: from one refresh to the next."

@@ -90,7 +90,7 @@ def _scatter(axes, part: Part, task: str, axis: Axis) -> None:
     axes.set_xlabel(axis.title)
     axes.set_ylabel(TASKS[task].best)
     axes.margins(x=0.15, y=0.12)
-    _mark_dense(axes.axhline, part, task)
+    _mark_dense(axes.axhline, part, task, label="_" if "dense" in series else "dense")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8)
 
@@ -104,8 +104,8 @@ def _rest(runs: Runs, name: str) -> str:
     return " ".join(word for word in runs.label.removeprefix(runs.recipe).split() if not word.startswith("teacher="))
 
 
-def _mark_dense(line: Callable, part: Part, task: str) -> None:
+def _mark_dense(line: Callable, part: Part, task: str, label: str = "dense") -> None:
     """Where dense training ends up, if it was run: the best of its budgets."""
     scores: Sequence[float] = [mean(runs.scores) for runs in part.of(task) if runs.recipe == "dense"]
     if scores:
-        line(max(scores), linestyle="--", color="tab:gray", alpha=0.8, label="dense")
+        line(max(scores), linestyle="--", color="tab:gray", alpha=0.8, label=label)

@@ -11,7 +11,7 @@ from cells import Cell, takes
 from run_glue import TASKS
 from workshop import CellsFailed, Workshop
 
-MISSING = "--search needs optuna; install it with: pip install nxm-hf[glue] optuna"
+MISSING = "--search needs optuna, which is not installed. Write: pip install optuna"
 
 
 @dataclass(frozen=True)

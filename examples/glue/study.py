@@ -176,11 +176,12 @@ class Study:
 
 
 def _shown(records: Iterable[dict], planned: Sequence[Cell]) -> Iterable[dict]:
-    """The records of final cells; of a kind that is planned only the planned one, and not what taught others."""
+    """The records of final cells, as planned; of a planned kind only the planned one, not what taught others."""
     names = {kind_of(cell): cell.name for cell in planned}
-    for record in records:
-        if not record["hold_out"] and names.get(kind_of(cell_of(record)), record["name"]) == record["name"]:
-            yield record
+    places = {name: place for place, name in enumerate(names.values())}
+    final = [record for record in records if not record["hold_out"]]
+    shown = [record for record in final if names.get(kind_of(cell_of(record)), record["name"]) == record["name"]]
+    return sorted(shown, key=lambda record: places.get(record["name"], len(places)))
 
 
 def _product(records: Sequence[dict]) -> list[Cell]:

@@ -213,7 +213,7 @@ def spelled(seconds: float) -> str:
     """A time as one says it.
 
     >>> spelled(40), spelled(3700), spelled(200000)
-    ('40 s', '1 h 2 min', '55 h 33 min')
+    ('40 s', '1 h 1 min', '55 h 33 min')
     """
     if seconds < 90:
         return f"{seconds:.0f} s"
