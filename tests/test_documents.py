@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,41 +114,3 @@ def test_files_that_contributing_names_are_there():
 def test_the_changelog_and_the_project_agree_on_the_version():
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     assert version in (ROOT / "CHANGELOG.md").read_text()
-
-
-@pytest.mark.slow
-def test_the_demo_trains_saves_and_verifies(tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(ROOT / "examples/glue"))
-    monkeypatch.setattr(sys, "argv", ["demo.py", "--output_dir", str(tmp_path / "a b"), "--steps", "8"])
-    import demo
-
-    assert demo.main() == 0
-    shown = capsys.readouterr().out
-    assert all(f"\n{name} " in shown for name in demo.METHODS)
-    assert "12 layers, density 0.5000: ok" in shown and "the same weights" in shown
-    assert cli.main(["verify", str(tmp_path / "a b/admm-2of4"), "--pattern", "2:4"]) == 0
-
-
-def test_the_rule_of_the_demo_is_what_it_says(monkeypatch):
-    """The label, worked out again word by word."""
-    monkeypatch.syspath_prepend(str(ROOT / "examples/glue"))
-    import demo
-    import torch
-
-    worth = torch.randn(demo.WORDS, generator=torch.Generator().manual_seed(0)).tolist()
-
-    def value(tokens: list[int]) -> float:
-        sign, total = 1, 0.0
-        for token in tokens:
-            total += 0 if token == demo.NOT else sign * worth[token - 3]
-            sign = -1 if token == demo.NOT else 1
-        return total
-
-    rows = demo.make_pairs(300, 5, negation=True)
-    assert sum(demo.NOT in row["input_ids"] for row in rows) > 100
-    for row in rows:
-        first, second = row["input_ids"][1 : 1 + demo.LENGTH], row["input_ids"][2 + demo.LENGTH : -1]
-        assert int(row["labels"]) == int(value(first.tolist()) > value(second.tolist()))
-    plain = demo.make_pairs(300, 5, negation=False)
-    assert not any(demo.NOT in row["input_ids"] for row in plain)
-    assert 100 < sum(int(row["labels"]) for row in plain) < 200

@@ -1,112 +1,139 @@
-"""The main job on made-up sentence pairs, offline: fine-tune dense, with `asp` and with `admm`, and verify the result.
+"""What `run_glue.py --task_name demo` does: the main job on made-up sentence pairs, with no network and no data.
 
-    python examples/glue/demo.py --output_dir out/demo
-
-The data has the shape of a GLUE pair task. Every word has a hidden worth; the label says whether the first sentence is
-worth more than the second. The model is first trained on plain sentences, which stands for pre-training. Then it is
-fine-tuned on sentences with the word NOT in them, which turns round the worth of the word after it.
+The pairs have the shape of a GLUE task. Every word has a hidden worth; the label says whether the first sentence is
+worth more than the second. A small BERT is first trained on plain sentences, which stands for pre-training. Then it is
+fine-tuned on sentences with the word "not" in them, which turns round the worth of the word after it: dense, pruned
+once, and with the recipe that was asked for. Each training is a command of `run_glue.py`, and is printed.
 """
 
-import argparse
+import json
+import random
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
+from run_glue import Run, evaluate_splits, make_trainer, read_options, train
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
-    TrainingArguments,
+    PreTrainedTokenizerFast,
 )
-from transformers.utils import logging
 
-from nxm_hf import NxMConfig, NxMTrainer
+from nxm_hf import NxMTrainer
 from nxm_hf.cli import main as nxm
 from nxm_hf.methods import PHASES
 from nxm_hf.table import table
 
-WORDS, LENGTH, CLS, SEP, NOT = 100, 4, 0, 1, 2  # words are the tokens from 3 on
-TRAIN, HELD_OUT, BATCH = 16384, 2048, 32
-
+NOT, LABELS, LENGTH = "not", ("less", "more"), 4
+WORTH = {f"word{i}": random.Random(i).gauss(0, 1) for i in range(100)}
+TRAIN, HELD_OUT, STEPS = 16384, 2048, 800
 RECIPE = PHASES.index("recipe")
 
-METHODS = {
-    "dense": NxMConfig("dense"),
-    "asp 2:4": NxMConfig("asp", pattern="2:4"),
-    # As in its paper, ADMM finds the mask and a last stretch trains what it keeps.
-    "admm 2:4": NxMConfig("admm", pattern="2:4", settle=0.3),
-}
+
+def make_pairs(count: int, seed: int, negation: bool) -> Iterator[dict[str, str]]:
+    """Rows of two sentences, and whether the first is worth less or more."""
+    draw = random.Random(seed)
+    words = list(WORTH)
+    for _ in range(count):
+        sentences = [[draw.choice(words) for _ in range(LENGTH)] for _ in range(2)]
+        for sentence in sentences if negation else ():
+            for place in range(LENGTH - 1):  # a "not" has a word after it
+                sentence[place] = NOT if draw.random() < 0.25 else sentence[place]
+        first, second = map(worth, sentences)
+        yield {
+            "sentence1": " ".join(sentences[0]),
+            "sentence2": " ".join(sentences[1]),
+            "label": LABELS[first > second],
+        }
 
 
-def make_pairs(count: int, seed: int, negation: bool) -> list[dict[str, torch.Tensor]]:
-    """Rows of [CLS] first [SEP] second [SEP]; the label is 1 where the first sentence is worth more."""
-    draw = torch.Generator().manual_seed(seed)
-    worth = torch.randn(WORDS, generator=torch.Generator().manual_seed(0))
-    words = torch.randint(WORDS, (count, 2, LENGTH), generator=draw)
-    is_not = (torch.rand(words.shape, generator=draw) < 0.25) & torch.tensor(negation)
-    is_not[..., -1] = False  # a NOT has a word after it
-    values = worth[words].masked_fill(is_not, 0.0)
-    values[..., 1:] *= torch.where(is_not[..., :-1], -1.0, 1.0)
-    total = values.sum(-1)
-    tokens = (words + 3).masked_fill(is_not, NOT)
-    cls, sep = torch.full((count, 1), CLS), torch.full((count, 1), SEP)
-    ids = torch.cat([cls, tokens[:, 0], sep, tokens[:, 1], sep], 1)
-    segment = torch.tensor([0] * (LENGTH + 2) + [1] * (LENGTH + 1))
-    labels = (total[:, 0] > total[:, 1]).long()
-    return [{"input_ids": i, "token_type_ids": segment, "labels": y} for i, y in zip(ids, labels, strict=True)]
+def worth(sentence: list[str]) -> float:
+    """The sum over its words, of which each after a "not" counts negative."""
+    before = ["", *sentence]
+    return sum(WORTH.get(word, 0) * (-1 if last == NOT else 1) for last, word in zip(before, sentence, strict=False))
 
 
-def make_model(seed: int) -> BertForSequenceClassification:
-    """A BERT of two layers that knows nothing yet."""
-    torch.manual_seed(seed)
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=WORDS + 3,
-            hidden_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=256,
-            max_position_embeddings=16,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-    )
+def write_rows(folder: Path) -> None:
+    """Plain sentences and those with "not", a file for each split."""
+    for name, negation in (("plain", False), ("with-not", True)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for split, count, seed in (("train", TRAIN, 1 + negation), ("validation", HELD_OUT, 11 + negation)):
+            rows = make_pairs(count, seed, negation)
+            (folder / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
-def accuracy(prediction) -> dict[str, float]:
-    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+def write_shape(folder: Path) -> None:
+    """The tokenizer, and the shape of a BERT of two layers."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", NOT, *WORTH]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **special).save_pretrained(folder)
+    BertConfig(
+        vocab_size=len(words),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=256,
+        max_position_embeddings=32,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        architectures=[BertForSequenceClassification.__name__],
+    ).save_pretrained(folder)
 
 
-def train(name: str, model, config: NxMConfig, steps: int, negation: bool, options: argparse.Namespace) -> NxMTrainer:
-    """One training, with the evaluation before it and after it in `state.log_history`."""
-    print(f"\n== {name}: {steps} steps", flush=True)
-    arguments = TrainingArguments(
-        output_dir=f"{options.output_dir}/runs/{name.replace(' ', '-').replace(':', 'of')}",
-        max_steps=steps,
-        per_device_train_batch_size=BATCH,
-        per_device_eval_batch_size=256,
-        learning_rate=1e-3,
-        warmup_steps=steps // 10,
-        eval_on_start=True,
-        logging_steps=max(steps // 4, 1),
-        save_strategy="no",
-        report_to=[],
-        seed=options.seed,
-        use_cpu=True,
-        disable_tqdm=not sys.stderr.isatty(),
-    )
-    trainer = NxMTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=make_pairs(TRAIN, 1 + negation, negation),
-        eval_dataset=make_pairs(HELD_OUT, 11 + negation, negation),
-        compute_metrics=accuracy,
-        sparsity=config,
-    )
-    trainer.train()
-    trainer.evaluate()
-    return trainer
+def commands(folder: Path, run: Run) -> Iterator[tuple[str, list[str]]]:
+    """The trainings by name, each as the words of its command line."""
+    seed, steps = run.training.seed, run.training.max_steps if run.training.max_steps > 0 else STEPS
+    shared = {
+        "--learning_rate": 1e-3,
+        "--warmup_steps": 0.1,
+        "--per_device_train_batch_size": 32,
+        "--per_device_eval_batch_size": 256,
+        "--logging_steps": max(steps // 4, 1),
+        "--save_strategy": "no",
+        "--seed": seed,
+        "--use_cpu": True,
+        "--disable_tqdm": run.training.disable_tqdm or not sys.stderr.isatty(),
+        "--do_train": True,
+        "--do_eval": True,
+        "--eval_on_start": True,
+    }
+    pattern = run.sparsity.pattern
+    pattern = json.dumps(pattern) if isinstance(pattern, dict) else pattern
+    start = {"--model_name_or_path": folder / "start", "--dataset_name": folder / "rows/with-not", "--max_steps": steps}
+    plain = {"--model_name_or_path": folder / "shape", "--dataset_name": folder / "rows/plain", "--from_scratch": True}
+    ours = {
+        name: json.dumps(value) if isinstance(value, dict) else value
+        for name in ("recipe", "settings", "warmup", "settle")
+        if (value := getattr(run.sparsity, name))
+    }
+    trainings = {
+        "start": {**plain, "--max_steps": max(steps // 2, 1), "--recipe": "dense"},
+        "dense": {**start, "--recipe": "dense"},
+        "asp": {**start, "--recipe": "asp", "--pattern": pattern},
+        run.sparsity.recipe: {**start, **{f"--{name}": value for name, value in ours.items()}, "--pattern": pattern},
+    }
+    for name, options in trainings.items():
+        said = {**options, **shared, "--output_dir": folder / name}
+        yield name, [str(word) for pair in said.items() for word in pair]
+
+
+def fine_tune(words: list[str]) -> tuple[NxMTrainer, float]:
+    """Run one command of `run_glue.py`."""
+    print("\n$ python run_glue.py", shlex.join(words), flush=True)
+    began = time.perf_counter()
+    run = read_options(words)
+    trainer, task, rows = make_trainer(run)
+    train(run, trainer)
+    evaluate_splits(run, trainer, task, rows)
+    return trainer, time.perf_counter() - began
 
 
 def result(name: str, trainer: NxMTrainer, seconds: float) -> tuple[str, ...]:
@@ -130,43 +157,30 @@ def density(model) -> float:
     return sum(int(p.count_nonzero()) for p in weights) / sum(p.numel() for p in weights)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output_dir", default="out/demo", help="where the sparse model is saved (default: out/demo)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and data order (default: 0)")
-    parser.add_argument("--steps", type=int, default=800, help="optimizer steps of a fine-tuning (default: 800)")
-    options = parser.parse_args()
+def show(run: Run) -> int:
+    """Run it all; 0 if what was saved is what was trained, and holds its pattern."""
+    folder = Path(run.training.output_dir)
     torch.set_num_threads(1)  # tensors this small only contend
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-
-    half = max(options.steps // 2, 1)
-    start = train("pre-training", make_model(options.seed), NxMConfig("dense"), half, False, options).model
+    write_rows(folder / "rows")
+    write_shape(folder / "shape")
     rows = []
-    for name, config in METHODS.items():
-        model = make_model(options.seed)
-        model.load_state_dict(start.state_dict())
-        began = time.perf_counter()
-        trainer = train(name, model, config, options.steps, True, options)
-        rows.append(result(name, trainer, time.perf_counter() - began))
-
-    head = ("method", "accuracy", "loss", "density", "mask similarity", "seconds")
-    print(
-        f"\nBefore -> after {options.steps} steps, on {HELD_OUT} pairs that were not trained on, seed {options.seed}:\n"
-    )
+    for name, words in commands(folder, run):
+        trainer, seconds = fine_tune(words)
+        if name != "start":
+            rows.append(result(name if name == "dense" else f"{name} {run.sparsity.pattern}", trainer, seconds))
+    head = ("recipe", "accuracy", "loss", "density", "mask similarity", "seconds")
+    print(f"\nBefore -> after fine-tuning, on {HELD_OUT} pairs that were not trained on, seed {run.training.seed}:\n")
     print(table(head, rows))
-    print("\nBefore: the pre-trained model as it would be shipped at step 0, for 2:4 pruned at once.")
+    print("\nBefore: the pre-trained model as it would be shipped at step 0, so if sparse, pruned at once.")
+    return check(folder / name, trainer)
 
-    folder = f"{options.output_dir}/admm-2of4"
-    trainer.save_model(folder)
-    again = AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
+
+def check(saved: Path, trainer: NxMTrainer) -> int:
+    """Load the model again with transformers alone, and verify its zeros."""
+    again = AutoModelForSequenceClassification.from_pretrained(saved).state_dict()
     same = all(torch.equal(tensor, again[key]) for key, tensor in trainer.model.state_dict().items())
     print(
-        f"\nSaved to {folder}; loaded again with transformers alone: {'the same weights' if same else 'OTHER weights'}."
+        f"\nSaved to {saved}; loaded again with transformers alone: {'the same weights' if same else 'OTHER weights'}."
     )
-    print(f"\n$ nxm verify {shlex.quote(folder)}")
-    return nxm(["verify", folder]) or int(not same)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(f"\n$ nxm verify {shlex.quote(str(saved))}")
+    return nxm(["verify", str(saved)]) or int(not same)

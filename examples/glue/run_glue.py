@@ -3,14 +3,15 @@
     python run_glue.py --model_name_or_path bert-base-uncased --task_name rte --pattern 2:4 --recipe admm \
         --do_train --do_eval --output_dir out
 
-It takes all options of `TrainingArguments` and of `NxMConfig`; `--help` lists them. `--task_name demo` needs no network.
+It takes all options of `TrainingArguments` and of `NxMConfig`; `--help` lists them. `--task_name demo --output_dir out`
+needs no network, no model and no data.
 """
 
 import json
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
@@ -32,6 +33,7 @@ from nxm_hf.checkpoints import newest_complete
 
 logger = logging.getLogger("run_glue")
 METRIC = str(Path(__file__).with_name("glue_metric.py"))
+GLUE = "nyu-mll/glue"
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
@@ -68,7 +70,7 @@ class DataOptions:
         default=None, metadata={"help": f"One of {', '.join(TASKS)}, or demo, which needs neither network nor data."}
     )
     dataset_name: str = field(
-        default="nyu-mll/glue",
+        default=GLUE,
         metadata={"help": "A Hub data set, or a directory of train, validation and test files (parquet, csv, jsonl)."},
     )
     train_file: str | None = field(default=None, metadata={"help": "Your own rows: csv, tsv, jsonl or parquet."})
@@ -85,6 +87,11 @@ class DataOptions:
     max_train_samples: int | None = field(default=None, metadata={"help": "Only the first so many."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Only the first so many."})
     max_predict_samples: int | None = field(default=None, metadata={"help": "Only the first so many."})
+
+    @property
+    def own_files(self) -> dict[str, str | None]:
+        """The user's own files, by split."""
+        return {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
 
 
 @dataclass
@@ -153,13 +160,12 @@ def read_folder(folder: Path, task: str) -> datasets.DatasetDict:
 def load_rows(run: Run) -> datasets.DatasetDict:
     """The rows of a run by split: train, validation..., test..., as far as there are any."""
     data = run.data
-    own = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
-    if any(own.values()):
-        rows = read_files({split: [path] for split, path in own.items() if path})
+    if any(data.own_files.values()):
+        rows = read_files({split: [path] for split, path in data.own_files.items() if path})
     elif Path(data.dataset_name).is_dir():
         rows = read_folder(Path(data.dataset_name), run.task)
     else:
-        name = run.task if data.dataset_name == "nyu-mll/glue" else None
+        name = run.task if data.dataset_name == GLUE else None
         rows = datasets.load_dataset(data.dataset_name, name, cache_dir=run.model.cache_dir, token=run.model.token)
     if data.hold_out:
         # The same rows for every seed of a run, so that settings chosen on them are chosen on the same ground.
@@ -409,7 +415,7 @@ def read_options(words: list[str]) -> Run:
     run = Run(data, model, sparsity, training)
     if run.task == "demo":
         return run
-    if data.task_name is None and not (data.train_file or data.validation_file or data.test_file):
+    if data.task_name is None and data.dataset_name == GLUE and not any(data.own_files.values()):
         raise ValueError("Nothing says what to train on; add --task_name mrpc, or --train_file rows.csv.")
     if data.task_name is not None and data.task_name not in TASKS:
         raise ValueError(f"There is no task {data.task_name!r}; --task_name is one of {', '.join(TASKS)}, demo.")
@@ -423,7 +429,10 @@ def read_options(words: list[str]) -> Run:
 
 
 def main(words: list[str] | None = None) -> int:
-    run = read_options(sys.argv[1:] if words is None else words)
+    try:
+        run = read_options(sys.argv[1:] if words is None else words)
+    except ValueError as error:
+        raise SystemExit(f"run_glue.py: {error}") from None
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     transformers.utils.logging.set_verbosity(run.training.get_process_log_level())
     if run.task == "demo":
