@@ -18,7 +18,7 @@ class Arm:
 
     recipe: str
     extra: Point = ()
-    more: tuple[str, ...] = ()
+    more: tuple[str, ...] | None = None  # in place of what all others are given
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,15 @@ class Comparison:
 
     def cell(self, task: str, arm: Arm, seed: int, point: Point, hold_out: float = 0.0) -> Cell:
         """A cell of an arm, with its own budget."""
-        return Cell(task, arm.recipe, seed, (*point, *arm.extra), hold_out, self.model, arm.more or self.more)
+        return Cell(
+            task,
+            arm.recipe,
+            seed,
+            (*point, *arm.extra),
+            hold_out,
+            self.model,
+            self.more if arm.more is None else arm.more,
+        )
 
     def points(self, task: str, arm: Arm) -> list[Point]:
         """The points of the grid that an arm is tried with."""

@@ -63,7 +63,7 @@ def option(words: Sequence[str], name: str) -> str | None:
     'true'
     """
     found = None
-    for word, after in zip(words, [*words[1:], "--"], strict=True):
+    for word, after in zip(words, [*words, "--"][1:], strict=True):
         key, equals, value = word.partition("=")
         if key.replace("-", "_") == f"__{name}":
             found = value if equals else "true" if after.startswith("--") else after
