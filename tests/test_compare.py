@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 import run_glue
 import torch
 import transformers
-from cells import Cell, read_recipe
+from cells import Cell, check_cell, check_more, read_recipe
 from comparison import PAGE, render
 from made_cells import made_labels, made_record, write_cells, write_model, write_predictions, write_rows
 from results import Plan, Results
@@ -220,6 +221,17 @@ def test_the_point_is_chosen_on_the_mean_of_the_seeds_and_no_number_never_wins(t
         record = made_record(replace(cell, grid=()), 0.5) | {"name": cell.name, "grid": cell.grid}
         workshop.results.add(record | {"metrics": {"eval_accuracy": scores[cell.grid[0][1]][cell.seed]}})
     assert compare.choose(workshop, tried) == (("x", "b"),)
+
+
+def test_the_commands_of_the_readme_are_understood():
+    lines = [line for line in (GLUE / "README.md").read_text().splitlines() if line.startswith("python compare.py")]
+    assert len(lines) >= 2
+    for line in lines:
+        whole = asked(*shlex.split(line)[2:])
+        check_more(whole.more)
+        for kind in whole.kinds:
+            for point in whole.points(*kind):
+                check_cell(whole.cell(*kind, 0, point))
 
 
 # -- shapes -------------------------------------------------------------------------------------------------------
@@ -528,7 +540,11 @@ def test_what_was_planned_and_is_missing_is_listed(model, tmp_path):
     assert "- mrpc, `asp`, seed 1" in render(tmp_path)  # by what the others have
     Plan(tmp_path / "plan.json").add([*cells, Cell("rte", "ste", 0, POINT, model=model)], "python compare.py --this")
     text = render(tmp_path)
-    assert "**2 cells are missing**" in text and "- rte, `ste`, seed 0" in text and "compare.py --this" in text
+    assert (
+        "**2 cells are missing**" in text
+        and "- rte, `ste`, seed 0, learning_rate=1e-4" in text
+        and "compare.py --this" in text
+    )
 
 
 def test_what_a_grid_chose_anew_takes_the_place_of_what_it_chose_before(model, tmp_path):

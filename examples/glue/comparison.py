@@ -77,7 +77,12 @@ def _made_by(study: Study) -> list[str]:
 def _missing(study: Study) -> list[str]:
     if not study.missing:
         return []
-    lines = [f"- {cell.task}, `{cell.recipe}`, seed {cell.seed}" for cell in study.missing]
+    lines = [
+        ", ".join(
+            [f"- {cell.task}, `{cell.recipe}`, seed {cell.seed}", *(f"{key}={value}" for key, value in cell.grid)]
+        )
+        for cell in study.missing
+    ]
     return [
         f"**{len(lines)} cells are missing**; what follows is without them. The same command runs them.",
         "\n".join(lines),

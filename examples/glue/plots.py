@@ -1,7 +1,7 @@
 """Plots of a comparison as PNG files, where matplotlib is installed."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,34 +74,62 @@ def _recipes(axes, part: Part, task: str) -> None:
 
 
 def _scatter(axes, part: Part, task: str, axis: Axis) -> None:
-    """The metric against a value: a line for each recipe, a point for each of its arms."""
-    series: dict[str, list[tuple[float, Runs]]] = {}
-    for runs in part.of(task):
-        if math.isfinite(value := axis.value(part, runs)):
-            series.setdefault(_series(runs), []).append((value, runs))
-    for name, points in series.items():
-        points.sort(key=lambda point: point[0])
-        xs, ys = [x for x, _ in points], [mean(runs.scores) for _, runs in points]
-        around = [deviation(runs.scores) for _, runs in points]
-        bars = None if any(map(math.isnan, around)) else around
-        axes.errorbar(xs, ys, yerr=bars, fmt=".-", capsize=3, label=name)
-        for x, y, (_, runs) in zip(xs, ys, points, strict=True):
-            axes.annotate(_rest(runs, name), (x, y), xytext=(3, 4), textcoords="offset points", fontsize=7)
+    """The metric against a value: a point for each arm, a line through those that differ in one setting alone."""
+    values = {runs.label: axis.value(part, runs) for runs in part.of(task)}
+    found = {runs.label: runs for runs in part.of(task) if math.isfinite(values[runs.label])}
+    every = _lines(found)
+    lines = [line for line in every if len({round(values[label], 6) for label in line}) > 1]
+    # What was swept without moving along this axis would only hide the rest.
+    still = {label for line in every if line not in lines for label in line if _setting(label)}
+    shown = set(found) - still | {label for line in lines for label in line}
+    colors = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(map(_series, found)))}
+    for line in lines:
+        ordered = sorted(line, key=values.__getitem__)
+        axes.plot([values[label] for label in ordered], [mean(found[label].scores) for label in ordered],
+                  color=colors[_series(line[0])], alpha=0.5)  # fmt: skip
+    named: set[str] = set()
+    for label in (label for label in found if label in shown):
+        name, x, y, around = _series(label), values[label], mean(found[label].scores), deviation(found[label].scores)
+        bar = None if math.isnan(around) else around
+        legend = "_" if name in named else name
+        axes.errorbar(x, y, yerr=bar, fmt="o", markersize=4, capsize=3, color=colors[name], label=legend)
+        named.add(name)
+        if _setting(label):
+            axes.annotate(label.split()[-1].strip("[]"), (x, y), (4, 4), textcoords="offset points", fontsize=7)
     axes.set_xlabel(axis.title)
     axes.set_ylabel(TASKS[task].best)
     axes.margins(x=0.15, y=0.12)
-    _mark_dense(axes.axhline, part, task, label="_" if "dense" in series else "dense")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
+    _mark_dense(axes.axhline, part, task, label="_" if "dense" in named else "dense")
+    axes.legend(fontsize=8)
 
 
-def _series(runs: Runs) -> str:
-    return f"{runs.recipe} taught" if runs.first.get("teacher") else runs.recipe
+def _setting(label: str) -> str:
+    """The key of the last thing that an arm sets, which is what a sweep appends; nothing where it has none.
+
+    >>> _setting("admm settle=0.2 rho=0.01"), _setting("asp [max_steps=50]"), _setting("admm teacher=dense")
+    ('rho', '[max_steps', '')
+    """
+    key, equals, _ = label.split()[-1].partition("=")
+    return key if equals and key != "teacher" else ""
 
 
-def _rest(runs: Runs, name: str) -> str:
-    """What tells an arm from the others of its recipe."""
-    return " ".join(word for word in runs.label.removeprefix(runs.recipe).split() if not word.startswith("teacher="))
+def _lines(labels: Sequence[str] | Mapping[str, Runs]) -> list[list[str]]:
+    """Arms that differ in their last setting alone, with the one that does not have it.
+
+    >>> _lines(["asp", "admm", "admm rho=1", "admm rho=2", "admm settle=0.1"])
+    [['admm', 'admm rho=1', 'admm rho=2'], ['admm', 'admm settle=0.1']]
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for label in labels:
+        if _setting(label):
+            base = " ".join(label.split()[:-1])
+            found.setdefault((base, _setting(label)), [base] if base in labels else []).append(label)
+    return [line for line in found.values() if len(line) > 1]
+
+
+def _series(label: str) -> str:
+    """What an arm is called in the legend."""
+    return label.split()[0] + (" taught" if "teacher=dense" in label else "")
 
 
 def _mark_dense(line: Callable, part: Part, task: str, label: str = "dense") -> None:
