@@ -24,6 +24,7 @@ import torch
 import transformers
 from cells import Cell, check_cell, check_more, read_recipe
 from comparison import PAGE, render
+from filelock import FileLock
 from made_cells import made_labels, made_record, write_cells, write_model, write_predictions, write_rows
 from results import Plan, Results
 from shapes import Shape, diversity, flops, nonzero, option, small
@@ -429,6 +430,27 @@ def test_writers_on_one_file_lose_no_line(tmp_path):
     assert len(Results(path).records) == 60 and path.read_text().count("\n") == 60
 
 
+def test_a_line_that_another_is_writing_is_waited_for_and_not_cut_off(tmp_path):
+    results = Results(tmp_path / "results.jsonl")
+    line = json.dumps({"name": "theirs"}) + "\n"
+    other = FileLock(results.lock, thread_local=False)
+    other.acquire()
+    with results.path.open("a") as file:
+        file.write(line[:9])
+        file.flush()
+
+        def end_of_the_line() -> None:
+            file.write(line[9:])
+            file.flush()
+            other.release()
+
+        elsewhere = threading.Timer(0.2, end_of_the_line)
+        elsewhere.start()
+        results.add({"name": "ours"})
+        elsewhere.join()
+    assert list(Results(results.path).records) == ["theirs", "ours"]
+
+
 def study(folder: Path, model: str, seeds=(0, 1, 2), with_rows: bool = True) -> list[dict]:
     """Four arms on two tasks, with the numbers that a page is to show."""
     rights = {"dense": 0.95, "asp": 0.6, "admm rho=0.01": 0.8, "admm teacher=dense": 0.85}
@@ -575,11 +597,13 @@ def test_patterns_and_budgets_are_held_against_their_own_kind(model, tmp_path):
     f1 = {(r["recipe"], r["grid"][1][1]): r["metrics"]["eval_f1"] for r in records}
     text = render(tmp_path)
     shown = table_rows(text, "mrpc", 1)
-    for steps in ("50", "100"):
+    named = {"50": "", "100": " [max_steps=100]"}
+    assert "for max_steps=50 where no other budget is named" in text
+    for steps in named:
         apart = f1["admm pattern=1:4", steps] - f1["asp pattern=1:4", steps]
-        assert float(shown[f"admm pattern=1:4 [max_steps={steps}]"][0].split()[0]) == pytest.approx(apart, abs=6e-5)
+        assert float(shown[f"admm pattern=1:4{named[steps]}"][0].split()[0]) == pytest.approx(apart, abs=6e-5)
         apart = f1["asp", steps] - f1["dense", steps]
-        assert float(shown[f"asp [max_steps={steps}]"][1].split()[0]) == pytest.approx(apart, abs=6e-5)
+        assert float(shown[f"asp{named[steps]}"][1].split()[0]) == pytest.approx(apart, abs=6e-5)
 
 
 def test_f_is_the_way_from_the_small_model_to_the_dense_one(model, tmp_path):
@@ -619,8 +643,6 @@ def test_a_whole_cell_that_was_killed_before_it_was_recorded_is_recorded_not_tra
 
 
 def test_a_cell_that_another_process_is_at_is_waited_for_and_not_trained_again(tmp_path):
-    from filelock import FileLock
-
     cells = [Cell("rte", "asp", seed, POINT, model="nowhere") for seed in (0, 1)]
     here = Workshop(tmp_path)
     write_cells(tmp_path, [made_record(cells[1], 0.7)])

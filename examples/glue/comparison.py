@@ -91,7 +91,8 @@ def _missing(study: Study) -> list[str]:
 
 def _part(part: Part, pictures: Sequence[Path]) -> list[str]:
     options = f" with `{' '.join(part.more)}`" if part.more else ""
-    text = [f"## {part.model}", f"Trained{options}."]
+    budget = f", for {part.budget} where no other budget is named" if part.budget else ""
+    text = [f"## {part.model}", f"Trained{options}{budget}."]
     if len(part.tasks) > 1:
         text += ["### All tasks", _overall(part), *on_the_average(part)]
     for task in part.tasks:

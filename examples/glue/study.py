@@ -1,6 +1,7 @@
 """A study: the finished cells of a folder, sorted into tasks and arms, with what they are compared to."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,6 +66,11 @@ class Part:
     more: tuple[str, ...]
     folder: Path
     runs: tuple[Runs, ...]
+
+    @cached_property
+    def budget(self) -> str:
+        """The budget of every arm that is not called by another."""
+        return usual_budget([record for runs in self.runs for record in runs.records.values()])
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -206,17 +212,21 @@ def budget_of(record: dict) -> str:
     return next((f"{name}={value}" for name, value in found if value), "")
 
 
+def usual_budget(records: Sequence[dict]) -> str:
+    """The budget of most records."""
+    return Counter(map(budget_of, records)).most_common(1)[0][0]
+
+
 def _runs(records: Sequence[dict]) -> Iterable[Runs]:
     """Records by task and arm; an arm is called by its recipe, and by what else it takes to tell it from others."""
-    budgets, points = {}, {}
+    usual, points = usual_budget(records), {}
     for record in records:
-        budgets.setdefault(record["recipe"], set()).add(budget_of(record))
         key = record["recipe"], record["task"], record["seed"], budget_of(record)
         points.setdefault(key, []).append(record)
     crowded = {key[0] for key, found in points.items() if len(found) > 1}
     groups: dict[tuple[str, str], dict[int, dict]] = {}
     for record in records:
-        told = [budget_of(record)] if len(budgets[record["recipe"]]) > 1 else []
+        told = [budget_of(record)] if budget_of(record) != usual else []
         if record["recipe"] in crowded:
             told += [f"{key}={value}" for key, value in record["grid"] if key not in BUDGETS]
         label = " ".join([record["recipe"], *([f"[{', '.join(filter(None, told))}]"] if any(told) else [])])
