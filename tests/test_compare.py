@@ -435,19 +435,15 @@ def test_a_line_that_another_is_writing_is_waited_for_and_not_cut_off(tmp_path):
     line = json.dumps({"name": "theirs"}) + "\n"
     other = FileLock(results.lock, thread_local=False)
     other.acquire()
+    ours = threading.Thread(target=results.add, args=({"name": "ours"},))
     with results.path.open("a") as file:
         file.write(line[:9])
         file.flush()
-
-        def end_of_the_line() -> None:
-            file.write(line[9:])
-            file.flush()
-            other.release()
-
-        elsewhere = threading.Timer(0.2, end_of_the_line)
-        elsewhere.start()
-        results.add({"name": "ours"})
-        elsewhere.join()
+        ours.start()
+        ours.join(0.2)
+        file.write(line[9:])
+    other.release()
+    ours.join()
     assert list(Results(results.path).records) == ["theirs", "ours"]
 
 
