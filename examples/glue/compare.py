@@ -1,290 +1,218 @@
-"""Compare recipes on GLUE: recipes × seeds × a grid, on equal data, order and budget; killed, it goes on where it was.
+r"""Compare recipes on GLUE: recipes × seeds × a grid, on equal data, order and budget; killed, it goes on where it was.
 
-    python compare.py --model_name_or_path bert-base-uncased --tasks mrpc cola --recipes dense asp admm \
-        --seeds 0 1 2 --grid learning_rate=3e-5,1e-4,3e-4 --output_dir out/compare --num_train_epochs 4
+    python compare.py --model_name_or_path bert-base-uncased --tasks mrpc cola \
+        --recipes dense asp sr-ste "admm settle=0.3" --seeds 0 1 2 --grid learning_rate=3e-5,1e-4,3e-4 \
+        --output_dir out/compare --num_train_epochs 4
 
 A recipe is written with what differs from its defaults: `"mask-decay grad=ste pattern=4:8"`. Every point of the grid is
 tried on a tenth of the training rows held out; the best one is then trained on all of them with each seed, and only
 these models see the validation rows. Options that are not named here go to `run_glue.py` as they are.
+
+At the end it writes `comparison.md`, with tables, intervals and plots, into the output directory; `--render` does only
+that.
 """
 
 import argparse
-import hashlib
-import itertools
-import json
-import os
-import queue
-import shutil
-import subprocess
+import shlex
 import sys
-import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import transformers
+from arms import PRESETS, SWEEPS, Arm, Grid, Point, check_small, points, preset_grid, read_grid, sweep_arms
+from cells import HELD_OUT, Cell, check_cell, check_key, check_more, read_recipe, read_teaching
+from comparison import PAGE, render
+from results import Plan
 from run_glue import TASKS
+from search import Search, mean_score, read_space
+from shapes import Shape
+from workshop import CellsFailed, Workshop
 
-import nxm_hf
-from nxm_hf import NxMConfig
-
-RUN_GLUE = str(Path(__file__).with_name("run_glue.py"))
-HELD_OUT = 0.1
+PRESET_HELP = """nxmtransformer: Table 3 of the paper. CoLA, STS-B, MRPC, RTE (and WNLI): learning rates 5e-5, 7e-5,
+9e-5, 1e-4, rho 3e-3, 6e-3, 1e-2, 10 epochs. MNLI, QNLI, SST-2 (and QQP): 1e-5, 3e-5, 5e-5, rho 4e-4, 1e-3, 3e-3,
+5 epochs. Batches of 16 and 32 everywhere; rho for recipes that have it; dense and asp with the paper's rates for them.
+The paper took the best result on the validation rows; here it is chosen on rows held out."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One training: all that decides its result, and so its name."""
+class Comparison:
+    """What a command line asks for."""
 
-    task: str
-    recipe: str  # as it was written
-    seed: int
-    grid: tuple[tuple[str, str], ...] = ()  # options of `run_glue.py`, or settings of the recipe
-    hold_out: float = 0.0
-    model: str = ""
-    more: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """A short name that no other cell has."""
-        told = json.dumps(asdict(self), sort_keys=True)
-        return f"{self.task}-{self.recipe.split()[0]}-{self.seed}-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
+    model: str
+    tasks: Sequence[str]
+    arms: Sequence[Arm]
+    seeds: Sequence[int]
+    search_seeds: Sequence[int]
+    more: tuple[str, ...]
+    grid: Grid
+    preset: str | None = None
 
     @property
-    def config(self) -> NxMConfig:
-        """What the recipe's words say, with those of the grid that are its own."""
-        return read_recipe(self.recipe).changed(**{key: number(value) for key, value in self.grid if is_ours(key)})
+    def kinds(self) -> list[tuple[str, Arm]]:
+        """Every arm on every task."""
+        return [(task, arm) for task in self.tasks for arm in self.arms]
 
-    def words(self, folder: Path) -> list[str]:
-        """The command line of `run_glue.py`."""
-        config, words = self.config, []
-        for name in ("recipe", "pattern", "settings", "warmup", "settle"):
-            value = getattr(config, name)
-            words += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
-        for key, value in self.grid:
-            words += [] if is_ours(key) else [f"--{key}", value]
-        words += ["--model_name_or_path", self.model, "--task_name", self.task, "--seed", str(self.seed)]
-        words += ["--do_train", "--do_eval", "--save_strategy", "no", "--hold_out", str(self.hold_out)]
-        return [*words, *self.more, "--output_dir", str(folder)]
+    def cell(self, task: str, arm: Arm, seed: int, point: Point, hold_out: float = 0.0) -> Cell:
+        """A cell of an arm, with its own budget."""
+        return Cell(
+            task,
+            arm.recipe,
+            seed,
+            (*point, *arm.extra),
+            hold_out,
+            self.model,
+            self.more if arm.more is None else arm.more,
+        )
 
+    def points(self, task: str, arm: Arm) -> list[Point]:
+        """The points of the grid that an arm is tried with."""
+        grid = preset_grid(self.preset, task, arm.recipe, self.more) | self.grid if self.preset else self.grid
+        return points({key: values for key, values in grid.items() if key not in dict(arm.extra)}, arm.recipe)
 
-def is_ours(key: str) -> bool:
-    """Whether a key of the grid belongs to the recipe, rather than to `TrainingArguments`."""
-    return key not in transformers.TrainingArguments.__dataclass_fields__
+    def tried(self, task: str, arm: Arm) -> list[Cell]:
+        """The cells that a point is chosen by; none where there is nothing to choose."""
+        found = self.points(task, arm)
+        if len(found) == 1:
+            return []
+        return [self.cell(task, arm, seed, point, HELD_OUT) for point in found for seed in self.search_seeds]
 
+    def final(self, chosen: dict[tuple[str, Arm], Point]) -> list[Cell]:
+        """The cells that are compared."""
+        return [self.cell(*kind, seed, chosen[kind]) for seed in self.seeds for kind in self.kinds]
 
-def number(text: str):
-    """A value as JSON has it, or else a word."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def read_recipe(text: str) -> NxMConfig:
-    """`"admm settle=0.3 rho=0.01"`, as a config.
-
-    >>> read_recipe("admm settle=0.3 rho=0.01").settings
-    {'rho': 0.01}
-    """
-    name, *changes = text.split()
-    pairs = dict(change.partition("=")[::2] for change in changes)
-    return NxMConfig(name).changed(**{key: number(value) for key, value in pairs.items()})
-
-
-# -- results ------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Results:
-    """The finished cells, a line of JSON each, in a file that is only ever added to."""
-
-    path: Path
-    records: dict[str, dict] = field(default_factory=dict)
-
-    def __post_init__(self):
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        lines = text.split("\n")
-        if lines[-1]:  # a line that a kill cut off
-            self.path.write_text("".join(line + "\n" for line in lines[:-1]), encoding="utf-8")
-        for line in filter(None, lines[:-1]):
-            record = json.loads(line)
-            self.records[record["name"]] = record
-
-    def add(self, record: dict) -> None:
-        self.records[record["name"]] = record
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def of(self, cells: Iterable[Cell]) -> list[dict]:
-        return [self.records[cell.name] for cell in cells if cell.name in self.records]
+    def check(self) -> None:
+        """Refuse now what would fail in hours: recipes, keys, values, options and the model."""
+        check_more(self.more)
+        recipes = list(dict.fromkeys(arm.recipe for arm in self.arms))
+        for recipe in recipes:
+            read_recipe(recipe)
+            read_teaching(recipe)
+        for key in self.grid:
+            check_key(key, recipes)
+        check_small(recipes, self.more)
+        try:
+            Shape.of(self.model, self.tasks[0], self.more).build()
+        except OSError as error:
+            raise ValueError(f"{self.model} is no model that can be read: {str(error).splitlines()[0]}") from None
+        for kind in self.kinds:
+            for point in self.points(*kind):
+                check_cell(self.cell(*kind, self.seeds[0], point))
 
 
-def read_predictions(path: Path) -> tuple[list[str], list[str]]:
-    """The predictions and the labels of a file that `run_glue.py` wrote."""
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
-    return [row[1] for row in rows], [row[2] for row in rows]
-
-
-def summary(cell: Cell, folder: Path, seconds: float) -> dict:
-    """What is kept of a finished cell: numbers, and no row of data."""
-    metrics = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
-    history = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    similarity = [record["nxm/mask_similarity"] for record in history if record.get("nxm/phase") == 1]
-    said, true = read_predictions(next(folder.glob("eval_results_*.txt")))
-    labels = TASKS[cell.task].labels
-    recalls = {
-        label: sum(a == b == label for a, b in zip(said, true, strict=True)) / max(true.count(label), 1)
-        for label in labels
-    }
-    return {
-        "name": cell.name,
-        **asdict(cell),
-        "config": cell.config.to_dict(),
-        "metrics": metrics,
-        "recall": recalls,
-        "majority": max((true.count(label) / len(true) for label in labels), default=None),
-        "predictions": [labels.index(word) if labels else float(word) for word in said],
-        "mask_similarity": sum(similarity) / len(similarity) if similarity else None,
-        "seconds": round(seconds, 1),
-        "versions": {"nxm_hf": nxm_hf.__version__, "transformers": transformers.__version__},
-    }
-
-
-# -- running ------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Workshop:
-    """Where cells are run, several at a time; each in a folder of its own until it is whole."""
-
-    folder: Path
-    devices: Sequence[str]  # one worker for each; "" is whatever the process sees
-    keep_models: bool = False
-
-    def __post_init__(self):
-        (self.folder / "cells").mkdir(parents=True, exist_ok=True)
-        self.results = Results(self.folder / "results.jsonl")
-        self.lock = threading.Lock()
-
-    def run(self, cells: Sequence[Cell]) -> None:
-        """Run what is not finished; a cell that fails does not stop the others, but all of them together fail."""
-        waiting: queue.SimpleQueue[Cell] = queue.SimpleQueue()
-        left = [cell for cell in dict.fromkeys(cells) if cell.name not in self.results.records]
-        print(f"{len(cells)} cells, {len(left)} to run", flush=True)
-        for cell in left:
-            waiting.put(cell)
-        failed: list[Cell] = []
-        workers = [threading.Thread(target=self._work, args=(device, waiting, failed)) for device in self.devices]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        if failed:
-            logs = ", ".join(str(self._place(cell).with_suffix(".log")) for cell in failed)
-            raise SystemExit(f"{len(failed)} of {len(left)} cells failed; their logs: {logs}. The others are kept.")
-
-    def _work(self, device: str, waiting: queue.SimpleQueue, failed: list[Cell]) -> None:
-        while True:
-            try:
-                cell = waiting.get_nowait()
-            except queue.Empty:
-                return
-            record = self._try(cell, device)
-            with self.lock:
-                if record is None:
-                    failed.append(cell)
-                    continue
-                self.results.add(record)
-                main = TASKS[cell.task].best
-                done = f"{main} {record['metrics'][f'eval_{main}']:.4f}, {record['seconds']:.0f} s"
-                print(f"{cell.name}  {cell.recipe}  {dict(cell.grid)}  {done}", flush=True)
-
-    def _place(self, cell: Cell) -> Path:
-        return self.folder / "cells" / cell.name
-
-    def _try(self, cell: Cell, device: str) -> dict | None:
-        """Train a cell; a kill leaves only a partial folder behind, which is not looked at again."""
-        place = self._place(cell)
-        partial = place.with_name(f"{cell.name}.partial-{os.getpid()}")
-        environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": device} if device else {})}
-        began = time.perf_counter()
-        with place.with_suffix(".log").open("w", encoding="utf-8") as log:
-            command = [sys.executable, RUN_GLUE, *cell.words(partial)]
-            code = subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
-        if code:
-            return None
-        record = summary(cell, partial, time.perf_counter() - began)
-        if not self.keep_models:
-            for path in partial.glob("*.safetensors"):
-                path.unlink()
-        shutil.rmtree(place, ignore_errors=True)
-        partial.rename(place)
-        return record
-
-
-# -- what is compared ---------------------------------------------------------------------------------------------
-
-
-def grid_points(grid: Sequence[str]) -> Iterator[tuple[tuple[str, str], ...]]:
-    """Every combination of `key=a,b,c` options.
-
-    >>> list(grid_points(["learning_rate=1,2"]))
-    [(('learning_rate', '1'),), (('learning_rate', '2'),)]
-    """
-    axes = []
-    for axis in grid:
-        key, equals, values = axis.partition("=")
-        if not equals or not values:
-            raise SystemExit(f"--grid {axis!r} is not of the form learning_rate=3e-5,1e-4; write the values after '='.")
-        axes.append([(key, value) for value in values.split(",")])
-    return itertools.product(*axes)
-
-
-def choose(workshop: Workshop, tried: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
+def choose(workshop: Workshop, tried: Sequence[Cell]) -> Point:
     """The point of the grid that was best on the rows held out, on the mean of the seeds tried."""
-    scores: dict[tuple, list[float]] = {}
-    for cell in tried:
-        metric = workshop.results.records[cell.name]["metrics"][f"eval_{TASKS[cell.task].best}"]
-        scores.setdefault(cell.grid, []).append(metric)
-    return max(scores, key=lambda point: sum(scores[point]) / len(scores[point]))
+    scores: dict[Point, list[dict]] = {}
+    for record in workshop.results.of(tried):
+        scores.setdefault(tuple(map(tuple, record["grid"])), []).append(record)
+    ranked = {point: mean_score(records) for point, records in scores.items()}
+    return max(ranked, key=lambda point: (ranked[point] == ranked[point], ranked[point]))  # what is no number is last
+
+
+def choose_by_grid(asked: Comparison, workshop: Workshop) -> dict[tuple[str, Arm], Point]:
+    """The best point for each arm on each task, without what sets its budget apart."""
+    tried = {kind: asked.tried(*kind) for kind in asked.kinds}
+    workshop.run([cell for cells in tried.values() for cell in cells])
+    return {
+        kind: tuple(pair for pair in choose(workshop, cells) if pair not in kind[1].extra)
+        if cells
+        else asked.points(*kind)[0]
+        for kind, cells in tried.items()
+    }
+
+
+def choose_by_search(asked: Comparison, workshop: Workshop, options) -> dict[tuple[str, Arm], Point]:
+    """The same, by Optuna."""
+    storage = options.storage or f"sqlite:///{workshop.folder / 'search.db'}"
+    search = Search(workshop, read_space(options.space), options.search, asked.search_seeds, storage)
+    cells = [asked.cell(*kind, asked.search_seeds[0], asked.points(*kind)[0], HELD_OUT) for kind in asked.kinds]
+    found = search.run(cells)
+    return {
+        kind: tuple(pair for pair in point if pair not in kind[1].extra)
+        for kind, point in zip(asked.kinds, found, strict=True)
+    }
+
+
+def read_options(words: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this command, and those for `run_glue.py`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog=f"Presets: {PRESET_HELP}", allow_abbrev=False
+    )
+    parser.add_argument("--model_name_or_path", help="a Hub model, or a directory")
+    parser.add_argument("--tasks", nargs="+", default=["mrpc"], choices=[*TASKS], metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument(
+        "--recipes",
+        nargs="+",
+        default=["dense", "asp", "admm"],
+        help="as written: 'admm settle=0.3'; with 'teacher=dense' it learns from the dense training of its seed; "
+        "'small' is a narrower dense model of as many weights, for models trained from scratch",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--grid", nargs="+", help="key=a,b,c of run_glue.py or of recipes (default: learning_rate=1e-4)"
+    )
+    parser.add_argument("--preset", choices=[*PRESETS], help="a paper's grid, see below")
+    parser.add_argument("--search", type=int, metavar="N", help="N trials of Optuna for each task and recipe")
+    parser.add_argument(
+        "--space", nargs="+", default=["learning_rate=1e-5:1e-3:log"], help="key=low:high[:log|:int] or a,b"
+    )
+    parser.add_argument(
+        "--storage", help="URL of the trials, to share between machines (default: sqlite in output_dir)"
+    )
+    parser.add_argument("--search_seeds", nargs="+", type=int, default=[0], help="that a point is tried with")
+    parser.add_argument("--sweep", nargs="+", default=[], metavar="NAME[=a,b]", help=f"of {', '.join(SWEEPS)}")
+    parser.add_argument("--devices", nargs="+", default=[""], help="CUDA devices, or '' '' for two processes")
+    parser.add_argument("--keep_models", action="store_true", help="keep the weights of every cell")
+    parser.add_argument("--render", action="store_true", help=f"only write {PAGE} from what is finished")
+    parser.add_argument("--output_dir", default="out/compare")
+    return parser.parse_known_args(words)
+
+
+def ask(options: argparse.Namespace, more: Sequence[str]) -> Comparison:
+    """What the options ask for, checked."""
+    if options.model_name_or_path is None:
+        raise ValueError("Nothing says which model; add --model_name_or_path bert-base-uncased.")
+    if options.search is not None and (options.preset or any("," in axis for axis in options.grid or ())):
+        raise ValueError("--search chooses from --space, not from a grid; leave one of them out.")
+    check_more(more)
+    grid = read_grid(options.grid or ([] if options.preset else ["learning_rate=1e-4"]))
+    arms = sweep_arms(options.recipes, options.sweep, more)
+    words = (options.model_name_or_path, options.tasks, arms, options.seeds, options.search_seeds, tuple(more), grid)
+    asked = Comparison(*words, preset=options.preset)
+    asked.check()
+    for key in read_space(options.space) if options.search else ():
+        check_key(key, [arm.recipe for arm in arms])
+    return asked
+
+
+def compare(asked: Comparison, options: argparse.Namespace, command: str) -> None:
+    """Choose, train and keep; whatever is finished is shown, also where something failed."""
+    workshop = Workshop(Path(options.output_dir), options.devices, options.keep_models)
+    by_search = options.search is not None
+    chosen = choose_by_search(asked, workshop, options) if by_search else choose_by_grid(asked, workshop)
+    cells = asked.final(chosen)
+    Plan(workshop.folder / "plan.json").add(cells, command)
+    try:
+        workshop.run(cells)
+    except CellsFailed:
+        if workshop.results.of(cells):
+            print(render(workshop.folder))
+        raise
+    print(render(workshop.folder))
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--model_name_or_path", required=True)
-    parser.add_argument("--tasks", nargs="+", default=["mrpc"], choices=[*TASKS])
-    parser.add_argument("--recipes", nargs="+", default=["dense", "asp", "admm"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--grid", nargs="+", default=["learning_rate=1e-4"], help="key=a,b,c; of one point: no choice")
-    parser.add_argument("--search_seeds", nargs="+", type=int, default=[0], help="that the grid is tried with")
-    parser.add_argument("--devices", nargs="+", default=[""], help="CUDA devices, or '' '' for two processes")
-    parser.add_argument("--keep_models", action="store_true", help="keep the weights of every cell")
-    parser.add_argument("--output_dir", default="out/compare")
-    options, more = parser.parse_known_args(words)
-    for recipe in options.recipes:
-        read_recipe(recipe)  # a typo fails now
-    workshop = Workshop(Path(options.output_dir), options.devices, options.keep_models)
-    points = list(grid_points(options.grid))
-    shared = {"model": options.model_name_or_path, "more": tuple(more)}
-    kinds = [(task, recipe) for task in options.tasks for recipe in options.recipes]
-    chosen = dict.fromkeys(kinds, points[0])
-    if len(points) > 1:
-        tried = {
-            (task, recipe): [
-                Cell(task, recipe, seed, point, HELD_OUT, **shared) for point in points for seed in options.search_seeds
-            ]
-            for task, recipe in kinds
-        }
-        workshop.run([cell for cells in tried.values() for cell in cells])
-        chosen = {kind: choose(workshop, cells) for kind, cells in tried.items()}
-    cells = [
-        Cell(task, recipe, seed, chosen[task, recipe], **shared) for seed in options.seeds for task, recipe in kinds
-    ]
-    workshop.run(cells)
+    options, more = read_options(words)
+    try:
+        if options.render:
+            print(render(Path(options.output_dir)))
+        else:
+            command = shlex.join(["python", "compare.py", *(sys.argv[1:] if words is None else words)])
+            compare(ask(options, more), options, command)
+    except ValueError as error:
+        raise SystemExit(f"compare.py: {error}") from None
+    except KeyboardInterrupt:
+        print("\nStopped. What is finished is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
     return 0
 
 

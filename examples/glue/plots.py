@@ -1,0 +1,139 @@
+"""Plots of a comparison as PNG files, where matplotlib is installed."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from measures import deviation, mean
+from run_glue import TASKS
+from study import Part, Runs
+
+MISSING = "There are no plots without matplotlib; `pip install nxm-hf[report]`, and then `compare.py --render`."
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What a plot has on its horizontal axis."""
+
+    file: str
+    title: str
+    value: Callable[[Part, Runs], float]
+
+
+AXES = (
+    Axis("flops", "training FLOPs, dense = 1", Part.cost),
+    Axis("similarity", "mean mask similarity", lambda part, runs: runs.similarity),
+    Axis("diversity", "log10 of the number of masks, per weight", Part.diversity),
+    Axis("budget", "examples trained on", lambda part, runs: runs.examples),
+)
+
+
+def write_plots(part: Part, folder: Path, number: int) -> list[Path]:
+    """Draw a part of a study; returns the files, none without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return []
+    drawings = [("recipes", lambda axes, task: _recipes(axes, part, task))]
+    for axis in AXES:
+        if _varies(part, axis):
+            drawings.append((axis.file, lambda axes, task, axis=axis: _scatter(axes, part, task, axis)))
+    written = []
+    for name, draw in drawings:
+        height = max(3.6, 0.32 * len(part.labels) + 1.4) if name == "recipes" else 4.2
+        figure = Figure(figsize=(5.2 * len(part.tasks) + 1.2, height), dpi=130, layout="constrained")
+        for axes, task in zip(figure.subplots(1, len(part.tasks), squeeze=False)[0], part.tasks, strict=True):
+            draw(axes, task)
+            axes.set_title(task)
+            axes.grid(alpha=0.3)
+        written.append(folder / f"{name}{f'-{number + 1}' if number else ''}.png")
+        figure.savefig(written[-1])
+    return written
+
+
+def _varies(part: Part, axis: Axis) -> bool:
+    """Whether some task has more than one value to set its metric against."""
+    values = {task: {round(axis.value(part, runs), 6) for runs in part.of(task)} for task in part.tasks}
+    return any(sum(map(math.isfinite, found)) > 1 for found in values.values())
+
+
+def _recipes(axes, part: Part, task: str) -> None:
+    """Each arm's seeds as dots, their mean as a bar's middle."""
+    found = part.of(task)[::-1]
+    for place, runs in enumerate(found):
+        axes.plot(runs.scores, [place] * len(runs.scores), ".", color="tab:gray", alpha=0.6)
+        around = deviation(runs.scores)
+        axes.errorbar(
+            mean(runs.scores), place, xerr=None if math.isnan(around) else around, fmt="o", color="tab:blue", capsize=3
+        )
+    axes.set_yticks(range(len(found)), [runs.label for runs in found])
+    axes.set_ylim(-0.6, len(found) - 0.4)
+    axes.set_xlabel(TASKS[task].best)
+    _mark_dense(axes.axvline, part, task)
+
+
+def _scatter(axes, part: Part, task: str, axis: Axis) -> None:
+    """The metric against a value: a point for each arm, a line through those that differ in one setting alone."""
+    values = {runs.label: axis.value(part, runs) for runs in part.of(task)}
+    found = {runs.label: runs for runs in part.of(task) if math.isfinite(values[runs.label])}
+    every = _lines(found)
+    lines = [line for line in every if len({round(values[label], 6) for label in line}) > 1]
+    # What was swept without moving along this axis would only hide the rest.
+    still = {label for line in every if line not in lines for label in line if _setting(label)}
+    shown = set(found) - still | {label for line in lines for label in line}
+    colors = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(map(_series, found)))}
+    for line in lines:
+        ordered = sorted(line, key=values.__getitem__)
+        axes.plot([values[label] for label in ordered], [mean(found[label].scores) for label in ordered],
+                  color=colors[_series(line[0])], alpha=0.5)  # fmt: skip
+    named: set[str] = set()
+    for label in (label for label in found if label in shown):
+        name, x, y, around = _series(label), values[label], mean(found[label].scores), deviation(found[label].scores)
+        bar = None if math.isnan(around) else around
+        legend = "_" if name in named else name
+        axes.errorbar(x, y, yerr=bar, fmt="o", markersize=4, capsize=3, color=colors[name], label=legend)
+        named.add(name)
+        if _setting(label):
+            axes.annotate(label.split()[-1].strip("[]"), (x, y), (4, 4), textcoords="offset points", fontsize=7)
+    axes.set_xlabel(axis.title)
+    axes.set_ylabel(TASKS[task].best)
+    axes.margins(x=0.15, y=0.12)
+    _mark_dense(axes.axhline, part, task, label="_" if "dense" in named else "dense")
+    axes.legend(fontsize=8)
+
+
+def _setting(label: str) -> str:
+    """The key of the last thing that an arm sets, which is what a sweep appends; nothing where it has none.
+
+    >>> _setting("admm settle=0.2 rho=0.01"), _setting("asp [max_steps=50]"), _setting("admm teacher=dense")
+    ('rho', '[max_steps', '')
+    """
+    key, equals, _ = label.split()[-1].partition("=")
+    return key if equals and key != "teacher" else ""
+
+
+def _lines(labels: Sequence[str] | Mapping[str, Runs]) -> list[list[str]]:
+    """Arms that differ in their last setting alone, with the one that does not have it.
+
+    >>> _lines(["asp", "admm", "admm rho=1", "admm rho=2", "admm settle=0.1"])
+    [['admm', 'admm rho=1', 'admm rho=2'], ['admm', 'admm settle=0.1']]
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for label in labels:
+        if _setting(label):
+            base = " ".join(label.split()[:-1])
+            found.setdefault((base, _setting(label)), [base] if base in labels else []).append(label)
+    return [line for line in found.values() if len(line) > 1]
+
+
+def _series(label: str) -> str:
+    """What an arm is called in the legend."""
+    return label.split()[0] + (" taught" if "teacher=dense" in label else "")
+
+
+def _mark_dense(line: Callable, part: Part, task: str, label: str = "dense") -> None:
+    """Where dense training ends up, if it was run: the best of its budgets."""
+    scores: Sequence[float] = [mean(runs.scores) for runs in part.of(task) if runs.recipe == "dense"]
+    if scores:
+        line(max(scores), linestyle="--", color="tab:gray", alpha=0.8, label=label)
