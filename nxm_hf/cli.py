@@ -14,7 +14,7 @@ from typing import Annotated, get_args, get_origin
 import nxm_hf
 from nxm_hf import NxMConfig, analysis, inspection, recipes, report, rewinding, verification
 from nxm_hf.directories import skeleton
-from nxm_hf.pruning_commands import convert_command, prune_command
+from nxm_hf.pruning.commands import convert_command, prune_command
 
 Directory = Annotated[str, "a directory that save_model or save_pretrained wrote"]
 PatternText = Annotated[str, "what every layer is to hold, as 2:4 (default: what the directory has on record)"]

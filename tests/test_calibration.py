@@ -11,9 +11,9 @@ from conftest import make_bert
 from tiny import make_batches, make_model, make_texts, make_tokenizer
 
 from nxm_hf import prune
-from nxm_hf.calibration import Sampling
-from nxm_hf.calibration import make_batches as batches_of
-from nxm_hf.texts import read_texts
+from nxm_hf.pruning.calibration import Sampling
+from nxm_hf.pruning.calibration import make_batches as batches_of
+from nxm_hf.pruning.texts import read_texts
 
 CLS, SEP, PAD = 1, 2, 0
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from nxm_hf import NxMConfig, cli, prune, verify
 from nxm_hf.layers import find_layers
-from nxm_hf.outcome import OUTCOME_FILE
+from nxm_hf.pruning.outcome import OUTCOME_FILE
 
 SHORT = ["--length", "16", "--samples", "8"]
 
@@ -205,12 +205,12 @@ def test_a_job_that_was_killed_anywhere_goes_on_to_the_same_bits(dense, texts, t
 
 def test_an_unfinished_job_of_another_kind_is_begun_anew_and_that_is_said(dense, texts, tmp_path, monkeypatch, caplog):
     """Finished blocks of other settings, another text or another model must not be mixed in."""
-    from nxm_hf.conversion import prune_directory
+    from nxm_hf.pruning.conversion import prune_directory
 
     class Stopped(Exception):
         pass
 
-    monkeypatch.setattr("nxm_hf.conversion._write", lambda *args: (_ for _ in ()).throw(Stopped))
+    monkeypatch.setattr("nxm_hf.pruning.conversion._write", lambda *args: (_ for _ in ()).throw(Stopped))
     with pytest.raises(Stopped):
         prune_directory(dense, tmp_path / "out", "2:4", "magnitude")
     monkeypatch.undo()
@@ -222,7 +222,7 @@ def test_an_unfinished_job_of_another_kind_is_begun_anew_and_that_is_said(dense,
 
 
 def test_a_finished_block_that_is_torn_is_pruned_again(dense, texts, tmp_path, caplog):
-    from nxm_hf.shelf import BlockShelf
+    from nxm_hf.pruning.shelf import BlockShelf
 
     model, other = make_bert(), make_bert()
     shelf = BlockShelf(tmp_path / "shelf", {"job": 1})

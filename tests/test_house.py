@@ -14,22 +14,19 @@ ROOT = Path(nxm_hf.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # From the ground up; a file imports only from its own floor (its own folder) and from those below.
 FLOORS = [
-    {"version", "table", "catalogue", "checks", "solvers", "schedules", "families", "distillation", "regrouping"},
+    {"version", "table", "catalogue", "checks", "solvers", "schedules", "families", "distillation"},
     {"patterns", "layers"},
     {"methods", "oneshot"},
     {"recipes"},
     {"words"},
-    {"config", "state", "texts", "tracing", "gathering"},
-    {"targets", "stamp", "directories", "optimizers", "refusals", "calibration", "outcome"},
-    {"analysis", "metrics", "verification", "checkpoints", "bracket", "teachers", "identity", "couplings", "walk"}
-    | {"comparison"},
-    {"engine", "shipping", "inspection", "blockwise", "probe"},
-    {"sampling", "loops", "pruning", "shelf", "permutation", "rewinding"},
+    {"config", "state"},
+    {"targets", "stamp", "directories", "optimizers", "refusals"},
+    {"analysis", "metrics", "verification", "checkpoints", "bracket", "teachers", "identity", "comparison"},
+    {"engine", "shipping", "inspection"},
+    {"sampling", "loops", "permutation", "pruning", "rewinding"},
     {"callback"},
     {"trainer"},
     {"report"},
-    {"conversion"},
-    {"pruning_commands"},
     {"__init__"},
     {"cli"},
 ]

@@ -13,9 +13,9 @@ from torch import nn
 
 import nxm_hf
 from nxm_hf import NxMConfig, permute
-from nxm_hf.couplings import find_couplings
 from nxm_hf.patterns import NM, parse
-from nxm_hf.regrouping import kept, regroup
+from nxm_hf.permutation.couplings import find_couplings
+from nxm_hf.permutation.regrouping import kept, regroup
 
 SMALL = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=50)
 TINY = dict(**SMALL, max_position_embeddings=32)

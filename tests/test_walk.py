@@ -10,11 +10,11 @@ from torch.utils._pytree import tree_leaves
 
 from nxm_hf import oneshot, prune
 from nxm_hf.families.blocks import blocks
-from nxm_hf.gathering import Gathering
 from nxm_hf.layers import find_layers
 from nxm_hf.oneshot import Inputs, OneShot
 from nxm_hf.patterns import parse
-from nxm_hf.walk import Walk
+from nxm_hf.pruning.gathering import Gathering
+from nxm_hf.pruning.walk import Walk
 
 NO_TOKENS = (
     "pos_key_proj",

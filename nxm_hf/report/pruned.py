@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from nxm_hf.outcome import OUTCOME_FILE
+from nxm_hf.pruning.outcome import OUTCOME_FILE
 from nxm_hf.report.style import STYLE
 from nxm_hf.report.tables import Drawn, grid
 from nxm_hf.version import __version__

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
 from nxm_hf import oneshot
-from nxm_hf.calibration import Batch
 from nxm_hf.families.blocks import blocks, plain
-from nxm_hf.gathering import Gathering
 from nxm_hf.oneshot import Inputs, OneShot, Pruned, output_error
-from nxm_hf.outcome import LayerOutcome
+from nxm_hf.pruning.calibration import Batch
+from nxm_hf.pruning.gathering import Gathering
+from nxm_hf.pruning.outcome import LayerOutcome
+from nxm_hf.pruning.walk import Walk
 from nxm_hf.targets import Plan, Target
-from nxm_hf.walk import Walk
 
 Done = list[tuple[LayerOutcome, Pruned]]  # of one block
 

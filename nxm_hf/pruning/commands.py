@@ -3,8 +3,8 @@
 from typing import Annotated
 
 from nxm_hf import oneshot
-from nxm_hf.calibration import Sampling
-from nxm_hf.conversion import prune_directory
+from nxm_hf.pruning.calibration import Sampling
+from nxm_hf.pruning.conversion import prune_directory
 from nxm_hf.words import from_json
 
 Model = Annotated[str, "a directory that save_model or save_pretrained wrote, dense or sparse"]

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
 from nxm_hf.config import NxMConfig
-from nxm_hf.couplings import Coupling, find_couplings
 from nxm_hf.patterns import NM, Pattern
-from nxm_hf.probe import Probe
-from nxm_hf.regrouping import ROUNDS, kept, regroup
+from nxm_hf.permutation.couplings import Coupling, find_couplings
+from nxm_hf.permutation.probe import Probe
+from nxm_hf.permutation.regrouping import ROUNDS, kept, regroup
 from nxm_hf.stamp import read_stamp
 from nxm_hf.table import table
 from nxm_hf.targets import resolve

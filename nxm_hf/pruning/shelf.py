@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nxm_hf.blockwise import Done
 from nxm_hf.oneshot import Pruned
-from nxm_hf.outcome import LayerOutcome
+from nxm_hf.pruning.blockwise import Done
+from nxm_hf.pruning.outcome import LayerOutcome
 from nxm_hf.state import by_layer, read_header, read_state, write_state
 
 logger = logging.getLogger("nxm_hf")

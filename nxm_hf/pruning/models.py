@@ -13,12 +13,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from nxm_hf import oneshot
-from nxm_hf.blockwise import Shelf, prune_blocks
-from nxm_hf.calibration import Batch, Sampling, make_batches
 from nxm_hf.config import NxMConfig
 from nxm_hf.families.blocks import bare
 from nxm_hf.oneshot import OneShot
-from nxm_hf.outcome import LayerOutcome, Outcome, made_by, peak_memory
+from nxm_hf.pruning.blockwise import Shelf, prune_blocks
+from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
+from nxm_hf.pruning.outcome import LayerOutcome, Outcome, made_by, peak_memory
 from nxm_hf.stamp import put_stamp, remove_stamp
 from nxm_hf.targets import Plan, resolve
 from nxm_hf.verification import verify_targets

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from nxm_hf.calibration import Batch
-from nxm_hf.gathering import Gathering
-from nxm_hf.tracing import Trace
+from nxm_hf.pruning.calibration import Batch
+from nxm_hf.pruning.gathering import Gathering
+from nxm_hf.pruning.tracing import Trace
 
 Step = Callable[[int, int, partial], Any]  # (number of the call, number of the block, its forward) -> what it gives
 

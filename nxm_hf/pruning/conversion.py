@@ -11,14 +11,14 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from nxm_hf import oneshot
-from nxm_hf.calibration import Batch, Sampling, make_batches
 from nxm_hf.checkpoints import LAST_WRITTEN, is_checkpoint
 from nxm_hf.directories import INDEX, model_class
 from nxm_hf.families.selection import listing
 from nxm_hf.layers import find_layers
-from nxm_hf.outcome import OUTCOME_FILE, Outcome
-from nxm_hf.pruning import prune
-from nxm_hf.shelf import BlockShelf
+from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
+from nxm_hf.pruning.models import prune
+from nxm_hf.pruning.outcome import OUTCOME_FILE, Outcome
+from nxm_hf.pruning.shelf import BlockShelf
 from nxm_hf.shipping import check_written, write_record
 from nxm_hf.stamp import read_stamp
 from nxm_hf.state import fingerprint
