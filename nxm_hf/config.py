@@ -54,7 +54,9 @@ class NxMConfig(PushToHubMixin):
         default="error", metadata=_help('Layers that the pattern does not fit: "error" or "skip".')
     )
     warmup: float = field(default=0.0, metadata=_help("Fraction of training that stays dense first."))
-    settle: float = field(default=0.0, metadata=_help("Last fraction of training, with the final mask frozen."))
+    settle: float = field(
+        default=0.0, metadata=_help("Last fraction of training, its mask frozen; 0: the recipe's own.")
+    )
     layers: dict | None = field(default=None, init=False, compare=False)
     density: float | None = field(default=None, init=False, compare=False)
     pruning: dict | None = field(default=None, init=False, compare=False)  # how `prune` made it, without training
@@ -63,7 +65,6 @@ class NxMConfig(PushToHubMixin):
     def __post_init__(self):
         if not isinstance(self.recipe, Method):
             self.recipe = recipes.RECIPES.find(self.recipe)[0]
-            self.settle = self.settle or recipes.RECIPES.settle(self.recipe)
         self.pattern = spelled(from_json("pattern", self.pattern))
         self.settings = from_json("settings", self.settings) or {}
         self.include, self.exclude = as_list("include", self.include), as_list("exclude", self.exclude)
@@ -82,9 +83,9 @@ class NxMConfig(PushToHubMixin):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
                 raise ValueError(f"{name} is a fraction of training, 0 to below 1; got {value!r}. Write {name}=0.1.")
-        if self.warmup + self.settle >= 1:
+        if sum(self.phases) >= 1:
             raise ValueError(
-                f"warmup={self.warmup} and settle={self.settle} leave no step for the recipe; "
+                f"warmup={self.warmup} and settle={self.phases[1]} leave no step for the recipe; "
                 "their sum must be below 1. Write warmup=0.1, settle=0.3."
             )
         if isinstance(self.recipe, Method) and self.settings:
@@ -103,7 +104,17 @@ class NxMConfig(PushToHubMixin):
         method = self.recipe
         if not isinstance(method, Method):
             method = recipes.make(self.recipe, pattern, self.settings)
-        return Phases(method, pattern, self.warmup, self.settle)
+        return Phases(method, pattern, *self.phases)
+
+    @property
+    def phases(self) -> tuple[float, float]:
+        """The fractions of training that are dense at first and settle at last; a settle of 0 is the recipe's own.
+
+        >>> NxMConfig("admm").phases, NxMConfig("admm", settings={"rho": 0.01}).phases, NxMConfig("ste").phases
+        ((0.0, 0.3), (0.0, 0.0), (0.0, 0.0))
+        """
+        own = 0.0 if isinstance(self.recipe, Method) else recipes.RECIPES.settle(self.recipe, self.settings)
+        return self.warmup, self.settle or own
 
     def stages(self, pattern: Pattern) -> tuple[Pattern, ...]:
         """Every pattern that a weight goes through on its way to this one."""
@@ -130,6 +141,8 @@ class NxMConfig(PushToHubMixin):
                 f"There is no {', '.join(map(repr, wrong))} to set; the recipe {self.recipe!r} has "
                 f"{', '.join(known) or 'no settings'}, and the config has {', '.join(names)}."
             )
+        if recipe == self.recipe:
+            own.setdefault("settle", self.phases[1])  # searching for a rho does not turn off what "auto" settles
         return replace(self, **own, settings={**self.settings, **changes})
 
     def keeping_masks(self) -> "NxMConfig":

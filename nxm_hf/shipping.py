@@ -50,7 +50,8 @@ def write_card(folder: str | Path, config: NxMConfig, plan: Plan) -> None:
 def _section(config: NxMConfig, plan: Plan) -> str:
     report = verify_targets(plan.targets)
     words = config.to_dict()
-    made = f"recipe `{words['recipe']}` with `{words['settings']}`, warmup {config.warmup}, settle {config.settle}"
+    warmup, settle = config.phases
+    made = f"recipe `{words['recipe']}` with `{words['settings']}`, warmup {warmup}, settle {settle}"
     if config.pruning:
         made = f"pruned without training by `{config.pruning['method']}` with `{config.pruning['settings']}`"
     rows = [

@@ -158,7 +158,7 @@ def test_the_masks_of_the_comparison_move(case):
 
 
 def test_fix_settles_half_way_unless_told_otherwise():
-    assert recipes.RECIPES.settle("fix") == NxMConfig("fix").settle == 0.5
+    assert NxMConfig("fix").phases == (0.0, 0.5)
     assert NxMConfig("fix", settle=0.2).settle == 0.2
 
 

@@ -21,7 +21,9 @@ def admm(
     Relations: unlike `ste` the forward pass stays dense; with `settle` the last stretch is `asp` on its mask.
     `rho` is the strength of the coupled penalty ("auto": relative to the gradient, by weight); `contraction` that of
     the decoupled one, the part of the way it goes from one update to the next. `steps` from one update to the next:
-    a number, "epoch", or "auto" (about 80, at most 50 updates in all, the last at the end).
+    a number, "epoch", or "auto" (about 80, at most 50 updates in all, the last at the end). With `rho` left at "auto"
+    the last 0.3 of training settles, where the config's `settle` says nothing else; a `rho` of one's own is the
+    paper's ADMM, which does not.
     """
     one_of("admm", "penalty", penalty, ("coupled", "decoupled"))
     one_of("admm", "start", start, ("C", "A", "B"))
@@ -39,6 +41,14 @@ def admm(
         start=start,
         dual=dual,
     )
+
+
+def _settle(rho: float | str = "auto", penalty: str = "coupled", **others: object) -> float:
+    """The last fraction of training that settles, where the config does not say: all auto, or all the paper's."""
+    return 0.3 if (rho, penalty) == ("auto", "coupled") else 0.0
+
+
+admm.settle = _settle
 
 
 def _updates(steps: int | str) -> Schedule[bool]:

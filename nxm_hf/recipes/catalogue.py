@@ -16,9 +16,10 @@ class Recipes(Catalogue):
     def __init__(self, *recipes: Recipe):
         super().__init__("recipe", {recipe.__name__.replace("_", "-"): recipe for recipe in recipes}, given=1)
 
-    def settle(self, name: str) -> float:
-        """The fraction of training that a recipe settles for where the config sets none."""
-        return getattr(self.find(name)[1], "settle", 0.0)
+    def settle(self, name: str, settings: dict[str, Any]) -> float:
+        """The fraction of training that a recipe with these settings settles for where the config sets none."""
+        rule = getattr(self.find(name)[1], "settle", 0.0)
+        return rule(**settings) if callable(rule) else rule
 
     def make(self, name: str, pattern: Pattern, settings: dict[str, Any]) -> Method:
         """The method of a recipe with these settings."""

@@ -14,4 +14,4 @@ def fix(pattern: Pattern, grad_scale: float = 1.0, refresh: int = 1) -> Masked:
     return ste(pattern, grad_scale, refresh)
 
 
-fix.settle = 0.5  # the config's `settle` where it is not set
+fix.settle = 0.5  # where the config does not say
