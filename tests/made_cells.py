@@ -4,10 +4,10 @@ import json
 import random
 from pathlib import Path
 
-from cells import Cell
+from comparing.cells import Cell
+from comparing.measures import metrics_of
+from comparing.results import Results, predictions_file
 from conftest import make_bert
-from measures import metrics_of
-from results import Results, predictions_file
 from run_glue import TASKS
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel

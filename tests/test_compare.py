@@ -13,22 +13,21 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import arms
 import compare
 import glue_metric
-import measures
 import numpy as np
 import pytest
 import run_glue
 import torch
 import transformers
-from cells import Cell, check_cell, check_more, read_recipe
-from comparison import PAGE, render
+from comparing import arms, measures
+from comparing.cells import Cell, check_cell, check_more, read_recipe
+from comparing.comparison import PAGE, render
+from comparing.results import Plan, Results
+from comparing.shapes import Shape, diversity, flops, nonzero, option, small
+from comparing.workshop import RECORD, CellsFailed, Workshop
 from filelock import FileLock
 from made_cells import made_labels, made_record, write_cells, write_model, write_predictions, write_rows
-from results import Plan, Results
-from shapes import Shape, diversity, flops, nonzero, option, small
-from workshop import RECORD, CellsFailed, Workshop
 
 from nxm_hf import NxMConfig, attach, recipes
 

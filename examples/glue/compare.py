@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arms import PRESETS, SWEEPS, Arm, Grid, Point, check_small, points, preset_grid, read_grid, sweep_arms
-from cells import HELD_OUT, Cell, check_cell, check_key, check_more, read_recipe, read_teaching
-from comparison import PAGE, render
-from results import Plan
+from comparing.arms import PRESETS, SWEEPS, Arm, Grid, Point, check_small, points, preset_grid, read_grid, sweep_arms
+from comparing.cells import HELD_OUT, Cell, check_cell, check_key, check_more, read_recipe, read_teaching
+from comparing.comparison import PAGE, render
+from comparing.results import Plan
+from comparing.search import Search, mean_score, read_space
+from comparing.shapes import Shape
+from comparing.workshop import CellsFailed, Workshop
 from run_glue import TASKS
-from search import Search, mean_score, read_space
-from shapes import Shape
-from workshop import CellsFailed, Workshop
 
 PRESET_HELP = """nxmtransformer: Table 3 of the paper. CoLA, STS-B, MRPC, RTE (and WNLI): learning rates 5e-5, 7e-5,
 9e-5, 1e-4, rho 3e-3, 6e-3, 1e-2, 10 epochs. MNLI, QNLI, SST-2 (and QQP): 1e-5, 3e-5, 5e-5, rho 4e-4, 1e-3, 3e-3,

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import transformers
-from cells import Cell
 from filelock import FileLock
 from run_glue import TASKS
 
 import nxm_hf
+from comparing.cells import Cell
 
 
 @dataclass

@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from arms import without
-from cells import Cell
-from measures import Difference, difference, mean, row_scores, score
-from results import BUDGETS, Plan, Results, cell_of, encoded, kind_of, predictions_file, read_predictions
-from shapes import Shape, diversity, flops, option
 
+from comparing.arms import without
+from comparing.cells import Cell
+from comparing.measures import Difference, difference, mean, row_scores, score
+from comparing.results import BUDGETS, Plan, Results, cell_of, encoded, kind_of, predictions_file, read_predictions
+from comparing.shapes import Shape, diversity, flops, option
 from nxm_hf import NxMConfig
 
 

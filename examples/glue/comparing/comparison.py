@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from measures import (
+from run_glue import TASKS
+
+from comparing.measures import (
     Difference,
     agreement,
     closed,
@@ -17,10 +19,9 @@ from measures import (
     paper_scores,
     score,
 )
-from notes import notes, of_seeds, on_the_average
-from plots import MISSING, write_plots
-from run_glue import TASKS
-from study import Part, Runs, Study
+from comparing.notes import notes, of_seeds, on_the_average
+from comparing.plots import MISSING, write_plots
+from comparing.study import Part, Runs, Study
 
 PAGE = "comparison.md"
 NONE = "-"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import transformers
 from run_glue import DataOptions, ModelOptions, read_options
-from shapes import Shape, small
 
+from comparing.shapes import Shape, small
 from nxm_hf import NxMConfig, recipes
 from nxm_hf.distillation import Distillation
 

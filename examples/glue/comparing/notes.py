@@ -1,7 +1,7 @@
 """Notes on a comparison: what its numbers are, and what they cannot say."""
 
-from measures import PAPER, REPLICATES
-from study import Part
+from comparing.measures import PAPER, REPLICATES
+from comparing.study import Part
 
 FEW = 5  # seeds, below which drawing them again says little of other seeds
 DIFFERENCES = (

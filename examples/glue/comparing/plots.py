@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from measures import deviation, mean
 from run_glue import TASKS
-from study import Part, Runs
+
+from comparing.measures import deviation, mean
+from comparing.study import Part, Runs
 
 MISSING = "There are no plots without matplotlib; `pip install nxm-hf[report]`, and then `compare.py --render`."
 

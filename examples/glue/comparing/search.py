@@ -6,10 +6,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from arms import Point
-from cells import Cell, takes
 from run_glue import TASKS
-from workshop import CellsFailed, Workshop
+
+from comparing.arms import Point
+from comparing.cells import Cell, takes
+from comparing.workshop import CellsFailed, Workshop
 
 MISSING = "--search needs optuna, which is not installed. Write: pip install optuna"
 

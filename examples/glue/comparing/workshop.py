@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from cells import Cell
 from filelock import FileLock, Timeout
-from results import Results, summary
 from run_glue import TASKS
 
-RUN_CELL = str(Path(__file__).with_name("run_cell.py"))
+from comparing.cells import Cell
+from comparing.results import Results, summary
+
+RUN_CELL = str(Path(__file__).parent.parent / "run_cell.py")
 RECORD = "record.json"
 Item, Result = TypeVar("Item"), TypeVar("Result")
 

@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cells import is_small, near, read_recipe, settings_of, takes
-from results import BUDGETS
-from shapes import option
+from comparing.cells import is_small, near, read_recipe, settings_of, takes
+from comparing.results import BUDGETS
+from comparing.shapes import option
 
 Point = tuple[tuple[str, str], ...]
 Grid = Mapping[str, Sequence[str]]
