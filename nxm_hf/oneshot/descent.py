@@ -18,6 +18,7 @@ def descend(
     shift = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
     groups = [{"params": [found], "lr": WEIGHT_RATE}, {"params": [shift], "lr": BIAS_RATE}]
     optimizer = torch.optim.Adam(groups)
+    moving = moving and bias is not None
     for _ in range(steps):
         x = sample[torch.randint(len(sample), (batch,), generator=noise)]
         off = x @ (found - weight).T + shift  # [batch, out]
