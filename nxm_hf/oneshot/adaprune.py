@@ -62,7 +62,8 @@ class AdaPrune(OneShot):
     def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> Pruned:
         chosen = self._chosen(weight, bias, inputs, pattern)
         if self.solver == "adam":
-            return descend(weight, bias, chosen, inputs.sample, self.bias != "keep", self.steps, self.batch, self.seed)
+            moved = None if self.bias == "keep" else bias
+            return descend(weight, moved, chosen, inputs.sample, self.steps, self.batch, self.seed)
         fitted = refit(weight, chosen.mask, chosen.weight, curvature_of(self, bias, inputs), self.tolerance)
         return with_bias(masked(fitted, chosen.mask), self, weight, bias, inputs)
 

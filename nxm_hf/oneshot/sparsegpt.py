@@ -23,8 +23,8 @@ class SparseGPT(OneShot):
     Relations: the mask of `wanda` where H is diagonal; `adaprune` with scores="sparsegpt" goes on from here to the best
     weights for the mask. The mask is chosen by w_i^2 / U_ii^2 where the sweep enters a group (N:M, or the tiles of a
     transposable pattern); where the pattern has no groups, by w_i^2 / [H^-1]_ii for the whole layer before it starts.
-    The paper has damping=0.01, better on the tokens that were seen and worse on others, and bias="keep"; with "after" the
-    bias takes up the mean of what is lost, and "joint" counts on that from the start.
+    The paper has damping=0.01, better on the tokens that were seen and worse on others, and bias="keep"; with "after"
+    the bias takes up the mean of what is lost, and "joint" counts on that from the start.
     """
 
     damping: float = 0.1
