@@ -187,6 +187,17 @@ def test_wanda_gives_the_worked_example():
     assert Magnitude()(weight, None, None, parse("2:4")).mask.int().tolist() == [[1, 1, 0, 0], [0, 1, 0, 1]]
 
 
+def test_wanda_keeps_the_largest_shares_of_the_output():
+    x, (weight, _) = tokens() * torch.linspace(0.1, 3, IN), layer()
+    found = Wanda()(weight, None, seen(x), parse("3:5"))
+    shares = np.abs(weight.double().numpy()) * np.linalg.norm(x.numpy(), axis=0)
+    kept = np.argsort(-shares.reshape(OUT, -1, 5), axis=-1)[..., :3]
+    mask = np.zeros((OUT, IN // 5, 5), bool)
+    np.put_along_axis(mask, kept, True, axis=-1)
+    assert found.mask.numpy().tolist() == mask.reshape(OUT, IN).tolist()
+    assert torch.equal(found.weight[found.mask], weight[found.mask])
+
+
 def test_absorption_shares_out_what_a_group_loses():
     mask = torch.tensor([[1, 0, 1, 0, 0, 0, 0, 0]]).bool()
     found = absorbed(torch.tensor([[0.8, -0.3, 0.5, 0.1, 1, 2, 3, 4]]), mask, 4)
@@ -234,13 +245,14 @@ def test_sparsegpt_is_the_surgeon_who_inverts_the_rest_of_the_matrix_at_every_co
         assert found.weight[number].numpy() == pytest.approx(row, rel=1e-6, abs=1e-8)
 
 
-def test_alps_alternates_as_its_equations_say():
+@pytest.mark.parametrize("start", [0.1, 300.0], ids=["changing", "standing still at first"])
+def test_alps_alternates_as_its_equations_say(start):
     """ADMM in the weights themselves, with an inverse per step, against the eigenvectors on scaled inputs."""
     x, (weight, _), pattern = tokens(), layer(torch.float64), parse("2:4")
     curvature = Curvature.of(seen(x), 0.01, centred=False)
-    found = alternate(weight, curvature, pattern, rho=0.1, steps=40)
+    found = alternate(weight, curvature, pattern, rho=start, steps=40)
     norms = curvature.matrix.diagonal()
-    rho, restarts = 0.1, True
+    rho, restarts = start, True
     z = old = torch.where(pattern.mask(weight.abs() * norms.sqrt()), weight, 0)
     u = torch.zeros_like(z)
     for step in range(1, 41):

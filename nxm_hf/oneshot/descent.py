@@ -11,7 +11,7 @@ WEIGHT_RATE, BIAS_RATE = 1e-3, 1e-2
 def descend(
     weight: Tensor, bias: Tensor | None, start: Pruned, sample: Tensor, steps: int, batch: int, seed: int
 ) -> Pruned:
-    """`steps` steps of Adam on the mean squared error, with the mask put on again after each; the bias if there is one."""
+    """`steps` steps of Adam on the mean squared error, with the mask put on again after each."""
     noise = torch.Generator().manual_seed(seed)
     sample = sample.to(weight.dtype)
     found = start.weight.clone()
