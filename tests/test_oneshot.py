@@ -23,9 +23,17 @@ METHODS = {
     "adaprune-wanda": AdaPrune("wanda"),
     "adaprune-sparsegpt": AdaPrune("sparsegpt"),
     "adaprune-adam": AdaPrune(solver="adam", steps=30),
-    "sparsegpt-no-bias": SparseGPT(bias=False),
+    "sparsegpt-joint": SparseGPT(bias="joint"),
+    "adaprune-joint": AdaPrune(bias="joint"),
+    "alps-keep": ALPS(bias="keep"),
 }
 FITTING = [name for name in METHODS if name not in ("magnitude", "wanda")]
+# With little damping, for what is said of the error on the tokens themselves.
+SHARP = {
+    name: replace(method, damping=0.01) if name in FITTING and not method.needs_sample else method
+    for name, method in METHODS.items()
+}
+SHARP["adaprune-adam"] = AdaPrune(solver="adam", steps=600)
 PATTERNS = ["2:4", "1:4", "3:5", "4:8", "2:4-transposable", "unstructured:0.5", "block:4:0.5", "block:4x4:0.5", "dense"]
 COMPARED = [pattern for pattern in PATTERNS if pattern != "dense"]
 
@@ -121,13 +129,12 @@ def check(method, text, weight, bias, inputs):
 def test_every_method_that_fits_loses_less_than_magnitude(text, with_bias):
     x, (weight, bias) = tokens(2000), layer()
     weight, bias, pattern = 0.1 * weight, (bias if with_bias else None), parse(text)
-    methods = {**METHODS, "adaprune-adam": AdaPrune(solver="adam", steps=600)}
-    errors = {name: lost(weight, bias, method(weight, bias, seen(x), pattern), x) for name, method in methods.items()}
+    errors = {name: lost(weight, bias, method(weight, bias, seen(x), pattern), x) for name, method in SHARP.items()}
     for name in FITTING:
         assert errors[name] < 0.9 * errors["magnitude"], errors
-    assert errors["adaprune"] <= errors["adaprune-adam"]
+    assert errors["adaprune-joint"] <= errors["adaprune-adam"]
     assert errors["adaprune-sparsegpt"] <= errors["sparsegpt"] * 1.001
-    assert errors["alps"] <= 1.001 * min(errors.values())
+    assert errors["alps-keep"] <= 1.02 * min(errors[name] for name in errors if "joint" not in name)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -161,7 +168,7 @@ def absolute(found) -> float:
 
 
 def test_sparsegpt_gives_the_worked_example():
-    found = SparseGPT()(ROW, None, SMALL, parse("2:4"))
+    found = SparseGPT(damping=0.01)(ROW, None, SMALL, parse("2:4"))
     assert found.weight.tolist()[0] == pytest.approx([0.9, 0, 0, 0.787388], abs=1e-6)
     assert absolute(found) == pytest.approx(0.288720, abs=1e-6)
 
@@ -180,6 +187,17 @@ def test_wanda_gives_the_worked_example():
     assert Magnitude()(weight, None, None, parse("2:4")).mask.int().tolist() == [[1, 1, 0, 0], [0, 1, 0, 1]]
 
 
+def test_wanda_keeps_the_largest_shares_of_the_output():
+    x, (weight, _) = tokens() * torch.linspace(0.1, 3, IN), layer()
+    found = Wanda()(weight, None, seen(x), parse("3:5"))
+    shares = np.abs(weight.double().numpy()) * np.linalg.norm(x.numpy(), axis=0)
+    kept = np.argsort(-shares.reshape(OUT, -1, 5), axis=-1)[..., :3]
+    mask = np.zeros((OUT, IN // 5, 5), bool)
+    np.put_along_axis(mask, kept, True, axis=-1)
+    assert found.mask.numpy().tolist() == mask.reshape(OUT, IN).tolist()
+    assert torch.equal(found.weight[found.mask], weight[found.mask])
+
+
 def test_absorption_shares_out_what_a_group_loses():
     mask = torch.tensor([[1, 0, 1, 0, 0, 0, 0, 0]]).bool()
     found = absorbed(torch.tensor([[0.8, -0.3, 0.5, 0.1, 1, 2, 3, 4]]), mask, 4)
@@ -187,20 +205,21 @@ def test_absorption_shares_out_what_a_group_loses():
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.01])
-@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("moves", ["after", "joint", "keep"])
 @pytest.mark.parametrize("text", ["2:4", "unstructured:0.3", "block:4x4:0.5"])
-def test_adaprune_is_the_least_squares_of_numpy_row_by_row(text, with_bias, damping):
+def test_adaprune_is_the_least_squares_of_numpy_row_by_row(text, moves, damping):
     x, (weight, bias) = tokens(), layer(torch.float64)
-    method = AdaPrune(bias=with_bias, damping=damping, tolerance=1e-15)
+    method = AdaPrune(bias=moves, damping=damping, tolerance=1e-15)
     found = method(weight, bias, seen(x), parse(text))
-    inputs = x.numpy() - (x.numpy().mean(0) if with_bias else 0)
+    inputs = x.numpy() - (x.numpy().mean(0) if moves == "joint" else 0)
     weights = weight.numpy()
     pull = (damping * (inputs**2).sum(0).mean()) ** 0.5 * np.eye(IN)  # rows that ask each weight to stay as it is
     rows = np.concatenate([inputs, pull])
     for number, mask in enumerate(found.mask.numpy()):
         best = np.linalg.lstsq(rows[:, mask], rows @ weights[number], rcond=None)[0]
         assert found.weight[number].numpy()[mask] == pytest.approx(best, rel=1e-5, abs=1e-6)
-    if with_bias:
+    assert (found.bias is None) == (moves == "keep")
+    if moves != "keep":
         off = (x @ (weight - found.weight).T + bias - found.bias).mean(0)
         assert off.abs().max() < 1e-10
 
@@ -226,13 +245,14 @@ def test_sparsegpt_is_the_surgeon_who_inverts_the_rest_of_the_matrix_at_every_co
         assert found.weight[number].numpy() == pytest.approx(row, rel=1e-6, abs=1e-8)
 
 
-def test_alps_alternates_as_its_equations_say():
+@pytest.mark.parametrize("start", [0.1, 300.0], ids=["changing", "standing still at first"])
+def test_alps_alternates_as_its_equations_say(start):
     """ADMM in the weights themselves, with an inverse per step, against the eigenvectors on scaled inputs."""
     x, (weight, _), pattern = tokens(), layer(torch.float64), parse("2:4")
     curvature = Curvature.of(seen(x), 0.01, centred=False)
-    found = alternate(weight, curvature, pattern, rho=0.1, steps=40)
+    found = alternate(weight, curvature, pattern, rho=start, steps=40)
     norms = curvature.matrix.diagonal()
-    rho, restarts = 0.1, True
+    rho, restarts = start, True
     z = old = torch.where(pattern.mask(weight.abs() * norms.sqrt()), weight, 0)
     u = torch.zeros_like(z)
     for step in range(1, 41):
@@ -255,7 +275,7 @@ def test_alps_is_between_the_best_mask_of_all_and_the_best_of_its_candidates():
     x, weight = tokens(100, 8), torch.randn(6, 8, generator=noise(3), dtype=torch.float64)
     inputs, pattern = seen(x), parse("2:4")
     curvature = Curvature.of(inputs, 0.01, centred=False)
-    found = ALPS()(weight, None, inputs, pattern)
+    found = SHARP["alps"](weight, None, inputs, pattern)
     pairs = [list(pair) for pair in combinations(range(4), 2)]
     masks = torch.zeros(36, 8, dtype=torch.bool)
     for mask, (left, right) in zip(masks, product(pairs, pairs), strict=True):
@@ -265,8 +285,8 @@ def test_alps_is_between_the_best_mask_of_all_and_the_best_of_its_candidates():
         best = curvature.cost(rows - refit(rows, masks, rows, curvature, 1e-14)).min()
         cost = curvature.cost((row - mine)[None])
         assert best <= cost * (1 + 1e-6)
-        for other in (AdaPrune(tolerance=1e-9), AdaPrune("wanda"), AdaPrune("sparsegpt"), SparseGPT()):
-            theirs = other(row[None], None, inputs, pattern).weight
+        for name in ("adaprune", "adaprune-wanda", "adaprune-sparsegpt", "sparsegpt"):
+            theirs = SHARP[name](row[None], None, inputs, pattern).weight
             assert cost <= curvature.cost(row[None] - theirs) * (1 + 1e-3)
 
 
@@ -291,7 +311,7 @@ def test_a_weight_that_holds_the_pattern_comes_back_as_it_is(name, text):
     assert torch.equal(found.weight, held) and found.bias is None and not found.note
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "alps"])
+@pytest.mark.parametrize("name", [name for name in METHODS if "alps" not in name])
 def test_zeros_that_are_there_are_used_first(name):
     """From unstructured to 2:4: a group of two zeros keeps the others, whatever the inputs say of it."""
     weight, bias = layer()
@@ -308,9 +328,9 @@ def test_a_constant_input_goes_first_where_the_bias_takes_it_over():
     x, (weight, bias) = tokens(), layer(torch.float64)
     constant = torch.arange(IN) % 4 == 3
     weight, x = torch.where(constant, 30, weight), torch.where(constant, 2.0, x)
-    found = SparseGPT()(weight, bias, seen(x), parse("3:4"))
+    found = SparseGPT(bias="joint")(weight, bias, seen(x), parse("3:4"))
     assert not found.mask[:, constant].any() and lost(weight, bias, found, x) < 1e-20
-    assert SparseGPT(bias=False)(weight, bias, seen(x), parse("3:4")).mask[:, constant].any()
+    assert SparseGPT()(weight, bias, seen(x), parse("3:4")).mask[:, constant].any()
 
 
 @pytest.mark.parametrize("scale", [1e-3, 2.0, 1e5])
@@ -347,7 +367,16 @@ def test_fitted_weights_that_half_precision_cannot_hold_stay_as_they_were():
     assert "overflow torch.float16" in found.note and torch.equal(found.weight, parse("1:4").project(weight))
 
 
-OTHERS = {"scores": "wanda", "solver": "adam", "seed": 1, "batch": 20, "steps": 3, "tolerance": 0.1, "rho": 30.0}
+OTHERS = {
+    "scores": "wanda",
+    "bias": "joint",
+    "solver": "adam",
+    "seed": 1,
+    "batch": 20,
+    "steps": 3,
+    "tolerance": 0.1,
+    "rho": 30.0,
+}
 
 
 @pytest.mark.parametrize(
@@ -356,7 +385,7 @@ OTHERS = {"scores": "wanda", "solver": "adam", "seed": 1, "batch": 20, "steps": 
 def test_every_setting_changes_something(name, setting):
     weight, bias = layer()
     start = {"solver": "adam"} if setting in ("seed", "batch") or (name, setting) == ("adaprune", "steps") else {}
-    value = not oneshot.settings(name)[setting] if setting == "bias" else OTHERS.get(setting, 0.3)
+    value = OTHERS.get(setting, 0.3)
     one = oneshot.make(name, **start)(weight, bias, seen(tokens()), parse("2:4"))
     other = oneshot.make(name, **{**start, setting: value})(weight, bias, seen(tokens()), parse("2:4"))
     assert not torch.equal(one.weight, other.weight)
@@ -391,11 +420,11 @@ def test_the_names_are_those_that_a_user_types():
         ("wanda", {"damping": 1}, "has no settings; got 'damping'"),
         ("sparsegpt", {"damp": 1}, "has the settings damping, bias; got 'damp'"),
         ("sparsegpt", {"damping": -1}, "damping of sparsegpt must be a number of at least 0; got -1"),
-        ("sparsegpt", {"bias": "yes"}, "bias of sparsegpt must be one of True, False"),
+        ("sparsegpt", {"bias": "yes"}, "bias of sparsegpt must be one of 'after', 'joint', 'keep'"),
         ("adaprune", {"scores": "l1"}, "scores of adaprune must be one of 'magnitude', 'wanda', 'sparsegpt'"),
         ("adaprune", {"solver": "sgd"}, "solver of adaprune must be one of 'gram', 'adam'"),
         ("adaprune", {"steps": 5}, 'steps=5 is for solver="adam"'),
-        ("adaprune", {"solver": "adam", "damping": 0.1}, 'damping=0.1 is for solver="gram"'),
+        ("adaprune", {"solver": "adam", "damping": 0.2}, 'damping=0.2 is for solver="gram"'),
         ("adaprune", {"solver": "adam", "batch": 0}, "batch of adaprune must be a whole number of at least 1; got 0"),
         ("alps", {"steps": 1.5}, "steps of alps must be a whole number of at least 1; got 1.5"),
         ("alps", {"rho": 0}, "rho of alps must be above 0"),

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nxm_hf.checks import at_least_one, at_least_zero, one_of
 from nxm_hf.oneshot.base import Inputs, OneShot, Pruned, groups_of, masked
-from nxm_hf.oneshot.curvature import Curvature, moved_bias
+from nxm_hf.oneshot.curvature import BIASES, curvature_of, with_bias
 from nxm_hf.oneshot.descent import descend
 from nxm_hf.oneshot.magnitude import Magnitude
 from nxm_hf.oneshot.refit import refit
@@ -29,13 +29,14 @@ class AdaPrune(OneShot):
     Relations: `magnitude`, `wanda` or `sparsegpt` (`scores`) gives the mask. It starts from mean absorption: what a
     group loses is shared out among what it keeps. `solver="gram"` solves the least squares from the Gram matrix alone,
     to a share `tolerance` of the least error; `solver="adam"` is the paper's, `steps` minibatches of `batch` tokens of
-    a sample, and ends above it.
+    a sample, and ends above it. It fits weights and bias together, as bias="joint" does; with "after" the bias is moved
+    when the weights stand, and with "keep" it stays.
     """
 
     scores: str = "magnitude"
     solver: str = "gram"
-    bias: bool = True
-    damping: float = 0.01
+    bias: str = "after"
+    damping: float = 0.1
     tolerance: float = 1e-4
     steps: int = 1000
     batch: int = 50
@@ -44,8 +45,8 @@ class AdaPrune(OneShot):
     def __post_init__(self) -> None:
         one_of("adaprune", "scores", self.scores, SCORES)
         one_of("adaprune", "solver", self.solver, tuple(SETTINGS))
-        one_of("adaprune", "bias", self.bias, (True, False))
-        at_least_zero("adaprune", "damping", self.damping, example=0.01)
+        one_of("adaprune", "bias", self.bias, BIASES)
+        at_least_zero("adaprune", "damping", self.damping, example=0.1)
         at_least_zero("adaprune", "tolerance", self.tolerance, example=1e-4)
         at_least_one("adaprune", "steps", self.steps, example=1000)
         at_least_one("adaprune", "batch", self.batch, example=50)
@@ -59,15 +60,12 @@ class AdaPrune(OneShot):
         return self.solver == "adam"
 
     def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> Pruned:
-        moving = self.bias and bias is not None
         chosen = self._chosen(weight, bias, inputs, pattern)
         if self.solver == "adam":
-            return descend(weight, bias, chosen, inputs.sample, moving, self.steps, self.batch, self.seed)
-        curvature = Curvature.of(inputs, self.damping, centred=moving)
-        fitted = refit(weight, chosen.mask, chosen.weight, curvature, self.tolerance)
-        found = masked(fitted, chosen.mask)
-        found.bias = moved_bias(weight, fitted, bias, inputs) if moving else None
-        return found
+            moved = None if self.bias == "keep" else bias
+            return descend(weight, moved, chosen, inputs.sample, self.steps, self.batch, self.seed)
+        fitted = refit(weight, chosen.mask, chosen.weight, curvature_of(self, bias, inputs), self.tolerance)
+        return with_bias(masked(fitted, chosen.mask), self, weight, bias, inputs)
 
     def _chosen(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> Pruned:
         """The mask, and weights to start from."""

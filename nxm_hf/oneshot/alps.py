@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nxm_hf.checks import at_least_one, at_least_zero, one_of
 from nxm_hf.oneshot.base import Inputs, OneShot, Pruned, masked
-from nxm_hf.oneshot.curvature import Curvature, moved_bias
+from nxm_hf.oneshot.curvature import BIASES, Curvature, curvature_of, with_bias
 from nxm_hf.oneshot.magnitude import Magnitude
 from nxm_hf.oneshot.refit import refit
 from nxm_hf.oneshot.sparsegpt import sweep
@@ -27,11 +27,11 @@ class ALPS(OneShot):
     Reference: Meng et al., 2024, https://arxiv.org/abs/2406.07831
     Relations: its first mask is that of `wanda`; with the mask fixed it would be `adaprune`. The mask that it finds,
     and those of `magnitude`, `wanda` and `sparsegpt`, each get the best weights for them; of these four the one with
-    the least error is taken, row by row where the pattern lets rows choose for themselves.
+    the least error is taken, row by row where the pattern lets rows choose for themselves. `bias` as in `sparsegpt`.
     """
 
-    damping: float = 0.01
-    bias: bool = True
+    damping: float = 0.1
+    bias: str = "after"
     rho: float = 0.1
     steps: int = 300
     tolerance: float = 1e-4
@@ -42,14 +42,12 @@ class ALPS(OneShot):
         if not self.rho:
             raise ValueError("rho of alps must be above 0, or nothing is pulled together; got 0. Write rho=0.1.")
         at_least_one("alps", "steps", self.steps, example=300)
-        one_of("alps", "bias", self.bias, (True, False))
+        one_of("alps", "bias", self.bias, BIASES)
 
     def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> Pruned:
-        moving = self.bias and bias is not None
-        curvature = Curvature.of(inputs, self.damping, centred=moving)
+        curvature = curvature_of(self, bias, inputs)
         found = self._best(weight, self._candidates(weight, inputs, curvature, pattern), curvature, pattern)
-        found.bias = moved_bias(weight, found.weight, bias, inputs) if moving else None
-        return found
+        return with_bias(found, self, weight, bias, inputs)
 
     def _candidates(self, weight: Tensor, inputs: Inputs, curvature: Curvature, pattern: Pattern) -> list[Pruned]:
         return [

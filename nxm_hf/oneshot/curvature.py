@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from nxm_hf.oneshot.base import Inputs
+from nxm_hf.oneshot.base import Inputs, OneShot, Pruned
 
 CONSTANT = 1e-6  # an input whose variance is below this part of its square is constant, but for rounding
 
@@ -69,6 +69,20 @@ def _factorised(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     return damped, torch.linalg.solve_triangular(lower, one, upper=False).flip(0, 1)
 
 
-def moved_bias(weight: Tensor, pruned: Tensor, bias: Tensor, inputs: Inputs) -> Tensor:
-    """The bias that takes up the mean of what is lost."""
-    return bias + (weight - pruned) @ inputs.mean.to(weight.dtype)
+BIASES = ("after", "joint", "keep")
+
+
+def curvature_of(method: OneShot, bias: Tensor | None, inputs: Inputs) -> Curvature:
+    """The curvature for a method with the settings `damping` and `bias`.
+
+    bias="joint" counts on the bias to take up the mean of what is lost, which is the least error on these tokens. But
+    the mean of other text is another one; bias="after" fits the weights as if there was no bias, and moves it then.
+    """
+    return Curvature.of(inputs, method.damping, centred=method.bias == "joint" and bias is not None)
+
+
+def with_bias(found: Pruned, method: OneShot, weight: Tensor, bias: Tensor | None, inputs: Inputs) -> Pruned:
+    """What was found, with the bias that takes up the mean of what is lost, unless it stays as it is."""
+    if bias is not None and method.bias != "keep":
+        found.bias = bias + (weight - found.weight) @ inputs.mean.to(weight.dtype)
+    return found

@@ -9,9 +9,9 @@ WEIGHT_RATE, BIAS_RATE = 1e-3, 1e-2
 
 
 def descend(
-    weight: Tensor, bias: Tensor | None, start: Pruned, sample: Tensor, moving: bool, steps: int, batch: int, seed: int
+    weight: Tensor, bias: Tensor | None, start: Pruned, sample: Tensor, steps: int, batch: int, seed: int
 ) -> Pruned:
-    """`steps` steps of Adam on the mean squared error, with the mask put on again after each; the bias if `moving`."""
+    """`steps` steps of Adam on the mean squared error, with the mask put on again after each."""
     noise = torch.Generator().manual_seed(seed)
     sample = sample.to(weight.dtype)
     found = start.weight.clone()
@@ -22,9 +22,9 @@ def descend(
         x = sample[torch.randint(len(sample), (batch,), generator=noise)]
         off = x @ (found - weight).T + shift  # [batch, out]
         found.grad = off.T @ x * (2 / off.numel())
-        shift.grad = off.sum(0) * (2 / off.numel()) if moving else None
+        shift.grad = off.sum(0) * (2 / off.numel()) if bias is not None else None
         optimizer.step()
         found.mul_(start.mask)
     result = masked(found, start.mask)
-    result.bias = bias + shift if moving else None
+    result.bias = bias + shift if bias is not None else None
     return result

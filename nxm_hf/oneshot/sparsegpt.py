@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nxm_hf.checks import at_least_zero, one_of
 from nxm_hf.oneshot.base import Inputs, OneShot, Pruned, groups_of, masked
-from nxm_hf.oneshot.curvature import Curvature, moved_bias
+from nxm_hf.oneshot.curvature import BIASES, Curvature, curvature_of, with_bias
 from nxm_hf.patterns import Pattern
 
 BLOCK = 128  # columns after which the columns further right are brought up to date
@@ -23,22 +23,20 @@ class SparseGPT(OneShot):
     Relations: the mask of `wanda` where H is diagonal; `adaprune` with scores="sparsegpt" goes on from here to the best
     weights for the mask. The mask is chosen by w_i^2 / U_ii^2 where the sweep enters a group (N:M, or the tiles of a
     transposable pattern); where the pattern has no groups, by w_i^2 / [H^-1]_ii for the whole layer before it starts.
-    With `bias`, which the paper does not have, the bias takes up the mean of what is lost and H is of x - mean.
+    The paper has damping=0.01, better on the tokens that were seen and worse on others, and bias="keep"; with "after"
+    the bias takes up the mean of what is lost, and "joint" counts on that from the start.
     """
 
-    damping: float = 0.01
-    bias: bool = True
+    damping: float = 0.1
+    bias: str = "after"
 
     def __post_init__(self) -> None:
-        at_least_zero("sparsegpt", "damping", self.damping, example=0.01)
-        one_of("sparsegpt", "bias", self.bias, (True, False))
+        at_least_zero("sparsegpt", "damping", self.damping, example=0.1)
+        one_of("sparsegpt", "bias", self.bias, BIASES)
 
     def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> Pruned:
-        moving = self.bias and bias is not None
-        curvature = Curvature.of(inputs, self.damping, centred=moving)
-        found = sweep(weight, curvature, pattern)
-        found.bias = moved_bias(weight, found.weight, bias, inputs) if moving else None
-        return found
+        found = sweep(weight, curvature_of(self, bias, inputs), pattern)
+        return with_bias(found, self, weight, bias, inputs)
 
 
 def sweep(weight: Tensor, curvature: Curvature, pattern: Pattern) -> Pruned:
