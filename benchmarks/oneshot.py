@@ -23,7 +23,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTra
 from nxm_hf import oneshot, prune
 from nxm_hf.table import table
 
-PATTERNS = ("2:4", "4:8", "2:4-transposable")
+PATTERNS = ("2:4", "4:8", "4:8-transposable")
 HEADINGS = ("pattern", "method", "inputs", "Spearman", "recovered", "error", "layers below", "seconds", "CPU s", "GiB")
 
 

@@ -107,18 +107,29 @@ def test_a_list_of_texts_is_a_list_of_sequences_with_padding_that_the_mask_knows
 
 
 @pytest.mark.parametrize("length", [5, 16])
-def test_a_file_is_packed_into_sequences_of_full_length(length, tmp_path):
+def test_packed_texts_are_sequences_of_full_length(length, tmp_path):
     texts = make_texts(30)
     path = write(tmp_path / "texts.txt", texts, "txt")
+
+    def sampling(samples: int) -> Sampling:
+        return Sampling(samples=samples, length=length, pack=True)
+
     stream = [token for text in texts for token in ids_of(text)]
     room = length - 2
     whole = [stream[n : n + room] for n in range(0, len(stream) - room + 1, room)]
-    rows = sequences(batches_of(path, make_bert(), make_tokenizer(), Sampling(samples=len(whole), length=length)))
+    rows = sequences(batches_of(path, make_bert(), make_tokenizer(), sampling(len(whole))))
     assert rows == [[CLS, *part, SEP] for part in whole]
-    fewer = sequences(batches_of(path, make_bert(), make_tokenizer(), Sampling(samples=4, length=length)))
+    fewer = sequences(batches_of(path, make_bert(), make_tokenizer(), sampling(4)))
     assert fewer == [rows[n * len(rows) // 4] for n in range(4)]
-    cut = batches_of(path, make_bert(), make_tokenizer(), Sampling(samples=30, length=length, pack=False))
+    cut = batches_of(path, make_bert(), make_tokenizer(), Sampling(samples=30, length=length))
     assert sequences(cut) == [[CLS, *ids_of(text)[:room], SEP] for text in texts]
+
+
+def test_a_file_is_packed_where_the_tokenizer_marks_no_end_of_a_text(tmp_path):
+    path = write(tmp_path / "texts.txt", texts := make_texts(30), "txt")
+    stream = [token for text in texts for token in ids_of(text)]
+    (first, *_) = sequences(batches_of(path, make_bert(), make_tokenizer(special=False), Sampling(4, 16)))
+    assert first == stream[:16]
 
 
 def test_fewer_texts_than_samples_are_all_used_and_that_is_said(caplog):

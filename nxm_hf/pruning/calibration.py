@@ -24,7 +24,8 @@ class Sampling:
     """How much of a text is read: `samples` sequences of `length` tokens, `batch_size` at a time.
 
     `pack` joins the texts and cuts them into sequences of full length; without it each text is a sequence of its own,
-    cut at `length`. By default a list of texts is not packed, and a file or a data set is.
+    cut at `length`. By default a file or a data set is packed for models that read a stream, whose tokenizer puts
+    nothing after a text; those that mark its end, as encoders do, have been trained on texts by themselves.
     """
 
     samples: int = 128
@@ -63,7 +64,7 @@ def make_batches(
     _check_reads_text(model)
     tokenizer = tokenizer or _tokenizer_of(model)
     texts = _enough(read_texts(calibration, sampling.columns), sampling)
-    pack = from_place if sampling.pack is None else sampling.pack
+    pack = from_place and not _around(tokenizer)[1] if sampling.pack is None else sampling.pack
     room = _longest(model, tokenizer, sampling.length)
     sequences = _packed(texts, tokenizer, room) if pack else _cut(texts, tokenizer, room)
     chosen = _spread(sequences, sampling.samples)
