@@ -210,14 +210,18 @@ for batch in DataLoader(list(range(8)), batch_size=4, num_workers=2, multiproces
 """)
 
 
-def test_numba_is_asked_for_by_large_weights_only():
+def test_numba_is_asked_for_by_large_weights_only_and_needs_no_place_on_disk():
     run("""
 import nxm_hf
 from nxm_hf.patterns import parse
 parse("2:4").project(torch.randn(64, 64))
 assert "numba" not in sys.modules and "llvmlite" not in sys.modules
-parse("2:4").project(torch.randn(256, 256))
-assert "numba" in sys.modules
+from numba.core import caching
+caching.CacheImpl._locator_classes = []
+scores = torch.randn(256, 256)
+for text in ("2:4", "unstructured:0.5"):
+    assert int(parse(text).mask(scores).sum()) == 2**15
+assert "nxm_hf.solvers.fast.selection" in sys.modules
 """)
 
 
@@ -230,15 +234,6 @@ scores = torch.randn(256, 256)
 for text in ("2:4", "4:8-transposable", "unstructured:0.5"):
     assert choose(scores, parse(text)).__name__ in ("by_network", "by_duals", "by_threshold")
     assert int(parse(text).mask(scores).sum()) == 2**15
-""")
-
-
-def test_a_kernel_needs_no_place_on_disk():
-    run("""
-from numba.core import caching
-caching.CacheImpl._locator_classes = []
-from nxm_hf.patterns import parse
-assert int(parse("2:4").mask(torch.randn(256, 256)).sum()) == 2**15
 """)
 
 
