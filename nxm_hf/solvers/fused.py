@@ -14,10 +14,14 @@ from nxm_hf.solvers.fast import suits_groups, suits_weights, tier
 def refuse_nan(scores: Tensor) -> None:
     """A NaN has no place in an order. A sum is NaN if any score is, and is much cheaper than `isnan`."""
     if scores.is_floating_point() and scores.sum().isnan() and (count := int(scores.isnan().sum())):
-        raise ValueError(
-            f"Scores hold {count} NaN of {scores.numel()}; a mask needs numbers. "
-            "Look for the step that made them: a learning rate too high, or an fp16 overflow."
-        )
+        _refuse(f"Scores hold {count} NaN of {scores.numel()}")
+
+
+def _refuse(found: str) -> None:
+    raise ValueError(
+        f"{found}; a mask needs numbers. "
+        "Look for the step that made them: a learning rate too high, or an fp16 overflow."
+    )
 
 
 def largest(weight: Tensor, pattern: Any) -> Tensor:
@@ -93,6 +97,7 @@ def _over_groups(task: str, pattern: Any, *tensors: Tensor) -> int:
     if found < 0:
         for tensor in tensors:
             refuse_nan(tensor)
+        _refuse("A weight or the state of its method held a NaN")  # that was written over
     return found
 
 

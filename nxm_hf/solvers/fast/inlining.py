@@ -67,9 +67,12 @@ def _tile_step(body: Callable[..., Value]) -> Callable:
     return step
 
 
-spread_row, round_row, price_line = map(_tile_step, (tiles.spread_row, tiles.round_row, tiles.price_line))
-copy_scores, copy_flags = map(_tile_step, (tiles.copy_scores, tiles.copy_flags))
-keep_row, miscounted, gather_row = map(_tile_step, (tiles.keep_row, tiles.miscounted, tiles.gather_row))
+copy_scores, copy_flags, spread_row, gather_row = map(
+    _tile_step, (tiles.copy_scores, tiles.copy_flags, tiles.spread_row, tiles.gather_row)
+)
+round_all, price_rows, price_cols, keep_all, miscounted = map(
+    _tile_step, (tiles.round_all, tiles.price_rows, tiles.price_cols, tiles.keep_all, tiles.miscounted)
+)
 
 
 def compiled(function: FunctionType, signature: types.Type) -> Callable:

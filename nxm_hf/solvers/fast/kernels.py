@@ -14,10 +14,11 @@ from nxm_hf.solvers.fast.inlining import (
     copy_scores,
     gather_row,
     helper,
-    keep_row,
+    keep_all,
     miscounted,
-    price_line,
-    round_row,
+    price_cols,
+    price_rows,
+    round_all,
     sixteen_groups,
     spread_row,
 )
@@ -80,24 +81,14 @@ def tile_kernel(n: int, m: int) -> Kernel:
                         copy_scores(n, m, scores + 4 * (begin[lane] + i * width), row + 4 * m * lane, 0, 0)
                 spread_row(n, m, row, entries[i].ctypes.data, peak.ctypes.data, 0)
             set_scales(scale, peak.view(np.float32), largest)
-            for i in range(m):
-                round_row(n, m, entries[i].ctypes.data, scale.ctypes.data, total.ctypes.data, 0)
-            for lane in range(count):
-                vanishing = 0 < peak[lane] and total[lane] < VANISHING * m * m
-                if peak[lane] >= INFINITE or vanishing:
-                    wide[tile + lane] = 1
+            round_all(n, m, entries.ctypes.data, scale.ctypes.data, total.ctypes.data, 0)
+            flag_wide(wide, tile, count, peak, total, m)
             cols[:] = 0
             for _ in range(rounds):
-                for i in range(m):
-                    price_line(n, m, entries[i].ctypes.data, LANES, cols.ctypes.data, rows[i].ctypes.data)
-                for j in range(m):
-                    price_line(n, m, entries[0, j].ctypes.data, LANES * m, rows.ctypes.data, cols[j].ctypes.data)
-            wrong = 0
-            for i in range(m):
-                keep_row(n, m, entries[i].ctypes.data, rows[i].ctypes.data, cols.ctypes.data, flags[i].ctypes.data)
-                wrong |= miscounted(n, m, flags[i].ctypes.data, LANES, 0, 0)
-            for j in range(m):
-                wrong |= miscounted(n, m, flags[0, j].ctypes.data, LANES * m, 0, 0)
+                price_rows(n, m, entries.ctypes.data, cols.ctypes.data, rows.ctypes.data, 0)
+                price_cols(n, m, entries.ctypes.data, rows.ctypes.data, cols.ctypes.data, 0)
+            keep_all(n, m, entries.ctypes.data, rows.ctypes.data, cols.ctypes.data, flags.ctypes.data)
+            wrong = miscounted(n, m, flags.ctypes.data, 0, 0, 0)
             for lane in range(count):
                 if (wrong >> lane) & 1:
                     settle_tile(entries, rows, cols, flags, lane, n, work)
@@ -126,3 +117,10 @@ def set_scales(scale, peaks, largest):
     """What brings each tile's largest magnitude to `largest`."""
     for lane in range(LANES):
         scale[lane] = largest / np.float64(peaks[lane]) if peaks[lane] > 0 else 0.0
+
+
+@helper
+def flag_wide(wide, tile, count, peak, total, m):
+    """Flag the tiles that hold an infinity, or whose scores nearly vanish beside the largest."""
+    for lane in range(count):
+        wide[tile + lane] = peak[lane] >= INFINITE or (0 < peak[lane] and total[lane] < VANISHING * m * m)

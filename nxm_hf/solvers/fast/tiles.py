@@ -1,8 +1,11 @@
 """What is done to the rows and columns of sixteen m x m tiles at a time; entry (i, j) of all stands in one vector."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import reduce
 
 from llvmlite import ir
+from numba.core import cgutils
 
 from nxm_hf.solvers.fast.vectors import (
     I8,
@@ -53,49 +56,74 @@ def spread_row(b: Builder, n: int, m: int, row: Value, entries: Value, peak: Val
     return NOTHING
 
 
-def round_row(b: Builder, n: int, m: int, entries: Value, scale: Value, total: Value, _: Value) -> Value:
+def round_all(b: Builder, n: int, m: int, entries: Value, scale: Value, total: Value, _: Value) -> Value:
     """From floats to whole numbers, in place: times a double of each tile, and rounded; what is infinite becomes 0.
 
     `total`, floats, grows by their magnitudes.
     """
     scales = b.load(b.inttoptr(scale, DOUBLE.as_pointer()), align=8)
     half, less = (ir.Constant(DOUBLE, [number] * LANES) for number in (0.5, -0.5))
-    sums = b.bitcast(load(b, total, 0), FLOAT)
-    for j in range(m):
-        bits = load(b, entries, LANES * j)
+    with _each(b, m * m) as (at,):
+        bits = load(b, entries, at)
         bits = b.select(b.icmp_signed("<", magnitude(b, bits), splat(INFINITE)), bits, splat(0))
         scaled = b.fmul(b.fpext(b.bitcast(bits, FLOAT), DOUBLE), scales)
         nearest = b.fadd(scaled, b.select(b.icmp_signed("<", bits, splat(0)), less, half))
         whole = b.fptosi(nearest, vector_of(I32))
-        store(b, whole, entries, LANES * j)
-        sums = b.fadd(sums, b.sitofp(maximum(b, whole, b.neg(whole)), FLOAT))
-    store(b, b.bitcast(sums, vector_of(I32)), total, 0)
+        store(b, whole, entries, at)
+        size = b.sitofp(maximum(b, whole, b.neg(whole)), FLOAT)
+        store(b, b.bitcast(b.fadd(b.bitcast(load(b, total, 0), FLOAT), size), vector_of(I32)), total, 0)
     return NOTHING
 
 
-def price_line(b: Builder, n: int, m: int, line: Value, stride: Value, prices: Value, price: Value) -> Value:
-    """The price of a row or column: halfway between the n-th and the next of what the others' prices leave of it."""
-    at = [b.mul(stride, ir.Constant(I64, j)) for j in range(m)]
-    left = [b.sub(load(b, line, at[j]), load(b, prices, LANES * j)) for j in range(m)]
+def price_rows(b: Builder, n: int, m: int, entries: Value, cols: Value, rows: Value, _: Value) -> Value:
+    """The price of each row, given those of the columns."""
+    with _each(b, m, LANES * m, LANES) as (line, at):
+        store(b, _price(b, n, entries, line, LANES, cols, m), rows, at)
+    return NOTHING
+
+
+def price_cols(b: Builder, n: int, m: int, entries: Value, rows: Value, cols: Value, _: Value) -> Value:
+    """The price of each column, given those of the rows."""
+    with _each(b, m) as (line,):
+        store(b, _price(b, n, entries, line, LANES * m, rows, m), cols, line)
+    return NOTHING
+
+
+def _price(b: Builder, n: int, entries: Value, line: Value, stride: int, prices: Value, m: int) -> Value:
+    """Halfway between the n-th and the next of what the others' prices leave of a line."""
+    places = [b.add(line, ir.Constant(I64, stride * j)) for j in range(m)]
+    left = [b.sub(load(b, entries, at), load(b, prices, LANES * j)) for j, at in enumerate(places)]
     high, low = ranked(b, left, n - 1, n)
-    store(b, b.add(low, b.ashr(b.sub(high, low), splat(1))), price, 0)
-    return NOTHING
+    return b.add(low, b.ashr(b.sub(high, low), splat(1)))
 
 
-def keep_row(b: Builder, n: int, m: int, entries: Value, price: Value, prices: Value, flags: Value) -> Value:
+def keep_all(b: Builder, n: int, m: int, entries: Value, rows: Value, cols: Value, flags: Value) -> Value:
     """Flag what is worth more than its row's and column's prices."""
-    own = load(b, price, 0)
-    for j in range(m):
-        more = b.icmp_signed(">", b.sub(load(b, entries, LANES * j), own), load(b, prices, LANES * j))
-        store(b, b.zext(more, vector_of(I8)), flags, LANES * j, I8)
+    with _each(b, m, LANES * m, LANES) as (line, row):
+        own = load(b, rows, row)
+        for j in range(m):
+            at = b.add(line, ir.Constant(I64, LANES * j))
+            more = b.icmp_signed(">", b.sub(load(b, entries, at), own), load(b, cols, LANES * j))
+            store(b, b.zext(more, vector_of(I8)), flags, at, I8)
     return NOTHING
 
 
-def miscounted(b: Builder, n: int, m: int, flags: Value, stride: Value, _: Value, __: Value) -> Value:
+def miscounted(b: Builder, n: int, m: int, flags: Value, _: Value, __: Value, ___: Value) -> Value:
     """The tiles, as bits of a number, with more or fewer than n flags in a row or column."""
-    each = [load(b, flags, b.mul(stride, ir.Constant(I64, j)), I8) for j in range(m)]
-    wrong = b.icmp_signed("!=", reduce(b.add, each), splat(n))
-    return b.zext(b.bitcast(wrong, ir.IntType(LANES)), I64)
+    wrong = cgutils.alloca_once_value(b, splat(0, ir.IntType(1)))
+    for step, stride in ((LANES * m, LANES), (LANES, LANES * m)):
+        with _each(b, m, step) as (line,):
+            entries = [load(b, flags, b.add(line, ir.Constant(I64, stride * j)), I8) for j in range(m)]
+            amiss = b.icmp_signed("!=", reduce(b.add, entries), splat(n))
+            b.store(b.or_(b.load(wrong), amiss), wrong)
+    return b.zext(b.bitcast(b.load(wrong), ir.IntType(LANES)), I64)
+
+
+@contextmanager
+def _each(b: Builder, times: int, *steps: int) -> Iterator[list[Value]]:
+    """A loop of compiled code; the multiples of these steps, or of a vector."""
+    with cgutils.for_range(b, ir.Constant(I64, times)) as loop:
+        yield [b.mul(loop.index, ir.Constant(I64, step)) for step in steps or (LANES,)]
 
 
 def gather_row(b: Builder, n: int, m: int, flags: Value, row: Value, _: Value, __: Value) -> Value:
