@@ -141,8 +141,6 @@ class NxMConfig(PushToHubMixin):
                 f"There is no {', '.join(map(repr, wrong))} to set; the recipe {self.recipe!r} has "
                 f"{', '.join(known) or 'no settings'}, and the config has {', '.join(names)}."
             )
-        if recipe == self.recipe:
-            own.setdefault("settle", self.phases[1])  # searching for a rho does not turn off what "auto" settles
         return replace(self, **own, settings={**self.settings, **changes})
 
     def keeping_masks(self) -> "NxMConfig":

@@ -23,7 +23,7 @@ from nxm_hf.sampling import ANALYSIS_FILE, in_mask
 
 SECTIONS = ["summary", "curves", "layers", "density", "weights", "flops", "config", "environment", "verification"]
 VOID = {"meta", "br", "hr", "img", "link", "input", "wbr"}
-RECIPES = {"admm": dict(settings={"steps": 3}), "sr-ste": {}, "rigl": dict(settings={"every": 2})}
+RECIPES = {"admm": dict(settings={"steps": 3, "rho": 0.01}), "sr-ste": {}, "rigl": dict(settings={"every": 2})}
 
 
 def _trainer(folder, recipe="sr-ste", callbacks=(AnalysisCallback,), kind=NxMTrainer, **changes):
