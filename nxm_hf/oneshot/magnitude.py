@@ -11,7 +11,7 @@ from nxm_hf.patterns import Pattern
 
 @dataclass(frozen=True)
 class Magnitude(OneShot):
-    """Keep the largest |W|; nothing has to be known of the inputs.
+    """Keep the largest weights; nothing has to be known of the inputs.
 
     Reference: Mishra et al., 2021, https://arxiv.org/abs/2104.08378
     Relations: what every other method is measured against, and what they do where calibration saw no input.

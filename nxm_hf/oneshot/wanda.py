@@ -10,7 +10,7 @@ from nxm_hf.patterns import Pattern
 
 @dataclass(frozen=True)
 class Wanda(OneShot):
-    """Keep the largest |W_ij| ||x_j||, the share of each weight in the output; kept weights stay as they are.
+    """Keep the largest weights once each is multiplied by the norm of its input; kept weights stay as they are.
 
     Reference: Sun et al., 2023, https://arxiv.org/abs/2306.11695
     Relations: `magnitude` with the inputs taken into account one by one; `sparsegpt` also knows how they go together.
