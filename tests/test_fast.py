@@ -190,7 +190,7 @@ def run(code: str, **environment) -> None:
     """Run code in a Python of its own."""
     head = "import os, sys, torch\ntorch.manual_seed(0)\n"
     words = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
-    done = subprocess.run([sys.executable, "-c", head + code], env=words, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", head + code], env=words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 

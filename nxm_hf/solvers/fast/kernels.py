@@ -23,7 +23,6 @@ from nxm_hf.solvers.fast.inlining import (
     spread_row,
 )
 from nxm_hf.solvers.fast.paths import settle_tile, workspace
-from nxm_hf.solvers.fast.tiles import INFINITE
 from nxm_hf.solvers.fast.vectors import LANES
 
 Kernel = Callable[..., int]
@@ -121,6 +120,6 @@ def set_scales(scale, peaks, largest):
 
 @helper
 def flag_wide(wide, tile, count, peak, total, m):
-    """Flag the tiles that hold an infinity, or whose scores nearly vanish beside the largest."""
+    """Flag the tiles whose scores nearly vanish beside the largest, as all do beside an infinity."""
     for lane in range(count):
-        wide[tile + lane] = peak[lane] >= INFINITE or (0 < peak[lane] and total[lane] < VANISHING * m * m)
+        wide[tile + lane] = 0 < peak[lane] and total[lane] < VANISHING * m * m
