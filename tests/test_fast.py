@@ -237,5 +237,25 @@ for text in ("2:4", "4:8-transposable", "unstructured:0.5"):
 """)
 
 
+@pytest.mark.parametrize("fault", ["wrong", "raised"])
+def test_a_kernel_that_does_not_work_here_is_never_asked_again(fault, monkeypatch):
+    """As on a machine whose compiler takes our vector code for something else, or refuses it."""
+    from nxm_hf.solvers.fast import launching
+
+    def broken(*words):
+        if fault == "raised":
+            raise RuntimeError("LLVM has no such instruction")
+        return [0]
+
+    monkeypatch.setattr(launching, "over_groups", broken)
+    fast.tier.cache_clear()
+    try:
+        scores = torch.randn(512, 512)
+        mask = parse("2:4").mask(scores)
+        assert fast.tier() is None and parse("2:4").violations(mask) == 0 and int(mask.sum()) == mask.numel() // 2
+    finally:
+        fast.tier.cache_clear()
+
+
 def test_every_solver_of_the_fast_tier_is_the_first_of_its_kind():
     assert all(SOLVERS[kind][0] is solver for kind, solver in fast.FAST.items())

@@ -23,12 +23,15 @@ GROUPS = (2, 4, 8, 16, 32)  # an m for which sixteen groups fill whole vectors
 
 @cache
 def tier() -> ModuleType | None:
-    """What launches the kernels, if numba can be imported."""
+    """What launches the kernels, if numba can be imported and compiles one that is right."""
     try:
         from nxm_hf.solvers.fast import launching
-    except Exception:  # a numba that does not fit its NumPy or Python fails in many ways, and none is ours to report
+
+        return launching if launching.works() else None
+    except (
+        Exception
+    ):  # a numba that does not fit its NumPy, Python or CPU fails in many ways, and none is ours to report
         return None
-    return launching
 
 
 @contextmanager
