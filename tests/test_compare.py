@@ -448,7 +448,7 @@ def test_a_line_that_another_is_writing_is_waited_for_and_not_cut_off(tmp_path):
 
 def study(folder: Path, model: str, seeds=(0, 1, 2), with_rows: bool = True) -> list[dict]:
     """Four arms on two tasks, with the numbers that a page is to show."""
-    rights = {"dense": 0.95, "asp": 0.6, "admm rho=0.01": 0.8, "admm teacher=dense": 0.85}
+    rights = {"dense": 0.95, "asp": 0.6, "admm rho=0.01": 0.8, "admm rho=0.01 teacher=dense": 0.85}
     records = [
         made_record(Cell(task, recipe, seed, POINT, model=model), right)
         | ({"teacher": "t", "teacher_seconds": 5.0} if "teacher" in recipe else {})
@@ -479,7 +479,7 @@ def test_the_page_shows_the_scores_of_the_records(page):
     records, text, folder = page
     assert (folder / PAGE).read_text() == text + "\n"
     shown = table_rows(text, "mrpc", 0)
-    for recipe in ("dense", "asp", "admm rho=0.01", "admm teacher=dense"):
+    for recipe in ("dense", "asp", "admm rho=0.01", "admm rho=0.01 teacher=dense"):
         mine = [record for record in records if (record["task"], record["recipe"]) == ("mrpc", recipe)]
         for column, name in ((1, "eval_f1"), (2, "eval_accuracy")):
             values = [record["metrics"][name] for record in mine]
@@ -499,8 +499,8 @@ def test_the_page_shows_what_differs_and_what_it_cost(page):
     assert re.fullmatch(r"\+0\.\d+ \[[+-]0\.\d+, \+0\.\d+\]", differences["admm rho=0.01"][0])
     assert costs["dense"][0] == "1.000" and float(costs["asp"][0]) < 1
     taught = float(costs["admm rho=0.01"][0]) + 4 / 3  # the teacher's training, and the forward third of each step
-    assert float(costs["admm teacher=dense"][0]) == pytest.approx(taught, abs=0.002)
-    assert costs["admm teacher=dense"][3] == "15" and costs["asp"][3] == "10"
+    assert float(costs["admm rho=0.01 teacher=dense"][0]) == pytest.approx(taught, abs=0.002)
+    assert costs["admm rho=0.01 teacher=dense"][3] == "15" and costs["asp"][3] == "10"
     assert costs["asp"][2] == "0.195" and costs["dense"][1:3] == ["-", "-"]
 
 
