@@ -83,7 +83,7 @@ class ADMM(Method):
         return state["rho"].item()
 
 
-PULL_OVER_GRADIENT = 3.0
+PULL_OVER_GRADIENT = 0.03
 
 
 def _unmeasured():
