@@ -3,16 +3,15 @@
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from nxm_hf import oneshot
+from nxm_hf.analysis.work import still
 from nxm_hf.config import NxMConfig
 from nxm_hf.families.blocks import bare
 from nxm_hf.oneshot import OneShot
@@ -67,7 +66,7 @@ def prune(
     _check_numbers(plan)
     batches = None if calibration is None else make_batches(calibration, bare(model), tokenizer, sampling)
     remove_stamp(model)
-    with _looking(model):
+    with still(model):
         layers = prune_blocks(bare(model), plan, pruner, batches, inputs == "dense", shelf)
     verify_targets(plan.targets).raise_for_problems()
     outcome = _outcome(pruner, layers, plan, batches, begin)
@@ -101,19 +100,6 @@ def _check_numbers(plan: Plan) -> None:
             raise ValueError(f"{target.name} is on the meta device and has no numbers. Load the model whole.")
         if count := int(weight.isnan().sum()):
             raise ValueError(f"{target.name} holds {count} NaN, of which no mask can be made. Load another checkpoint.")
-
-
-@contextmanager
-def _looking(model: nn.Module):
-    """Meanwhile the model is in evaluation mode and nothing is differentiated; modules come back as they were."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _outcome(
