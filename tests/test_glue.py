@@ -198,8 +198,11 @@ def test_the_same_command_goes_on_from_the_newest_whole_checkpoint(shape, tmp_pa
     folder = write(tmp_path / "rows", "mrpc", "parquet", {"train": 40, "validation": 8})
     options = f"--task_name mrpc --dataset_name {folder} --lr_scheduler_type constant"
     saving = "--save_strategy steps --save_steps 2"
+    written = []
     for out, steps in (("unbroken", 4), ("broken", 2), ("broken", 4)):
         main(words(shape, tmp_path / out, f"{options} {saving} --max_steps {steps}", recipe="ste"))
+        written.append((tmp_path / out / "checkpoint-2/trainer_state.json").stat().st_mtime_ns)
+    assert written[1] == written[2], "it began again, and wrote its first checkpoint anew"
     one, other = (load_file(tmp_path / out / "model.safetensors") for out in ("unbroken", "broken"))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     assert json.loads((tmp_path / "broken/trainer_state.json").read_text())["global_step"] == 4
