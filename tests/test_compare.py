@@ -24,6 +24,7 @@ from comparing import arms, measures
 from comparing.cells import Cell, check_cell, check_more, read_recipe
 from comparing.comparison import PAGE, render
 from comparing.results import Plan, Results
+from comparing.search import Search, read_space
 from comparing.shapes import Shape, diversity, flops, nonzero, option, small
 from comparing.workshop import RECORD, CellsFailed, Workshop
 from filelock import FileLock
@@ -692,6 +693,20 @@ def test_a_search_goes_on_where_it_was_and_ends_with_the_best_point(model, rows,
     compare.main(words)
     assert "9 of 9 trials are finished" in capsys.readouterr().out
     assert not list((tmp_path / "cells").glob("*.log"))  # every trial was there already
+
+
+def test_searches_that_share_a_study_try_different_points_and_again_the_same(model, tmp_path):
+    """Whoever else is at work: two that begin together once drew the same chance, and each point was tried twice."""
+    pytest.importorskip("optuna")
+    cell, space = Cell("mrpc", "asp", 0, POINT, 0.1, model), read_space(["learning_rate=1e-5:1e-3:log"])
+    drawn = []
+    for folder in ("first", "again"):
+        storage = f"sqlite:///{tmp_path / folder}.db"
+        searches = [Search(Workshop(tmp_path, [""], False), space, 4, [0], storage) for _ in range(2)]
+        studies = [search.study(cell) for search in searches]
+        asked = [search.ask(study) for search, study in zip(searches, studies, strict=True)]
+        drawn.append([space["learning_rate"].suggest(trial, "learning_rate") for trial in asked])
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 2
 
 
 def test_a_search_without_optuna_says_what_to_install(model, rows, tmp_path, monkeypatch):

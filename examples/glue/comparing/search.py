@@ -1,7 +1,6 @@
 """Search: Optuna's TPE over a space of settings, on rows held out of training; studies are shared by a URL."""
 
 import math
-import platform
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,7 +82,7 @@ class Search:
 
     def run(self, cells: Sequence[Cell]) -> list[Point]:
         """The best point for each of these cells, whose own grid and seed a trial changes."""
-        studies = [self._study(cell) for cell in cells]
+        studies = [self.study(cell) for cell in cells]
         jobs = []
         for study, cell in zip(studies, cells, strict=True):
             left = max(self.trials - len(finished(study)), 0)
@@ -93,21 +92,27 @@ class Search:
         self.workshop.spread(lambda job: self._try(*job), jobs)
         return [self._best(study, cell) for study, cell in zip(studies, cells, strict=True)]
 
-    def _study(self, cell: Cell):
+    def study(self, cell: Cell):
+        """The study of a cell, or what is there of it."""
         optuna = optuna_itself()
         # The name of the cell tells everything that must be equal for trials to be comparable.
         told = repr(sorted(self.space.items()))
         name = f"{cell.name}-{zlib.crc32(told.encode()):08x}"
-        study = optuna.create_study(study_name=name, storage=self.storage, direction="maximize", load_if_exists=True)
-        # Another start on each machine and on each run, or else they would all try the same points first.
-        seed = zlib.crc32(f"{platform.node()} {len(study.trials)}".encode())
-        study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-        return study
+        return optuna.create_study(study_name=name, storage=self.storage, direction="maximize", load_if_exists=True)
+
+    def ask(self, study):
+        """A trial that draws by its number: no two processes try the same points, and a search can be repeated."""
+        optuna = optuna_itself()
+        own = optuna.load_study(study_name=study.study_name, storage=self.storage)  # a sampler belongs to a study
+        trial = own.ask()
+        seed = zlib.crc32(f"{study.study_name} {trial.number}".encode())
+        own.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        return trial
 
     def _try(self, study, cell: Cell) -> None:
         if len(finished(study)) >= self.trials:  # by another machine, meanwhile
             return
-        trial = study.ask()
+        trial = self.ask(study)
         point = self._point(cell, lambda key, axis: axis.suggest(trial, key))
         trial.set_user_attr("point", [list(pair) for pair in point])
         records = [self.workshop.finish(replace(cell, seed=seed, grid=point)) for seed in self.seeds]
