@@ -19,6 +19,7 @@ from nxm_hf.identity import check_same_model, check_same_teacher, fingerprints
 from nxm_hf.loops import engine_of
 from nxm_hf.methods import Method
 from nxm_hf.optimizers import unwrapped
+from nxm_hf.pruning.beginning import prune_first
 from nxm_hf.refusals import refuse_unsupported
 from nxm_hf.shipping import TAG, write_record
 from nxm_hf.state import STATE_FILE, read_header, read_state, write_state
@@ -52,6 +53,8 @@ class Bridge(TrainerCallback):
         if folder:
             check_same_model(folder, header, model, self.config)
             check_same_teacher(folder, header, self.teacher and self.teacher.words)
+        else:
+            prune_first(model, self.config, train_dataloader)
         epoch = _steps_per_epoch(args, train_dataloader)
         self.engine = Engine(model, unwrapped(optimizer), self.config, state.max_steps, epoch, args.seed)
         if folder:
@@ -223,8 +226,7 @@ class AnalysisCallback(TrainerCallback):
             logger.warning("AnalysisCallback writes nothing: this training makes no layer sparse.")
         elif state.is_world_process_zero:
             self._engine = engine
-            resumed = sampling.resumed(args.output_dir, state.global_step, engine)
-            self._words = resumed or sampling.begun(engine, args.seed)
+            self._words = sampling.opened(args.output_dir, state.global_step, engine, args.seed)
             if not self._words["records"]:
                 self._look(args, state)
 

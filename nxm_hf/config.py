@@ -73,6 +73,11 @@ class NxMConfig(PushToHubMixin):
         for pattern in self.patterns().values():  # a setting that is wrong fails here
             if not isinstance(pattern, Dense):
                 self.method(pattern)
+        if self.pruned_by and self.warmup:
+            raise ValueError(
+                f"{self.recipe} with {self.settings} prunes before the first step, so no warm-up can be before it; got "
+                f'warmup={self.warmup}. Leave warmup out, or train with recipe="dense" first and start from that.'
+            )
 
     def _check_words(self) -> None:
         if self.on_indivisible not in ("error", "skip"):
@@ -115,6 +120,15 @@ class NxMConfig(PushToHubMixin):
         """
         own = 0.0 if isinstance(self.recipe, Method) else recipes.RECIPES.settle(self.recipe, self.settings)
         return self.warmup, self.settle or own
+
+    @property
+    def pruned_by(self) -> str | None:
+        """The method of `nxm_hf.prune` that has made the model sparse when training begins, if the recipe has one.
+
+        >>> NxMConfig("asp", settings={"scores": "sparsegpt"}).pruned_by, NxMConfig("asp").pruned_by
+        ('sparsegpt', None)
+        """
+        return None if isinstance(self.recipe, Method) else recipes.RECIPES.pruned_by(self.recipe, self.settings)
 
     def stages(self, pattern: Pattern) -> tuple[Pattern, ...]:
         """Every pattern that a weight goes through on its way to this one."""

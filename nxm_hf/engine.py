@@ -19,7 +19,7 @@ from nxm_hf.optimizers import Moments, check_moments
 from nxm_hf.schedules import Clock
 from nxm_hf.stamp import put_stamp, remove_stamp
 from nxm_hf.state import Header, Tensors, by_layer, check_same_run, pack, unpack
-from nxm_hf.targets import Target, check_held, check_trainable, resolve
+from nxm_hf.targets import Target, check_held, check_pruned, check_trainable, resolve
 from nxm_hf.verification import verify_targets
 
 logger = logging.getLogger("nxm_hf")
@@ -47,6 +47,7 @@ class Engine:
         self.plan = resolve(model, config)
         check_trainable(self.plan)
         check_held(self.plan, optimizer)
+        check_pruned(self.plan, config)
         self._methods = {target.name: config.method(target.pattern) for target in self.plan.targets}
         check_moments(optimizer, self._methods.values())
         self._states: dict[str, State] = {}

@@ -47,6 +47,11 @@ def is_due(words: Words, step: int) -> bool:
     return not words["records"] or step >= words["records"][-1]["step"] + words["gap"]
 
 
+def opened(output_dir: str | Path, step: int, engine: Engine, seed: int) -> Words:
+    """What an earlier part of this training has written, or else what is known before anything was looked at."""
+    return resumed(output_dir, step, engine) or begun(engine, seed)
+
+
 def resumed(output_dir: str | Path, step: int, engine: Engine) -> Words | None:
     """What an earlier part of this training has written, up to the step that it is resumed at."""
     path = Path(output_dir) / ANALYSIS_FILE

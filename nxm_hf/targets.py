@@ -106,6 +106,23 @@ def check_held(plan: Plan, optimizer: torch.optim.Optimizer) -> None:
     )
 
 
+def holds_pattern(plan: Plan) -> bool:
+    """Whether every target has its zeros already."""
+    return all(target.pattern.violations(target.matrix()) == 0 for target in plan.targets)
+
+
+def check_pruned(plan: Plan, config: NxMConfig) -> None:
+    """Raise unless a recipe that trains what a method of `prune` has made sparse has such a model."""
+    if config.pruned_by and not holds_pattern(plan):
+        by = config.pruned_by
+        raise ValueError(
+            f"{config.recipe} with {config.settings} trains what {by} has pruned, and this model does not hold "
+            f"{config.pattern!r} yet. A Trainer prunes it from its training data; in a loop of your own call "
+            f'nxm_hf.prune(model, {config.pattern!r}, "{by}", calibration) before attach(...), or load the weights '
+            "that a training saved."
+        )
+
+
 def _check(stages: tuple[Pattern, ...], shape: tuple[int, int]) -> None:
     """Raise unless a weight of this shape can hold the pattern, and every one on the way to it."""
     stages[-1].check(shape)

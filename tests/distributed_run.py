@@ -16,11 +16,13 @@ import torch
 from accelerate import PartialState
 from conftest import make_arguments, make_bert, make_rows
 from torch.distributed import destroy_process_group
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
 import nxm_hf
-from nxm_hf import NxMCallback, NxMTrainer, recipes
+from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, recipes
 from nxm_hf.checkpoints import missing_parts
+from nxm_hf.pruning.beginning import prune_first
 from nxm_hf.state import fingerprint
 
 SPARSE = [name for name in recipes.names() if name != "dense"]
@@ -156,6 +158,13 @@ def untrained(folder: Path) -> dict:
     return {"loss": make_trainer("ste", folder).evaluate()["eval_loss"]}
 
 
+def beginning(folder: Path) -> dict:
+    """What each process has after pruning by rows that are not those of the others."""
+    model, rows = make_bert(), make_rows()[PartialState().process_index * 16 :]
+    prune_first(model, NxMConfig("asp", settings={"scores": "wanda"}), DataLoader(rows, 8))
+    return {"weights": fingerprint(model.named_parameters()), "ok": nxm_hf.verify(model).ok}
+
+
 def machines(folder: Path) -> dict:
     """Every process saves, as if on a machine of its own with a disk of its own."""
     own = folder / f"rank-{PartialState().process_index}"
@@ -171,7 +180,7 @@ def machines(folder: Path) -> dict:
 
 
 BY_RECIPE: dict[str, Callable] = {f.__name__: f for f in (adam, sgd, best, resumed, fewer, callback, derailed)}
-ONCE: dict[str, Callable] = {f.__name__: f for f in (head, plain, untrained, machines)}
+ONCE: dict[str, Callable] = {f.__name__: f for f in (head, plain, untrained, beginning, machines)}
 
 
 def main(checks: str, folder: str) -> None:

@@ -86,7 +86,7 @@ def test_a_file_that_cannot_be_read_is_an_error_that_names_it(name, content, mes
 
 
 def test_what_is_neither_file_nor_data_set_is_an_error_that_says_so(tmp_path):
-    with pytest.raises(ValueError, match="is a directory; calibration needs a file"):
+    with pytest.raises(ValueError, match="is a directory; a file is needed"):
         list(read_texts(tmp_path))
     pytest.importorskip("datasets")
     with pytest.raises(FileNotFoundError, match="nobody/nothing is neither a file nor a data set of the Hub in reach"):

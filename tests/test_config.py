@@ -55,7 +55,7 @@ CONFIGS = [
         ({"settings": "rho=0.01"}, r'a dict such as \{"rho": 0.01\}'),
         ({"settings": '{"rho": 0.01'}, r"settings.*is not JSON"),
         ({"settings": [1]}, r'a dict such as \{"rho": 0.01\}'),
-        ({"recipe": "asp", "settings": {"scores": "random"}}, 'scores="magnitude"'),
+        ({"recipe": "asp", "settings": {"scores": "random"}}, "one of 'magnitude'"),
         ({"recipe": "ste", "settings": {"refresh": 1.5}}, "whole number of at least 1; got 1.5"),
         ({"on_indivisible": "pad"}, '"error" or "skip"; got \'pad\''),
         ({"warmup": -0.1}, "warmup is a fraction.*got -0.1"),

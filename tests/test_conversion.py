@@ -174,11 +174,6 @@ def test_report_draws_each_layer_of_what_was_pruned(dense, texts, tmp_path, caps
     assert run("report", tmp_path / "plain") == 2 and "Prune the model again" in capsys.readouterr().err
 
 
-def test_asp_with_the_scores_of_a_method_says_what_to_type_instead():
-    with pytest.raises(ValueError, match=r"nxm prune MODEL OUT --pattern 4:8 --method sparsegpt --calibration FILE"):
-        NxMConfig("asp", "4:8", {"scores": "sparsegpt"})
-
-
 # -- killed ----------------------------------------------------------------------------------------------------------
 
 

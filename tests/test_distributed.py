@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_arguments, make_bert, make_rows
-from distributed_run import SGD, SPARSE, train
+from distributed_run import SGD, SPARSE, beginning, train
 from safetensors.torch import load_file
 from transformers import Trainer
 
@@ -73,7 +73,7 @@ def one(folder):
 @pytest.fixture(scope="module")
 def two(folder, one):
     """The facts of two processes of `torchrun`."""
-    return launch(TORCHRUN, "adam,sgd,best,resumed,fewer,callback,derailed,head,plain,untrained", folder)
+    return launch(TORCHRUN, "adam,sgd,best,resumed,fewer,callback,derailed,head,plain,untrained,beginning", folder)
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +157,10 @@ def test_the_loss_of_an_evaluation_before_training_counts_once(two, folder):
         "eval_loss"
     ]
     assert [facts["untrained"]["loss"] for facts in two] == pytest.approx([alone] * 2, abs=1e-6)
+
+
+def test_before_training_all_processes_get_what_the_first_one_pruned(two, folder):
+    assert [facts["beginning"] for facts in two] == [beginning(folder)] * 2 and two[0]["beginning"]["ok"]
 
 
 @pytest.mark.parametrize("recipe", SPARSE)

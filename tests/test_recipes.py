@@ -18,7 +18,7 @@ PATTERN, START = NM(2, 4), Clock(0, 10, epoch=5)
 
 # What else a setting can be, where that does not follow from its default, and what it needs beside it.
 OTHERS = {
-    ("asp", "scores"): None,  # has one value so far
+    ("asp", "scores"): None,  # looks at data, which a toy loop has none of; tested by itself
     ("reset", "reset_moments"): ({}, "both"),
     ("mask-decay", "schedule"): ({}, "exponential"),
     ("mask-decay", "rate"): ({}, 0.01),
@@ -180,7 +180,7 @@ def test_wrong_settings_of_admm_say_what_to_set(settings, says):
 
 
 def test_asp_names_the_scores_it_knows():
-    with pytest.raises(ValueError, match='"magnitude"'):
+    with pytest.raises(ValueError, match="one of 'magnitude', 'wanda', 'sparsegpt', 'adaprune', 'alps'; got 'random'"):
         NxMConfig("asp", settings={"scores": "random"})
 
 

@@ -13,7 +13,7 @@ from nxm_hf.families.blocks import blocks
 from nxm_hf.layers import find_layers
 from nxm_hf.oneshot import Inputs, OneShot
 from nxm_hf.patterns import parse
-from nxm_hf.pruning.gathering import Gathering
+from nxm_hf.pruning.gathering import PANEL, Gathering, Sums
 from nxm_hf.pruning.walk import Walk
 
 NO_TOKENS = (
@@ -71,6 +71,15 @@ def literal_rows(layer, x, batch):
 
 def grouped(layer) -> bool:
     return isinstance(layer.module, nn.Conv1d) and layer.module.groups > 1
+
+
+def test_a_gram_matrix_that_is_summed_in_panels_is_whole():
+    x = torch.randn(30, 2 * PANEL + 76)
+    sums = Sums(x.shape[1], x.device)
+    for part in x.split(20):
+        sums.add(part, 0)
+    torch.testing.assert_close(sums.gram, x.double().T @ x.double(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(sums.gram, sums.gram.T)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -62,10 +62,10 @@ def make_batches(
         if isinstance(first, Mapping) and any(isinstance(value, Tensor) for value in first.values()):
             return [dict(batch) for batch in calibration]
     _check_reads_text(model)
-    tokenizer = tokenizer or _tokenizer_of(model)
+    tokenizer = tokenizer or tokenizer_of(model)
     texts = _enough(read_texts(calibration, sampling.columns), sampling)
     pack = from_place and not _around(tokenizer)[1] if sampling.pack is None else sampling.pack
-    room = _longest(model, tokenizer, sampling.length)
+    room = longest(model, tokenizer, sampling.length)
     sequences = _packed(texts, tokenizer, room) if pack else _cut(texts, tokenizer, room)
     chosen = _spread(sequences, sampling.samples)
     _check_vocabulary(chosen, model, tokenizer)
@@ -82,7 +82,7 @@ def _check_reads_text(model: nn.Module) -> None:
         )
 
 
-def _tokenizer_of(model: nn.Module) -> PreTrainedTokenizerBase:
+def tokenizer_of(model: nn.Module) -> PreTrainedTokenizerBase:
     """That of the directory or repository which the model is from."""
     place = getattr(model, "name_or_path", "")
     how = "Pass tokenizer=AutoTokenizer.from_pretrained(...), or ready batches."
@@ -108,7 +108,7 @@ def _enough(texts: Iterable[str], sampling: Sampling) -> list[str]:
     return found
 
 
-def _longest(model: nn.Module, tokenizer: PreTrainedTokenizerBase, length: int) -> int:
+def longest(model: nn.Module, tokenizer: PreTrainedTokenizerBase, length: int) -> int:
     """The length that is asked for, or the longest that model and tokenizer take."""
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     limits = [limit for limit in (positions, tokenizer.model_max_length) if isinstance(limit, int) and limit > 0]

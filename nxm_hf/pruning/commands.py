@@ -13,6 +13,9 @@ Wanted = Annotated[str, "where zeros may stand, as 2:4 (default), or by role as 
 To = Annotated[str, "where zeros may stand, as 4:8, or by role as JSON"]
 Method = Annotated[str, f"{', '.join(oneshot.names())} (default: %(default)s)"]
 Texts = Annotated[str, "a file of texts (.txt, .parquet, .csv, .jsonl), or a data set of the Hub; magnitude needs none"]
+Labelled = Annotated[
+    str, "labelled rows (.parquet, .csv, .jsonl: one or two columns of text, and label) to be judged on"
+]
 Columns = Annotated[list[str], "the columns of the file to read (default: the first that holds text)"]
 Samples = Annotated[int, "how many sequences are read (default: %(default)s)"]
 Length = Annotated[int, "tokens of each (default: %(default)s)"]
@@ -41,6 +44,7 @@ def prune_command(
     on_indivisible: Unfit = "error",
     tokenizer: Tokenizer = "",
     settings: Settings = "",
+    eval: Labelled = "",
 ) -> int:
     """Make a saved model sparse without training, from a few sentences.
 
@@ -56,6 +60,7 @@ def prune_command(
         include=include or None,
         exclude=exclude or None,
         on_indivisible=on_indivisible,
+        evaluation=eval or None,
     )
     print(outcome)
     return 0
@@ -75,6 +80,7 @@ def convert_command(
     exclude: Entries = (),
     on_indivisible: Unfit = "error",
     settings: Settings = "",
+    eval: Labelled = "",
 ) -> int:
     """Bring a saved model to another pattern without training.
 
@@ -93,4 +99,5 @@ def convert_command(
         exclude=exclude,
         on_indivisible=on_indivisible,
         settings=settings,
+        eval=eval,
     )

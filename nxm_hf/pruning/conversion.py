@@ -41,12 +41,14 @@ def prune_directory(
     tokenizer: str | None = None,
     sampling: Sampling | None = None,
     settings: dict[str, Any] | str | None = None,
+    evaluation: str | Path | None = None,
     **choices: Any,
 ) -> Outcome:
     """Load a model, `prune` it, and save it to `out` with its tokenizer and all else that lay beside it.
 
-    `choices` are those of `prune`: include, exclude, on_indivisible and inputs. A job that was killed goes on when it
-    is asked for again in the same words: finished blocks lie in a hidden folder beside `out` until it is whole.
+    `evaluation` and `choices` are as in `prune`: include, exclude, on_indivisible and inputs. A job that was killed
+    goes on when it is asked for again in the same words: finished blocks lie in a hidden folder beside `out` until it
+    is whole.
     """
     out = Path(out)
     _check_free(out)
@@ -57,7 +59,7 @@ def prune_directory(
     texts = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
     batches = None if calibration is None else make_batches(calibration, model, texts, sampling)
     shelf = BlockShelf(out.parent / f".{out.name}.unfinished", _job(model, batches, pattern, method, settings, choices))
-    outcome = prune(model, pattern, method, batches, shelf=shelf, **choices, **settings)
+    outcome = prune(model, pattern, method, batches, texts, evaluation=evaluation, shelf=shelf, **choices, **settings)
     whole = shelf.folder / "whole"
     _write(model, outcome, Path(source), whole)
     os.rename(whole, out)

@@ -11,13 +11,14 @@ from nxm_hf.layers import Layer
 from nxm_hf.oneshot import Inputs
 
 SAMPLE = 4096  # how many inputs a sample holds, at most
+PANEL = 512  # rows of a Gram matrix that are summed at a time, each from the diagonal on
 
 
 class Sums:
     """Sums over the inputs of one place: their Gram matrix, their sum, how many there were, and a sample of them."""
 
     def __init__(self, width: int, device: torch.device):
-        self.gram = torch.zeros(width, width, dtype=torch.float64, device=device)
+        self._upper = torch.zeros(width, width, dtype=torch.float64, device=device)  # half of the Gram matrix
         self.sum = torch.zeros(width, dtype=torch.float64, device=device)
         self.count = 0
         self.sampled: list[Tensor] = []
@@ -25,11 +26,17 @@ class Sums:
     def add(self, x: Tensor, share: int) -> None:
         """Add inputs [tokens, in], and up to `share` of them, from all over, to the sample."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        self.gram += x.T @ x  # each product in fp32, their sum in fp64
+        for begin in range(0, x.shape[1], PANEL):  # each product in fp32, their sum in fp64
+            self._upper[begin : begin + PANEL, begin:] += x[:, begin : begin + PANEL].T @ x[:, begin:]
         self.sum += x.sum(0)
         self.count += len(x)
         if share and len(x):
             self.sampled.append(x[:: -(-len(x) // share)].clone())
+
+    @property
+    def gram(self) -> Tensor:
+        """The whole of it."""
+        return self._upper.triu() + self._upper.triu(1).T
 
     def inputs(self, others: Sequence["Sums"] = ()) -> Inputs:
         """All that was added, here and to others, which are sums of the same width."""

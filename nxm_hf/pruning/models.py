@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from nxm_hf.families.blocks import bare
 from nxm_hf.oneshot import OneShot
 from nxm_hf.pruning.blockwise import Shelf, prune_blocks
 from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
+from nxm_hf.pruning.evaluation import Evaluation
 from nxm_hf.pruning.outcome import LayerOutcome, Outcome, made_by, peak_memory
 from nxm_hf.stamp import put_stamp, remove_stamp
 from nxm_hf.targets import Plan, resolve
@@ -41,6 +42,7 @@ def prune(
     batch_size: int = 8,
     pack: bool | None = None,
     columns: str | Sequence[str] | None = None,
+    evaluation: str | Path | Iterable | None = None,
     shelf: Shelf | None = None,
     **settings: Any,
 ) -> Outcome:
@@ -50,20 +52,24 @@ def prune(
     layer, so they need `calibration`: a list of texts, a file (.txt, .parquet, .csv, .jsonl), the name of a data set
     on the Hub, or ready batches. Of texts, `samples` sequences of `length` tokens are read with `tokenizer`, by
     default that of the model's own directory. `inputs` are those that blocks pruned before give ("pruned"), or those
-    of the dense model ("dense"). `pattern`, `include`, `exclude` and `on_indivisible` are as in `NxMConfig`.
+    of the dense model ("dense"). `evaluation` is what to judge a model for classification or regression by, before
+    and after: labelled rows, in a file or a list, with one or two columns of text and `label`. `pattern`, `include`,
+    `exclude` and `on_indivisible` are as in `NxMConfig`.
 
     >>> from transformers import BertConfig, BertModel
     >>> model = BertModel(BertConfig(hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=1))
     >>> prune(model, "1:4").density
     0.25
     """
-    begin = time.perf_counter()
     config = NxMConfig("asp", pattern, include=include, exclude=exclude, on_indivisible=on_indivisible)
     sampling = Sampling(samples, length, batch_size, pack, columns)
     pruner = method if isinstance(method, OneShot) else oneshot.make(method, **settings)
     _check(config, pruner, calibration, inputs, settings if pruner is method else {})
     plan = resolve(model, config)
     _check_numbers(plan)
+    asked = None if evaluation is None else Evaluation.of(evaluation, bare(model), tokenizer)
+    before = asked and asked(bare(model))
+    begin = time.perf_counter()
     batches = None if calibration is None else make_batches(calibration, bare(model), tokenizer, sampling)
     remove_stamp(model)
     with still(model):
@@ -71,6 +77,9 @@ def prune(
     verify_targets(plan.targets).raise_for_problems()
     outcome = _outcome(pruner, layers, plan, batches, begin)
     put_stamp(model, made_by(outcome, config))
+    if asked:
+        after = asked(bare(model))
+        outcome = replace(outcome, scores={name: (before[name], after[name]) for name in after}, rows=len(asked.labels))
     return outcome
 
 

@@ -47,6 +47,8 @@ class Outcome:
     tokens: int | None = None
     seconds: float = 0.0
     peak_memory: int | None = None  # of the process so far, in bytes
+    scores: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)  # of the task, before and after
+    rows: int = 0  # that they were taken on
 
     @property
     def density(self) -> float:
@@ -78,6 +80,7 @@ class Outcome:
         parts = [table(head, [layer.row() for layer in self.layers]), self._summary()]
         if self.error is not None:
             parts.append("Errors are of the layer's outputs, squared, as a share of the outputs; lower is better.")
+        parts += [f"{name} {said(pair)} on {self.rows} labelled rows" for name, pair in self.scores.items()]
         parts += [f"Left dense: {name}: {why}" for name, why in self.skipped.items()]
         return "\n".join(parts)
 
@@ -112,6 +115,11 @@ def peak_memory() -> int | None:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def said(pair: Sequence[float | None]) -> str:
+    """A score before and after."""
+    return " -> ".join(map(_number, pair))
 
 
 def _number(value: float | None) -> str:

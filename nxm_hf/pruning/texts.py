@@ -1,4 +1,4 @@
-"""Texts: from a list, a file or a Hub data set, for calibration."""
+"""Texts and rows: from a list, a file or a Hub data set, for calibration."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ def read_texts(source: str | Path | Iterable, columns: str | Sequence[str] | Non
     ['One.']
     """
     wanted = as_list("columns", columns)
-    for row in _rows(source) if isinstance(source, (str, Path)) else source:
+    for row in read_rows(source) if isinstance(source, (str, Path)) else source:
         if isinstance(row, Mapping):
             wanted = wanted or [_first_text(row)]
             found = [_cell(row, column) for column in wanted]
@@ -40,10 +40,11 @@ def _cell(row: Mapping[str, Any], column: str) -> Any:
     return row[column]
 
 
-def _rows(source: str | Path) -> Iterator[str | Mapping[str, Any]]:
+def read_rows(source: str | Path) -> Iterator[str | Mapping[str, Any]]:
+    """The rows of a file or of a data set of the Hub; lines, where it has no columns."""
     path = Path(source)
     if path.is_dir():
-        raise ValueError(f"{path} is a directory; calibration needs a file. Name one of those in it.")
+        raise ValueError(f"{path} is a directory; a file is needed. Name one of those in it.")
     if not path.is_file():
         return _hub_rows(str(source))
     return _READERS.get(path.suffix.lower(), _lines)(path)

@@ -21,6 +21,11 @@ class Recipes(Catalogue):
         rule = getattr(self.find(name)[1], "settle", 0.0)
         return rule(**settings) if callable(rule) else rule
 
+    def pruned_by(self, name: str, settings: dict[str, Any]) -> str | None:
+        """The one-shot method that has pruned the model before such a training; None where the recipe needs none."""
+        rule = getattr(self.find(name)[1], "pruned_by", None)
+        return rule(**settings) if rule else None
+
     def make(self, name: str, pattern: Pattern, settings: dict[str, Any]) -> Method:
         """The method of a recipe with these settings."""
         return super().make(name, pattern, **settings)

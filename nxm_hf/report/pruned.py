@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from nxm_hf.pruning.outcome import OUTCOME_FILE
+from nxm_hf.pruning.outcome import OUTCOME_FILE, said
 from nxm_hf.report.style import STYLE
 from nxm_hf.report.tables import Drawn, grid
 from nxm_hf.version import __version__
@@ -37,6 +37,9 @@ def _part(folder: Path) -> str:
     head = ("layer", "role", "shape", "pattern", "density", "energy kept", "error", "", "by magnitude", "", "note")
     table = grid(head, [_row(row, most) for row in rows], heads=1)
     facts = [[key, json.dumps(words[key])] for key in ("method", "settings", "tokens", "seconds", "peak_memory")]
+    facts += [
+        [name, f"{said(pair)} on {words['rows']} labelled rows"] for name, pair in words.get("scores", {}).items()
+    ]
     note = "Errors are of each layer's outputs over the calibration tokens, squared, as a share of the outputs."
     return (
         f'<section id="layers">\n<h2>{escape(folder.resolve().name)}</h2>\n{grid(("name", "value"), facts, heads=1)}'
