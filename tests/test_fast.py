@@ -232,7 +232,7 @@ from nxm_hf.patterns import parse
 from nxm_hf.solvers import choose
 scores = torch.randn(256, 256)
 for text in ("2:4", "4:8-transposable", "unstructured:0.5"):
-    assert choose(scores, parse(text)).__name__ in ("by_network", "by_duals", "by_threshold")
+    assert choose(scores, parse(text)).__name__ in ("by_wins", "by_duals", "by_threshold")
     assert int(parse(text).mask(scores).sum()) == 2**15
 """)
 
