@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nxm_hf.solvers import choose
-from nxm_hf.solvers.fast import suits_groups, suits_weights, tier
+from nxm_hf.solvers.fast import VECTORS, proven, suits_groups, suits_weights, tier
 
 PART = 2**20  # weights gone through at a time: they stay in a CPU's last cache, and calls cost little beside them
 FLAGS = (torch.bool, torch.bool, torch.int8)
@@ -34,7 +34,7 @@ def _refuse(found: str) -> None:
 
 def largest(weight: Tensor, pattern: Any) -> Tensor:
     """The mask of |weight|."""
-    if not suits_groups(weight, pattern):
+    if not suits_groups(weight, pattern, "magnitude_mask"):
         return pattern.mask(weight.abs())
     mask = torch.empty(weight.shape, dtype=torch.bool)
     _over_groups("magnitude_mask", pattern, weight.contiguous(), mask)
@@ -43,7 +43,7 @@ def largest(weight: Tensor, pattern: Any) -> Tensor:
 
 def project(weight: Tensor, pattern: Any) -> Tensor:
     """The nearest weight that holds the pattern, as a new tensor whose zeros are all +0.0."""
-    if suits_groups(weight, pattern):
+    if suits_groups(weight, pattern, "project"):
         result = torch.empty(weight.shape, dtype=weight.dtype)
         _over_groups("project", pattern, weight.contiguous(), result)
         return result
@@ -56,8 +56,8 @@ def project(weight: Tensor, pattern: Any) -> Tensor:
 
 def keep(weight: Tensor, mask: Tensor) -> None:
     """Write true +0.0 where the mask prunes, in place; -0.0 becomes +0.0 everywhere."""
-    if suits_weights(weight, mask):
-        tier().over_entries("keep", [(weight, mask)])
+    if suits_weights(weight, mask) and proven("keep", VECTORS, weight.dtype):
+        tier().over_groups("keep", VECTORS, [(weight, mask)])
         return
     # A product with the mask's bytes takes a sixth of the time of `where` or `masked_fill`, which branch at each entry.
     weight.mul_(mask.view(torch.uint8)).add_(0.0)
@@ -76,7 +76,7 @@ def admm_update(weight: Tensor, r: Tensor, pattern: Any, first: bool, dual: bool
 
     `first`: there is no U yet. Without `dual` there is none ever, and R = Z.
     """
-    if dual and not first and suits_groups(weight, pattern) and suits_weights(weight, r):
+    if dual and not first and suits_weights(weight, r) and suits_groups(weight, pattern, "admm_update"):
         changed = _over_groups("admm_update", pattern, weight, r)
         return _moved(changed, pattern.kept(weight.shape), pattern.kept(weight.shape))
     parts = list(_parts(pattern, weight, r))
@@ -149,7 +149,7 @@ def _count(flags: Tensor) -> int:
 
 def remask(weight: Tensor, mask: Tensor, dense: Tensor, pattern: Any) -> Tensor:
     """A new mask from |W|, in place of the old one; D = W; W = W * mask. How the mask moved."""
-    if suits_groups(weight, pattern) and suits_weights(weight, mask, dense):
+    if suits_weights(weight, mask, dense) and suits_groups(weight, pattern, "remask"):
         found = _over_groups("remask", pattern, weight, mask, dense)
         return _moved(found & 0xFFFFFFFF, found >> 32, pattern.kept(weight.shape))
     new = largest(weight, pattern)
