@@ -13,7 +13,7 @@ from nxm_hf.directories import layer_weights, skeleton
 from nxm_hf.layers import Layer, find_layers, left_dense
 from nxm_hf.patterns import NM
 from nxm_hf.solvers import SOLVERS
-from nxm_hf.solvers.fast import FAST, tier
+from nxm_hf.solvers.fast import FAST, works
 from nxm_hf.table import table
 
 TWO_OF_FOUR = NM(2, 4)  # the one pattern that GPUs have kernels for
@@ -154,11 +154,11 @@ def _title(folder: str | Path, model: nn.Module, config: NxMConfig | None) -> st
 
 
 def _solvers() -> str:
-    absent = () if tier() else FAST.values()
+    absent = () if works() else FAST.values()
 
     def named(solvers: Sequence) -> str:
         first, *others = (solver.__name__ for solver in solvers if solver not in absent)
         return first + (f" (or {', '.join(others)})" if others else "")
 
     used = "Solvers in use: " + "; ".join(f"{kind}: {named(solvers)}" for kind, solvers in SOLVERS.items()) + "."
-    return used + ("" if tier() else " Several times faster ones for CPUs need numba: pip install 'nxm-hf[fast]'.")
+    return used + ("" if works() else " Several times faster ones for CPUs need numba: pip install 'nxm-hf[fast]'.")

@@ -1,5 +1,6 @@
 """The fast tier beside torch: the same bits from both, for every dtype, pattern and task, and in every process."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -29,7 +30,7 @@ FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch):
     monkeypatch.setattr(fast, "WORTH", 0)
-    assert fast.tier() is not None, "numba is installed and does not work here"
+    assert fast.works(), "numba is installed and does not work here"
 
 
 def in_torch(act):
@@ -232,29 +233,78 @@ from nxm_hf.patterns import parse
 from nxm_hf.solvers import choose
 scores = torch.randn(256, 256)
 for text in ("2:4", "4:8-transposable", "unstructured:0.5"):
-    assert choose(scores, parse(text)).__name__ in ("by_network", "by_duals", "by_threshold")
+    assert choose(scores, parse(text)).__name__ in ("by_wins", "by_duals", "by_threshold")
     assert int(parse(text).mask(scores).sum()) == 2**15
 """)
 
 
-@pytest.mark.parametrize("fault", ["wrong", "raised"])
-def test_a_kernel_that_does_not_work_here_is_never_asked_again(fault, monkeypatch):
+PROOFS = (fast.proven, fast.tiles_proven, fast.row_proven)
+FAULTS = {
+    "2:4": ("group_kernel", lambda w: parse("2:4").mask(w)),
+    "largest 2:4": ("group_kernel", lambda w: parse("2:4").largest(w)),
+    "project 2:4": ("group_kernel", lambda w: parse("2:4").project(w)),
+    "admm 2:4": ("group_kernel", lambda w: fused.admm_update(w, w.flip(0), parse("2:4"), False, True)),
+    "remask 2:4": ("group_kernel", lambda w: fused.remask(w, w > 0, w.clone(), parse("2:4"))),
+    "4:8-transposable": ("tile_kernel", lambda w: parse("4:8-transposable").mask(w)),
+    "unstructured": ("highest_of_row", lambda w: parse("unstructured:0.5").mask(w)),
+}
+
+
+@pytest.mark.parametrize("fault", ["idle", "one bit", "raised"])
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_kernel_that_does_not_work_here_is_said_once_and_never_asked(name, fault, monkeypatch, caplog):
     """As on a machine whose compiler takes our vector code for something else, or refuses it."""
     from nxm_hf.solvers.fast import launching
+
+    place, act = FAULTS[name]
+    whole = getattr(launching, place)
 
     def broken(*words):
         if fault == "raised":
             raise RuntimeError("LLVM has no such instruction")
-        return [0]
+        return (lambda *numbers: 0) if "kernel" in place else None
 
-    monkeypatch.setattr(launching, "over_groups", broken)
-    fast.tier.cache_clear()
+    def nearly(*words):
+        if "kernel" not in place:
+            whole(*words)
+            return words[-1].logical_xor_(torch.arange(words[-1].numel()) < 2)
+        kernel = whole(*words)
+
+        def run(first, last, x, y, *rest):
+            found = kernel(first, last, x, y, *rest)
+            at = ctypes.c_byte.from_address(x if "admm" in name or "remask" in name else y)
+            at.value ^= 1
+            return found
+
+        return run
+
+    for proof in PROOFS:
+        proof.cache_clear()
+    weight = torch.randn(64, 512, generator=torch.Generator().manual_seed(0))
+    expected = in_torch(lambda: act(weight.clone()))
+    monkeypatch.setattr(launching, place, nearly if fault == "one bit" else broken)
     try:
-        scores = torch.randn(512, 512)
-        mask = parse("2:4").mask(scores)
-        assert fast.tier() is None and parse("2:4").violations(mask) == 0 and int(mask.sum()) == mask.numel() // 2
+        for _ in range(2):
+            assert torch.equal(act(weight.clone()), expected)
+        said = [each.message for each in caplog.records if "does not work here" in each.message]
+        assert said and len(said) == len(set(said)) and all("torch does its work" in each for each in said)
     finally:
-        fast.tier.cache_clear()
+        for proof in PROOFS:
+            proof.cache_clear()
+
+
+def test_one_broken_kernel_leaves_the_others_in_use(monkeypatch, caplog):
+    from nxm_hf.solvers.fast import launching
+
+    whole = launching.group_kernel
+    monkeypatch.setattr(
+        launching, "group_kernel", lambda task, n, m, *rest: whole(task, n if m == 4 else n + 1, m, *rest)
+    )
+    for proof in PROOFS:
+        proof.cache_clear()
+    chosen = [choose(torch.ones(64, 64), parse(text)).__name__ for text in ("2:4", "4:8", "2:4-transposable")]
+    fast.proven.cache_clear()
+    assert chosen == ["by_vectors", "by_network", "by_prices"] and caplog.text.count("mask of 4:8") == 1
 
 
 def test_every_solver_of_the_fast_tier_is_the_first_of_its_kind():

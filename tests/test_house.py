@@ -36,7 +36,7 @@ WORKSHOP = {
     "analysis": {"usage", "work"},
     "families": {"blocks", "selection"},
     "oneshot": {"curvature", "descent", "refit"},
-    "solvers": {"comparators", "fused", "paths", "tiles"},
+    "solvers": {"comparators", "fused", "paths", "tiles", "trials"},
     "solvers.literature": {"filling", "tilewise"},
 }
 

@@ -21,9 +21,10 @@ from nxm_hf.solvers.fast import FAST, torch_alone
 from nxm_hf.solvers.network import by_network
 from nxm_hf.solvers.sorting import by_sorting
 from nxm_hf.solvers.threshold import by_threshold, thresholds_of_many
+from nxm_hf.solvers.wins import by_wins, groups_fill_words, wins_of_many
 
 SOLVERS: dict[str, tuple[Solver, ...]] = {
-    "nm": (FAST["nm"], Solver(by_network), Solver(by_sorting)),
+    "nm": (FAST["nm"], Solver(by_wins, groups_fill_words, wins_of_many), Solver(by_network), Solver(by_sorting)),
     "transposable": (FAST["transposable"], Solver(by_enumeration, four_by_four), Solver(by_duals)),
     "unstructured": (FAST["unstructured"], Solver(by_threshold, many=thresholds_of_many)),
     "block": (Solver(by_blocks),),

@@ -14,7 +14,7 @@ LARGEST_NETWORK = 32  # the network grows as m log² m; wider groups ask topk fo
 
 def by_network(scores: Tensor, pattern: Any) -> Tensor:
     """Keep what reaches the n-th largest score of its group; of equal scores the first."""
-    dtype = _working_dtype(scores.dtype)
+    dtype = working_dtype(scores.dtype)
     groups = scores.contiguous().view(-1, pattern.m)
     mask = torch.empty(groups.shape, dtype=torch.bool, device=scores.device)
     room = CPU_BYTES if scores.device.type == "cpu" else GPU_BYTES
@@ -26,7 +26,7 @@ def by_network(scores: Tensor, pattern: Any) -> Tensor:
     return mask.view(scores.shape)
 
 
-def _working_dtype(dtype: torch.dtype) -> torch.dtype:
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """Half floats are compared as fp32, which holds each of them exactly and is faster on a CPU."""
     if dtype.is_floating_point and dtype.itemsize < 4:
         return torch.float32

@@ -1,7 +1,7 @@
 """The fast tier on CPUs: the same masks by vector instructions, where numba is installed: `pip install nxm-hf[fast]`.
 
-numba is imported, and a kernel compiled, when the first tensor comes that is worth it. Who has no numba, or one that
-does not work here, gets the masks from torch.
+numba is imported, and a kernel compiled and tried, when the first tensor comes that is worth it. Who has no numba, or
+one that does not work here, gets the masks from torch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,25 +13,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nxm_hf.solvers import trials
 from nxm_hf.solvers.base import Solver
+from nxm_hf.solvers.trials import Counts
 
 WORTH: float = 2**16  # weights: below, torch is quick enough, and tiny models need not wait for a compiler
 LANES = 16
-ENTRIES = 4 * LANES  # worked on at a time where there are no groups
+VECTORS = Counts(0, 4)  # as if groups were vectors; for tasks that look at each entry alone
 GROUPS = (2, 4, 8, 16, 32)  # an m for which sixteen groups fill whole vectors
 
 
 @cache
 def tier() -> ModuleType | None:
-    """What launches the kernels, if numba can be imported and compiles one that is right."""
+    """What launches the kernels, if numba can be imported."""
     try:
         from nxm_hf.solvers.fast import launching
-
-        return launching if launching.works() else None
-    except (
-        Exception
-    ):  # a numba that does not fit its NumPy, Python or CPU fails in many ways, and none is ours to report
+    except Exception:  # a numba that does not fit its NumPy or Python fails in many ways, and none is ours to report
         return None
+    return launching
+
+
+@cache
+def proven(task: str, pattern: Any, dtype: torch.dtype) -> bool:
+    """Whether a kernel compiles here and does what torch does."""
+
+    def run(*tensors: Tensor) -> int:
+        return tier().over_groups(task, pattern, [tensors])[0]
+
+    name = f"{task} of {pattern.n}:{pattern.m} in {dtype}"
+    return tier() is not None and trials.passes(name, trials.task_is_right, run, task, pattern, dtype)
+
+
+@cache
+def tiles_proven(n: int, m: int) -> bool:
+    """`proven`, for the transposable masks."""
+    pattern = Counts(n, m)
+
+    def run(scores: Tensor, mask: Tensor) -> None:
+        tier().over_tiles([scores], pattern, [mask])
+
+    return tier() is not None and trials.passes(f"of {n}:{m}-transposable", trials.tiles_are_right, run, pattern)
+
+
+@cache
+def row_proven() -> bool:
+    """`proven`, for unstructured masks."""
+    return tier() is not None and trials.passes("of unstructured", trials.row_is_right, tier().highest_of_row)
+
+
+def works() -> bool:
+    """Whether the kernel of 2:4, the one that is asked for most, does."""
+    return proven("mask", Counts(2, 4), torch.float32)
 
 
 @contextmanager
@@ -51,30 +83,29 @@ def worthwhile(tensor: Tensor) -> bool:
         tensor.device.type == "cpu"
         and tensor.numel() >= WORTH
         and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
-        and tier() is not None
     )
 
 
-def suits_groups(scores: Tensor, pattern: Any) -> bool:
+def suits_groups(scores: Tensor, pattern: Any, task: str = "mask") -> bool:
     """Whole vectors of groups, and none left over."""
     whole = pattern.kind == "nm" and pattern.m in GROUPS and scores.numel() % (LANES * pattern.m) == 0
-    return whole and worthwhile(scores)
+    return whole and worthwhile(scores) and proven(task, Counts(pattern.n, pattern.m), scores.dtype)
 
 
 def suits_tiles(scores: Tensor, pattern: Any) -> bool:
     """Tiles whose rows fill whole vectors."""
-    return pattern.m in GROUPS[1:] and worthwhile(scores)
+    return pattern.m in GROUPS[1:] and worthwhile(scores) and tiles_proven(pattern.n, pattern.m)
 
 
 def suits_weights(weight: Tensor, *others: Tensor) -> bool:
     """An fp32 weight and what goes with it, entry by entry, can be written in place."""
-    whole = weight.dtype == torch.float32 and weight.numel() % ENTRIES == 0
+    whole = weight.dtype == torch.float32 and weight.numel() % (LANES * VECTORS.m) == 0
     return whole and all(tensor.is_contiguous() for tensor in (weight, *others)) and worthwhile(weight)
 
 
 def suits_rows(scores: Tensor, pattern: Any) -> bool:
     """Any shape will do."""
-    return worthwhile(scores)
+    return worthwhile(scores) and row_proven()
 
 
 def by_vectors(scores: Tensor, pattern: Any) -> Tensor:

@@ -1,26 +1,17 @@
 """From tensors to kernels: whole lists of them in one region of parallel work."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nxm_hf.solvers.duals import by_duals
-from nxm_hf.solvers.fast import ENTRIES, LANES, selection
+from nxm_hf.solvers.fast import LANES, selection
 from nxm_hf.solvers.fast.kernels import group_kernel, tile_kernel
 from nxm_hf.solvers.fast.regions import in_turns, pieces
 
 INFINITY = {torch.float32: 0x7F800000, torch.bfloat16: 0x7F80, torch.float16: 0x7C00}  # as bits
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """As if groups were vectors; for tasks that look at each entry alone."""
-
-    n: int = 0
-    m: int = ENTRIES // LANES
 
 
 def over_groups(task: str, pattern: Any, works: Sequence[tuple[Tensor, ...]]) -> list[int]:
@@ -41,19 +32,6 @@ def over_groups(task: str, pattern: Any, works: Sequence[tuple[Tensor, ...]]) ->
     for place, number in zip(owners, found, strict=True):
         totals[place] = -1 if min(number, totals[place]) < 0 else totals[place] + number
     return totals
-
-
-def works() -> bool:
-    """Whether the kernel of 2:4, the one that is asked for most, compiles here and finds what can be told by eye."""
-    scores = torch.tensor([3.0, 1.0, 2.0, 0.0]).repeat(LANES)
-    mask = torch.zeros(len(scores), dtype=torch.bool)
-    over_groups("mask", Vectors(2, 4), [(scores, mask)])
-    return torch.equal(mask, torch.tensor([True, False, True, False]).repeat(LANES))
-
-
-def over_entries(task: str, works: Sequence[tuple[Tensor, ...]]) -> None:
-    """A task of `groups` that knows of no groups."""
-    over_groups(task, Vectors(), works)
 
 
 def over_tiles(scores: Sequence[Tensor], pattern: Any, masks: Sequence[Tensor]) -> None:
@@ -84,3 +62,8 @@ def over_rows(scores: Sequence[Tensor], pattern: Any, masks: Sequence[Tensor]) -
     """Write the masks of the highest of contiguous fp32 scores."""
     for each, mask in zip(scores, masks, strict=True):
         selection.keep_highest(each.view(-1), pattern.kept(each.shape), mask.view(-1))
+
+
+def highest_of_row(scores: Tensor, count: int, mask: Tensor) -> None:
+    """Write the mask of the highest of a row."""
+    selection.keep_highest(scores, count, mask)
