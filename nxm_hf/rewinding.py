@@ -1,6 +1,5 @@
 """Rewinding: the mask of a training that is over, on the weights of its beginning: a lottery ticket."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,15 +13,11 @@ from nxm_hf.families.selection import listing
 from nxm_hf.identity import check_same_model
 from nxm_hf.layers import find_layers
 from nxm_hf.methods import keep
-from nxm_hf.shipping import check_written, write_record
+from nxm_hf.shipping import check_written, copy_beside, write_record
 from nxm_hf.stamp import put_stamp
 from nxm_hf.state import STATE_FILE, by_layer, read_state
 from nxm_hf.targets import Plan, Target, resolve
 from nxm_hf.verification import Report, verify, verify_targets
-
-# What stands beside a model and belongs to it: tokenizers and processors.
-_BESIDE = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
-_BESIDE += ("preprocessor_config.json", "processor_config.json", "chat_template*")
 
 
 def rewind(
@@ -55,10 +50,9 @@ def rewind(
     config.layers, config.density = plan.layers, report.density
     put_stamp(model, config)
     model.save_pretrained(output_dir)
+    copy_beside(checkpoint, output_dir)
     write_record(output_dir, config, plan)
     check_written(output_dir, model, plan)
-    for path in (path for name in _BESIDE for path in Path(checkpoint).glob(name)):
-        shutil.copy2(path, output_dir)
     return report
 
 

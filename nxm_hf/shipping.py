@@ -1,17 +1,23 @@
 """Shipping: what stands beside the weights of a sparse model, and the check that what was written is what was meant."""
 
+import shutil
 from pathlib import Path
 
 import torch
 from huggingface_hub import ModelCard
 from torch import nn
 
+from nxm_hf.checkpoints import LAST_WRITTEN, is_checkpoint
 from nxm_hf.config import NxMConfig
 from nxm_hf.directories import INDEX, WEIGHTS, saved_weights
 from nxm_hf.targets import Plan
 from nxm_hf.verification import verify_targets
 
 TAG = "nxm-hf"
+# Beside the weights of a model, but not of the model: other weights, and what trainings and reports left there.
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt")
+_LEFT = (INDEX, LAST_WRITTEN, "pytorch_model.bin.index.json", "nxm_pruning.json", "nxm_analysis.json", "report.html")
+_FOLDERS = ("onnx", "openvino", "runs", "report")
 _BEGIN, _END = "<!-- nxm_hf: begin -->", "<!-- nxm_hf: end -->"
 
 
@@ -34,6 +40,32 @@ def check_written(folder: str | Path, model: nn.Module, plan: Plan) -> None:
     for name, weight in saved_weights(folder, model, list(meant)):
         if not torch.equal(weight.detach(), meant[name].cpu()):
             raise RuntimeError(f"{name} in {folder} is not the weight that was saved; the disk may be full or failing.")
+
+
+def copy_beside(source: str | Path, folder: str | Path) -> None:
+    """Copy what lies beside the weights of a model and is of it, such as its tokenizer; what is there stays."""
+    folder = Path(folder).resolve()
+    for path in sorted(Path(source).resolve().iterdir()):
+        if _belongs(path) and not (folder / path.name).exists() and not folder.is_relative_to(path):
+            _copy(path, folder / path.name)
+
+
+def _belongs(path: Path) -> bool:
+    if path.name.startswith(".") or path.name in _LEFT:
+        return False
+    if path.is_dir():
+        return path.name not in _FOLDERS and not is_checkpoint(path)
+    return path.suffix not in _WEIGHTS
+
+
+def _copy(path: Path, target: Path) -> None:
+    """A file or a folder, without its permissions: what was read-only there is to be ours to write."""
+    if path.is_dir():
+        target.mkdir()
+        for inner in path.iterdir():
+            _copy(inner, target / inner.name)
+    else:
+        shutil.copyfile(path, target)
 
 
 def write_card(folder: str | Path, config: NxMConfig, plan: Plan) -> None:

@@ -11,24 +11,18 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from nxm_hf import oneshot
-from nxm_hf.checkpoints import LAST_WRITTEN, is_checkpoint
-from nxm_hf.directories import INDEX, model_class
+from nxm_hf.directories import model_class
 from nxm_hf.families.selection import listing
 from nxm_hf.layers import find_layers
 from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
 from nxm_hf.pruning.models import prune
-from nxm_hf.pruning.outcome import OUTCOME_FILE, Outcome
+from nxm_hf.pruning.outcome import Outcome
 from nxm_hf.pruning.shelf import BlockShelf
-from nxm_hf.shipping import check_written, write_record
+from nxm_hf.shipping import check_written, copy_beside, write_record
 from nxm_hf.stamp import read_stamp
 from nxm_hf.state import fingerprint
 from nxm_hf.targets import resolve
 from nxm_hf.version import __version__
-
-# Beside the weights of a model, but not of the model: other weights, and what trainings and reports left there.
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt")
-_LEFT = (INDEX, LAST_WRITTEN, OUTCOME_FILE, "pytorch_model.bin.index.json", "nxm_analysis.json", "report.html")
-_FOLDERS = ("onnx", "openvino", "runs", "report")
 
 
 def prune_directory(
@@ -98,31 +92,10 @@ def _write(model: PreTrainedModel, outcome: Outcome, source: Path, whole: Path) 
     """Everything that belongs into the new directory."""
     shutil.rmtree(whole, ignore_errors=True)  # of a job that was killed here
     model.save_pretrained(whole)
-    for path in sorted(source.iterdir()):
-        if _belongs(path) and not (whole / path.name).exists():
-            _copy(path, whole / path.name)
+    copy_beside(source, whole)
     config = read_stamp(model)
     plan = resolve(model, config)
     write_record(whole, config, plan)
     outcome.save(whole)
     with torch.no_grad():
         check_written(whole, model, plan)
-
-
-def _belongs(path: Path) -> bool:
-    """Whether what lies beside the weights is of the model: its tokenizer, its modules, its card."""
-    if path.name.startswith(".") or path.name in _LEFT:
-        return False
-    if path.is_dir():
-        return path.name not in _FOLDERS and not is_checkpoint(path)
-    return path.suffix not in _WEIGHTS
-
-
-def _copy(path: Path, target: Path) -> None:
-    """A file or a folder, without its permissions: what was read-only there is to be ours to write."""
-    if path.is_dir():
-        target.mkdir()
-        for inner in path.iterdir():
-            _copy(inner, target / inner.name)
-    else:
-        shutil.copyfile(path, target)

@@ -70,29 +70,52 @@ class Outcome:
         """Everything, in JSON's words."""
         return {"format": FORMAT, **asdict(self)}
 
-    def save(self, folder: str | Path, **words: Any) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write it beside a model, where `nxm report` finds it."""
-        text = json.dumps({**self.to_dict(), **words}, indent=2)
-        (Path(folder) / OUTCOME_FILE).write_text(text + "\n", encoding="utf-8")
+        (Path(folder) / OUTCOME_FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Outcome":
+        """What was saved beside a model."""
+        path = Path(folder) / OUTCOME_FILE
+        try:
+            words = json.loads(path.read_text(encoding="utf-8"))
+            rows = [LayerOutcome(**{**row, "shape": tuple(row["shape"])}) for row in words.pop("layers")]
+            if words.pop("format") > FORMAT:
+                raise ValueError("it was written by a newer nxm_hf")
+            return cls(layers=tuple(rows), **words)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} cannot be read ({error!r}). Prune the model again.") from error
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What is said of all layers together, by name."""
+        found = {"density": f"{self.density:.4f}"}
+        if self.error is not None:
+            found["mean error"] = f"{_number(self.error)} (magnitude {_number(self.magnitude_error)})"
+            found["calibration"] = f"{self.tokens} tokens"
+        found["time"] = f"{self.seconds:.1f} s"
+        if self.peak_memory is not None:
+            found["peak memory"] = f"{self.peak_memory / 2**30:.2f} GiB"
+        return found
+
+    @property
+    def judged(self) -> dict[str, str]:
+        """What is said of the task, by metric."""
+        return {
+            name: f"{_number(before)} -> {_number(after)} on {self.rows} labelled rows"
+            for name, (before, after) in self.scores.items()
+        }
 
     def __str__(self) -> str:
         head = ("layer", "role", "shape", "pattern", "density", "energy", "magnitude", "error", "")
-        parts = [table(head, [layer.row() for layer in self.layers]), self._summary()]
+        facts = [f"{len(self.layers)} layers by {self.method}", *map(" ".join, self.facts.items())]
+        parts = [table(head, [layer.row() for layer in self.layers]), ", ".join(facts)]
         if self.error is not None:
             parts.append("Errors are of the layer's outputs, squared, as a share of the outputs; lower is better.")
-        parts += [f"{name} {said(pair)} on {self.rows} labelled rows" for name, pair in self.scores.items()]
+        parts += map(" ".join, self.judged.items())
         parts += [f"Left dense: {name}: {why}" for name, why in self.skipped.items()]
         return "\n".join(parts)
-
-    def _summary(self) -> str:
-        words = [f"{len(self.layers)} layers by {self.method}, density {self.density:.4f}"]
-        if self.error is not None:
-            words.append(f"mean error {_number(self.error)} (magnitude {_number(self.magnitude_error)})")
-            words.append(f"{self.tokens} tokens")
-        words.append(f"{self.seconds:.1f} s")
-        if self.peak_memory is not None:
-            words.append(f"peak memory {self.peak_memory / 2**30:.2f} GiB")
-        return ", ".join(words)
 
 
 def made_by(outcome: Outcome, config: NxMConfig) -> NxMConfig:
@@ -115,11 +138,6 @@ def peak_memory() -> int | None:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def said(pair: Sequence[float | None]) -> str:
-    """A score before and after."""
-    return " -> ".join(map(_number, pair))
 
 
 def _number(value: float | None) -> str:

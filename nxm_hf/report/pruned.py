@@ -1,12 +1,10 @@
 """The page of models that were pruned without training: what each layer's outputs lost, as bars and in a table."""
 
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
-from nxm_hf.pruning.outcome import OUTCOME_FILE, said
+from nxm_hf.pruning.outcome import OUTCOME_FILE, LayerOutcome, Outcome
 from nxm_hf.report.style import STYLE
 from nxm_hf.report.tables import Drawn, grid
 from nxm_hf.version import __version__
@@ -30,39 +28,28 @@ def pruned_page(folders: Sequence[str | Path]) -> str:
 
 
 def _part(folder: Path) -> str:
-    words = _read(folder / OUTCOME_FILE)
-    rows = words["layers"]
-    errors = [row[key] for row in rows for key in ("error", "magnitude_error") if row[key] is not None]
+    outcome = Outcome.read(folder)
+    errors = [error for row in outcome.layers for error in (row.error, row.magnitude_error) if error is not None]
     most = max(errors, default=0) or 1
     head = ("layer", "role", "shape", "pattern", "density", "energy kept", "error", "", "by magnitude", "", "note")
-    table = grid(head, [_row(row, most) for row in rows], heads=1)
-    facts = [[key, json.dumps(words[key])] for key in ("method", "settings", "tokens", "seconds", "peak_memory")]
-    facts += [
-        [name, f"{said(pair)} on {words['rows']} labelled rows"] for name, pair in words.get("scores", {}).items()
-    ]
+    table = grid(head, [_row(row, most) for row in outcome.layers], heads=1)
+    settings = ", ".join(f"{name}={value!r}" for name, value in outcome.settings.items()) or "none"
+    facts = {"method": outcome.method, "settings": settings, **outcome.facts, **outcome.judged}
     note = "Errors are of each layer's outputs over the calibration tokens, squared, as a share of the outputs."
     return (
-        f'<section id="layers">\n<h2>{escape(folder.resolve().name)}</h2>\n{grid(("name", "value"), facts, heads=1)}'
+        f'<section id="layers">\n<h2>{escape(folder.resolve().name)}</h2>\n'
+        f"{grid(('name', 'value'), list(facts.items()), heads=1)}"
         f'<h3>Layers</h3>{table}<p class="note">{note}</p>\n</section>\n'
     )
 
 
-def _row(row: dict[str, Any], most: float) -> list[str]:
-    cells = [row["name"], row["role"], "x".join(map(str, row["shape"])), row["pattern"], f"{row['density']:.4f}"]
-    cells.append(f"{row['kept_energy']:.4f}")
-    for key in ("error", "magnitude_error"):
-        cells += ["-", ""] if row[key] is None else [f"{row[key]:.4f}", _bar(row[key] / most)]
-    return [*cells, row["note"]]
+def _row(row: LayerOutcome, most: float) -> list[str]:
+    cells = [row.name, row.role, "x".join(map(str, row.shape)), row.pattern, f"{row.density:.4f}"]
+    cells.append(f"{row.kept_energy:.4f}")
+    for error in (row.error, row.magnitude_error):
+        cells += ["-", ""] if error is None else [f"{error:.4f}", _bar(error / most)]
+    return [*cells, row.note]
 
 
 def _bar(share: float) -> Drawn:
     return Drawn(f'<span class="bar"><span style="width:{share:.1%}"></span></span>')
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        words = json.loads(path.read_text(encoding="utf-8"))
-        words["layers"][0]["error"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({error!r}). Prune the model again.") from error
-    return words

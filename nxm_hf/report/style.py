@@ -64,6 +64,7 @@ tbody th { font-weight: 500; }
 .bar { display: inline-block; width: 160px; height: 10px; background: var(--rule); border-radius: 5px;
   overflow: hidden; vertical-align: middle; }
 .bar span { display: block; height: 100%; background: var(--c0); }
+#layers .bar { width: 64px; }
 .papers { padding-left: 20px; }
 @media (max-width: 600px) {
   th, td { padding: 5px 8px; }
