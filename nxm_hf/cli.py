@@ -6,13 +6,12 @@ import inspect
 import os
 import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, get_args, get_origin
 
 import nxm_hf
-from nxm_hf import NxMConfig, analysis, inspection, recipes, report, rewinding, verification
+from nxm_hf import NxMConfig, analysis, guide, inspection, report, rewinding, verification
 from nxm_hf.directories import skeleton
 from nxm_hf.pruning.commands import convert_command, prune_command
 
@@ -23,6 +22,7 @@ Wanted = Annotated[str, "where zeros may stand, as 2:4 (default) or by role as J
 Steps = Annotated[int, "optimizer steps of the training (default: 1000)"]
 Settings = Annotated[str, "the recipe's own settings, as JSON"]
 Fraction = Annotated[float, "a fraction of training, as in NxMConfig (default: 0, or the recipe's own)"]
+Rows = Annotated[int, "the rows of the task to train on"]
 Tokens = Annotated[int, "tokens of the example that weighs the layers (default: 128)"]
 FinishedRun = Annotated[str, "the output_dir of a training that was done"]
 Trained = Annotated[str, "the model that says what is kept: a sparse one, or with --pattern a dense one"]
@@ -53,9 +53,14 @@ def inspect_command(dir: Directory) -> int:
     return 0
 
 
-def recipes_command() -> int:
-    """List the recipes with their settings, defaults and papers."""
-    print(recipes_table(shutil.get_terminal_size().columns))
+def recipes_command(*, rows: Rows = 0, pattern: Wanted = "") -> int:
+    """List the recipes, and say what to start with.
+
+    Of each it shows settings, defaults and paper; with --rows or --pattern only what to start with for such a task, and
+    what that rests on.
+    """
+    width = shutil.get_terminal_size().columns
+    print(guide.advice(width, rows, pattern or "2:4") if rows or pattern else guide.guide(width))
     return 0
 
 
@@ -118,28 +123,6 @@ COMMANDS = (
 
 
 # -- what they are made with ---------------------------------------------------------------------------------------
-
-
-def recipes_table(width: int) -> str:
-    """The catalogue of recipes, no line wider than `width` where words allow."""
-    width = min(width, 100)
-    left = max(map(len, recipes.names())) + 2
-    lines = [*_row("recipe", ["what it does, its settings with their defaults, its paper"], left, width), "-" * width]
-    for name in recipes.names():
-        sentence, paper = recipes.describe(name)
-        settings = ", ".join(f"{key}={value!r}" for key, value in recipes.settings(name).items())
-        lines += _row(name, [sentence, f"Settings: {settings or 'none'}", paper], left, width)
-    lines += ["", *textwrap.wrap("Every recipe also takes the fractions warmup and settle of NxMConfig.", width)]
-    return "\n".join(lines)
-
-
-def _row(name: str, words: Sequence[str], left: int, width: int) -> list[str]:
-    """A name, and beside it paragraphs that wrap."""
-    room = max(width - left, 20)
-    lines = [
-        line for part in words for line in textwrap.wrap(part, room, break_long_words=False, break_on_hyphens=False)
-    ]
-    return [f"{first:{left}}{line}" for first, line in zip([name, *[""] * len(lines)], lines, strict=False)]
 
 
 def _existing(dir: str) -> str:

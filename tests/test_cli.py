@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import nxm_hf
-from nxm_hf import cli, inspection, recipes
+from nxm_hf import cli, guide, inspection, recipes
 from nxm_hf.patterns import PATTERNS, parse
 from nxm_hf.solvers import SOLVERS
 
@@ -219,6 +219,20 @@ def test_recipes_lists_the_whole_catalogue_within_the_terminal(width, monkeypatc
         assert all(f"{key}={value!r}" in words for key, value in recipes.settings(name).items())
 
 
+@pytest.mark.parametrize("more", [[], ["--rows", "4000"], ["--rows", "400000"], ["--pattern", "3:7"]])
+def test_recipes_says_what_to_start_with_and_what_that_rests_on(more, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main(["recipes", *more]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ("Kao et al." in shown) == (not more)  # the catalogue only where nothing is asked
+    best = min(guide.SEEN, key=lambda one: (-one.seeds, -one.closed)).recipe
+    if "3:7" in more:
+        assert "Nothing has been measured with 3:7" in shown and best not in shown.split("compare.py")[0]
+    else:
+        assert f"start with {best}." in shown and all(f"{one.recipe} {one.closed:.0%}" in shown for one in guide.SEEN)
+        assert ("take it as a guess" in shown) == ("400000" in more)
+
+
 def test_help_has_one_line_for_each_command(capsys):
     assert cli.main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -283,6 +297,7 @@ def complaint(words: list[str], capsys) -> str:
         (["verify", "a", "--pattern"], "expected one argument"),
         (["--vresion"], "Did you mean --version?"),
         (["recipes", "all"], "unrecognized arguments: all"),
+        (["recipes", "--rows", "-3"], "rows=-3 is no number of training rows"),
         (["verify", ".", "--pattern", "4:2"], "Write '2:4'"),
         (["verify", "a\nb"], "a b does not exist"),
         (["verify", ".", "--pattern", "half"], "There is no pattern 'half'"),

@@ -18,7 +18,7 @@ FLOORS = [
     {"patterns", "layers"},
     {"methods", "oneshot"},
     {"recipes"},
-    {"words"},
+    {"words", "guide"},
     {"config", "state"},
     {"targets", "stamp", "directories", "optimizers", "refusals"},
     {"analysis", "metrics", "verification", "checkpoints", "bracket", "teachers", "identity", "comparison"},

@@ -1,0 +1,98 @@
+"""The guide to recipes that `nxm recipes` prints: what there is, and what to start with, by what was seen of it."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from nxm_hf import recipes
+from nxm_hf.patterns import parse
+
+WIDEST = 100
+TASKS = {"MRPC": 3668, "CoLA": 8551}  # and the rows that they are trained on
+MODEL = "all-MiniLM-L6-v2"
+BEYOND = 4  # times as many rows as anybody has looked at is another kind of task
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How much of what `asp` loses to dense training a recipe won back, as a share, on the mean of the tasks.
+
+    The measurements are those of examples/glue/RESULTS.md.
+    """
+
+    recipe: str  # as compare.py writes it
+    pattern: str
+    closed: float
+    seeds: int
+
+
+SEEN = (
+    Seen("admm", "2:4", 0.68, 1),
+    Seen("mask-decay grad=ste", "2:4", 0.74, 1),
+    Seen("sr-ste", "2:4", -0.09, 1),
+)
+
+
+def guide(width: int) -> str:
+    """The catalogue, and below it what to start with; no line wider than `width` where words allow."""
+    width = min(width, WIDEST)
+    left = max(map(len, recipes.names())) + 2
+    lines = [*_row("recipe", ["what it does, its settings with their defaults, its paper"], left, width), "-" * width]
+    for name in recipes.names():
+        sentence, paper = recipes.describe(name)
+        settings = ", ".join(f"{key}={value!r}" for key, value in recipes.settings(name).items())
+        lines += _row(name, [sentence, f"Settings: {settings or 'none'}", paper], left, width)
+    lines += ["", *textwrap.wrap("Every recipe also takes the fractions warmup and settle of NxMConfig.", width)]
+    return "\n".join([*lines, "", advice(width)])
+
+
+def advice(width: int, rows: int = 0, pattern: str = "2:4") -> str:
+    """What to start with, for a task of so many training rows (0: not said) and a pattern, and what that rests on.
+
+    >>> print(advice(100, rows=4000).split(".")[0])
+    For 2:4 start with admm
+    """
+    if rows < 0:
+        raise ValueError(f"rows={rows} is no number of training rows; it must be 1 or more. Write --rows 4000.")
+    pattern = str(parse(pattern))
+    seen = sorted((one for one in SEEN if one.pattern == pattern), key=lambda one: (-one.seeds, -one.closed))
+    words = " ".join([_first(pattern, seen), *_doubts(rows, seen)])
+    parts = [words, f"What does your task say?  {_command(pattern)}"]
+    return "\n\n".join("\n".join(textwrap.wrap(part, min(width, WIDEST), break_on_hyphens=False)) for part in parts)
+
+
+def _first(pattern: str, seen: Sequence[Seen]) -> str:
+    if not seen:
+        return f"Nothing has been measured with {pattern} yet; start with the default, admm with no settings."
+    best, *others = seen
+    tasks = " and ".join(f"{name} ({count} rows)" for name, count in TASKS.items())
+    rest = f"; {', '.join(map(_share, others))}" if others else ""
+    return (
+        f"For {pattern} start with {best.recipe}. Of what asp loses to dense training on {tasks} with {MODEL}, it won "
+        f"back the most: {_share(best)}{rest}."
+    )
+
+
+def _share(one: Seen) -> str:
+    return f"{one.recipe} {one.closed:.0%} ({one.seeds} seed{'s' if one.seeds > 1 else ''})"
+
+
+def _doubts(rows: int, seen: Sequence[Seen]) -> Iterable[str]:
+    if rows > BEYOND * max(TASKS.values()):
+        yield f"No task nearly as large as {rows} rows has been looked at: take it as a guess."
+    elif seen:
+        yield "On other models and larger tasks this may turn out otherwise."
+
+
+def _command(pattern: str) -> str:
+    arms = " ".join(f'"{recipe} pattern={pattern}"' for recipe in ("asp", "admm", "mask-decay grad=ste"))
+    return f"python examples/glue/compare.py --recipes dense {arms} --model_name_or_path MODEL --tasks TASK"
+
+
+def _row(name: str, words: Sequence[str], left: int, width: int) -> list[str]:
+    """A name, and beside it paragraphs that wrap."""
+    room = max(width - left, 20)
+    lines = [
+        line for part in words for line in textwrap.wrap(part, room, break_long_words=False, break_on_hyphens=False)
+    ]
+    return [f"{first:{left}}{line}" for first, line in zip([name, *[""] * len(lines)], lines, strict=False)]
