@@ -2,10 +2,12 @@
 
     python benchmarks/masks.py                                    # all 72 matrices, 84.9 million weights
     python benchmarks/masks.py --share 0.1 --only 4:8-transposable --rounds 3
+    python benchmarks/masks.py --device cuda
 
 Ours and its peers work in turns in one process, on the same random weights; numbers are medians of CPU time on one
 thread, scaled to all 84.9 million weights ("s"), and ratios of them. With more than one thread it is wall time, which
-needs a machine that does nothing else. Peers that take a minute or more do some tiles only, and are scaled up.
+needs a machine that does nothing else, and so it is on a GPU. Peers that take a minute or more do some tiles only, and
+are scaled up.
 """
 
 import argparse
@@ -48,13 +50,13 @@ class Item:
 class Weights:
     """Matrices, their scores, and buffers that masks and magnitudes are written into."""
 
-    def __init__(self, share: float):
+    def __init__(self, share: float, device: str = "cpu"):
         made = torch.Generator().manual_seed(0)
         shapes = [shape for shape, count in MATRICES.items() for _ in range(max(1, round(share * count)))]
-        self.weights = [torch.randn(shape, generator=made).mul_(0.02) for shape in shapes]
+        self.weights = [torch.randn(shape, generator=made).mul_(0.02).to(device) for shape in shapes]
         self.scores = [weight.abs() for weight in self.weights]
-        self.masks = [torch.zeros(shape, dtype=torch.bool) for shape in shapes]
-        self.out = [torch.zeros(shape) for shape in shapes]
+        self.masks = [torch.zeros(shape, dtype=torch.bool, device=device) for shape in shapes]
+        self.out = [torch.zeros(shape, device=device) for shape in shapes]
         self.scale = TOTAL / sum(weight.numel() for weight in self.weights)
 
     def each(self, act: Callable[[Tensor, Tensor], object]) -> Work:
@@ -108,10 +110,10 @@ def by_all_masks(n: int, m: int) -> Callable[[Tensor, Tensor], object]:
     lines = [[float(place in kept) for place in range(m)] for kept in combinations(range(m), n)]
     every = torch.tensor(list(product(lines, repeat=m)))
     every = every[(every.sum(1) == n).all(1)].flatten(1)
-    table_of_masks = every.bool().view(-1, m, m)
 
     def act(scores: Tensor, mask: Tensor) -> None:
-        best = table_of_masks[(cut(scores, m).flatten(1) @ every.T).argmax(1)]
+        masks = every.to(scores.device)
+        best = masks.bool().view(-1, m, m)[(cut(scores, m).flatten(1) @ masks.T).argmax(1)]
         height, width = scores.shape[0] // m, scores.shape[1] // m
         mask.copy_(best.view(height, width, m, m).transpose(1, 2).reshape(scores.shape))
 
@@ -126,7 +128,7 @@ def by_flow(scores: Tensor, n: int, m: int) -> Work | None:
     except ImportError:
         return None
     tiles = cut(scores, m)[:FLOW_TILES]
-    worth = (tiles / tiles.amax((1, 2), keepdim=True) * 2**30).round().long().flatten(1).numpy()
+    worth = (tiles / tiles.amax((1, 2), keepdim=True) * 2**30).round().long().flatten(1).cpu().numpy()
     row, col = numpy.divmod(numpy.arange(m * m), m)
     supply, one = numpy.repeat([n, -n], m), numpy.ones(m * m, dtype=numpy.int64)
 
@@ -232,17 +234,26 @@ def measure(item: Item, data: Weights, rounds: int, clock: Callable[[], float]) 
     return rows
 
 
+def finished() -> float:
+    """The time when the GPU has done all that it was asked."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=1.0, help="of the weights that is used")
     parser.add_argument("--rounds", type=int, default=5, help="that count")
+    parser.add_argument("--device", default="cpu", help="cuda: wall time of the GPU's work")
     parser.add_argument("--threads", type=int, default=1, help="more than one: wall time")
     parser.add_argument("--only", nargs="+", help="lines of the table, by name")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.threads == 1 else time.perf_counter
-    data, rows = Weights(options.share), []
+    if options.device != "cpu":
+        clock = finished
+    data, rows = Weights(options.share, options.device), []
     for name, make in items(data):
         if options.only is None or name in options.only:
             rows += measure(make(), data, options.rounds, clock)

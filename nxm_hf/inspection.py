@@ -12,8 +12,7 @@ from nxm_hf.config import NxMConfig
 from nxm_hf.directories import layer_weights, skeleton
 from nxm_hf.layers import Layer, find_layers, left_dense
 from nxm_hf.patterns import NM
-from nxm_hf.solvers import SOLVERS
-from nxm_hf.solvers.fast import FAST, works
+from nxm_hf.solvers import SOLVERS, fast, gpu
 from nxm_hf.table import table
 
 TWO_OF_FOUR = NM(2, 4)  # the one pattern that GPUs have kernels for
@@ -154,11 +153,16 @@ def _title(folder: str | Path, model: nn.Module, config: NxMConfig | None) -> st
 
 
 def _solvers() -> str:
-    absent = () if works() else FAST.values()
+    missing = {fast: not fast.works(), gpu: gpu.absence() is not None}
+    absent = [solver for tier, is_missing in missing.items() if is_missing for solver in tier.CATALOGUE.values()]
 
     def named(solvers: Sequence) -> str:
         first, *others = (solver.__name__ for solver in solvers if solver not in absent)
         return first + (f" (or {', '.join(others)})" if others else "")
 
-    used = "Solvers in use: " + "; ".join(f"{kind}: {named(solvers)}" for kind, solvers in SOLVERS.items()) + "."
-    return used + ("" if works() else " Several times faster ones for CPUs need numba: pip install 'nxm-hf[fast]'.")
+    lines = ["Solvers in use: " + "; ".join(f"{kind}: {named(solvers)}" for kind, solvers in SOLVERS.items()) + "."]
+    if missing[fast]:
+        lines.append("Several times faster ones for CPUs need numba: pip install 'nxm-hf[fast]'.")
+    reason = gpu.absence()
+    lines.append(f"Kernels for GPUs are not in use: {reason}." if reason else "On a GPU, kernels of Triton.")
+    return " ".join(lines)

@@ -15,7 +15,7 @@ from test_transposable import assert_holds, distributions, tiles_of
 
 from nxm_hf import recipes
 from nxm_hf.patterns import parse
-from nxm_hf.solvers import SOLVERS, choose, fast, fused, solve, solve_many, torch_alone
+from nxm_hf.solvers import SOLVERS, base, choose, fast, fused, solve, solve_many, torch_alone
 
 pytest.importorskip("numba", reason="the fast tier needs numba")
 torch.set_num_threads(1)
@@ -29,7 +29,7 @@ FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch):
-    monkeypatch.setattr(fast, "WORTH", 0)
+    monkeypatch.setattr(base, "WORTH", 0)
     assert fast.works(), "numba is installed and does not work here"
 
 
@@ -308,4 +308,4 @@ def test_one_broken_kernel_leaves_the_others_in_use(monkeypatch, caplog):
 
 
 def test_every_solver_of_the_fast_tier_is_the_first_of_its_kind():
-    assert all(SOLVERS[kind][0] is solver for kind, solver in fast.FAST.items())
+    assert all(SOLVERS[kind][0] is solver for kind, solver in fast.CATALOGUE.items())

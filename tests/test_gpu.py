@@ -3,8 +3,13 @@
 import pytest
 import torch
 from conftest import make_arguments, make_bert
+from loops import same
+from test_transposable import assert_holds, distributions, tiles_of
 
 from nxm_hf import NxMConfig, NxMTrainer, patterns, recipes, verify
+from nxm_hf.patterns import parse
+from nxm_hf.solvers import base, choose, fused, gpu, solve, torch_alone, trials
+from nxm_hf.solvers.duals import by_duals
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,6 +26,58 @@ def test_a_mask_is_the_same_on_every_device(text):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             given = scores.to(dtype)
             assert torch.equal(pattern.mask(given.cuda()).cpu(), pattern.mask(given)), dtype
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """The kernels of Triton, for tensors of any size; that one fails is an error here."""
+    monkeypatch.setattr(base, "WORTH", 0)
+    assert gpu.absence() is None
+    monkeypatch.setattr(trials.logger, "warning", lambda *words: pytest.fail(str(words)))
+
+
+def on_both(act, *tensors):
+    """What an act finds and leaves, by kernels on the GPU, and by torch on the CPU: the same, bit for bit."""
+    ours, theirs = [x.cuda() for x in tensors], [x.clone() for x in tensors]
+    found = act(*ours)
+    with torch_alone():
+        expected = act(*theirs)
+    assert same([x.cpu() for x in ours], theirs)
+    assert (found is None and expected is None) or same([found.cpu()], [expected])
+
+
+@pytest.mark.parametrize("text", ["1:2", "2:4", "1:4", "3:4", "4:8", "8:16", "16:32", "31:32"])
+def test_kernels_do_what_torch_does(text, kernels):
+    pattern, shape = parse(text), (96, 416)
+    for dtype in trials.FLOATS:
+        weight = trials.numbers(96 * 416, dtype, "cpu", 0, trials.EXTREMES).view(shape)
+        assert choose(weight.cuda(), pattern).__name__ == "by_ranks"
+        on_both(lambda w: solve(w, pattern), weight)
+        on_both(pattern.largest, weight)
+        on_both(pattern.project, weight)
+    w, r, other = (
+        trials.numbers(96 * 416, torch.float32, "cpu", i, trials.EXTREMES[:-2]).view(shape) for i in range(3)
+    )
+    for first, dual in ((False, True), (True, True), (False, False)):
+        on_both(lambda w, r, first=first, dual=dual: fused.admm_update(w, r, pattern, first, dual), w, r)
+    on_both(lambda w, m, d: fused.remask(w, m, d, pattern), w, other > 0, r)
+    on_both(fused.keep, w, other > 0)
+    w[95, 415] = torch.nan
+    for act in (pattern.largest, pattern.project, lambda w: fused.admm_update(w, r.cuda(), pattern, False, True)):
+        with pytest.raises(ValueError, match="NaN"):
+            act(w.cuda())
+
+
+@pytest.mark.parametrize("text", ["2:4-transposable", "4:8-transposable", "8:16-transposable", "16:32-transposable"])
+def test_transposable_masks_are_worth_the_same_on_every_device(text, kernels):
+    pattern, m = parse(text), parse(text).m
+    for name, scores in distributions(64, 224 // m * m).items():
+        mask = by_duals(scores.cuda(), pattern).cpu()
+        assert_holds(mask, pattern.n, m)
+        with torch_alone():
+            other = by_duals(scores, pattern)
+        ours, theirs = (tiles_of(scores.double() * kept, m).sum((1, 2)) for kept in (mask, other))
+        assert bool((ours >= theirs - 1e-6 * theirs.abs()).all()), name
 
 
 @pytest.mark.parametrize("recipe", [name for name in recipes.names() if name != "dense"])

@@ -12,21 +12,27 @@ from typing import Any
 
 from torch import Tensor
 
-from nxm_hf.solvers.base import Solver, buffers
+from nxm_hf.solvers import fast, gpu
+from nxm_hf.solvers.base import Solver, buffers, torch_alone
 from nxm_hf.solvers.blocks import by_blocks
 from nxm_hf.solvers.duals import by_duals
 from nxm_hf.solvers.enumeration import by_enumeration, four_by_four
 from nxm_hf.solvers.everything import keep_everything
-from nxm_hf.solvers.fast import FAST, torch_alone
 from nxm_hf.solvers.network import by_network
 from nxm_hf.solvers.sorting import by_sorting
 from nxm_hf.solvers.threshold import by_threshold, thresholds_of_many
 from nxm_hf.solvers.wins import by_wins, groups_fill_words, wins_of_many
 
 SOLVERS: dict[str, tuple[Solver, ...]] = {
-    "nm": (FAST["nm"], Solver(by_wins, groups_fill_words, wins_of_many), Solver(by_network), Solver(by_sorting)),
-    "transposable": (FAST["transposable"], Solver(by_enumeration, four_by_four), Solver(by_duals)),
-    "unstructured": (FAST["unstructured"], Solver(by_threshold, many=thresholds_of_many)),
+    "nm": (
+        fast.CATALOGUE["nm"],
+        gpu.CATALOGUE["nm"],
+        Solver(by_wins, groups_fill_words, wins_of_many),
+        Solver(by_network),
+        Solver(by_sorting),
+    ),
+    "transposable": (fast.CATALOGUE["transposable"], Solver(by_enumeration, four_by_four), Solver(by_duals)),
+    "unstructured": (fast.CATALOGUE["unstructured"], Solver(by_threshold, many=thresholds_of_many)),
     "block": (Solver(by_blocks),),
     "dense": (Solver(keep_everything),),
 }

@@ -1,11 +1,30 @@
 """A solver as the catalogue lists it: the function, and what the choice between several needs to know of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+WORTH: float = 2**16  # weights: below, torch is quick enough, and tiny models need not wait for a compiler
+
+
+def worth(tensor: Tensor) -> bool:
+    """Whether a tensor is large enough for compiled kernels."""
+    return tensor.numel() >= WORTH
+
+
+@contextmanager
+def torch_alone() -> Iterator[None]:
+    """Within it, all masks come from torch: to compare the two."""
+    global WORTH
+    before, WORTH = WORTH, float("inf")
+    try:
+        yield
+    finally:
+        WORTH = before
 
 
 def anything(scores: Tensor, pattern: Any) -> bool:

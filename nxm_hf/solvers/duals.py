@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nxm_hf.solvers import gpu
 from nxm_hf.solvers.comparators import select
 from nxm_hf.solvers.paths import balance_rows
 from nxm_hf.solvers.tiles import quantized, quantized_wide, tiles
@@ -50,6 +51,9 @@ def solve_tiles(q: Tensor, n: int, size: int) -> Tensor:
 
 def _prices(q: Tensor, n: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Prices of rows and columns, (m, tiles) each, and the places of the tiles that they do not settle."""
+    if gpu.suits_prices(q, n):
+        rows, cols, settled = gpu.tier().prices(q, n)
+        return rows, cols, (~settled).nonzero().squeeze(1)
     m, _, count = q.shape
     rows, cols, following = (q.new_zeros(m, count) for _ in range(3))
     work = q.new_empty((m + 1) * m * min(size, count))

@@ -1,4 +1,4 @@
-"""What methods and patterns do to a whole weight: in one pass where the fast tier suits, else step by step in torch.
+"""What methods and patterns do to a whole weight: in one pass where a fast tier suits, else step by step in torch.
 
 Both give the same bits. Where a NaN is refused, they may have been half-way through.
 """
@@ -11,10 +11,11 @@ import numpy
 import torch
 from torch import Tensor
 
-from nxm_hf.solvers import choose
-from nxm_hf.solvers.fast import VECTORS, proven, suits_groups, suits_weights, tier
+from nxm_hf.solvers import choose, fast, gpu
+from nxm_hf.solvers.trials import Counts, Run
 
 PART = 2**20  # weights gone through at a time: they stay in a CPU's last cache, and calls cost little beside them
+FOURS = Counts(0, 4)  # for what looks at each entry alone
 FLAGS = (torch.bool, torch.bool, torch.int8)
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -34,18 +35,19 @@ def _refuse(found: str) -> None:
 
 def largest(weight: Tensor, pattern: Any) -> Tensor:
     """The mask of |weight|."""
-    if not suits_groups(weight, pattern, "magnitude_mask"):
-        return pattern.mask(weight.abs())
-    mask = torch.empty(weight.shape, dtype=torch.bool)
-    _over_groups("magnitude_mask", pattern, weight.contiguous(), mask)
-    return mask
+    weight = weight.contiguous()
+    mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
+    if run := _kernel("magnitude_mask", pattern, weight, mask):
+        _refusing_nan(run, weight, mask)
+        return mask
+    return pattern.mask(weight.abs())
 
 
 def project(weight: Tensor, pattern: Any) -> Tensor:
     """The nearest weight that holds the pattern, as a new tensor whose zeros are all +0.0."""
-    if suits_groups(weight, pattern, "project"):
-        result = torch.empty(weight.shape, dtype=weight.dtype)
-        _over_groups("project", pattern, weight.contiguous(), result)
+    row, result = weight.contiguous(), torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    if run := _kernel("project", pattern, row, result):
+        _refusing_nan(run, row, result)
         return result
     mask = largest(weight, pattern)
     result = (weight * mask).add_(0)  # -0.0 + 0 is +0.0; a product is three times faster than `where`
@@ -56,8 +58,8 @@ def project(weight: Tensor, pattern: Any) -> Tensor:
 
 def keep(weight: Tensor, mask: Tensor) -> None:
     """Write true +0.0 where the mask prunes, in place; -0.0 becomes +0.0 everywhere."""
-    if suits_weights(weight, mask) and proven("keep", VECTORS, weight.dtype):
-        tier().over_groups("keep", VECTORS, [(weight, mask)])
+    if run := _kernel("keep", FOURS, weight, mask):
+        run(weight, mask)
         return
     # A product with the mask's bytes takes a sixth of the time of `where` or `masked_fill`, which branch at each entry.
     weight.mul_(mask.view(torch.uint8)).add_(0.0)
@@ -76,8 +78,8 @@ def admm_update(weight: Tensor, r: Tensor, pattern: Any, first: bool, dual: bool
 
     `first`: there is no U yet. Without `dual` there is none ever, and R = Z.
     """
-    if dual and not first and suits_weights(weight, r) and suits_groups(weight, pattern, "admm_update"):
-        changed = _over_groups("admm_update", pattern, weight, r)
+    if dual and not first and (run := _kernel("admm_update", pattern, weight, r)):
+        changed = _refusing_nan(run, weight, r)
         return _moved(changed, pattern.kept(weight.shape), pattern.kept(weight.shape))
     parts = list(_parts(pattern, weight, r))
     work = _Work.like(parts[0][1])
@@ -149,8 +151,8 @@ def _count(flags: Tensor) -> int:
 
 def remask(weight: Tensor, mask: Tensor, dense: Tensor, pattern: Any) -> Tensor:
     """A new mask from |W|, in place of the old one; D = W; W = W * mask. How the mask moved."""
-    if suits_weights(weight, mask, dense) and suits_groups(weight, pattern, "remask"):
-        found = _over_groups("remask", pattern, weight, mask, dense)
+    if run := _kernel("remask", pattern, weight, mask, dense):
+        found = _refusing_nan(run, weight, mask, dense)
         return _moved(found & 0xFFFFFFFF, found >> 32, pattern.kept(weight.shape))
     new = largest(weight, pattern)
     found = moved(mask, new)
@@ -160,9 +162,14 @@ def remask(weight: Tensor, mask: Tensor, dense: Tensor, pattern: Any) -> Tensor:
     return found
 
 
-def _over_groups(task: str, pattern: Any, *tensors: Tensor) -> int:
+def _kernel(task: str, pattern: Any, *tensors: Tensor) -> Run | None:
+    """What does a task in one pass, if there is such a thing for these tensors."""
+    return next((tier.runner(task, pattern) for tier in (fast, gpu) if tier.suits(task, pattern, *tensors)), None)
+
+
+def _refusing_nan(run: Run, *tensors: Tensor) -> int:
     """What a task counts on one weight; a NaN is refused."""
-    [found] = tier().over_groups(task, pattern, [tensors])
+    found = run(*tensors)
     if found < 0:
         for tensor in tensors:
             refuse_nan(tensor)

@@ -7,14 +7,14 @@ is used, and where it fails, or gives one wrong bit, torch does its work.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from nxm_hf.solvers.duals import by_duals
 from nxm_hf.solvers.sorting import by_sorting
 
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)  # that there are kernels for
 EXTREMES = (0.0, -0.0, 1.0, -1.0, 1e-45, -1e-40, 6e4, float("inf"), float("-inf"))
 GROUPS = 256  # in the trial of a kernel of groups
 Run = Callable[..., int]
@@ -28,6 +28,7 @@ class Counts:
 
     n: int
     m: int
+    kind: ClassVar[str] = "nm"
 
 
 def passes(name: str, trial: Callable[..., bool], *words: Any) -> bool:
@@ -41,7 +42,7 @@ def passes(name: str, trial: Callable[..., bool], *words: Any) -> bool:
     return reason is None
 
 
-def task_is_right(run: Run, task: str, pattern: Any, dtype: torch.dtype, device: str = "cpu") -> bool:
+def task_is_right(run: Run, task: str, pattern: Any, dtype: torch.dtype, device: torch.device | str = "cpu") -> bool:
     """Whether `run(*tensors)` does the task to tensors and returns its count: -1 where there is a NaN."""
     for seed in range(2):
         ours = _tensors(task, pattern.m, dtype, device, seed)
@@ -54,17 +55,26 @@ def task_is_right(run: Run, task: str, pattern: Any, dtype: torch.dtype, device:
     return True
 
 
-def tiles_are_right(run: Run, pattern: Any) -> bool:
-    """Whether `run(scores, mask)` finds masks as good as any; a tile of zeros, and one with a giant, are among them."""
+def tiles_are_right(run: Run, solver: Callable[[Tensor, Any], Tensor], pattern: Any) -> bool:
+    """Whether `run(scores, mask)` finds masks as good as a solver does; of zeros and beside a giant, too."""
     n, m = pattern.n, pattern.m
     scores = numbers(17 * m * 2 * m, torch.float32, "cpu", 0, ()).abs().view(2 * m, 17 * m)
     scores[:m, :m], scores[m, m] = 0, 1e30
     mask = torch.zeros(scores.shape, dtype=torch.bool, device="cpu")
     run(scores, mask)
-    found, best = (each.view(2, m, 17, m).transpose(1, 2) for each in (mask, by_duals(scores, pattern)))
+    found, best = (each.view(2, m, 17, m).transpose(1, 2) for each in (mask, solver(scores, pattern)))
     cut = scores.double().view(2, m, 17, m).transpose(1, 2)
     exact = (found.sum(2) == n).all() and (found.sum(3) == n).all()
     return bool(exact and ((cut * found).sum((2, 3)) >= (cut * best).sum((2, 3)) * (1 - 1e-6)).all())
+
+
+def prices_are_right(prices: Callable[..., tuple[Tensor, ...]], n: int, m: int, device: torch.device) -> bool:
+    """Whether `prices(q, n)` settles what it says; then the mask of what is above both prices is the best."""
+    q = numbers(m * m * 9, torch.float32, device, 0, ()).abs().mul_(2**20).int().view(m, m, 9)
+    rows, cols, settled = prices(q, n)
+    mask = q - rows[:, None] > cols
+    right = (mask.sum(0) == n).all(0) & (mask.sum(1) == n).all(0)
+    return bool(torch.equal(right, settled) and settled.sum() > 4)
 
 
 def row_is_right(run: Run) -> bool:
@@ -78,7 +88,9 @@ def row_is_right(run: Run) -> bool:
     return True
 
 
-def numbers(count: int, dtype: torch.dtype, device: str, seed: int, extremes: tuple[float, ...]) -> Tensor:
+def numbers(
+    count: int, dtype: torch.dtype, device: torch.device | str, seed: int, extremes: tuple[float, ...]
+) -> Tensor:
     """Random numbers, a third of them rounded, which makes equals and zeros of both signs; and extremes among them."""
     pick = torch.Generator("cpu").manual_seed(seed)
     found = torch.randn(count, generator=pick, device="cpu")
@@ -88,7 +100,7 @@ def numbers(count: int, dtype: torch.dtype, device: str, seed: int, extremes: tu
     return found.to(dtype).to(device)
 
 
-def _tensors(task: str, m: int, dtype: torch.dtype, device: str, seed: int) -> list[Tensor]:
+def _tensors(task: str, m: int, dtype: torch.dtype, device: torch.device | str, seed: int) -> list[Tensor]:
     """What a task works on. Where infinities would meet in a difference or a product, there are none."""
     extremes = EXTREMES[:-2] if task in ("admm_update", "remask") else EXTREMES
     first, other = (numbers(GROUPS * m, dtype, device, seed + i, extremes) for i in range(2))
@@ -140,6 +152,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
+IN_PLACE = ("admm_update", "remask", "keep")
 REFUSING = ("magnitude_mask", "project", "admm_update", "remask")
 TASKS: dict[str, Run] = {
     "mask": _mask,

@@ -4,8 +4,7 @@ numba is imported, and a kernel compiled and tried, when the first tensor comes 
 one that does not work here, gets the masks from torch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -14,12 +13,11 @@ import torch
 from torch import Tensor
 
 from nxm_hf.solvers import trials
-from nxm_hf.solvers.base import Solver
-from nxm_hf.solvers.trials import Counts
+from nxm_hf.solvers.base import Solver, worth
+from nxm_hf.solvers.duals import by_duals
+from nxm_hf.solvers.trials import FLOATS, IN_PLACE, Counts
 
-WORTH: float = 2**16  # weights: below, torch is quick enough, and tiny models need not wait for a compiler
 LANES = 16
-VECTORS = Counts(0, 4)  # as if groups were vectors; for tasks that look at each entry alone
 GROUPS = (2, 4, 8, 16, 32)  # an m for which sixteen groups fill whole vectors
 
 
@@ -37,11 +35,13 @@ def tier() -> ModuleType | None:
 def proven(task: str, pattern: Any, dtype: torch.dtype) -> bool:
     """Whether a kernel compiles here and does what torch does."""
 
-    def run(*tensors: Tensor) -> int:
-        return tier().over_groups(task, pattern, [tensors])[0]
-
     name = f"{task} of {pattern.n}:{pattern.m} in {dtype}"
-    return tier() is not None and trials.passes(name, trials.task_is_right, run, task, pattern, dtype)
+    return tier() is not None and trials.passes(name, trials.task_is_right, runner(task, pattern), task, pattern, dtype)
+
+
+def runner(task: str, pattern: Any) -> trials.Run:
+    """What does a task of `groups` to tensors and returns its count."""
+    return lambda *tensors: tier().over_groups(task, pattern, [tensors])[0]
 
 
 @cache
@@ -52,7 +52,9 @@ def tiles_proven(n: int, m: int) -> bool:
     def run(scores: Tensor, mask: Tensor) -> None:
         tier().over_tiles([scores], pattern, [mask])
 
-    return tier() is not None and trials.passes(f"of {n}:{m}-transposable", trials.tiles_are_right, run, pattern)
+    return tier() is not None and trials.passes(
+        f"of {n}:{m}-transposable", trials.tiles_are_right, run, by_duals, pattern
+    )
 
 
 @cache
@@ -66,41 +68,33 @@ def works() -> bool:
     return proven("mask", Counts(2, 4), torch.float32)
 
 
-@contextmanager
-def torch_alone() -> Iterator[None]:
-    """Within it, all masks come from torch: to compare the two."""
-    global WORTH
-    before, WORTH = WORTH, float("inf")
-    try:
-        yield
-    finally:
-        WORTH = before
-
-
 def worthwhile(tensor: Tensor) -> bool:
     """Whether there are kernels for a tensor: on the CPU, of floats of 32 or 16 bits, and not small."""
+    return tensor.device.type == "cpu" and tensor.dtype in FLOATS and worth(tensor)
+
+
+def suits(task: str, pattern: Any, *tensors: Tensor) -> bool:
+    """Whole vectors of groups, and none left over; what is written in place is fp32."""
+    first = tensors[0]
     return (
-        tensor.device.type == "cpu"
-        and tensor.numel() >= WORTH
-        and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        pattern.kind == "nm"
+        and pattern.m in GROUPS
+        and first.numel() % (LANES * pattern.m) == 0
+        and worthwhile(first)
+        and (task not in IN_PLACE or first.dtype == torch.float32)
+        and (task == "mask" or all(tensor.is_contiguous() for tensor in tensors))
+        and proven(task, Counts(pattern.n, pattern.m), first.dtype)
     )
 
 
-def suits_groups(scores: Tensor, pattern: Any, task: str = "mask") -> bool:
-    """Whole vectors of groups, and none left over."""
-    whole = pattern.kind == "nm" and pattern.m in GROUPS and scores.numel() % (LANES * pattern.m) == 0
-    return whole and worthwhile(scores) and proven(task, Counts(pattern.n, pattern.m), scores.dtype)
+def suits_groups(scores: Tensor, pattern: Any) -> bool:
+    """`suits`, for a solver: any strides will do."""
+    return suits("mask", pattern, scores)
 
 
 def suits_tiles(scores: Tensor, pattern: Any) -> bool:
     """Tiles whose rows fill whole vectors."""
     return pattern.m in GROUPS[1:] and worthwhile(scores) and tiles_proven(pattern.n, pattern.m)
-
-
-def suits_weights(weight: Tensor, *others: Tensor) -> bool:
-    """An fp32 weight and what goes with it, entry by entry, can be written in place."""
-    whole = weight.dtype == torch.float32 and weight.numel() % (LANES * VECTORS.m) == 0
-    return whole and all(tensor.is_contiguous() for tensor in (weight, *others)) and worthwhile(weight)
 
 
 def suits_rows(scores: Tensor, pattern: Any) -> bool:
@@ -144,7 +138,7 @@ def _alone(many: Callable[..., None], scores: Tensor, pattern: Any) -> Tensor:
     return mask
 
 
-FAST = {
+CATALOGUE = {
     "nm": Solver(by_vectors, suits_groups, groups_of_many),
     "transposable": Solver(by_prices, suits_tiles, tiles_of_many),
     "unstructured": Solver(by_bracket, suits_rows, rows_of_many),
