@@ -98,7 +98,7 @@ def converted(dense: nn.Module, pairs: Pairs, tokenizer, arguments: argparse.Nam
 def speed(arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """A row for each pattern and method, on a BERT-base of random weights."""
     torch.manual_seed(0)
-    model = BertModel(BertConfig())
+    model = BertModel(BertConfig(num_hidden_layers=arguments.blocks))
     batches = [{"input_ids": torch.randint(1000, 30000, (8, 128))} for _ in range(16)]
     for pattern in arguments.pattern or PATTERNS[:1]:
         for method in arguments.method or oneshot.names():
@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--pairs", help="a parquet file of scored pairs")
     parser.add_argument("--rows", type=int, help="read only so many pairs")
     parser.add_argument("--bert-base", action="store_true", help="time a BERT-base of random weights instead")
+    parser.add_argument("--blocks", type=int, default=12, help="how many of the blocks of that BERT-base")
     parser.add_argument("--pattern", action="append")
     parser.add_argument("--method", action="append")
     parser.add_argument("--inputs", nargs="+", default=["pruned", "dense"])
