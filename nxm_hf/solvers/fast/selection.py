@@ -53,11 +53,11 @@ def _nth_highest(bits: np.ndarray, count: int) -> int:
 
 
 def _bracket(bits: np.ndarray, count: int) -> tuple[int, int]:
-    """Bounds that the `count`-th highest is very likely between: what a sample says, and four deviations more."""
+    """Bounds that the `count`-th highest is very likely between: what a sample says, and three deviations more."""
     size = min(max(len(bits) // SHARE, SAMPLE[0]), SAMPLE[1])
     sample = np.sort(ordered(bits[:: max(len(bits) // size, 1)]))
     share = 1 - count / len(bits)
-    place, spread = len(sample) * share, 4 * (len(sample) * share * (1 - share)) ** 0.5 + 2
+    place, spread = len(sample) * share, 3 * (len(sample) * share * (1 - share)) ** 0.5 + 2
     low, high, limits = int(place - spread), int(place + spread), np.iinfo(np.int32)
     least, most = low < 0, high >= len(sample)
     return limits.min if least else int(sample[low]), limits.max if most else int(sample[high])
