@@ -172,7 +172,9 @@ def test_a_pipeline_loads_it_where_this_library_is_absent(families, answers):
     with torch.no_grad():
         logits = model(**_tokenizer()("a b c", return_tensors="pt")).logits[0]
     found = answers[str(folder / "pipeline")]
-    assert {x["label"]: x["score"] for x in found} == {f"LABEL_{i}": x.item() for i, x in enumerate(logits)}
+    # Not to the last bit: on some CPUs a pipeline's sums end otherwise there than a plain forward pass.
+    expected = {f"LABEL_{i}": pytest.approx(x.item(), rel=1e-4) for i, x in enumerate(logits)}
+    assert {x["label"]: x["score"] for x in found} == expected
 
 
 # -- what stands beside the weights ------------------------------------------------------------------------------------
