@@ -27,9 +27,10 @@ class Seen:
 
 
 SEEN = (
-    Seen("admm", "2:4", 0.68, 1),
-    Seen("mask-decay grad=ste", "2:4", 0.74, 1),
-    Seen("sr-ste", "2:4", -0.09, 1),
+    Seen("admm", "2:4", 0.63, 3),
+    Seen("mask-decay grad=ste", "2:4", 0.53, 3),
+    Seen("sr-ste", "2:4", 0.04, 3),
+    Seen("asp scores=alps", "2:4", 0.53, 1),
 )
 
 

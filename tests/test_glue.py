@@ -139,12 +139,15 @@ def test_every_task_trains_evaluates_predicts_and_holds_its_pattern(number, task
 
 
 def test_the_predictions_in_the_file_are_those_that_the_metric_saw(shape, tmp_path):
+    """In the order of the rows, too, which a Trainer shuffles where it groups rows by length."""
     write(tmp_path / "rows", "mrpc", "csv", {"train": 16, "validation": 40})
-    metrics = work(read_options(words(shape, tmp_path / "out", f"--task_name mrpc --dataset_name {tmp_path / 'rows'}")))
+    more = f"--task_name mrpc --dataset_name {tmp_path / 'rows'} --train_sampling_strategy group_by_length"
+    metrics = work(read_options(words(shape, tmp_path / "out", more)))
     lines = [line.split("\t") for line in (tmp_path / "out/eval_results_mrpc.txt").read_text().splitlines()]
     assert lines[0] == ["index", "prediction", "label"]
     hits = [said == true for _, said, true in lines[1:]]
     assert [int(line[0]) for line in lines[1:]] == list(range(40))
+    assert [line[2] for line in lines[1:]] == [TASKS["mrpc"].labels[i % 2] for i in range(40)]
     assert metrics["eval_accuracy"] == pytest.approx(sum(hits) / 40) and metrics["eval_samples"] == 40
 
 

@@ -361,7 +361,7 @@ def evaluate_splits(run: Run, trainer: NxMTrainer, task: Task, rows: datasets.Da
     for suffix in splits_of(run):
         split = first(rows, f"validation{suffix}", run.data.max_eval_samples)
         prefix = f"eval{suffix}" if suffix != splits_of(run)[0] else "eval"
-        output = trainer.predict(split, metric_key_prefix=prefix)
+        output = predict_in_order(trainer, split, metric_key_prefix=prefix)
         write_predictions(trainer, f"eval_results_{run.task}{suffix}.txt", task, output)
         metrics |= {**output.metrics, f"{prefix}_samples": len(split)}
     trainer.log({name: value for name, value in metrics.items() if not name.endswith("_samples")})
@@ -375,7 +375,17 @@ def predict_splits(run: Run, trainer: NxMTrainer, task: Task, rows: datasets.Dat
     for suffix in splits_of(run):
         split = first(rows, f"test{suffix}", run.data.max_predict_samples)
         unlabelled = split.remove_columns("labels") if "labels" in split.column_names else split
-        write_predictions(trainer, f"predict_results_{run.task}{suffix}.txt", task, trainer.predict(unlabelled))
+        output = predict_in_order(trainer, unlabelled)
+        write_predictions(trainer, f"predict_results_{run.task}{suffix}.txt", task, output)
+
+
+def predict_in_order(trainer: NxMTrainer, rows: datasets.Dataset, **words):
+    """Predictions in the order of the rows, which a Trainer mixes where it groups those of training by length."""
+    asked, trainer.args.train_sampling_strategy = trainer.args.train_sampling_strategy, "random"  # of training alone
+    try:
+        return trainer.predict(rows, **words)
+    finally:
+        trainer.args.train_sampling_strategy = asked
 
 
 def write_predictions(trainer: NxMTrainer, name: str, task: Task, output) -> None:
