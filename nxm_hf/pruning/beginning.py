@@ -27,8 +27,10 @@ def prune_first(model: nn.Module, config: NxMConfig, loader: DataLoader) -> None
     Rows are taken by number, from all over the training data, and collated as the loader does; neither the order of
     the training nor its chance is touched.
     """
+    if config.pruned_by is None:
+        return
     plan = resolve(model, config)
-    if config.pruned_by is None or holds_pattern(plan):
+    if holds_pattern(plan):
         return
     choices = {name: getattr(config, name) for name in ("include", "exclude", "on_indivisible")}
     with _chance_put_back():

@@ -63,6 +63,13 @@ class Solver:
             mask.copy_(self.one(each, pattern))
 
 
+def alone(many: Callable[..., None], scores: Tensor, pattern: Any) -> Tensor:
+    """The mask of one tensor, by what writes those of a list."""
+    mask = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
+    many([scores], pattern, [mask])
+    return mask
+
+
 def buffers(scores: Sequence[Tensor], out: Sequence[Tensor] | None) -> list[Tensor]:
     """The masks to write into: new ones, or the caller's, which have to fit."""
     if out is None:

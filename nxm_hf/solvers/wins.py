@@ -14,6 +14,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from nxm_hf.solvers.base import alone
 from nxm_hf.solvers.network import working_dtype
 
 CPU_SCORES = 2**18  # worked on at a time: they stay in cache
@@ -31,9 +32,7 @@ def groups_fill_words(scores: Tensor, pattern: Any) -> bool:
 
 def by_wins(scores: Tensor, pattern: Any) -> Tensor:
     """Keep what wins against m - n of its group or more; between equal scores the first wins."""
-    mask = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
-    wins_of_many([scores], pattern, [mask])
-    return mask
+    return alone(wins_of_many, scores, pattern)
 
 
 def wins_of_many(scores: Sequence[Tensor], pattern: Any, masks: Sequence[Tensor]) -> None:

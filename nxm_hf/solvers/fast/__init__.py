@@ -4,7 +4,7 @@ numba is imported, and a kernel compiled and tried, when the first tensor comes 
 one that does not work here, gets the masks from torch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nxm_hf.solvers import trials
-from nxm_hf.solvers.base import Solver, worth
+from nxm_hf.solvers.base import Solver, alone, worth
 from nxm_hf.solvers.duals import by_duals
 from nxm_hf.solvers.trials import FLOATS, IN_PLACE, Counts
 
@@ -104,7 +104,7 @@ def suits_rows(scores: Tensor, pattern: Any) -> bool:
 
 def by_vectors(scores: Tensor, pattern: Any) -> Tensor:
     """N:M: keep the n highest scores of every group, sixteen groups at a time."""
-    return _alone(groups_of_many, scores, pattern)
+    return alone(groups_of_many, scores, pattern)
 
 
 def groups_of_many(scores: Sequence[Tensor], pattern: Any, masks: Sequence[Tensor]) -> None:
@@ -114,7 +114,7 @@ def groups_of_many(scores: Sequence[Tensor], pattern: Any, masks: Sequence[Tenso
 
 def by_prices(scores: Tensor, pattern: Any) -> Tensor:
     """Transposable: keep the most score with n in each row and column, sixteen tiles at a time."""
-    return _alone(tiles_of_many, scores, pattern)
+    return alone(tiles_of_many, scores, pattern)
 
 
 def tiles_of_many(scores: Sequence[Tensor], pattern: Any, masks: Sequence[Tensor]) -> None:
@@ -124,18 +124,12 @@ def tiles_of_many(scores: Sequence[Tensor], pattern: Any, masks: Sequence[Tensor
 
 def by_bracket(scores: Tensor, pattern: Any) -> Tensor:
     """Unstructured: keep the highest scores; a sample brackets the last of them."""
-    return _alone(rows_of_many, scores, pattern)
+    return alone(rows_of_many, scores, pattern)
 
 
 def rows_of_many(scores: Sequence[Tensor], pattern: Any, masks: Sequence[Tensor]) -> None:
     """`by_bracket`, for a list."""
     tier().over_rows([each.float().contiguous() for each in scores], pattern, masks)
-
-
-def _alone(many: Callable[..., None], scores: Tensor, pattern: Any) -> Tensor:
-    mask = torch.empty(scores.shape, dtype=torch.bool)
-    many([scores], pattern, [mask])
-    return mask
 
 
 CATALOGUE = {

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nxm_hf.solvers import trials
-from nxm_hf.solvers.base import Solver, worth
+from nxm_hf.solvers.base import Solver, alone, worth
 from nxm_hf.solvers.trials import FLOATS, IN_PLACE, Counts
 
 DEVICE = "cuda"
@@ -86,9 +86,7 @@ def suits_scores(scores: Tensor, pattern: Any) -> bool:
 
 def by_ranks(scores: Tensor, pattern: Any) -> Tensor:
     """N:M: keep what fewer than n of its group beat; of equal scores the first, on a GPU."""
-    mask = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
-    ranks_of_many([scores], pattern, [mask])
-    return mask
+    return alone(ranks_of_many, scores, pattern)
 
 
 def ranks_of_many(scores: Sequence[Tensor], pattern: Any, masks: Sequence[Tensor]) -> None:
