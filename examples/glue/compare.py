@@ -22,8 +22,9 @@ from pathlib import Path
 from comparing.arms import PRESETS, SWEEPS, Arm, Grid, Point, check_small, points, preset_grid, read_grid, sweep_arms
 from comparing.cells import HELD_OUT, Cell, check_cell, check_key, check_more, read_recipe, read_teaching
 from comparing.comparison import PAGE, render
+from comparing.points import best_first
 from comparing.results import Plan
-from comparing.search import Search, mean_score, read_space
+from comparing.search import Search, read_space
 from comparing.shapes import Shape
 from comparing.workshop import CellsFailed, Workshop
 from run_glue import TASKS
@@ -101,11 +102,7 @@ class Comparison:
 
 def choose(workshop: Workshop, tried: Sequence[Cell]) -> Point:
     """The point of the grid that was best on the rows held out, on the mean of the seeds tried."""
-    scores: dict[Point, list[dict]] = {}
-    for record in workshop.results.of(tried):
-        scores.setdefault(tuple(map(tuple, record["grid"])), []).append(record)
-    ranked = {point: mean_score(records) for point, records in scores.items()}
-    return max(ranked, key=lambda point: (ranked[point] == ranked[point], ranked[point]))  # what is no number is last
+    return best_first(workshop.results.of(tried))[0][0]
 
 
 def choose_by_grid(asked: Comparison, workshop: Workshop) -> dict[tuple[str, Arm], Point]:

@@ -21,10 +21,11 @@ from comparing.measures import (
 )
 from comparing.notes import notes, of_seeds, on_the_average
 from comparing.plots import MISSING, write_plots
+from comparing.points import tried
 from comparing.study import Part, Runs, Study
+from comparing.tables import NONE, number, table
 
 PAGE = "comparison.md"
-NONE = "-"
 
 
 def render(folder: Path) -> str:
@@ -38,23 +39,6 @@ def render(folder: Path) -> str:
         text += "\n\n" + "\n\n".join(_part(part, drawn))
     (folder / PAGE).write_text(text + "\n", encoding="utf-8")
     return text
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown.
-
-    >>> print(table(["a", "b"], [["1", "2"]]))
-    | a | b |
-    |---|---|
-    | 1 | 2 |
-    """
-    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" if line[0] != "---" else f"|{'|'.join(line)}|" for line in lines)
-
-
-def number(value: float | None, form: str = ".4f") -> str:
-    """A number, or a dash where there is none."""
-    return NONE if value is None or not math.isfinite(value) else format(value, form)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -103,6 +87,7 @@ def _part(part: Part, pictures: Sequence[Path]) -> list[str]:
             *of_seeds(part, task),
             _differences(part, task),
             _costs(part, task),
+            *tried(part, task),
         ]
     text += ["### Notes", *notes(part)]
     return [*text, "### Plots", *_pictures(pictures)]

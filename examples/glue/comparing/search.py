@@ -5,10 +5,9 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from run_glue import TASKS
-
 from comparing.arms import Point
 from comparing.cells import Cell, takes
+from comparing.measures import mean, score
 from comparing.workshop import CellsFailed, Workshop
 
 MISSING = "--search needs optuna, which is not installed. Write: pip install optuna"
@@ -116,10 +115,10 @@ class Search:
         point = self._point(cell, lambda key, axis: axis.suggest(trial, key))
         trial.set_user_attr("point", [list(pair) for pair in point])
         records = [self.workshop.finish(replace(cell, seed=seed, grid=point)) for seed in self.seeds]
-        score = None if None in records else mean_score(records)
+        found = math.nan if None in records else mean([score(record) for record in records])
         optuna = optuna_itself()
-        failed = score is None or not math.isfinite(score)
-        study.tell(trial, None if failed else score, optuna.trial.TrialState.FAIL if failed else None)
+        failed = not math.isfinite(found)
+        study.tell(trial, None if failed else found, optuna.trial.TrialState.FAIL if failed else None)
 
     def _point(self, cell: Cell, value) -> Point:
         """The cell's own point, with the values of the axes that its recipe has a use for."""
@@ -133,11 +132,6 @@ class Search:
                 f"No trial of {study.study_name} has a score; see the logs in {self.workshop.folder}/cells."
             )
         return tuple((key, text) for key, text in study.best_trial.user_attrs["point"])
-
-
-def mean_score(records: Sequence[dict]) -> float:
-    """The task's metric, on the mean of some seeds."""
-    return sum(record["metrics"][f"eval_{TASKS[record['task']].best}"] for record in records) / len(records)
 
 
 def finished(study) -> list:

@@ -66,6 +66,7 @@ class Part:
     more: tuple[str, ...]
     folder: Path
     runs: tuple[Runs, ...]
+    held_out: tuple[dict, ...] = ()  # records of trials that settings were chosen by
 
     @cached_property
     def budget(self) -> str:
@@ -172,13 +173,20 @@ class Study:
         records = list(Results(folder / "results.jsonl").records.values())
         planned, commands = Plan(folder / "plan.json").read()
         shown = list(_shown(records, planned))
-        groups: dict[tuple, list[dict]] = {}
-        for record in shown:
-            groups.setdefault((record["model"], without(record["more"])), []).append(record)
-        parts = tuple(Part(*key, folder, tuple(_runs(found))) for key, found in groups.items())
+        groups, trials = _by_part(shown), _by_part(record for record in records if record["hold_out"])
+        parts = tuple(
+            Part(*key, folder, tuple(_runs(found)), tuple(trials.get(key, ()))) for key, found in groups.items()
+        )
         names = {record["name"] for record in records}
         missing = [cell for cell in planned or _product(shown) if cell.name not in names]
         return cls(parts, tuple(missing), tuple(commands))
+
+
+def _by_part(records: Iterable[dict]) -> dict[tuple, list[dict]]:
+    groups: dict[tuple, list[dict]] = {}
+    for record in records:
+        groups.setdefault((record["model"], without(record["more"])), []).append(record)
+    return groups
 
 
 def _shown(records: Iterable[dict], planned: Sequence[Cell]) -> Iterable[dict]:
