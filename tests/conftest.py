@@ -12,7 +12,6 @@ from transformers import BertConfig, BertForSequenceClassification, TrainingArgu
 
 torch.set_num_threads(1)  # tiny tensors: threads only contend
 transformers.utils.logging.disable_progress_bar()
-gc.freeze()  # accelerate collects garbage at every training; what was imported is none
 
 
 def make_bert(seed: int = 0, **changes) -> BertForSequenceClassification:
@@ -55,6 +54,13 @@ def assert_equal_weights(one: torch.nn.Module, other: torch.nn.Module) -> None:
         if not torch.equal(a, b)
     ]
     assert not different, f"these weights differ: {different}"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imports_are_no_garbage():
+    """Accelerate looks for garbage at every training; it need not look at what modules made when they were imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
