@@ -29,7 +29,7 @@ class Seen:
 SEEN = (
     Seen("admm", "2:4", 0.67, 3),
     Seen("mask-decay grad=ste", "2:4", 0.54, 3),
-    Seen("sr-ste", "2:4", -0.03, 3),
+    Seen("sr-ste", "2:4", 0.0, 3),
     Seen("asp scores=alps", "2:4", 0.45, 1),
 )
 
