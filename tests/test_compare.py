@@ -565,6 +565,22 @@ def test_a_page_of_records_alone_says_that_the_rows_are_gone(model, tmp_path):
     assert re.fullmatch(r"\+0\.\d+ \[[+-]0\.\d+, [+-]0\.\d+\]", table_rows(text, "mrpc", 1)["admm rho=0.01"][0])
 
 
+def test_a_model_out_of_reach_is_looked_for_once_and_the_page_says_what_it_lacks(tmp_path, monkeypatch):
+    """Without a network each look takes half a minute, and a page has a column of FLOPs for every arm and task."""
+    read, looks = transformers.AutoConfig.from_pretrained, []
+
+    def counted(model, *args, **words):
+        looks.append(model)
+        return read(model, *args, **words)
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", counted)
+    study(tmp_path, "./a-model-out-of-reach", seeds=(0,))
+    text = render(tmp_path)
+    assert looks == ["./a-model-out-of-reach"]
+    assert "The config of ./a-model-out-of-reach cannot be read here, so FLOPs and numbers of masks" in text
+    assert table_rows(text, "mrpc", 2)["asp"][0] == "-" and not (tmp_path / "flops.png").exists()
+
+
 def test_what_was_planned_and_is_missing_is_listed(model, tmp_path):
     cells = [Cell("mrpc", recipe, seed, POINT, model=model) for recipe in ("dense", "asp") for seed in (0, 1)]
     write_cells(tmp_path, [made_record(cell, 0.7) for cell in cells[:3]])

@@ -1,6 +1,7 @@
 """Notes on a comparison: what its numbers are, and what they cannot say."""
 
 from comparing.measures import PAPER, REPLICATES
+from comparing.shapes import Shape
 from comparing.study import Part
 
 FEW = 5  # seeds, below which drawing them again says little of other seeds
@@ -26,6 +27,8 @@ def notes(part: Part) -> list[str]:
     told = [DIFFERENCES, GAP, FLOPS, SIMILARITY]
     if any(runs.recipe == "small" for runs in part.runs):
         told.append(SMALL)
+    if Shape.of(part.model, part.tasks[0], part.more).trouble:
+        told.append(f"The config of {part.model} cannot be read here, so FLOPs and numbers of masks are left out.")
     if gone := [task for task in part.tasks if part.truth(task) is None]:
         told.append(f"The files of predictions of {', '.join(gone)} are gone, so intervals there are over seeds alone.")
     return ["\n".join(f"- {note}" for note in told)]

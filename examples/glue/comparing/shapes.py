@@ -35,9 +35,16 @@ class Shape:
         overrides, revision = option(more, "config_overrides"), option(more, "revision")
         return cls(model, len(TASKS[task].labels) or 1, overrides or "{}", revision or "main", trust)
 
+    @property
+    def trouble(self) -> str:
+        """Why its config cannot be read, if so."""
+        return _trouble(self.model, self.revision, self.trust)
+
     @cached_property
     def config(self):
         """The config that the model is made from."""
+        if self.trouble:
+            raise OSError(self.trouble)
         where = {"revision": self.revision, "trust_remote_code": self.trust}
         return AutoConfig.from_pretrained(self.model, num_labels=self.labels, **where, **json.loads(self.overrides))
 
@@ -54,6 +61,16 @@ class Shape:
     def weights(self) -> int:
         """How many weights it has in all."""
         return sum(parameter.numel() for parameter in self.build().parameters())
+
+
+@cache
+def _trouble(model: str, revision: str, trust: bool) -> str:
+    """Asked once: where there is no network, an answer takes half a minute."""
+    try:
+        AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust)
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def option(words: Sequence[str], name: str) -> str | None:
