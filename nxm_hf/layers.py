@@ -15,7 +15,7 @@ __all__ = ["GROUPS", "ROLES", "Layer", "find_layers", "left_dense"]
 
 # Inside a block and yet never pruned: adapters, the routers of experts, positions, and what joins two stages.
 _NEVER = re.compile(
-    r"(^|\.)(lora_\w+|router|gate|shared_expert_gate|relative_attention_bias|continuous_position_bias_mlp"
+    r"(^|\.)(lora_\w+|\w+_adapter_list|router|gate|shared_expert_gate|relative_attention_bias|continuous_position_bias_mlp"
     r"|\w*rel_pos\w*|downsample)(\.|$)"
 )
 
@@ -156,5 +156,5 @@ def _nothing(model: nn.Module) -> str:
     names = listing([plain(name) for name, module in model.named_modules() if is_matrix(module)]) or "none"
     return (
         f"Nothing to prune in this {type(model).__name__}: no Linear or Conv1D of its own stands in a stack of blocks, "
-        f"an nn.ModuleList of one class with two or more in each. Its Linear layers are: {names}."
+        f"an nn.ModuleList of one kind of block with two or more in each. Its Linear layers are: {names}."
     )

@@ -160,6 +160,23 @@ LLAMA_FFN = """
     mlp.down_proj                       ffn_out
 """
 LLAMA = LLAMA_ATTENTION + LLAMA_FFN
+MLLAMA_CROSS = """
+    cross_attn.q_proj                   cross_query
+    cross_attn.k_proj                   cross_key
+    cross_attn.v_proj                   cross_value
+    cross_attn.o_proj                   cross_output
+"""
+MAMBA = """
+    mamba.in_proj                       other
+    mamba.x_proj                        other
+    mamba.dt_proj                       other
+    mamba.out_proj                      attention_output
+"""
+FEED_FORWARD = """
+    feed_forward.gate_proj              ffn_in
+    feed_forward.up_proj                ffn_in
+    feed_forward.down_proj              ffn_out
+"""
 SHARED_EXPERT = """
     mlp.shared_expert.gate_proj         ffn_in
     mlp.shared_expert.up_proj           ffn_in
@@ -573,6 +590,32 @@ CASES = [
         LLAMA_ATTENTION + SHARED_EXPERT,
         "model.layers.#.mlp.shared_expert_gate lm_head",
         config={**DECODER, "num_experts": 4},
+    ),
+    # Of two kinds of blocks in one stack
+    Case(
+        "mllama",
+        "",
+        {
+            "text_config": {**DECODER, "num_hidden_layers": 3, "cross_attention_layers": [1]},
+            "vision_config": {
+                **{"hidden_size": 32, "attention_heads": 4, "intermediate_size": 64, "image_size": 32, "patch_size": 8},
+                **{"num_hidden_layers": 2, "num_global_layers": 2, "intermediate_layers_indices": [0, 1]},
+            },
+        },
+        (
+            ("vision_model.transformer.layers.#", LLAMA_ATTENTION + MLP_FC, 2),
+            ("vision_model.global_transformer.layers.#", LLAMA_ATTENTION + MLP_FC, 2),
+            ("language_model.layers.#", LLAMA, 2),
+            ("language_model.layers.#", MLLAMA_CROSS + LLAMA_FFN, 1),
+        ),
+        "multi_modal_projector",
+    ),
+    Case(
+        "jamba",
+        "CausalLM",
+        {**DECODER, "num_hidden_layers": 3, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1},
+        (("model.layers.#", MAMBA + FEED_FORWARD, 2), ("model.layers.#", LLAMA_ATTENTION + FEED_FORWARD, 1)),
+        "lm_head",
     ),
     decoder("starcoder2", "model.layers.#", LLAMA_ATTENTION + STARCODER2),
     decoder("gpt2", "transformer.h.#", GPT2, config=GPT),

@@ -165,12 +165,35 @@ def test_a_stack_itself_can_be_given():
     assert names(classifier().bert.encoder.layer) == [name.removeprefix("bert.encoder.layer.") for name in BERT_NAMES]
 
 
-def test_blocks_of_one_matrix_or_of_two_classes_are_no_stack():
+def test_blocks_of_one_matrix_or_of_strangers_are_no_stack():
+    class Chain(nn.Sequential):
+        """A container of a class of its own, as one writes for a block of convolutions."""
+
     model = Toy()
     model.heads = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
     model.pairs = nn.ModuleList(nn.ModuleList(nn.Linear(8, 8) for _ in range(2)) for _ in range(2))
-    model.mixed = nn.ModuleList([Block(), nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))])
+    chains = [kind(nn.Linear(8, 8), nn.Linear(8, 8)) for kind in (nn.Sequential, Chain)]
+    model.mixed = nn.ModuleList([Block(), chains[0]])
+    model.chains = nn.ModuleList(chains)
     assert names(model) == TOY_NAMES
+
+
+def test_blocks_of_two_classes_with_a_base_of_their_own_are_a_stack():
+    """Or the language model of a Llama that sees would be left dense, and nobody told, as its vision model is found."""
+
+    class Other(Block):
+        pass
+
+    model = Toy()
+    model.blocks[1] = Other()
+    assert names(model) == TOY_NAMES
+
+
+def test_a_list_of_whole_models_is_no_stack():
+    """Or their poolers and heads would be pruned."""
+    model = nn.Module()
+    model.members = nn.ModuleList([classifier(), classifier()])
+    assert names(model) == [f"members.{i}.{name}" for i in range(2) for name in BERT_NAMES]
 
 
 def test_albert_runs_its_layer_many_times_and_gives_it_once():
@@ -214,7 +237,7 @@ def test_a_weight_tied_to_something_outside_is_never_pruned(owner):
     "name",
     [
         *("gate", "router", "lora_A", "lora_down", "relative_attention_bias", "rel_pos_bias", "gru_rel_pos_linear"),
-        *("downsample", "shared_expert_gate", "continuous_position_bias_mlp"),
+        *("downsample", "shared_expert_gate", "continuous_position_bias_mlp", "linear_q_adapter_list"),
     ],
 )
 def test_adapters_routers_positions_and_steps_between_stages_are_never_pruned(name):

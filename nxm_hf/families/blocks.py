@@ -1,6 +1,6 @@
 """Blocks: where the repeated blocks of a Transformer are, and which modules hold a matrix."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 
@@ -20,14 +20,22 @@ def blocks(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]
 
 
 def _is_stack(module: nn.Module) -> bool:
-    """Whether `module` is a list of blocks of one class with two or more matrices each."""
+    """Whether `module` is a list of blocks of one kind with two or more matrices each."""
     elements = [bare(block) for block in module.children()]
     return (
         isinstance(module, nn.ModuleList)
-        and len({type(block) for block in elements}) == 1
+        and _are_of_one_kind(elements)
         and not isinstance(elements[0], nn.ModuleList)  # Funnel has lists of lists
+        and not hasattr(elements[0], "save_pretrained")  # whole models, each with stacks of its own
         and all(sum(map(is_matrix, block.modules())) >= 2 for block in elements)
     )
+
+
+def _are_of_one_kind(elements: Sequence[nn.Module]) -> bool:
+    """Whether they share a class, or at least a base of their own, as layers with and without attention do (Jamba)."""
+    kinds = {type(block) for block in elements}
+    shared = set.intersection(*(set(kind.__mro__) for kind in kinds)) if kinds else set()
+    return len(kinds) == 1 or not shared <= {*nn.Sequential.__mro__}
 
 
 def is_matrix(module: nn.Module) -> bool:
