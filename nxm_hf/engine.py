@@ -54,7 +54,7 @@ class Engine:
         self._training: dict[str, Tensor] | None = None  # the training view, while the deployed one is shown
         self.finished = self._warned = False
         if self.plan.skipped:
-            logger.warning("Left dense, because the pattern does not fit: %s.", ", ".join(self.plan.skipped))
+            logger.warning("Left dense: %s.", self.plan.reasons)
         remove_stamp(self.model)
         self._each(self._begin)
         self._bracket.close()

@@ -65,7 +65,8 @@ def find_layers(
     layers = _prunable(model)
     if not layers:
         raise ValueError(_nothing(model))
-    choices = Selection(type(model).__name__, {layer.name: layer.role for layer in layers}, _refused(model, layers))
+    refused = _refused(model, layers) | stacked(model)
+    choices = Selection(type(model).__name__, {layer.name: layer.role for layer in layers}, refused)
     chosen = set(choices.roles) if include is None else choices.names("include", include)
     chosen -= set() if exclude is None else choices.names("exclude", exclude)
     if not chosen:
@@ -77,9 +78,20 @@ def find_layers(
 
 
 def left_dense(model: nn.Module) -> dict[str, str]:
-    """Every matrix and embedding that is never pruned, and why."""
+    """Every matrix, stack of matrices and embedding that is never pruned, and why."""
     model = bare(model)
-    return _refused(model, _prunable(model))
+    return _refused(model, _prunable(model)) | stacked(model)
+
+
+def stacked(model: nn.Module) -> dict[str, str]:
+    """Every parameter of the blocks that holds several matrices, as those of experts do, and why it stays dense."""
+    return {
+        plain(f"{prefix}.{place}.{name}"): "it holds several matrices, of experts or of heads, in one parameter"
+        for prefix, block in blocks(bare(model))
+        for place, module in block.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() == 3 and len(parameter) > 1 and not isinstance(module, nn.Conv1d)
+    }
 
 
 def _prunable(model: nn.Module) -> list[Layer]:

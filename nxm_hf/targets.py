@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from nxm_hf.config import NxMConfig
-from nxm_hf.layers import GROUPS, Layer, find_layers
+from nxm_hf.families.selection import listing
+from nxm_hf.layers import GROUPS, Layer, find_layers, stacked
 from nxm_hf.patterns import Dense, Pattern
 
 
@@ -44,7 +45,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is pruned, and what the pattern did not fit: name -> why."""
+    """What is pruned, and what stays dense though nobody asked for that: name -> why."""
 
     targets: tuple[Target, ...]
     skipped: dict[str, str]
@@ -53,6 +54,11 @@ class Plan:
     def layers(self) -> dict[str, str]:
         """Name -> pattern, in JSON's words."""
         return {target.name: str(target.pattern) for target in self.targets}
+
+    @property
+    def reasons(self) -> str:
+        """The first few that stay dense, each with why."""
+        return listing([f"{name}: {why.rstrip('.')}" for name, why in self.skipped.items()], "; ")
 
 
 def resolve(model: nn.Module, config: NxMConfig) -> Plan:
@@ -75,7 +81,7 @@ def resolve(model: nn.Module, config: NxMConfig) -> Plan:
         raise ValueError(
             f"Nothing is left to prune in this {type(model).__name__} by {config.pattern!r}. {_why(skipped)}"
         )
-    return Plan(tuple(targets), skipped)
+    return Plan(tuple(targets), skipped if config.include else skipped | stacked(model))
 
 
 def check_trainable(plan: Plan) -> None:

@@ -7,7 +7,9 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.nn.utils import parametrizations
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from nxm_hf.layers import Layer, find_layers
+from nxm_hf import NxMConfig, attach
+from nxm_hf.layers import Layer, find_layers, left_dense, stacked
+from nxm_hf.targets import resolve
 
 TEXT = {
     **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
@@ -247,6 +249,28 @@ def test_adapters_routers_positions_and_steps_between_stages_are_never_pruned(na
     assert names(model) == TOY_NAMES
     with pytest.raises(ValueError, match=f"blocks.1.{name} is never pruned, because it is an adapter, a router"):
         find_layers(model, exclude=f"blocks.1.{name}")
+
+
+def test_experts_in_one_parameter_stay_dense_and_that_is_said(caplog):
+    """Or most of a mixture of experts would be left dense while the log speaks of a density of one half."""
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("mixtral", **TEXT, num_key_value_heads=1, num_local_experts=2)
+    )
+    experts = [f"model.layers.{i}.mlp.experts.{end}" for i in range(2) for end in ("gate_up_proj", "down_proj")]
+    why = "it holds several matrices, of experts or of heads, in one parameter"
+    assert {name: said for name, said in left_dense(model).items() if "experts" in name} == dict.fromkeys(experts, why)
+    with pytest.raises(ValueError, match=f"experts.gate_up_proj is never pruned, because {why}"):
+        find_layers(model, include="experts")
+    assert set(resolve(model, NxMConfig("asp")).skipped) == set(experts)
+    assert not resolve(model, NxMConfig("asp", include="attention")).skipped  # nobody asked for more
+    with caplog.at_level("WARNING", "nxm_hf"):
+        attach(model, torch.optim.SGD(model.parameters(), 0.1), "asp", total_steps=2)
+    assert f"Left dense: {experts[0]}: {why}; {experts[1]}: {why}; " in caplog.text
+
+
+def test_convolutions_are_no_stacks_of_matrices():
+    model = MODELS["squeezebert"]()
+    assert stacked(model) == {} and not left_dense(model).keys() & set(names(model))
 
 
 def test_a_weight_that_is_computed_is_refused_by_name():

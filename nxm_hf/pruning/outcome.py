@@ -43,7 +43,7 @@ class Outcome:
     method: str
     settings: dict[str, Any]
     layers: tuple[LayerOutcome, ...]
-    skipped: dict[str, str] = field(default_factory=dict)  # layers left dense, as the pattern does not fit them
+    skipped: dict[str, str] = field(default_factory=dict)  # layers left dense, and why
     tokens: int | None = None
     seconds: float = 0.0
     peak_memory: int | None = None  # of the process so far, in bytes
