@@ -47,18 +47,10 @@ _NO_MOMENTS = ("adafactor", "8bit", "4bit", "lowbit", "bitsandbytes", "torchao",
 
 
 class Moments:
-    """What an optimizer keeps for one weight: its learning rate, and moments as matrices to edit in place."""
+    """What an optimizer remembers of one weight's gradients, as matrices that can be edited in place."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, layer: Any):
         self._optimizer, self._layer = optimizer, layer
-
-    @property
-    def rate(self) -> float | None:
-        """The learning rate that a schedule starts from; without a schedule the one of now. Adafactor may have none."""
-        weight = self._layer.weight
-        group = next(group for group in self._optimizer.param_groups if any(p is weight for p in group["params"]))
-        rate = group.get("initial_lr", group.get("lr"))
-        return None if rate is None else float(rate)
 
     @torch.no_grad()
     def clear(self, where: Tensor, which: str) -> None:

@@ -21,7 +21,7 @@ class Clock:
         epoch: optimizer steps of one epoch, where known.
         adaptive: whether the optimizer divides gradients by their size, as Adam does and plain SGD does not.
         loss_scale: what gradients are still multiplied by (a fused optimizer under a `GradScaler`).
-        moments: what the optimizer keeps for this weight: its learning rate, and what it remembers of gradients.
+        moments: what the optimizer remembers of this weight's gradients, where it can be edited.
         seed: a number of this run and this weight, for what a method chooses by chance.
     """
 
@@ -43,11 +43,6 @@ class Clock:
     def progress(self) -> float:
         """The part of training that is done, 0 to 1."""
         return min(max(self.step, 0) / max(self.total, 1), 1.0)
-
-    @property
-    def rate(self) -> float | None:
-        """The learning rate that this weight's schedule starts from, where there is one."""
-        return self.moments.rate if self.moments is not None else None
 
     def clear_moments(self, where: Any, which: str) -> None:
         """Set the optimizer's "first" or "both" moments of some entries to zero; "none" leaves them."""

@@ -158,9 +158,6 @@ class Noted:
         self.events.extend([clock.step] * happens)
         return happens
 
-    def interval(self, clock):
-        return self.schedule.interval(clock)
-
 
 @pytest.mark.parametrize(("warmup", "settle"), [(0.0, 0.0), (0.1, 0.4), (0.0, 0.5), (0.25, 0.0)])
 @pytest.mark.parametrize("total", [40, 200, 330])

@@ -16,9 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from nxm_hf import NxMConfig, attach
-from nxm_hf.layers import Layer
 from nxm_hf.methods import ADMM, Dense, Masked, Method, Phases, keep, restore_dense
-from nxm_hf.optimizers import Moments
 from nxm_hf.patterns import NM, parse
 from nxm_hf.schedules import ALWAYS, NEVER, Clock, Constant, Evenly, Every
 
@@ -610,50 +608,20 @@ def test_the_momentum_of_a_pruned_weight_decays_and_never_reaches_it():
 # What rho means when it is measured
 
 
-def pulled(make_optimizer, slope, steps=200):
-    """How much of its way to R a weight goes in one interval of an automatic rho, with gradients of pure chance."""
-    linear = nn.Linear(64, 64, bias=False).double()
-    weight = linear.weight
-    optimizer = make_optimizer([weight])
-    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    moments = Moments(optimizer, Layer("linear", "other", linear, ""))
-    method = ADMM(PATTERN, update=Every(steps))
+def test_an_automatic_rho_makes_the_first_pull_three_hundredths_of_the_gradient():
+    weight = nn.Parameter(torch.randn(8, 16))
+    method = ADMM(PATTERN)
     with torch.no_grad():
-        state = method.init(weight, Clock(0, steps))
-        way, before = state["r"] - weight, weight.clone()
-        for step in range(steps):
-            weight.grad = slope * torch.randn_like(weight)
-            adaptive = not isinstance(optimizer, torch.optim.SGD)
-            method.before_step(weight, state, Clock(step, steps, adaptive=adaptive, moments=moments))
-            optimizer.step()
-        return float(((weight - before) * way).sum() / way.square().sum()), state["rho"]
-
-
-@pytest.mark.parametrize("slope", [1e-5, 1.0, 1e3])
-@pytest.mark.parametrize("rate", [1e-4, 1e-3])
-def test_an_automatic_rho_takes_a_weight_a_tenth_of_its_way_by_the_next_update(slope, rate):
-    """Whatever the size of the gradients, and whether the optimizer divides them by it."""
-    adam, _ = pulled(lambda weights: torch.optim.Adam(weights, lr=rate), slope)
-    sgd, _ = pulled(lambda weights: torch.optim.SGD(weights, lr=rate / slope), slope)
-    assert adam == pytest.approx(1 - math.exp(-0.1), rel=0.2) and sgd == pytest.approx(1 - math.exp(-0.1), rel=0.1)
-
-
-def test_an_automatic_pull_is_never_larger_than_the_gradient():
-    """Or Adam, which divides by the size of both, would hear little of the loss."""
-    linear, method = nn.Linear(16, 8), ADMM(PATTERN)
-    weight = linear.weight
-    for moments in (None, Moments(torch.optim.Adam([weight], lr=1e-9), Layer("linear", "other", linear, ""))):
-        with torch.no_grad():
-            state = method.init(weight, Clock(0, 80))
-            gradient = 1e-3 * torch.randn(8, 16)
-            weight.grad = gradient.clone()
-            method.before_step(weight, state, Clock(0, 80, adaptive=True, moments=moments))
-        torch.testing.assert_close((weight.grad - gradient).norm(), gradient.norm(), rtol=1e-4, atol=0)
-        measured = float(state["rho"])
-        with torch.no_grad():
-            weight.grad = 5 * gradient
-            method.before_step(weight, state, Clock(1, 80, adaptive=True, moments=moments))
-        assert float(state["rho"]) == measured, "it is measured once"
+        state = method.init(weight, Clock(0, 80))
+        gradient = 1e-3 * torch.randn(8, 16)
+        weight.grad = gradient.clone()
+        method.before_step(weight, state, Clock(0, 80))
+    torch.testing.assert_close((weight.grad - gradient).norm(), 0.03 * gradient.norm(), rtol=1e-4, atol=0)
+    measured = float(state["rho"])
+    with torch.no_grad():
+        weight.grad = 5 * gradient
+        method.before_step(weight, state, Clock(1, 80))
+    assert float(state["rho"]) == measured, "it is measured once"
 
 
 def test_an_automatic_rho_waits_for_a_step_with_a_gradient_and_a_pull():

@@ -22,9 +22,8 @@ class ADMM(Method):
     R = V where m, -V elsewhere; and the mask of |R| is m again. Without the dual U = 0 and R = Z.
 
     `start` says what R is before the first update: "A" R = W, no pull yet; "B" R = project(W);
-    "C" an update at step 0. `rho` None is measured at the first step with a gradient: such that from one update to the
-    next the pull takes W the part `WAY` of its way to R, at the learning rate that the schedule starts from; but never
-    more than makes the pull as large as the gradient of the loss (root mean square over the weight).
+    "C" an update at step 0. `rho` None is measured: such that, at the first step with a gradient, the pull is
+    `PULL_OVER_GRADIENT` times as large as the gradient of the loss (root mean square over the weight).
     """
 
     pattern: Pattern
@@ -78,25 +77,13 @@ class ADMM(Method):
             return self.rho
         state.setdefault("rho", _unmeasured())  # a state made with other settings has none
         if state["rho"] == 0:
-            size, slope = _rms(pull), _rms(grad) / clock.loss_scale
-            if size > 0 and slope > 0:
-                state["rho"].fill_(self._measured(size, slope, clock))
+            size, norm = pull.norm().double(), grad.norm().double() / clock.loss_scale
+            if size > 0 and norm > 0:
+                state["rho"] = (PULL_OVER_GRADIENT * norm / size).cpu()
         return state["rho"].item()
 
-    def _measured(self, size, slope, clock):
-        """The rho for a pull and a gradient of these sizes."""
-        most = slope / size
-        if not clock.rate:
-            return most
-        moves = clock.rate / slope if clock.adaptive else clock.rate  # W, in a step, by a gradient of 1
-        return min(WAY / (moves * self.update.interval(clock)), most)
 
-
-WAY = 0.1
-
-
-def _rms(x):
-    return float(x.double().square().mean().sqrt())
+PULL_OVER_GRADIENT = 0.03
 
 
 def _unmeasured():

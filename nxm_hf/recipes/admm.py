@@ -19,12 +19,11 @@ def admm(
 
     Reference: Holmes et al., 2021, https://arxiv.org/abs/2110.15766
     Relations: unlike `ste` the forward pass stays dense; with `settle` the last stretch is `asp` on its mask.
-    `rho` is the strength of the coupled penalty ("auto": such that it takes a weight a tenth of its way from one
-    update to the next, by its optimizer, learning rate and gradient, but is never above the gradient); `contraction`
-    that of the decoupled one, the part of the way it goes. `steps` from one update to the next: a number, "epoch", or
-    "auto" (about 80, at most 50 updates in all, the last at the end). With `rho` left at "auto" the last 0.3 of
-    training settles, where the config's `settle` says nothing else; a `rho` of one's own is the paper's ADMM, which
-    does not.
+    `rho` is the strength of the coupled penalty ("auto": relative to the gradient, by weight); `contraction` that of
+    the decoupled one, the part of the way it goes from one update to the next. `steps` from one update to the next:
+    a number, "epoch", or "auto" (about 80, at most 50 updates in all, the last at the end). With `rho` left at "auto"
+    the last 0.3 of training settles, where the config's `settle` says nothing else; a `rho` of one's own is the
+    paper's ADMM, which does not.
     """
     one_of("admm", "penalty", penalty, ("coupled", "decoupled"))
     one_of("admm", "start", start, ("C", "A", "B"))
