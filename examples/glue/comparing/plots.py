@@ -80,9 +80,7 @@ def _scatter(axes, part: Part, task: str, axis: Axis) -> None:
     found = {runs.label: runs for runs in part.of(task) if math.isfinite(values[runs.label])}
     every = _lines(found)
     lines = [line for line in every if len({round(values[label], 6) for label in line}) > 1]
-    # What was swept without moving along this axis would only hide the rest.
-    still = {label for line in every if line not in lines for label in line if _setting(label)}
-    shown = set(found) - still | {label for line in lines for label in line}
+    shown = set(found) - _swept_in_vain(every, lines) | {label for line in lines for label in line}
     colors = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(map(_series, found)))}
     for line in lines:
         ordered = sorted(line, key=values.__getitem__)
@@ -126,6 +124,15 @@ def _lines(labels: Sequence[str] | Mapping[str, Runs]) -> list[list[str]]:
             base = " ".join(label.split()[:-1])
             found.setdefault((base, _setting(label)), [base] if base in labels else []).append(label)
     return [line for line in found.values() if len(line) > 1]
+
+
+def _swept_in_vain(lines: Sequence[list[str]], moving: Sequence[list[str]]) -> set[str]:
+    """What was swept, several values of it, without moving along an axis: it would only hide the rest.
+
+    >>> sorted(_swept_in_vain([["asp", "asp scores=alps"], ["ste", "ste refresh=1", "ste refresh=2"]], []))
+    ['ste refresh=1', 'ste refresh=2']
+    """
+    return {label for line in lines if line not in moving and len(line) > 2 for label in line if _setting(label)}
 
 
 def _series(label: str) -> str:
