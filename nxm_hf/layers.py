@@ -65,8 +65,7 @@ def find_layers(
     layers = _prunable(model)
     if not layers:
         raise ValueError(_nothing(model))
-    refused = _refused(model, layers) | stacked(model)
-    choices = Selection(type(model).__name__, {layer.name: layer.role for layer in layers}, refused)
+    choices = Selection(type(model).__name__, {layer.name: layer.role for layer in layers}, _refused(model, layers))
     chosen = set(choices.roles) if include is None else choices.names("include", include)
     chosen -= set() if exclude is None else choices.names("exclude", exclude)
     if not chosen:
@@ -80,7 +79,7 @@ def find_layers(
 def left_dense(model: nn.Module) -> dict[str, str]:
     """Every matrix, stack of matrices and embedding that is never pruned, and why."""
     model = bare(model)
-    return _refused(model, _prunable(model)) | stacked(model)
+    return _refused(model, _prunable(model))
 
 
 def stacked(model: nn.Module) -> dict[str, str]:
@@ -141,7 +140,7 @@ def _model_type(name: str, types: Mapping[str, str]) -> str | None:
 
 
 def _refused(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
-    """Name -> why it is never pruned, of every other matrix and embedding."""
+    """Name -> why it is never pruned, of every other matrix, stack of matrices and embedding."""
     kept = {id(layer.weight) for layer in layers}
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
@@ -151,7 +150,7 @@ def _refused(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
     for name, module in model.named_modules():
         if (is_matrix(module) or isinstance(module, nn.Embedding)) and id(module.weight) not in kept:
             refused[plain(name)] = _reason(plain(name), module, owners.get(id(module.weight), []))
-    return refused
+    return refused | stacked(model)
 
 
 def _reason(name: str, module: nn.Module, owners: Sequence[str]) -> str:
