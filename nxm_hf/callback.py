@@ -19,7 +19,7 @@ from nxm_hf.identity import check_same_model, check_same_teacher, fingerprints
 from nxm_hf.loops import engine_of
 from nxm_hf.methods import Method
 from nxm_hf.optimizers import unwrapped
-from nxm_hf.pruning.beginning import prune_first
+from nxm_hf.pruning.beginning import pruner
 from nxm_hf.refusals import refuse_unsupported
 from nxm_hf.shipping import TAG, write_record
 from nxm_hf.state import STATE_FILE, read_header, read_state, write_state
@@ -53,10 +53,9 @@ class Bridge(TrainerCallback):
         if folder:
             check_same_model(folder, header, model, self.config)
             check_same_teacher(folder, header, self.teacher and self.teacher.words)
-        else:
-            prune_first(model, self.config, train_dataloader)
         epoch = _steps_per_epoch(args, train_dataloader)
-        self.engine = Engine(model, unwrapped(optimizer), self.config, state.max_steps, epoch, args.seed)
+        prune = pruner(model, self.config, train_dataloader)
+        self.engine = Engine(model, unwrapped(optimizer), self.config, state.max_steps, epoch, args.seed, prune)
         if folder:
             self.engine.restore(header, tensors)
 

@@ -73,10 +73,11 @@ class NxMConfig(PushToHubMixin):
         for pattern in self.patterns().values():  # a setting that is wrong fails here
             if not isinstance(pattern, Dense):
                 self.method(pattern)
-        if self.pruned_by and self.warmup:
+
+        if not self.warmup and self._needs_warmup:
             raise ValueError(
-                f"{self.recipe} with {self.settings} prunes before the first step, so no warm-up can be before it; got "
-                f'warmup={self.warmup}. Leave warmup out, or train with recipe="dense" first and start from that.'
+                f"{self.recipe} with {self.settings} goes by gradients that the optimizer has seen, so there must be "
+                "dense steps before it; got warmup=0. Write warmup=0.5, or leave the settings out."
             )
 
     def _check_words(self) -> None:
@@ -116,7 +117,7 @@ class NxMConfig(PushToHubMixin):
         """The fractions of training that are dense at first and settle at last; a settle of 0 is the recipe's own.
 
         >>> NxMConfig("admm").phases, NxMConfig("admm", settings={"rho": 0.01}).phases, NxMConfig("ste").phases
-        ((0.0, 0.3), (0.0, 0.0), (0.0, 0.0))
+        ((0.0, 0.5), (0.0, 0.0), (0.0, 0.0))
         """
         own = 0.0 if isinstance(self.recipe, Method) else recipes.RECIPES.settle(self.recipe, self.settings)
         return self.warmup, self.settle or own
@@ -129,6 +130,10 @@ class NxMConfig(PushToHubMixin):
         ('sparsegpt', None)
         """
         return None if isinstance(self.recipe, Method) else recipes.RECIPES.pruned_by(self.recipe, self.settings)
+
+    @property
+    def _needs_warmup(self) -> bool:
+        return not isinstance(self.recipe, Method) and recipes.RECIPES.needs_warmup(self.recipe, self.settings)
 
     def stages(self, pattern: Pattern) -> tuple[Pattern, ...]:
         """Every pattern that a weight goes through on its way to this one."""

@@ -40,14 +40,15 @@ class Engine:
         total_steps: int,
         steps_per_epoch: int | None = None,
         seed: int = 0,
+        prune: Callable[[], None] | None = None,
     ):
         self._bracket = Bracket(optimizer, total_steps, steps_per_epoch, self._at_step)
         self.model, self.optimizer, self.config = model, optimizer, replace(config)
-        self.total_steps, self.seed = total_steps, seed
+        self.total_steps, self.seed, self._prune = total_steps, seed, prune
         self.plan = resolve(model, config)
         check_trainable(self.plan)
         check_held(self.plan, optimizer)
-        check_pruned(self.plan, config)
+        check_pruned(self.plan, config, prune)
         self._methods = {target.name: config.method(target.pattern) for target in self.plan.targets}
         check_moments(optimizer, self._methods.values())
         self._states: dict[str, State] = {}
@@ -55,6 +56,7 @@ class Engine:
         self.finished = self._warned = False
         if self.plan.skipped:
             logger.warning("Left dense: %s.", self.plan.reasons)
+        self._prune_if_due(self._bracket.clock())
         remove_stamp(self.model)
         self._each(self._begin)
         self._bracket.close()
@@ -77,11 +79,19 @@ class Engine:
     def _at_step(self, verb: str, clock: Clock) -> None:
         if self._training is not None:
             raise RuntimeError("optimizer.step() inside `with engine.deployed():` would train the weights to ship.")
+        if verb == "after_step" and self.phase == "warmup":
+            self._prune_if_due(clock)
         self._each(partial(self._act, verb, clock))
 
+    def _prune_if_due(self, clock: Clock) -> None:
+        """Where the recipe begins now, and with weights that a method of `prune` makes, have them made."""
+        if self._prune is not None and not any(method.is_warming(clock) for method in self._methods.values()):
+            self._prune()
+            remove_stamp(self.model)
+
     def _act(self, verb: str, clock: Clock, target: Target, weight: Tensor) -> None:
-        method, state = self._methods[target.name], self._states[target.name]
-        getattr(method, verb)(weight, state, self._own(clock, target))
+        state, clock = self._states[target.name], self._own(clock, target)
+        getattr(self._methods[target.name], verb)(weight, state, clock)
         if weight.grad is None:
             target.layer.weight.grad = None  # a method may pass over a step; a view's gradient is not the weight's
 
@@ -123,7 +133,7 @@ class Engine:
         """Show the weights that would be shipped, and stamp the model's config with what they are."""
         if self.is_deployed:
             return
-        self._training = {target.name: _copy(target.matrix()) for target in self.plan.targets}
+        self._training = {target.name: target.matrix().detach().clone() for target in self.plan.targets}
         try:
             self._each(partial(self._act, "finish", self._bracket.clock()))
         except BaseException:
@@ -164,14 +174,12 @@ class Engine:
             verify_targets(self.plan.targets).raise_for_problems()
             self._stamp()
 
-    @torch.no_grad()
     def release(self) -> None:
         """Unhook, and give back the weights that the optimizer trained, as if no mask had been: to begin anew."""
         if self.finished:
             return
         self.undeploy()
-        for target in self.plan.targets:
-            restore_dense(target.matrix(), self._states[target.name])
+        self._each(lambda target, weight: restore_dense(weight, self._states[target.name]))
         self._bracket.open()
         self.finished = True
 
@@ -234,13 +242,9 @@ class Engine:
             weight, state = target.matrix(), states[target.name]
             weight.copy_(state.pop("weight"))
             # Counts stay where they are read, on the CPU; what has the weight's shape goes to the weight's device.
-            self._states[target.name] = {k: _copy(v.to(weight.device) if v.ndim else v) for k, v in state.items()}
+            self._states[target.name] = {k: (v.to(weight.device) if v.ndim else v).clone() for k, v in state.items()}
         self._bracket.step, self._bracket.last, self.seed = header["step"], header["last"], header["seed"]
 
     def _refuse_finished(self) -> None:
         if self.finished:
             raise RuntimeError("This training is finished and has no state any more; attach() begins another.")
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone(memory_format=torch.preserve_format)

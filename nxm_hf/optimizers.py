@@ -46,11 +46,22 @@ SECOND = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf", "sum", "acc_d
 _NO_MOMENTS = ("adafactor", "8bit", "4bit", "lowbit", "bitsandbytes", "torchao", "galore", "apollo")
 
 
+SQUARES = ("exp_avg_sq", "square_avg", "sum")  # those of SECOND that tell how large squared gradients are on average
+
+
 class Moments:
     """What an optimizer remembers of one weight's gradients, as matrices that can be edited in place."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, layer: Any):
         self._optimizer, self._layer = optimizer, layer
+
+    @property
+    def squares(self) -> Tensor | None:
+        """The running mean of squared gradients, but for a factor; None where there is none for each entry."""
+        if not keeps_moments(self._optimizer):
+            return None
+        state = self._optimizer.state.get(self._layer.weight, {})
+        return next((self._layer.matrix(state[name]) for name in SQUARES if state.get(name) is not None), None)
 
     @torch.no_grad()
     def clear(self, where: Tensor, which: str) -> None:
@@ -63,10 +74,16 @@ class Moments:
 
 def check_moments(optimizer: torch.optim.Optimizer, methods: Iterable[Any]) -> None:
     """Refuse an optimizer whose moments are not kept entry by entry, for methods that have to edit them."""
+    if any(method.edits_moments for method in methods) and not keeps_moments(optimizer):
+        raise ValueError(
+            f"This recipe sets moments of single weights to zero, and {type(optimizer).__name__} keeps none of those. "
+            'Use AdamW or SGD, as in TrainingArguments(optim="adamw_torch"), or a recipe that leaves them, such as '
+            '"sr-ste".'
+        )
+
+
+def keeps_moments(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether what it remembers of gradients, if anything, is kept entry by entry."""
     kind = type(optimizer)
     full = f"{kind.__module__}.{kind.__name__}".lower()
-    if any(method.edits_moments for method in methods) and any(word in full for word in _NO_MOMENTS):
-        raise ValueError(
-            f"This recipe sets moments of single weights to zero, and {kind.__name__} keeps none of those. Use AdamW "
-            'or SGD, as in TrainingArguments(optim="adamw_torch"), or a recipe that leaves them, such as "sr-ste".'
-        )
+    return not any(word in full for word in _NO_MOMENTS)

@@ -21,7 +21,7 @@ class Clock:
         epoch: optimizer steps of one epoch, where known.
         adaptive: whether the optimizer divides gradients by their size, as Adam does and plain SGD does not.
         loss_scale: what gradients are still multiplied by (a fused optimizer under a `GradScaler`).
-        moments: what the optimizer remembers of this weight's gradients, where it can be edited.
+        moments: what the optimizer remembers of this weight's gradients.
         seed: a number of this run and this weight, for what a method chooses by chance.
     """
 
@@ -43,6 +43,11 @@ class Clock:
     def progress(self) -> float:
         """The part of training that is done, 0 to 1."""
         return min(max(self.step, 0) / max(self.total, 1), 1.0)
+
+    @property
+    def squares(self) -> Any:
+        """The optimizer's running mean of this weight's squared gradients, where it keeps one."""
+        return None if self.moments is None else self.moments.squares
 
     def clear_moments(self, where: Any, which: str) -> None:
         """Set the optimizer's "first" or "both" moments of some entries to zero; "none" leaves them."""

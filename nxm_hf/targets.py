@@ -1,5 +1,6 @@
 """Targets: the layers that a config prunes in a model, each with its pattern."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -117,15 +118,15 @@ def holds_pattern(plan: Plan) -> bool:
     return all(target.pattern.violations(target.matrix()) == 0 for target in plan.targets)
 
 
-def check_pruned(plan: Plan, config: NxMConfig) -> None:
-    """Raise unless a recipe that trains what a method of `prune` has made sparse has such a model."""
-    if config.pruned_by and not holds_pattern(plan):
-        by = config.pruned_by
+def check_pruned(plan: Plan, config: NxMConfig, prune: Callable[[], None] | None) -> None:
+    """Raise unless a recipe that trains what a method of `prune` has made sparse has such a model, or can `prune`."""
+    if prune is None and config.pruned_by and (config.warmup or not holds_pattern(plan)):
+        by, warm = config.pruned_by, f" after a warmup of {config.warmup}" if config.warmup else ""
         raise ValueError(
-            f"{config.recipe} with {config.settings} trains what {by} has pruned, and this model does not hold "
-            f"{config.pattern!r} yet. A Trainer prunes it from its training data; in a loop of your own call "
-            f'nxm_hf.prune(model, {config.pattern!r}, "{by}", calibration) before attach(...), or load the weights '
-            "that a training saved."
+            f"{config.recipe} with {config.settings} trains what {by} has pruned{warm}, and this model does not hold "
+            f"{config.pattern!r} by then. A Trainer prunes it from its training data; in a loop of your own call "
+            f'nxm_hf.prune(model, {config.pattern!r}, "{by}", calibration) before attach(...) without a warmup, or '
+            "load the weights that a training saved."
         )
 
 

@@ -22,7 +22,7 @@ from transformers import Trainer, TrainerCallback
 import nxm_hf
 from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, recipes
 from nxm_hf.checkpoints import missing_parts
-from nxm_hf.pruning.beginning import prune_first
+from nxm_hf.pruning.beginning import prune_by_rows
 from nxm_hf.state import fingerprint
 
 SPARSE = [name for name in recipes.names() if name != "dense"]
@@ -161,7 +161,7 @@ def untrained(folder: Path) -> dict:
 def beginning(folder: Path) -> dict:
     """What each process has after pruning by rows that are not those of the others."""
     model, rows = make_bert(), make_rows()[PartialState().process_index * 16 :]
-    prune_first(model, NxMConfig("asp", settings={"scores": "wanda"}), DataLoader(rows, 8))
+    prune_by_rows(model, NxMConfig("asp", settings={"scores": "wanda"}), DataLoader(rows, 8))
     return {"weights": fingerprint(model.named_parameters()), "ok": nxm_hf.verify(model).ok}
 
 

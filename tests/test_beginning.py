@@ -9,10 +9,11 @@ from conftest import assert_equal_weights, make_arguments, make_bert, make_rows
 from loops import Toy, adamw, same, weights
 from resuming import ROWS, SaveAt, assert_same_end, make_trainer
 from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer, TrainerCallback
 
 from nxm_hf import NxMConfig, NxMTrainer, attach, oneshot, prune, verify
 from nxm_hf.layers import find_layers
-from nxm_hf.pruning.beginning import prune_first
+from nxm_hf.pruning.beginning import _batches, prune_by_rows
 
 KINDS = ("NxMTrainer", "NxMCallback")
 BY_DATA = [name for name in oneshot.names() if name != "magnitude"]
@@ -50,16 +51,74 @@ def test_scores_are_prune_on_the_rows_of_the_training_and_then_asp(method, tmp_p
     )
 
 
+class StopAt(TrainerCallback):
+    """Ends a training at this step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+class PruneAt(TrainerCallback):
+    """By hand, in a plain Trainer: at this step prune what has been trained, and keep the mask from there on."""
+
+    def __init__(self, step: int, method: str, **words):
+        self.step, self.words, self.masks = step, {"method": method, **words}, {}
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        for name, mask in self.masks.items():
+            model.get_parameter(name).grad.masked_fill_(~mask, 0)
+
+    @torch.no_grad()
+    def on_optimizer_step(self, args, state, control, model, **kwargs):
+        for name, mask in self.masks.items():
+            model.get_parameter(name).masked_fill_(~mask, 0)
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        if state.global_step == self.step:
+            outcome = prune(model, **self.words)
+            names = [f"{layer.name}.weight" for layer in outcome.layers]
+            self.masks = {name: model.get_parameter(name).detach() != 0 for name in names}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_resumed_training_is_the_unbroken_one_and_prunes_nothing(kind, tmp_path, monkeypatch):
-    config = scored("sparsegpt", settle=0.25)
-    whole = make_trainer(tmp_path / "whole", config, kind, callbacks=[SaveAt(3, 8)])
+def test_after_a_warm_up_the_weights_of_its_last_step_are_pruned(kind, tmp_path):
+    words, short = dict(pattern="1:4", exclude=["key"]), dict(max_steps=6, gradient_accumulation_steps=1)
+    by_hand = PruneAt(3, "sparsegpt", calibration=batches_of(ROWS), **words)
+    arguments = make_arguments(tmp_path / "hand", per_device_train_batch_size=4, learning_rate=1e-2, **short)
+    torch.manual_seed(1000)
+    plain = Trainer(model=make_bert(), args=arguments, train_dataset=ROWS, callbacks=[by_hand])
+    plain.train()
+    trainer = make_trainer(tmp_path / kind, scored("sparsegpt", warmup=0.5, **words), kind, **short)
+    trainer.train()
+    assert_equal_weights(trainer.model, plain.model)
+    assert verify(trainer.model, "1:4").ok
+    phases = [record["nxm/phase"] for record in trainer.state.log_history if "nxm/phase" in record]
+    assert phases == [0, 1, 1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("warmup, begin", [(0.0, 3), (0.5, 2), (0.5, 4), (0.5, 5)])
+def test_a_resumed_training_is_the_unbroken_one_and_prunes_only_once(kind, warmup, begin, tmp_path, monkeypatch):
+    config = scored("sparsegpt", warmup=warmup, settle=0.25)
+    whole = make_trainer(tmp_path / "whole", config, kind, callbacks=[SaveAt(begin, 8)])
     whole.train()
-    monkeypatch.setattr("nxm_hf.pruning.beginning.prune", None)
-    place = tmp_path / "whole" / "checkpoint-3"
+    if begin >= 8 * warmup:
+        monkeypatch.setattr("nxm_hf.pruning.beginning.prune", None)
+    place = tmp_path / "whole" / f"checkpoint-{begin}"
     again = make_trainer(tmp_path / "again", config, kind, 5, callbacks=[SaveAt(8)], resume_from=place)
     again.train(resume_from_checkpoint=str(place))
-    assert_same_end(whole, again, 3)
+    assert_same_end(whole, again, begin)
+
+
+def test_in_a_warm_up_what_is_shown_is_pruned_by_magnitude_and_no_row_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("nxm_hf.pruning.beginning.prune", None)
+    trainer = make_trainer(tmp_path, scored("sparsegpt", warmup=0.9), max_steps=6, callbacks=[StopAt(3)])
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert verify(trainer.model, "2:4").ok
 
 
 def test_the_config_survives_json_and_belongs_to_one_recipe():
@@ -88,7 +147,7 @@ def test_what_rows_and_collators_draw_is_given_back():
     for model in models:
         torch.manual_seed(3), random.seed(3), numpy.random.seed(3)
         seen = []
-        prune_first(model, scored("wanda"), DataLoader(rows, 4, shuffle=True, collate_fn=collate))
+        prune_by_rows(model, scored("wanda"), DataLoader(rows, 4, shuffle=True, collate_fn=collate))
         states.append((torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist()))
         torch.manual_seed(3), random.seed(3), numpy.random.seed(3)
         states.append((torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist()))
@@ -105,17 +164,35 @@ def test_of_many_rows_a_hundred_and_twenty_eight_from_all_over_are_read():
             read.append(number)
             return {"input_ids": torch.tensor([number % 50, number // 50])}
 
-    prune_first(make_bert(), scored("wanda"), DataLoader(Numbered(range(1000)), 4, shuffle=True))
+    prune_by_rows(make_bert(), scored("wanda"), DataLoader(Numbered(range(1000)), 4, shuffle=True))
     assert read == [number * 1000 // 128 for number in range(128)]
+
+
+@pytest.mark.parametrize(
+    ("length", "count", "rows"), [(64, 1000, 256), (8, 1000, 1000), (8, 3000, 2048), (200, 1000, 128), (8, 100, 100)]
+)
+def test_of_short_rows_so_many_are_read_that_they_have_as_many_tokens_as_long_ones(length, count, rows):
+    """128 rows of 128 tokens are 16384; half of what rows of twice this length hold is padding."""
+    read = set()
+
+    class Padded(list):
+        def __getitem__(self, number):
+            read.add(number)
+            ids = torch.arange(2 * length)
+            return {"input_ids": ids % 50, "attention_mask": (ids < length).long()}
+
+    loader = DataLoader(Padded(range(count)), 4, shuffle=True)
+    seen = sum(len(batch["input_ids"]) for batch in _batches(loader, "wanda"))
+    assert seen == rows and read >= {number * count // rows for number in range(rows)}
 
 
 def test_a_model_that_holds_its_pattern_stays_as_it_is_and_no_row_is_read():
     model, before = make_bert(), make_bert()
     prune(model, "2:4")
     prune(before, "2:4")
-    prune_first(model, scored("sparsegpt"), None)
+    prune_by_rows(model, scored("sparsegpt"), None)
     assert_equal_weights(model, before)
-    prune_first(model, scored("sparsegpt", "1:4"), DataLoader(make_rows(), 4))
+    prune_by_rows(model, scored("sparsegpt", "1:4"), DataLoader(make_rows(), 4))
     assert verify(model, "1:4").ok
 
 
@@ -131,29 +208,29 @@ def test_a_training_that_is_begun_twice_prunes_once(tmp_path):
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-def test_scores_and_a_warm_up_are_refused_when_the_config_is_made():
-    with pytest.raises(ValueError, match=r'prunes before the first step.*got warmup=0\.1.*recipe="dense" first'):
-        scored("wanda", warmup=0.1)
-    assert NxMConfig("asp", warmup=0.1).warmup == 0.1
+@pytest.mark.parametrize("warmup", [0.0, 0.5])
+def test_a_stream_has_no_rows_to_look_at_and_that_is_said_before_the_first_step(warmup, tmp_path):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(make_rows())
+
+    config = scored("wanda", warmup=warmup)
+    trainer = NxMTrainer(make_bert(), make_arguments(tmp_path), train_dataset=Stream(), sparsity=config)
+    with pytest.raises(ValueError, match=r'by their number, and .* has none.*nxm_hf\.prune\(model, pattern, "wanda"'):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 @pytest.mark.parametrize("method", BY_DATA)
-def test_a_loop_of_ones_own_is_told_to_prune_first(method):
+def test_a_loop_of_ones_own_is_told_to_prune_by_rows(method):
     model = Toy()
     with pytest.raises(ValueError, match=rf'nxm_hf\.prune\(model, \'2:4\', "{method}", calibration\) before attach'):
         attach(model, adamw(model), scored(method), total_steps=3)
     assert all(weight.count_nonzero() == weight.numel() for weight in weights(model))
     prune(model, "2:4", method, [{"x": torch.randn(40, 8)}])
     before = weights(model)
+    with pytest.raises(ValueError, match=r"after a warmup of 0\.5, .*before attach\(\.\.\.\) without a warmup"):
+        attach(model, adamw(model), scored(method, warmup=0.5), total_steps=3)
+    assert same(weights(model), before)
     attach(model, adamw(model), scored(method), total_steps=3)
     assert same(weights(model), before)
-
-
-def test_a_stream_has_no_rows_to_look_at_and_that_is_said(tmp_path):
-    class Stream(IterableDataset):
-        def __iter__(self):
-            return iter(make_rows())
-
-    trainer = NxMTrainer(make_bert(), make_arguments(tmp_path), train_dataset=Stream(), sparsity=scored("wanda"))
-    with pytest.raises(ValueError, match=r'by their number, and .* has none.*nxm_hf\.prune\(model, pattern, "wanda"'):
-        trainer.train()

@@ -18,7 +18,7 @@ PATTERN, START = NM(2, 4), Clock(0, 10, epoch=5)
 
 # What else a setting can be, where that does not follow from its default, and what it needs beside it.
 OTHERS = {
-    ("asp", "scores"): None,  # looks at data, which a toy loop has none of; tested by itself
+    ("asp", "scores"): None,  # looks at data, or at gradients of a warm-up; tested by itself
     ("reset", "reset_moments"): ({}, "both"),
     ("mask-decay", "schedule"): ({}, "exponential"),
     ("mask-decay", "rate"): ({}, 0.01),
@@ -33,6 +33,7 @@ OTHERS = {
     ("admm", "penalty"): ({}, "decoupled"),
     ("admm", "contraction"): ({"penalty": "decoupled"}, 0.3),
     ("admm", "start"): ({}, "B"),
+    ("admm", "scores"): ({}, "magnitude"),
 }
 
 
@@ -86,7 +87,7 @@ def test_the_recipes_are_these_methods():
     assert recipes.ste(PATTERN) == Masked(Constant(PATTERN), refresh=Every(1), reset=NEVER, freeze=NEVER)
     assert recipes.ste(PATTERN, 0.5, 7) == Masked(Constant(PATTERN), refresh=Every(7), grad_scale=Constant(0.5))
     assert recipes.sr_ste(PATTERN) == Masked(Constant(PATTERN), pull=Constant(2e-4))
-    assert recipes.admm(PATTERN) == ADMM(PATTERN, rho=None, penalty="coupled", update=Evenly(80, 50), start="C")
+    assert recipes.admm(PATTERN) == ADMM(PATTERN, None, penalty="coupled", update=Evenly(80, 50), scores="fisher")
     assert recipes.admm(PATTERN, rho=0.01, steps=7) == ADMM(PATTERN, rho=0.01, update=Every(7))
     assert recipes.admm(PATTERN, steps="epoch").update == EveryEpoch()
 
@@ -180,7 +181,8 @@ def test_wrong_settings_of_admm_say_what_to_set(settings, says):
 
 
 def test_asp_names_the_scores_it_knows():
-    with pytest.raises(ValueError, match="one of 'magnitude', 'wanda', 'sparsegpt', 'adaprune', 'alps'; got 'random'"):
+    known = "'magnitude', 'fisher', 'wanda', 'sparsegpt', 'adaprune', 'alps'"
+    with pytest.raises(ValueError, match=f"one of {known}; got 'random'"):
         NxMConfig("asp", settings={"scores": "random"})
 
 

@@ -6,11 +6,13 @@ from nxm_hf.methods.dense import Dense
 from nxm_hf.methods.masked import Masked
 from nxm_hf.methods.phases import PHASES, Phases
 from nxm_hf.methods.rewired import Rewired
+from nxm_hf.methods.scores import SCORES
 from nxm_hf.solvers.fused import keep
 
 __all__ = [
     "ADMM",
     "PHASES",
+    "SCORES",
     "STILL",
     "Dense",
     "Masked",

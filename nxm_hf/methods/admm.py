@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from nxm_hf.methods.base import STILL, Method
+from nxm_hf.methods.scores import worthiest
 from nxm_hf.patterns import Pattern
 from nxm_hf.schedules import Evenly, EveryEpoch, Schedule
 from nxm_hf.solvers.fused import admm_update, keep
@@ -23,7 +24,8 @@ class ADMM(Method):
 
     `start` says what R is before the first update: "A" R = W, no pull yet; "B" R = project(W);
     "C" an update at step 0. `rho` None is measured: such that, at the first step with a gradient, the pull is
-    `PULL_OVER_GRADIENT` times as large as the gradient of the loss (root mean square over the weight).
+    `PULL_OVER_GRADIENT` times as large as the gradient of the loss (root mean square over the weight). `scores` says
+    what is kept when the weight is pruned for good; the projections of each update go by magnitude.
     """
 
     pattern: Pattern
@@ -33,6 +35,7 @@ class ADMM(Method):
     update: Schedule[bool] = Evenly(80)
     start: str = "C"
     dual: bool = True
+    scores: str = "magnitude"
 
     def init(self, weight, clock):
         if isinstance(self.update, EveryEpoch):
@@ -60,7 +63,7 @@ class ADMM(Method):
             self._update(weight, state)
 
     def finish(self, weight, state, clock):
-        mask = self.pattern.largest(weight)
+        mask = worthiest(weight, self.pattern, self.scores, clock)
         keep(weight, mask)
         return mask
 

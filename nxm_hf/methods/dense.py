@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 
 from nxm_hf.methods.base import Method
+from nxm_hf.methods.scores import worthiest
 from nxm_hf.patterns import Pattern
 from nxm_hf.solvers.fused import keep
 
 
 @dataclass(frozen=True)
 class Dense(Method):
-    """Leave the weight and its gradient alone; `finish` projects to `pattern`."""
+    """Leave the weight and its gradient alone; `finish` prunes to `pattern` by `scores`."""
 
     pattern: Pattern
+    scores: str = "magnitude"
 
     def init(self, weight, clock):
         return {}
@@ -23,6 +25,6 @@ class Dense(Method):
         pass
 
     def finish(self, weight, state, clock):
-        mask = self.pattern.largest(weight)
+        mask = worthiest(weight, self.pattern, self.scores, clock)
         keep(weight, mask)
         return mask

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from nxm_hf.methods.base import STILL, Method, factors, pruned_part, restore_dense
+from nxm_hf.methods.scores import worthiest
 from nxm_hf.patterns import Pattern
 from nxm_hf.schedules import NEVER, Constant, Every, Schedule
 from nxm_hf.solvers.fused import keep, moved, remask
@@ -20,10 +21,10 @@ class Masked(Method):
         after      D = D * (1 - shrink * ~mask);  where reset: D = D * mask
 
     with D the dense weight, W what the model computes with, and G the gradient at W. `after` uses the mask of the
-    step; then, where `refresh`, the mask is solved anew from |D|. An optimizer that divides by the size of gradients
-    hides `grad_scale`, so under such a one it scales the optimizer's update of pruned weights instead; `chain`
-    multiplies their gradient by the gain, as the chain rule has it, under any optimizer. Once `freeze` is true there
-    is no D any more: pruned weights are zero and get no gradient, and a refresh chooses among what W still holds.
+    step; then, where `refresh`, the mask is solved anew from D, by `scores`. An optimizer that divides by the size of
+    gradients hides `grad_scale`, so under such a one it scales the optimizer's update of pruned weights instead;
+    `chain` multiplies their gradient by the gain, as the chain rule has it, under any optimizer. Once `freeze` is true
+    there is no D any more: pruned weights are zero and get no gradient, and a refresh chooses among what W still holds.
     `clear` names the moments ("none", "first", "both") of the optimizer that a reset, or a mask that changes once
     frozen, sets to zero.
     """
@@ -38,6 +39,7 @@ class Masked(Method):
     freeze: Schedule[bool] = NEVER
     chain: bool = False
     clear: str = "none"
+    scores: str = "magnitude"
 
     @property
     def edits_moments(self) -> bool:
@@ -49,7 +51,7 @@ class Masked(Method):
         if self.freeze(clock):
             keep(weight, state["mask"])
         else:
-            state["dense"] = weight.detach().clone(memory_format=torch.preserve_format)
+            state["dense"] = weight.detach().clone()
             self._enter(weight, state, clock)
         return state
 
@@ -66,7 +68,7 @@ class Masked(Method):
             return
         self._edit_update(weight, state, clock)
         due, frozen = self.refresh(clock), self.freeze(clock)
-        if due and not frozen and self.gain(clock) == 0:
+        if due and not frozen and self.gain(clock) == 0 and self.scores == "magnitude":
             state["moved"] = remask(weight.detach(), state["mask"], state["dense"], self.pattern(clock))
             return
         if due or frozen:
@@ -80,9 +82,9 @@ class Masked(Method):
 
     def finish(self, weight, state, clock):
         restore_dense(weight, state)
-        final = self.pattern(replace(clock, step=clock.total))  # whatever holds now
-        frozen = "dense" not in state and final.violations(state["mask"]) == 0
-        mask = state["mask"] if frozen else final.largest(weight)
+        end = replace(clock, step=clock.total)
+        frozen = "dense" not in state and self.pattern(end).violations(state["mask"]) == 0
+        mask = state["mask"] if frozen else self._solve(weight, end)  # to the final pattern, whatever holds now
         keep(weight, mask)
         return mask
 
@@ -95,7 +97,7 @@ class Masked(Method):
             clock.clear_moments(before ^ state["mask"], self.clear)
 
     def _solve(self, weight, clock):
-        return self.pattern(clock).largest(weight)
+        return worthiest(weight, self.pattern(clock), self.scores, clock)
 
     def _refresh(self, weight, state, clock):
         mask = self._solve(weight, clock)

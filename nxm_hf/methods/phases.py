@@ -54,6 +54,10 @@ class Phases(Method):
         method, clock = self._now(state, clock)
         return method.finish(weight, state, clock)
 
+    def is_warming(self, clock: Clock) -> bool:
+        """Whether the weight is dense by now, and `method` is yet to begin."""
+        return self._due(clock) == 0
+
     def phase(self, state: State) -> str:
         """The name of the phase that this weight is in."""
         return PHASES[int(state["phase"])]
@@ -72,7 +76,7 @@ class Phases(Method):
     def _of(self, phase: int, clock: Clock) -> tuple[Method, Clock]:
         """The method of a phase, and its own clock."""
         if phase == 0:
-            return Dense(self.pattern), clock
+            return Dense(self.pattern, getattr(self.method, "scores", "magnitude")), clock
         if phase == 2:
             return Masked(Constant(self.pattern), refresh=NEVER, freeze=ALWAYS), clock
         begin, end = self.window(clock)

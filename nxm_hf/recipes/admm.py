@@ -1,7 +1,7 @@
 """The recipe `admm`: NxMTransformer."""
 
 from nxm_hf.checks import at_least_zero, one_of
-from nxm_hf.methods import ADMM
+from nxm_hf.methods import ADMM, SCORES
 from nxm_hf.patterns import Pattern
 from nxm_hf.schedules import Evenly, Every, EveryEpoch, Schedule
 
@@ -14,6 +14,7 @@ def admm(
     contraction: float = 1.0,
     start: str = "C",
     dual: bool = True,
+    scores: str = "auto",
 ) -> ADMM:
     """Train the dense weight while ADMM pulls it to the nearest sparse one; prune hard at the end.
 
@@ -21,10 +22,12 @@ def admm(
     Relations: unlike `ste` the forward pass stays dense; with `settle` the last stretch is `asp` on its mask.
     `rho` is the strength of the coupled penalty ("auto": relative to the gradient, by weight); `contraction` that of
     the decoupled one, the part of the way it goes from one update to the next. `steps` from one update to the next:
-    a number, "epoch", or "auto" (about 80, at most 50 updates in all, the last at the end). With `rho` left at "auto"
-    the last 0.3 of training settles, where the config's `settle` says nothing else; a `rho` of one's own is the
-    paper's ADMM, which does not.
+    a number, "epoch", or "auto" (about 80, at most 50 updates in all, the last at the end). `scores` choose what is
+    kept in the end: "magnitude", or "fisher", |W| times the root of the optimizer's mean squared gradient. With `rho`
+    left at "auto" that is "fisher", and the last half of training settles, where the config's `settle` says nothing
+    else; a `rho` of one's own is the paper's ADMM, which prunes by magnitude and does not settle.
     """
+    one_of("admm", "scores", scores, ("auto", *SCORES))
     one_of("admm", "penalty", penalty, ("coupled", "decoupled"))
     one_of("admm", "start", start, ("C", "A", "B"))
     one_of("admm", "dual", dual, (True, False))
@@ -40,12 +43,18 @@ def admm(
         update=_updates(steps),
         start=start,
         dual=dual,
+        scores=("fisher" if _is_ours(rho, penalty) else "magnitude") if scores == "auto" else scores,
     )
 
 
 def _settle(rho: float | str = "auto", penalty: str = "coupled", **others: object) -> float:
     """The last fraction of training that settles, where the config does not say: all auto, or all the paper's."""
-    return 0.3 if (rho, penalty) == ("auto", "coupled") else 0.0
+    return 0.5 if _is_ours(rho, penalty) else 0.0
+
+
+def _is_ours(rho: float | str, penalty: str) -> bool:
+    """Whether its strength is left to us."""
+    return (rho, penalty) == ("auto", "coupled")
 
 
 admm.settle = _settle

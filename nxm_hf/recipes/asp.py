@@ -6,23 +6,32 @@ from nxm_hf.methods import Masked
 from nxm_hf.patterns import Pattern
 from nxm_hf.schedules import ALWAYS, NEVER, Constant
 
+BY_DATA = tuple(name for name in oneshot.names() if name != "magnitude")
+
 
 def asp(pattern: Pattern, scores: str = "magnitude") -> Masked:
     """Prune once, before the first step, by magnitude or as `scores` says; pruned weights stay zero, with no gradient.
 
     Reference: Mishra et al., 2021, https://arxiv.org/abs/2104.08378
     Relations: what `settle` does at the end of every recipe, from the first step on. The cheapest recipe, and the one
-    to beat: `admm` chooses its mask while it trains. With `scores` of "wanda", "sparsegpt", "adaprune" or "alps" the
-    model is first pruned as by `nxm_hf.prune`, from rows of the training data, and trained from the weights that come
-    out of it; a model that holds its pattern already is taken as it is. There can be no `warmup` before that.
+    to beat: `admm` chooses its mask while it trains. With a `warmup` it prunes what has been trained densely by then.
+    `scores` of "fisher" are |W| times the root of the optimizer's mean squared gradient, and need that warm-up. With
+    "wanda", "sparsegpt", "adaprune" or "alps" the model is pruned as by `nxm_hf.prune`, from rows of the training data,
+    and goes on from the weights that come out of it; one that holds its pattern already is taken as it is.
     """
-    one_of("asp", "scores", scores, oneshot.names())
-    return Masked(Constant(pattern), refresh=NEVER, freeze=ALWAYS)
+    one_of("asp", "scores", scores, ("magnitude", "fisher", *BY_DATA))
+    own = "magnitude" if scores in BY_DATA else scores
+    return Masked(Constant(pattern), refresh=NEVER, freeze=ALWAYS, scores=own)
 
 
-def _pruned_by(scores: str = "magnitude", **others: object) -> str | None:
-    """The method that looks at data; magnitude is the recipe's own."""
-    return None if scores == "magnitude" else scores
+def _pruned_by(scores: str = "magnitude") -> str | None:
+    """The method that looks at data; the other scores are the recipe's own."""
+    return scores if scores in BY_DATA else None
 
 
-asp.pruned_by = _pruned_by
+def _needs_warmup(scores: str = "magnitude") -> bool:
+    """Whether what the scores are made of is only known after some steps."""
+    return scores == "fisher"
+
+
+asp.pruned_by, asp.needs_warmup = _pruned_by, _needs_warmup

@@ -26,6 +26,11 @@ class Recipes(Catalogue):
         rule = getattr(self.find(name)[1], "pruned_by", None)
         return rule(**settings) if rule else None
 
+    def needs_warmup(self, name: str, settings: dict[str, Any]) -> bool:
+        """Whether a recipe with these settings can do nothing without dense steps before it."""
+        rule = getattr(self.find(name)[1], "needs_warmup", None)
+        return bool(rule and rule(**settings))
+
     def make(self, name: str, pattern: Pattern, settings: dict[str, Any]) -> Method:
         """The method of a recipe with these settings."""
         return super().make(name, pattern, **settings)
