@@ -119,7 +119,7 @@ class NxMConfig(PushToHubMixin):
         >>> NxMConfig("admm").phases, NxMConfig("admm", settings={"rho": 0.01}).phases, NxMConfig("ste").phases
         ((0.0, 0.5), (0.0, 0.0), (0.0, 0.0))
         """
-        own = 0.0 if isinstance(self.recipe, Method) else recipes.RECIPES.settle(self.recipe, self.settings)
+        own = 0.0 if isinstance(self.recipe, Method) else recipes.RECIPES.settle(self.recipe, self.settings, self.warmup)
         return self.warmup, self.settle or own
 
     @property

@@ -24,8 +24,8 @@ def admm(
     the decoupled one, the part of the way it goes from one update to the next. `steps` from one update to the next:
     a number, "epoch", or "auto" (about 80, at most 50 updates in all, the last at the end). `scores` choose what is
     kept in the end: "magnitude", or "fisher", |W| times the root of the optimizer's mean squared gradient. With `rho`
-    left at "auto" that is "fisher", and the last half of training settles, where the config's `settle` says nothing
-    else; a `rho` of one's own is the paper's ADMM, which prunes by magnitude and does not settle.
+    left at "auto" that is "fisher", and the last half of training (of what a warm-up leaves) settles, where the
+    config's `settle` says nothing else; a `rho` of one's own is the paper's ADMM: by magnitude, and without settling.
     """
     one_of("admm", "scores", scores, ("auto", *SCORES))
     one_of("admm", "penalty", penalty, ("coupled", "decoupled"))
@@ -47,9 +47,9 @@ def admm(
     )
 
 
-def _settle(rho: float | str = "auto", penalty: str = "coupled", **others: object) -> float:
+def _settle(warmup: float, rho: float | str = "auto", penalty: str = "coupled", **others: object) -> float:
     """The last fraction of training that settles, where the config does not say: all auto, or all the paper's."""
-    return 0.5 if _is_ours(rho, penalty) else 0.0
+    return (1 - warmup) / 2 if _is_ours(rho, penalty) else 0.0
 
 
 def _is_ours(rho: float | str, penalty: str) -> bool:

@@ -16,10 +16,10 @@ class Recipes(Catalogue):
     def __init__(self, *recipes: Recipe):
         super().__init__("recipe", {recipe.__name__.replace("_", "-"): recipe for recipe in recipes}, given=1)
 
-    def settle(self, name: str, settings: dict[str, Any]) -> float:
+    def settle(self, name: str, settings: dict[str, Any], warmup: float) -> float:
         """The fraction of training that a recipe with these settings settles for where the config sets none."""
         rule = getattr(self.find(name)[1], "settle", 0.0)
-        return rule(**settings) if callable(rule) else rule
+        return rule(warmup, **settings) if callable(rule) else rule
 
     def pruned_by(self, name: str, settings: dict[str, Any]) -> str | None:
         """The one-shot method that has pruned the model before such a training; None where the recipe needs none."""
