@@ -73,7 +73,6 @@ class NxMConfig(PushToHubMixin):
         for pattern in self.patterns().values():  # a setting that is wrong fails here
             if not isinstance(pattern, Dense):
                 self.method(pattern)
-
         if not self.warmup and self._needs_warmup:
             raise ValueError(
                 f"{self.recipe} with {self.settings} goes by gradients that the optimizer has seen, so there must be "
@@ -119,8 +118,9 @@ class NxMConfig(PushToHubMixin):
         >>> NxMConfig("admm").phases, NxMConfig("admm", settings={"rho": 0.01}).phases, NxMConfig("ste").phases
         ((0.0, 0.5), (0.0, 0.0), (0.0, 0.0))
         """
-        own = 0.0 if isinstance(self.recipe, Method) else recipes.RECIPES.settle(self.recipe, self.settings, self.warmup)
-        return self.warmup, self.settle or own
+        if self.settle or isinstance(self.recipe, Method):
+            return self.warmup, self.settle
+        return self.warmup, recipes.RECIPES.settle(self.recipe, self.settings, self.warmup)
 
     @property
     def pruned_by(self) -> str | None:

@@ -1,8 +1,10 @@
 """The guide to recipes that `nxm recipes` prints: what there is, and what to start with, by what was seen of it."""
 
+import json
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nxm_hf import recipes
 from nxm_hf.patterns import parse
@@ -58,7 +60,8 @@ def advice(width: int, rows: int = 0, pattern: str = "2:4") -> str:
     pattern = str(parse(pattern))
     seen = sorted((one for one in SEEN if one.pattern == pattern), key=lambda one: (-one.seeds, -one.closed))
     words = " ".join([_first(pattern, seen), *_doubts(rows, seen)])
-    parts = [words, f"What does your task say?  {_command(pattern)}"]
+    best = seen[0].recipe if seen else "admm"
+    parts = [words, f"In a script:  sparsity={in_python(best, pattern)}", f"To compare:  {_command(best, pattern)}"]
     return "\n\n".join("\n".join(textwrap.wrap(part, min(width, WIDEST), break_on_hyphens=False)) for part in parts)
 
 
@@ -85,8 +88,28 @@ def _doubts(rows: int, seen: Sequence[Seen]) -> Iterable[str]:
         yield "On other models and larger tasks this may turn out otherwise."
 
 
-def _command(pattern: str) -> str:
-    arms = " ".join(f'"{recipe} pattern={pattern}"' for recipe in ("asp", "admm", "mask-decay grad=ste"))
+def in_python(recipe: str, pattern: str) -> str:
+    """What compare.py calls so, as a config.
+
+    >>> in_python("asp scores=alps warmup=0.5", "2:4")
+    "NxMConfig('asp', '2:4', settings={'scores': 'alps'}, warmup=0.5)"
+    """
+    name, *pairs = recipe.split()
+    words = {key: _value(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+    phases = [f"{key}={words.pop(key)}" for key in ("warmup", "settle") if key in words]
+    settings = [f"settings={words}"] if words else []
+    return f"NxMConfig({', '.join([repr(name), repr(pattern), *settings, *phases])})"
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _command(best: str, pattern: str) -> str:
+    arms = " ".join(f'"{recipe} pattern={pattern}"' for recipe in dict.fromkeys(["asp", "admm", best]))
     return f"python examples/glue/compare.py --recipes dense {arms} --model_name_or_path MODEL --tasks TASK"
 
 

@@ -42,11 +42,9 @@ def is_adaptive(optimizer: torch.optim.Optimizer) -> bool:
 # How torch's optimizers name them: Adam's and its kin's, SGD's and RMSprop's, Adamax's, Adagrad's, Adadelta's.
 FIRST = ("exp_avg", "momentum_buffer", "grad_avg")
 SECOND = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf", "sum", "acc_delta")
+SQUARES = ("exp_avg_sq", "square_avg", "sum")  # those that are squared gradients, averaged or summed
 # Factored, quantized or projected: of a class, or of the library that it is from, whose AdamW may be called just that.
 _NO_MOMENTS = ("adafactor", "8bit", "4bit", "lowbit", "bitsandbytes", "torchao", "galore", "apollo")
-
-
-SQUARES = ("exp_avg_sq", "square_avg", "sum")  # those of SECOND that tell how large squared gradients are on average
 
 
 class Moments:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import nxm_hf
-from nxm_hf import cli, guide, inspection, recipes
+from nxm_hf import NxMConfig, cli, guide, inspection, recipes
 from nxm_hf.patterns import PATTERNS, parse
 from nxm_hf.solvers import SOLVERS, gpu
 
@@ -235,6 +235,15 @@ def test_recipes_says_what_to_start_with_and_what_that_rests_on(more, monkeypatc
     else:
         assert f"start with {best}." in shown and all(f"{one.recipe} {one.closed:.0%}" in shown for one in guide.SEEN)
         assert ("take it as a guess" in shown) == ("400000" in more)
+
+
+def test_the_guide_says_how_to_write_what_it_advises():
+    def read(recipe):
+        return eval(guide.in_python(recipe, "1:4"), {"NxMConfig": NxMConfig})
+
+    expected = NxMConfig("admm", "1:4", {"rho": 0.01, "start": "A"}, warmup=0.1, settle=0.3)
+    assert read("admm rho=1e-2 start=A settle=0.3 warmup=0.1") == expected
+    assert all(read(one.recipe).recipe == one.recipe.split()[0] for one in guide.SEEN)
 
 
 def test_help_has_one_line_for_each_command(capsys):
