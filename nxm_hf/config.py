@@ -115,8 +115,10 @@ class NxMConfig(PushToHubMixin):
     def phases(self) -> tuple[float, float]:
         """The fractions of training that are dense at first and settle at last; a settle of 0 is the recipe's own.
 
-        >>> NxMConfig("admm").phases, NxMConfig("admm", settings={"rho": 0.01}).phases, NxMConfig("ste").phases
-        ((0.0, 0.5), (0.0, 0.0), (0.0, 0.0))
+        >>> NxMConfig("ste").phases, NxMConfig("admm", settings={"rho": 0.01}).phases
+        ((0.0, 0.0), (0.0, 0.0))
+        >>> NxMConfig("admm").phases, NxMConfig("admm", warmup=0.2).phases
+        ((0.0, 0.5), (0.2, 0.4))
         """
         if self.settle or isinstance(self.recipe, Method):
             return self.warmup, self.settle

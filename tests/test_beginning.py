@@ -14,6 +14,7 @@ from transformers import Trainer, TrainerCallback
 from nxm_hf import NxMConfig, NxMTrainer, attach, oneshot, prune, verify
 from nxm_hf.layers import find_layers
 from nxm_hf.pruning.beginning import _batches, prune_by_rows
+from nxm_hf.stamp import read_stamp
 
 KINDS = ("NxMTrainer", "NxMCallback")
 BY_DATA = [name for name in oneshot.names() if name != "magnitude"]
@@ -61,6 +62,16 @@ class StopAt(TrainerCallback):
         control.should_training_stop = state.global_step >= self.step
 
 
+class Stamps(TrainerCallback):
+    """What the model's config says of it before each step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        self.seen.append(read_stamp(model))
+
+
 class PruneAt(TrainerCallback):
     """By hand, in a plain Trainer: at this step prune what has been trained, and keep the mask from there on."""
 
@@ -91,8 +102,10 @@ def test_after_a_warm_up_the_weights_of_its_last_step_are_pruned(kind, tmp_path)
     torch.manual_seed(1000)
     plain = Trainer(model=make_bert(), args=arguments, train_dataset=ROWS, callbacks=[by_hand])
     plain.train()
-    trainer = make_trainer(tmp_path / kind, scored("sparsegpt", warmup=0.5, **words), kind, **short)
+    stamps = Stamps()
+    trainer = make_trainer(tmp_path / kind, scored("sparsegpt", warmup=0.5, **words), kind, callbacks=[stamps], **short)
     trainer.train()
+    assert stamps.seen == [None] * 6, "a model in training is not stamped as one to ship"
     assert_equal_weights(trainer.model, plain.model)
     assert verify(trainer.model, "1:4").ok
     phases = [record["nxm/phase"] for record in trainer.state.log_history if "nxm/phase" in record]
@@ -222,7 +235,7 @@ def test_a_stream_has_no_rows_to_look_at_and_that_is_said_before_the_first_step(
 
 
 @pytest.mark.parametrize("method", BY_DATA)
-def test_a_loop_of_ones_own_is_told_to_prune_by_rows(method):
+def test_a_loop_of_ones_own_is_told_to_prune_first(method):
     model = Toy()
     with pytest.raises(ValueError, match=rf'nxm_hf\.prune\(model, \'2:4\', "{method}", calibration\) before attach'):
         attach(model, adamw(model), scored(method), total_steps=3)

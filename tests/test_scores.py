@@ -89,7 +89,10 @@ def test_asp_after_a_warm_up_goes_by_the_gradients_of_the_warm_up(make_optimizer
             early = weights(model)
             with engine.deployed():  # while it warms up, by what is known so far
                 shown = weights(model)
-            assert same(weights(model), early) and not same(shown, early)
+            assert same(weights(model), early)
+            known = [_squares(optimizer, linear.weight) for linear in model.linears]
+            expected_now = [weight * top(weight.abs() * mean.sqrt()) for weight, mean in zip(early, known, strict=True)]
+            assert all(torch.equal(*pair) for pair in zip(shown, expected_now, strict=True))
     engine.finish()
     for weight, mask, other in zip(weights(model), masks, expected, strict=True):
         assert torch.equal(weight != 0, mask)
@@ -97,6 +100,13 @@ def test_asp_after_a_warm_up_goes_by_the_gradients_of_the_warm_up(make_optimizer
     by_size = [top(weight.abs()) for weight in weights(_dense(make_optimizer))]
     differ = any(not torch.equal(one, other) for one, other in zip(masks, by_size, strict=True))
     assert differ == (not isinstance(optimizer, torch.optim.SGD))
+
+
+def _squares(optimizer, weight):
+    """What the optimizer keeps under one name or another; ones where it keeps nothing."""
+    names = ("exp_avg_sq", "square_avg", "sum")
+    found = [optimizer.state[weight][name] for name in names if name in optimizer.state[weight]]
+    return found[0] if found else torch.ones_like(weight)
 
 
 def _dense(make_optimizer):
