@@ -96,7 +96,8 @@ class PruneAt(TrainerCallback):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_after_a_warm_up_the_weights_of_its_last_step_are_pruned(kind, tmp_path):
-    words, short = dict(pattern="1:4", exclude=["key"]), dict(max_steps=6, gradient_accumulation_steps=1)
+    words = dict(pattern="1:4", exclude=["key"])
+    short = dict(max_steps=6, gradient_accumulation_steps=1, save_steps=6)
     by_hand = PruneAt(3, "sparsegpt", calibration=batches_of(ROWS), **words)
     arguments = make_arguments(tmp_path / "hand", per_device_train_batch_size=4, learning_rate=1e-2, **short)
     torch.manual_seed(1000)
