@@ -61,7 +61,7 @@ class Derail(TrainerCallback):
 
 
 def make_trainer(
-    recipe: str | None, folder: Path, *more, callback=False, dropout=0.0, fix=True, resume=None, **changes
+    recipe: str | NxMConfig | None, folder: Path, *more, callback=False, dropout=0.0, fix=True, resume=None, **changes
 ):
     """An NxMTrainer; a Trainer with NxMCallback; or, without a recipe, a Trainer; of a tiny BERT, being watched."""
     model = make_bert(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
@@ -80,7 +80,7 @@ def make_trainer(
     return trainer
 
 
-def train(recipe: str | None, folder: Path, *more, resume=None, **changes) -> dict:
+def train(recipe: str | NxMConfig | None, folder: Path, *more, resume=None, **changes) -> dict:
     """Train, and tell all there is to compare."""
     trainer = make_trainer(recipe, folder, *more, resume=resume, **changes)
     trainer.train(resume_from_checkpoint=resume)
@@ -165,6 +165,12 @@ def beginning(folder: Path) -> dict:
     return {"weights": fingerprint(model.named_parameters()), "ok": nxm_hf.verify(model).ok}
 
 
+def warmed(folder: Path) -> dict:
+    """A training that is dense at first, and then pruned by rows of its data."""
+    config = NxMConfig("asp", settings={"scores": "sparsegpt"}, warmup=0.5)
+    return train(config, folder, dropout=0.1, max_steps=6, logging_steps=2)
+
+
 def machines(folder: Path) -> dict:
     """Every process saves, as if on a machine of its own with a disk of its own."""
     own = folder / f"rank-{PartialState().process_index}"
@@ -180,7 +186,7 @@ def machines(folder: Path) -> dict:
 
 
 BY_RECIPE: dict[str, Callable] = {f.__name__: f for f in (adam, sgd, best, resumed, fewer, callback, derailed)}
-ONCE: dict[str, Callable] = {f.__name__: f for f in (head, plain, untrained, beginning, machines)}
+ONCE: dict[str, Callable] = {f.__name__: f for f in (head, plain, untrained, beginning, warmed, machines)}
 
 
 def main(checks: str, folder: str) -> None:

@@ -73,7 +73,9 @@ def one(folder):
 @pytest.fixture(scope="module")
 def two(folder, one):
     """The facts of two processes of `torchrun`."""
-    return launch(TORCHRUN, "adam,sgd,best,resumed,fewer,callback,derailed,head,plain,untrained,beginning", folder)
+    return launch(
+        TORCHRUN, "adam,sgd,best,resumed,fewer,callback,derailed,head,plain,untrained,beginning,warmed", folder
+    )
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +163,12 @@ def test_the_loss_of_an_evaluation_before_training_counts_once(two, folder):
 
 def test_before_training_all_processes_get_what_the_first_one_pruned(two, folder):
     assert [facts["beginning"] for facts in two] == [beginning(folder)] * 2 and two[0]["beginning"]["ok"]
+
+
+def test_two_processes_that_prune_after_a_warm_up_stay_one(two):
+    one, other = (facts["warmed"] for facts in two)
+    assert one["steps"] == other["steps"] and one["ok"] and other["ok"]
+    assert [record["nxm/phase"] for record in one["records"] if "nxm/phase" in record] == [0, 1, 1]
 
 
 @pytest.mark.parametrize("recipe", SPARSE)
