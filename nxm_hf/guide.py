@@ -36,8 +36,8 @@ class Seen:
 
 TWO = ("MRPC", "CoLA")
 SEEN = (
-    Seen("asp scores=alps warmup=0.5", "2:4", 0.88, 3),
-    Seen("admm", "2:4", 0.70, 3),
+    Seen("asp scores=alps warmup=0.5", "2:4", 0.86, 3),
+    Seen("admm", "2:4", 0.72, 3),
     Seen("admm settle=0.3 scores=magnitude", "2:4", 0.67, 3, TWO),
     Seen("mask-decay grad=ste", "2:4", 0.54, 3, TWO),
     Seen("sr-ste", "2:4", 0.0, 3, TWO),
