@@ -81,7 +81,7 @@ def _scatter(axes, part: Part, task: str, axis: Axis) -> None:
     every = _lines(found)
     lines = [line for line in every if len({round(values[label], 6) for label in line}) > 1]
     shown = set(found) - _swept_in_vain(every, lines) | {label for line in lines for label in line}
-    colors = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(map(_series, found)))}
+    colors = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(map(_series, part.labels)))}
     for line in lines:
         ordered = sorted(line, key=values.__getitem__)
         axes.plot([values[label] for label in ordered], [mean(found[label].scores) for label in ordered],
