@@ -79,7 +79,7 @@ class Engine:
     def _at_step(self, verb: str, clock: Clock) -> None:
         if self._training is not None:
             raise RuntimeError("optimizer.step() inside `with engine.deployed():` would train the weights to ship.")
-        if verb == "after_step" and self.phase == "warmup":
+        if self._prune is not None and verb == "after_step" and self.phase == "warmup":
             self._prune_if_due(clock)
         self._each(partial(self._act, verb, clock))
 

@@ -2,7 +2,7 @@
 
 from nxm_hf import oneshot
 from nxm_hf.checks import one_of
-from nxm_hf.methods import Masked
+from nxm_hf.methods import SCORES, Masked
 from nxm_hf.patterns import Pattern
 from nxm_hf.schedules import ALWAYS, NEVER, Constant
 
@@ -10,7 +10,7 @@ BY_DATA = tuple(name for name in oneshot.names() if name != "magnitude")
 
 
 def asp(pattern: Pattern, scores: str = "magnitude") -> Masked:
-    """Prune once, before the first step, by magnitude or as `scores` says; pruned weights stay zero, with no gradient.
+    """Prune once, at the start or after a `warmup`, as `scores` says; pruned weights stay zero, with no gradient.
 
     Reference: Mishra et al., 2021, https://arxiv.org/abs/2104.08378
     Relations: what `settle` does at the end of every recipe, from the first step on. The cheapest recipe, and the one
@@ -19,17 +19,17 @@ def asp(pattern: Pattern, scores: str = "magnitude") -> Masked:
     "wanda", "sparsegpt", "adaprune" or "alps" the model is pruned as by `nxm_hf.prune`, from rows of the training data,
     and goes on from the weights that come out of it; one that holds its pattern already is taken as it is.
     """
-    one_of("asp", "scores", scores, ("magnitude", "fisher", *BY_DATA))
+    one_of("asp", "scores", scores, (*SCORES, *BY_DATA))
     own = "magnitude" if scores in BY_DATA else scores
     return Masked(Constant(pattern), refresh=NEVER, freeze=ALWAYS, scores=own)
 
 
-def _pruned_by(scores: str = "magnitude") -> str | None:
+def _pruned_by(scores: str = "magnitude", **others: object) -> str | None:
     """The method that looks at data; the other scores are the recipe's own."""
     return scores if scores in BY_DATA else None
 
 
-def _needs_warmup(scores: str = "magnitude") -> bool:
+def _needs_warmup(scores: str = "magnitude", **others: object) -> bool:
     """Whether what the scores are made of is only known after some steps."""
     return scores == "fisher"
 
