@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import compare
 import datasets
 import demo
 import evaluate
@@ -12,7 +13,7 @@ import pytest
 import torch
 import transformers
 from conftest import assert_equal_weights
-from run_glue import METRIC, TASKS, label_names, load_rows, main, make_trainer, read_options, work
+from run_glue import METRIC, TASKS, Task, label_names, label_number, load_rows, main, make_trainer, read_options, work
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -176,6 +177,28 @@ def test_numbers_with_a_fraction_are_scores(shape, tmp_path):
 def test_labels_that_are_whole_numbers_keep_their_order():
     rows = datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": ["a"] * 3, "label": [2, 0, 1]}))
     assert label_names(rows) == ("0", "1", "2")
+
+
+def test_a_label_is_its_name_or_its_number():
+    task, scores = TASKS["mrpc"], TASKS["stsb"]
+    said = ["not_equivalent", "equivalent", 0, 1, 1.0, np.int64(1)]
+    assert [label_number(label, task) for label in said] == [0, 1, 0, 1, 1, 1]
+    assert [label_number(label, Task(("text",), ("1", "2"))) for label in (1, 2, "1")] == [0, 1, 0]  # names go first
+    assert label_number(3, scores) == label_number("3.0", scores) == 3.0
+
+
+@pytest.mark.parametrize("label", ["entailment", 2, -1, 0.5, None, ""])
+def test_a_label_of_another_task_is_an_error_that_lists_this_ones(label):
+    with pytest.raises(ValueError, match=f"label {label!r}; this task's are not_equivalent, equivalent, or 0 to 1"):
+        label_number(label, TASKS["mrpc"])
+
+
+def test_rows_without_a_label_among_labelled_ones_are_an_error(shape, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"sentence": text, "label": 0 if i else None} for i, text in enumerate(sentences(4, 0))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="label None; this task's are unacceptable, acceptable"):
+        main(words(shape, tmp_path / "out", f"--task_name cola --train_file {path} --validation_file {path}"))
 
 
 def test_rows_held_out_are_not_trained_on_and_the_same_for_every_seed(shape, tmp_path):
@@ -356,6 +379,49 @@ def test_the_demo_trains_saves_and_verifies(tmp_path, monkeypatch, capsys):
     assert "12 layers, density 0.5000: ok" in shown and "the same weights" in shown
     assert shown.count("$ python run_glue.py") == 4
     assert verify(out / "ste", "2:4").ok
+
+
+@pytest.mark.slow
+def test_recipes_are_compared_on_the_demo_from_one_start(tmp_path, monkeypatch, capsys):
+    for name, value in (("TRAIN", 64), ("HELD_OUT", 64), ("STEPS", 8)):
+        monkeypatch.setattr(demo, name, value)
+    out = tmp_path / "a b"
+    asked = ["--tasks", "demo", "--recipes", "dense", "asp", "--seeds", "0", "--output_dir", str(out)]
+    assert compare.main(asked) == 0
+    records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [(record["task"], record["recipe"], record["steps"]) for record in records] == [
+        ("demo", "dense", 8),
+        ("demo", "asp", 8),
+    ]
+    assert all(record["model"] == str(out / "demo/start") and len(record["predictions"]) == 64 for record in records)
+    assert "learning_rate=0.001" in (out / "comparison.md").read_text()
+    start = (out / "demo/start/model.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    assert compare.main(asked) == 0
+    assert "2 cells, 0 to run" in capsys.readouterr().out
+    assert (out / "demo/start/model.safetensors").stat().st_mtime_ns == start
+
+
+@pytest.mark.parametrize(
+    "more", [["--tasks", "demo", "mrpc"], ["--tasks", "demo", "--model_name_or_path", "bert-base-uncased"]]
+)
+def test_the_demo_is_compared_alone(more, tmp_path):
+    with pytest.raises(SystemExit, match="write --tasks demo, with no other and no model"):
+        compare.main([*more, "--output_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_said_of_a_demo_goes_before_its_own(tmp_path, monkeypatch):
+    """And a budget in epochs takes the place of one in steps."""
+    monkeypatch.setattr(
+        demo, "ready", lambda folder: {"--model_name_or_path": "m", "--max_steps": 8, "--use_cpu": True}
+    )
+    asked, more = compare.read_options(["--tasks", "demo", "--num_train_epochs", "2", "--use_cpu", "False"])
+    assert compare.with_demo(asked, more) == ["--num_train_epochs", "2", "--use_cpu", "False"]
+    assert (asked.model_name_or_path, asked.grid) == ("m", ["learning_rate=0.001"])
+    asked, more = compare.read_options(["--tasks", "demo", "--grid", "learning_rate=1e-4"])
+    assert compare.with_demo(asked, more) == ["--max_steps", "8", "--use_cpu", "True"]
+    assert asked.grid == ["learning_rate=1e-4"]
 
 
 def test_the_rule_of_the_demo_is_what_it_says():

@@ -8,6 +8,8 @@ A recipe is written with what differs from its defaults: `"mask-decay grad=ste p
 tried on a tenth of the training rows held out; the best one is then trained on all of them with each seed, and only
 these models see the validation rows. Options that are not named here go to `run_glue.py` as they are.
 
+`--tasks demo` needs neither network nor data: its model and rows are made in the output directory.
+
 At the end it writes `comparison.md`, with tables, intervals and plots, into the output directory; `--render` does only
 that.
 """
@@ -19,13 +21,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import demo
 from comparing.arms import PRESETS, SWEEPS, Arm, Grid, Point, check_small, points, preset_grid, read_grid, sweep_arms
 from comparing.cells import HELD_OUT, Cell, check_cell, check_key, check_more, read_recipe, read_teaching
 from comparing.comparison import PAGE, render
 from comparing.points import best_first
-from comparing.results import Plan
+from comparing.results import BUDGETS, Plan
 from comparing.search import Search, read_space
-from comparing.shapes import Shape
+from comparing.shapes import Shape, option
 from comparing.workshop import CellsFailed, Workshop
 from run_glue import TASKS
 
@@ -164,8 +167,22 @@ def read_options(words: Sequence[str] | None) -> tuple[argparse.Namespace, list[
     return parser.parse_known_args(words)
 
 
+def with_demo(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
+    """Options for `run_glue.py` where the task is the demo, whose model and rows are made first."""
+    if options.model_name_or_path or options.tasks != ["demo"] or option(more, "dataset_name"):
+        raise ValueError("The demo has a model and rows of its own; write --tasks demo, with no other and no model.")
+    said = {key: str(value) for key, value in demo.ready(Path(options.output_dir) / "demo").items()}
+    options.model_name_or_path = said.pop("--model_name_or_path")
+    options.grid = options.grid or [f"learning_rate={demo.LEARNING_RATE}"]
+    if any(option(more, name) for name in BUDGETS):
+        del said["--max_steps"]
+    return [*more, *(word for key, value in said.items() if not option(more, key[2:]) for word in (key, value))]
+
+
 def ask(options: argparse.Namespace, more: Sequence[str]) -> Comparison:
     """What the options ask for, checked."""
+    if "demo" in options.tasks:
+        more = with_demo(options, more)
     if options.model_name_or_path is None:
         raise ValueError("Nothing says which model; add --model_name_or_path bert-base-uncased.")
     if options.search is not None and (options.preset or any("," in axis for axis in options.grid or ())):

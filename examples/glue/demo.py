@@ -4,9 +4,11 @@ The pairs have the shape of a GLUE task. Every word has a hidden worth; the labe
 worth more than the second. A small BERT is first trained on plain sentences, which stands for pre-training. Then it is
 fine-tuned on sentences with the word "not" in them, which turns round the worth of the word after it: dense, pruned
 once, and with the recipe that was asked for. Each training is a command of `run_glue.py`, and is printed.
+`compare.py --tasks demo` compares recipes on the same model and rows.
 """
 
 import json
+import os
 import random
 import shlex
 import sys
@@ -15,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from run_glue import Run, evaluate_splits, make_trainer, read_options, train
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -32,6 +35,14 @@ from nxm_hf.table import table
 NOT, LABELS, LENGTH = "not", ("less", "more"), 4
 WORTH = {f"word{i}": random.Random(i).gauss(0, 1) for i in range(100)}
 TRAIN, HELD_OUT, STEPS = 16384, 2048, 800
+LEARNING_RATE = 1e-3
+SHARED = {
+    "--warmup_steps": 0.1,
+    "--per_device_train_batch_size": 32,
+    "--per_device_eval_batch_size": 256,
+    "--use_cpu": True,
+}
+TO_THE_END = {"--learning_rate": LEARNING_RATE, "--save_strategy": "no", "--do_train": True, "--do_eval": True}
 RECIPE = PHASES.index("recipe")
 
 
@@ -88,41 +99,46 @@ def write_shape(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def spelled(options: dict) -> list[str]:
+    """Options as the words of a command line."""
+    return [str(word) for pair in options.items() for word in pair]
+
+
+def start_options(folder: Path, steps: int) -> dict:
+    """What stands for pre-training: half of the steps on plain sentences."""
+    return {
+        **{"--model_name_or_path": folder / "shape", "--from_scratch": True, "--dataset_name": folder / "rows/plain"},
+        **{"--recipe": "dense", "--max_steps": max(steps // 2, 1)},
+    }
+
+
 def commands(folder: Path, run: Run) -> Iterator[tuple[str, list[str]]]:
     """The trainings by name, each as the words of its command line."""
     seed, steps = run.training.seed, run.training.max_steps if run.training.max_steps > 0 else STEPS
     shared = {
-        "--learning_rate": 1e-3,
-        "--warmup_steps": 0.1,
-        "--per_device_train_batch_size": 32,
-        "--per_device_eval_batch_size": 256,
+        **SHARED,
+        **TO_THE_END,
         "--logging_steps": max(steps // 4, 1),
-        "--save_strategy": "no",
         "--seed": seed,
-        "--use_cpu": True,
         "--disable_tqdm": run.training.disable_tqdm or not sys.stderr.isatty(),
-        "--do_train": True,
-        "--do_eval": True,
         "--eval_on_start": True,
     }
     pattern = run.sparsity.pattern
     pattern = json.dumps(pattern) if isinstance(pattern, dict) else pattern
     start = {"--model_name_or_path": folder / "start", "--dataset_name": folder / "rows/with-not", "--max_steps": steps}
-    plain = {"--model_name_or_path": folder / "shape", "--dataset_name": folder / "rows/plain", "--from_scratch": True}
     ours = {
         name: json.dumps(value) if isinstance(value, dict) else value
         for name in ("recipe", "settings", "warmup", "settle")
         if (value := getattr(run.sparsity, name))
     }
     trainings = {
-        "start": {**plain, "--max_steps": max(steps // 2, 1), "--recipe": "dense"},
+        "start": start_options(folder, steps),
         "dense": {**start, "--recipe": "dense"},
         "asp": {**start, "--recipe": "asp", "--pattern": pattern},
         run.sparsity.recipe: {**start, **{f"--{name}": value for name, value in ours.items()}, "--pattern": pattern},
     }
     for name, options in trainings.items():
-        said = {**options, **shared, "--output_dir": folder / name}
-        yield name, [str(word) for pair in said.items() for word in pair]
+        yield name, spelled({**options, **shared, "--output_dir": folder / name})
 
 
 def fine_tune(words: list[str]) -> tuple[NxMTrainer, float]:
@@ -155,6 +171,20 @@ def density(model) -> float:
     """The fraction of non-zeros in the layers that nxm_hf prunes."""
     weights = [p for name, p in model.named_parameters() if ".layer." in name and p.ndim == 2]
     return sum(int(p.count_nonzero()) for p in weights) / sum(p.numel() for p in weights)
+
+
+def ready(folder: Path) -> dict:
+    """Make the model and the rows, unless somebody has, for `compare.py`: its options, where nobody says otherwise."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors this small only contend
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "start.lock"):
+        if not (folder / "start" / "all_results.json").exists():  # which a training writes last
+            write_rows(folder / "rows")
+            write_shape(folder / "shape")
+            quiet = {"--logging_steps": STEPS, "--disable_tqdm": True, "--output_dir": folder / "start"}
+            fine_tune(spelled({**start_options(folder, STEPS), **SHARED, **TO_THE_END, **quiet}))
+    where = {"--model_name_or_path": folder / "start", "--dataset_name": folder / "rows/with-not"}
+    return {**where, "--max_steps": STEPS, "--logging_steps": 20, "--disable_tqdm": True, **SHARED}
 
 
 def show(run: Run) -> int:

@@ -58,7 +58,8 @@ TASKS = {
     "stsb": (pearson, spearmanr),
     "regression": (pearson, spearmanr),
     **dict.fromkeys(
-        ("sst2", "mnli", "mnli_matched", "mnli_mismatched", "qnli", "rte", "wnli", "classification"), (accuracy,)
+        ("sst2", "mnli", "mnli_matched", "mnli_mismatched", "qnli", "rte", "wnli", "demo", "classification"),
+        (accuracy,),
     ),
 }
 

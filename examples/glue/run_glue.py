@@ -59,6 +59,7 @@ TASKS = {
     "qnli": Task(("question", "sentence"), ("entailment", "not_entailment")),
     "rte": Task(("sentence1", "sentence2"), ("entailment", "not_entailment")),
     "wnli": Task(("sentence1", "sentence2"), ("not_entailment", "entailment")),
+    "demo": Task(("sentence1", "sentence2"), ("less", "more")),  # its rows are made by demo.py
 }
 
 
@@ -67,7 +68,7 @@ class DataOptions:
     """What to train on."""
 
     task_name: str | None = field(
-        default=None, metadata={"help": f"One of {', '.join(TASKS)}, or demo, which needs neither network nor data."}
+        default=None, metadata={"help": f"One of {', '.join(TASKS)}; demo alone needs neither network nor data."}
     )
     dataset_name: str = field(
         default=GLUE,
@@ -128,6 +129,11 @@ class Run:
     def task(self) -> str:
         """The task, or "custom" for data of one's own."""
         return self.data.task_name or "custom"
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether this is the demo's show, rather than one training on its rows."""
+        return self.task == "demo" and self.data.dataset_name == GLUE and not any(self.data.own_files.values())
 
 
 # -- data ---------------------------------------------------------------------------------------------------------
@@ -205,19 +211,29 @@ def label_names(rows: datasets.DatasetDict) -> tuple[str, ...]:
     return tuple(map(str, sorted(set(split["label"]))))
 
 
+def label_number(label, task: Task) -> float:
+    """The number of a label, which stands in the rows by name or as that number; a score as it is."""
+    if not task.labels and label is not None:
+        return float(label)
+    if str(label) in task.labels:
+        return task.labels.index(str(label))
+    if label not in range(len(task.labels)):
+        known = f"{', '.join(task.labels)}, or 0 to {len(task.labels) - 1}" if task.labels else "a number"
+        raise ValueError(f"A row has the label {label!r}; this task's are {known}. Correct it, or leave the row out.")
+    return int(label)
+
+
 def tokenize(rows: datasets.DatasetDict, task: Task, tokenizer, run: Run) -> datasets.DatasetDict:
     """Rows of token ids and of labels as numbers; hidden labels, which GLUE writes as -1, are left out."""
     length = min(run.data.max_seq_length, tokenizer.model_max_length)
     padding = "max_length" if run.data.pad_to_max_length else False
-    numbers = {name: number for number, name in enumerate(task.labels)}
 
     def encode(batch: dict[str, list]) -> dict[str, list]:
         encoded = dict(
             tokenizer(*(batch[text] for text in task.texts), truncation=True, max_length=length, padding=padding)
         )
         if "label" in batch and -1 not in batch["label"]:
-            # A name, or a number that is one already.
-            encoded["labels"] = [numbers.get(str(x), x) if task.labels else float(x) for x in batch["label"]]
+            encoded["labels"] = [label_number(label, task) for label in batch["label"]]
         return encoded
 
     return datasets.DatasetDict(
@@ -423,12 +439,12 @@ def read_options(words: list[str]) -> Run:
     parser = HfArgumentParser((DataOptions, ModelOptions, NxMConfig, TrainingArguments))
     data, model, sparsity, training = parser.parse_args_into_dataclasses(words)
     run = Run(data, model, sparsity, training)
-    if run.task == "demo":
+    if run.is_demo:
         return run
     if data.task_name is None and data.dataset_name == GLUE and not any(data.own_files.values()):
         raise ValueError("Nothing says what to train on; add --task_name mrpc, or --train_file rows.csv.")
     if data.task_name is not None and data.task_name not in TASKS:
-        raise ValueError(f"There is no task {data.task_name!r}; --task_name is one of {', '.join(TASKS)}, demo.")
+        raise ValueError(f"There is no task {data.task_name!r}; --task_name is one of {', '.join(TASKS)}.")
     if model.model_name_or_path is None:
         raise ValueError("Nothing says which model; add --model_name_or_path bert-base-uncased.")
     if not (training.do_train or training.do_eval or training.do_predict):
@@ -445,7 +461,7 @@ def main(words: list[str] | None = None) -> int:
         raise SystemExit(f"run_glue.py: {error}") from None
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     transformers.utils.logging.set_verbosity(run.training.get_process_log_level())
-    if run.task == "demo":
+    if run.is_demo:
         import demo
 
         return demo.show(run)
