@@ -402,6 +402,14 @@ def test_recipes_are_compared_on_the_demo_from_one_start(tmp_path, monkeypatch, 
     assert (out / "demo/start/model.safetensors").stat().st_mtime_ns == start
 
 
+def test_what_is_misspelled_fails_before_the_start_of_the_demo_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "TRAIN", 64)
+    for wrong in (["--recipes", "amdm"], ["--grid", "rhoo=1"], ["--lerning_rate", "1"]):
+        with pytest.raises(SystemExit, match=r"amdm|rhoo|lerning_rate"):
+            compare.main(["--tasks", "demo", *wrong, "--output_dir", str(tmp_path)])
+    assert not (tmp_path / "demo/start/model.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     "more", [["--tasks", "demo", "mrpc"], ["--tasks", "demo", "--model_name_or_path", "bert-base-uncased"]]
 )

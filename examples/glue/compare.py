@@ -32,6 +32,7 @@ from comparing.shapes import Shape, option
 from comparing.workshop import CellsFailed, Workshop
 from run_glue import TASKS
 
+DEMO = "demo"
 PRESET_HELP = """nxmtransformer: Table 3 of the paper. CoLA, STS-B, MRPC, RTE (and WNLI): learning rates 5e-5, 7e-5,
 9e-5, 1e-4, rho 3e-3, 6e-3, 1e-2, 10 epochs. MNLI, QNLI, SST-2 (and QQP): 1e-5, 3e-5, 5e-5, rho 4e-4, 1e-3, 3e-3,
 5 epochs. Batches of 16 and 32 everywhere; rho for recipes that have it; dense and asp with the paper's rates for them.
@@ -168,10 +169,10 @@ def read_options(words: Sequence[str] | None) -> tuple[argparse.Namespace, list[
 
 
 def with_demo(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
-    """Options for `run_glue.py` where the task is the demo, whose model and rows are made first."""
-    if options.model_name_or_path or options.tasks != ["demo"] or option(more, "dataset_name"):
+    """Options for `run_glue.py` where the task is the demo, whose rows and model are made in the output directory."""
+    if options.model_name_or_path or options.tasks != [DEMO] or option(more, "dataset_name"):
         raise ValueError("The demo has a model and rows of its own; write --tasks demo, with no other and no model.")
-    said = {key: str(value) for key, value in demo.ready(Path(options.output_dir) / "demo").items()}
+    said = {key: str(value) for key, value in demo.ready(Path(options.output_dir, DEMO)).items()}
     options.model_name_or_path = said.pop("--model_name_or_path")
     options.grid = options.grid or [f"learning_rate={demo.LEARNING_RATE}"]
     if any(option(more, name) for name in BUDGETS):
@@ -181,7 +182,7 @@ def with_demo(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
 
 def ask(options: argparse.Namespace, more: Sequence[str]) -> Comparison:
     """What the options ask for, checked."""
-    if "demo" in options.tasks:
+    if DEMO in options.tasks:
         more = with_demo(options, more)
     if options.model_name_or_path is None:
         raise ValueError("Nothing says which model; add --model_name_or_path bert-base-uncased.")
@@ -200,6 +201,8 @@ def ask(options: argparse.Namespace, more: Sequence[str]) -> Comparison:
 
 def compare(asked: Comparison, options: argparse.Namespace, command: str) -> None:
     """Choose, train and keep; whatever is finished is shown, also where something failed."""
+    if DEMO in asked.tasks:
+        demo.train_start(Path(options.output_dir, DEMO))
     workshop = Workshop(Path(options.output_dir), options.devices, options.keep_models)
     by_search = options.search is not None
     chosen = choose_by_search(asked, workshop, options) if by_search else choose_by_grid(asked, workshop)

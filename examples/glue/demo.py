@@ -174,17 +174,24 @@ def density(model) -> float:
 
 
 def ready(folder: Path) -> dict:
-    """Make the model and the rows, unless somebody has, for `compare.py`: its options, where nobody says otherwise."""
+    """What `compare.py` gives all trainings where nobody says otherwise; rows and shapes are made, no weights yet."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors this small only contend
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "start.lock"):
-        if not (folder / "start" / "all_results.json").exists():  # which a training writes last
+    with FileLock(folder / "lock"):
+        if not (folder / "start" / "config.json").exists():
             write_rows(folder / "rows")
             write_shape(folder / "shape")
-            quiet = {"--logging_steps": STEPS, "--disable_tqdm": True, "--output_dir": folder / "start"}
-            fine_tune(spelled({**start_options(folder, STEPS), **SHARED, **TO_THE_END, **quiet}))
+            write_shape(folder / "start")
     where = {"--model_name_or_path": folder / "start", "--dataset_name": folder / "rows/with-not"}
     return {**where, "--max_steps": STEPS, "--logging_steps": 20, "--disable_tqdm": True, **SHARED}
+
+
+def train_start(folder: Path) -> None:
+    """Train the model that `compare.py` starts from, unless somebody has."""
+    quiet = {"--logging_steps": STEPS, "--disable_tqdm": True, "--output_dir": folder / "start"}
+    with FileLock(folder / "lock"):
+        if not (folder / "start" / "all_results.json").exists():  # which a training writes last
+            fine_tune(spelled({**start_options(folder, STEPS), **SHARED, **TO_THE_END, **quiet}))
 
 
 def show(run: Run) -> int:
