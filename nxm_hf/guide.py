@@ -22,7 +22,7 @@ class Seen:
     The measurements are those of examples/glue/RESULTS.md.
     """
 
-    recipe: str  # as compare.py writes it
+    recipe: str  # as compare.py writes it, but for the pattern
     pattern: str
     closed: float
     seeds: int
@@ -78,16 +78,16 @@ def _first(pattern: str, seen: Sequence[Seen]) -> str:
     if not seen:
         return f"Nothing has been measured with {pattern} yet; start with the default, admm with no settings."
     best, *others = seen
-    tasks = ", ".join(f"{name} ({count} rows)" for name, count in TASKS.items())
-    rest = f"; {', '.join(map(_share, others))}" if others else ""
+    tasks = ", ".join(f"{name} ({TASKS[name]} rows)" for name in best.tasks)
+    rest = "".join(f", {_share(other, best)}" for other in others)
     return (
         f"For {pattern} start with {best.recipe}. Of what asp loses to dense training on {tasks} with {MODEL}, it won "
-        f"back the most: {_share(best)}{rest}."
+        f"back the most: {_share(best, best)}{rest}."
     )
 
 
-def _share(one: Seen) -> str:
-    fewer = f" on {' and '.join(one.tasks)}" if len(one.tasks) < len(TASKS) else ""
+def _share(one: Seen, best: Seen) -> str:
+    fewer = f" on {' and '.join(one.tasks)}" if one.tasks != best.tasks else ""
     return f"{one.recipe} {one.closed:.0%} ({one.seeds} seed{'s' if one.seeds > 1 else ''}{fewer})"
 
 

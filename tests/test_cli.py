@@ -222,19 +222,24 @@ def test_recipes_lists_the_whole_catalogue_within_the_terminal(width, monkeypatc
         assert all(f"{key}={value!r}" in words for key, value in recipes.settings(name).items())
 
 
-@pytest.mark.parametrize("more", [[], ["--rows", "4000"], ["--rows", "400000"], ["--pattern", "3:7"]])
+@pytest.mark.parametrize(
+    "more", [[], ["--rows", "4000"], ["--rows", "400000"], ["--pattern", "4:8"], ["--pattern", "3:7"]]
+)
 def test_recipes_says_what_to_start_with_and_what_that_rests_on(more, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     assert cli.main(["recipes", *more]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert ("Kao et al." in shown) == (not more)  # the catalogue only where nothing is asked
-    best = min(guide.SEEN, key=lambda one: (-len(one.tasks), -one.seeds, -one.closed)).recipe
-    if "3:7" in more:
-        assert "Nothing has been measured with 3:7" in shown
-        assert not any(f"{one.closed:.0%}" in shown for one in guide.SEEN)
-    else:
-        assert f"start with {best}." in shown and all(f"{one.recipe} {one.closed:.0%}" in shown for one in guide.SEEN)
+    pattern = more[1] if "--pattern" in more else "2:4"
+    seen = sorted((one for one in guide.SEEN if one.pattern == pattern), key=lambda one: one.rank)
+    told = [place for one in guide.SEEN if (place := shown.find(f"{one.recipe} {one.closed:.0%} (")) >= 0]
+    assert len(told) == len(seen)
+    if seen:
+        best = max(seen, key=lambda one: (len(one.tasks), one.seeds, one.closed))
+        assert f"start with {best.recipe}." in shown and all(f"{task} (" in shown for task in best.tasks)
         assert ("take it as a guess" in shown) == ("400000" in more)
+    else:
+        assert f"Nothing has been measured with {pattern}" in shown
 
 
 def test_the_guide_says_how_to_write_what_it_advises():

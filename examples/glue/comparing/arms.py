@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from comparing.cells import is_small, near, read_recipe, settings_of, takes
 from comparing.results import BUDGETS
 from comparing.shapes import option
+from nxm_hf import NxMConfig
+from nxm_hf.recipes import settings
 
 Point = tuple[tuple[str, str], ...]
 Grid = Mapping[str, Sequence[str]]
@@ -120,12 +122,21 @@ def sweep_arms(recipes: Sequence[str], sweeps: Sequence[str], more: Sequence[str
 
 def _swept(base: str, sweep: Sweep) -> Iterator[str]:
     """A recipe's text with each value; where that is the default, the text as it is, so that it is trained once."""
-    plain = read_recipe(base)
     yield base
     for value in sweep.values:
         text = f"{base} {sweep.setting}={value}"
-        if read_recipe(text) != plain:
+        if _meant(text) != _meant(base):
             yield text
+
+
+def _meant(text: str) -> NxMConfig:
+    """What a recipe's text says, with the defaults of all that it does not.
+
+    >>> _meant("ste grad_scale=1.0") == _meant("ste"), _meant("ste grad_scale=0.5") == _meant("ste")
+    (True, False)
+    """
+    config = read_recipe(text)
+    return replace(config, settings={**settings(config.recipe), **config.settings})
 
 
 def _budgets(recipe: str, factors: Sequence[str], more: Sequence[str]) -> Iterator[Arm]:
