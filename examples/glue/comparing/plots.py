@@ -1,13 +1,14 @@
 """Plots of a comparison as PNG files, where matplotlib is installed."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from run_glue import TASKS
 
 from comparing.measures import deviation, mean
+from comparing.results import BUDGETS
 from comparing.study import Part, Runs
 
 MISSING = "There are no plots without matplotlib; `pip install nxm-hf[report]`, and then `compare.py --render`."
@@ -20,13 +21,23 @@ class Axis:
     file: str
     title: str
     value: Callable[[Part, Runs], float]
+    shows: Callable[[str], bool]  # whether a sweep of such a setting says something here
+
+
+def _is_budget(setting: str) -> bool:
+    return setting.strip("[") in BUDGETS
 
 
 AXES = (
-    Axis("flops", "training FLOPs, dense = 1", Part.cost),
-    Axis("similarity", "mean mask similarity", lambda part, runs: runs.similarity),
-    Axis("diversity", "log10 of the number of masks, per weight", Part.diversity),
-    Axis("budget", "examples trained on", lambda part, runs: runs.examples),
+    Axis("flops", "training FLOPs, dense = 1", Part.cost, _is_budget),
+    Axis(
+        "similarity",
+        "mean mask similarity",
+        lambda part, runs: runs.similarity,
+        lambda setting: setting != "pattern" and not _is_budget(setting),
+    ),
+    Axis("diversity", "log10 of the number of masks, per weight", Part.diversity, lambda setting: setting == "pattern"),
+    Axis("budget", "examples trained on", lambda part, runs: runs.examples, _is_budget),
 )
 
 
@@ -79,8 +90,10 @@ def _scatter(axes, part: Part, task: str, axis: Axis) -> None:
     values = {runs.label: axis.value(part, runs) for runs in part.of(task)}
     found = {runs.label: runs for runs in part.of(task) if math.isfinite(values[runs.label])}
     every = _lines(found)
-    lines = [line for line in every if len({round(values[label], 6) for label in line}) > 1]
-    shown = set(found) - _swept_in_vain(every, lines) | {label for line in lines for label in line}
+    lines = [
+        line for line in every if len({round(values[label], 6) for label in line}) > 1 and axis.shows(_swept(line))
+    ]
+    shown = _shown(found, every, lines)
     colors = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(map(_series, part.labels)))}
     for line in lines:
         ordered = sorted(line, key=values.__getitem__)
@@ -126,13 +139,23 @@ def _lines(labels: Sequence[str] | Mapping[str, Runs]) -> list[list[str]]:
     return [line for line in found.values() if len(line) > 1]
 
 
-def _swept_in_vain(lines: Sequence[list[str]], moving: Sequence[list[str]]) -> set[str]:
-    """What was swept, several values of it, without moving along an axis: it would only hide the rest.
+def _swept(line: Sequence[str]) -> str:
+    """The setting in which the arms of a line differ."""
+    return _setting(line[-1])
 
-    >>> sorted(_swept_in_vain([["asp", "asp scores=alps"], ["ste", "ste refresh=1", "ste refresh=2"]], []))
-    ['ste refresh=1', 'ste refresh=2']
+
+def _shown(labels: Iterable[str], every: Sequence[list[str]], lines: Sequence[list[str]]) -> set[str]:
+    """Lines, and the arms that do not hide them: no sweep that is not among them, and beside a sweep only plain arms.
+
+    >>> given = ["asp", "asp scores=alps", "ste", "ste refresh=1", "ste refresh=2"]
+    >>> sorted(_shown(given, _lines(given), []))
+    ['asp', 'asp scores=alps', 'ste']
+    >>> sorted(_shown(given, _lines(given), [["ste", "ste refresh=1", "ste refresh=2"]]))
+    ['asp', 'ste', 'ste refresh=1', 'ste refresh=2']
     """
-    return {label for line in lines if line not in moving and len(line) > 2 for label in line if _setting(label)}
+    drawn = {label for line in lines for label in line}
+    swept = {label for line in every if len(line) > 2 for label in line if _setting(label)}
+    return drawn | {label for label in labels if label not in swept and not (_setting(label) and drawn & swept)}
 
 
 def _series(label: str) -> str:
@@ -141,7 +164,6 @@ def _series(label: str) -> str:
 
 
 def _mark_dense(line: Callable, part: Part, task: str, label: str = "dense") -> None:
-    """Where dense training ends up, if it was run: the best of its budgets."""
-    scores: Sequence[float] = [mean(runs.scores) for runs in part.of(task) if runs.recipe == "dense"]
-    if scores:
-        line(max(scores), linestyle="--", color="tab:gray", alpha=0.8, label=label)
+    """Where dense training ends up with the budget of most arms, if it was run."""
+    if dense := part.find(task, "dense"):
+        line(mean(dense.scores), linestyle="--", color="tab:gray", alpha=0.8, label=label)
