@@ -1,7 +1,7 @@
 """Plots of a comparison as PNG files, where matplotlib is installed."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,9 +65,19 @@ def write_plots(part: Part, folder: Path, number: int) -> list[Path]:
 
 
 def _varies(part: Part, axis: Axis) -> bool:
-    """Whether some task has more than one value to set its metric against."""
-    values = {task: {round(axis.value(part, runs), 6) for runs in part.of(task)} for task in part.tasks}
-    return any(sum(map(math.isfinite, found)) > 1 for found in values.values())
+    """Whether some task has more than one value to set its metric against, of arms that are shown."""
+    return any(len({round(value, 6) for value in _places(part, task, axis)[0].values()}) > 1 for task in part.tasks)
+
+
+def _places(part: Part, task: str, axis: Axis) -> tuple[dict[str, float], list[list[str]]]:
+    """Where on an axis the arms of a task stand that are shown there, and the lines through some of them."""
+    values = {runs.label: value for runs in part.of(task) if math.isfinite(value := axis.value(part, runs))}
+    every = _lines(values)
+    lines = [
+        line for line in every if len({round(values[label], 6) for label in line}) > 1 and axis.shows(_swept(line))
+    ]
+    shown = _shown(values, every, lines)
+    return {label: value for label, value in values.items() if label in shown}, lines
 
 
 def _recipes(axes, part: Part, task: str) -> None:
@@ -87,20 +97,15 @@ def _recipes(axes, part: Part, task: str) -> None:
 
 def _scatter(axes, part: Part, task: str, axis: Axis) -> None:
     """The metric against a value: a point for each arm, a line through those that differ in one setting alone."""
-    values = {runs.label: axis.value(part, runs) for runs in part.of(task)}
-    found = {runs.label: runs for runs in part.of(task) if math.isfinite(values[runs.label])}
-    every = _lines(found)
-    lines = [
-        line for line in every if len({round(values[label], 6) for label in line}) > 1 and axis.shows(_swept(line))
-    ]
-    shown = _shown(found, every, lines)
+    values, lines = _places(part, task, axis)
+    found = {runs.label: runs for runs in part.of(task)}
     colors = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(map(_series, part.labels)))}
     for line in lines:
         ordered = sorted(line, key=values.__getitem__)
         axes.plot([values[label] for label in ordered], [mean(found[label].scores) for label in ordered],
                   color=colors[_series(line[0])], alpha=0.5)  # fmt: skip
     named: set[str] = set()
-    for label in (label for label in found if label in shown):
+    for label in values:
         name, x, y, around = _series(label), values[label], mean(found[label].scores), deviation(found[label].scores)
         bar = None if math.isnan(around) else around
         legend = "_" if name in named else name
@@ -125,7 +130,7 @@ def _setting(label: str) -> str:
     return key if equals and key != "teacher" else ""
 
 
-def _lines(labels: Sequence[str] | Mapping[str, Runs]) -> list[list[str]]:
+def _lines(labels: Collection[str]) -> list[list[str]]:
     """Arms that differ in their last setting alone, with the one that does not have it.
 
     >>> _lines(["asp", "admm", "admm rho=1", "admm rho=2", "admm settle=0.1"])
