@@ -391,6 +391,7 @@ def test_recipes_are_compared_on_the_demo_from_one_start(tmp_path, monkeypatch, 
     records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert [(record["task"], record["recipe"], record["steps"]) for record in records] == [("demo", "asp", 8)]
     assert records[0]["model"] == str(out / "demo/start") and len(records[0]["predictions"]) == 64
+    assert str(out / "demo/rows/with-not") in records[0]["more"]
     assert "learning_rate=0.001" in (out / "comparison.md").read_text()
     start = (out / "demo/start/model.safetensors").stat().st_mtime_ns
     capsys.readouterr()
