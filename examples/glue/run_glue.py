@@ -94,6 +94,11 @@ class DataOptions:
         """The user's own files, by split."""
         return {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
 
+    @property
+    def names_rows(self) -> bool:
+        """Whether the rows are other ones than a task's own."""
+        return self.dataset_name != GLUE or any(self.own_files.values())
+
 
 @dataclass
 class ModelOptions:
@@ -133,7 +138,7 @@ class Run:
     @property
     def is_demo(self) -> bool:
         """Whether this is the demo's show, rather than one training on its rows."""
-        return self.task == "demo" and self.data.dataset_name == GLUE and not any(self.data.own_files.values())
+        return self.task == "demo" and not self.data.names_rows
 
 
 # -- data ---------------------------------------------------------------------------------------------------------
@@ -441,7 +446,7 @@ def read_options(words: list[str]) -> Run:
     run = Run(data, model, sparsity, training)
     if run.is_demo:
         return run
-    if data.task_name is None and data.dataset_name == GLUE and not any(data.own_files.values()):
+    if data.task_name is None and not data.names_rows:
         raise ValueError("Nothing says what to train on; add --task_name mrpc, or --train_file rows.csv.")
     if data.task_name is not None and data.task_name not in TASKS:
         raise ValueError(f"There is no task {data.task_name!r}; --task_name is one of {', '.join(TASKS)}.")
