@@ -428,6 +428,8 @@ def test_what_is_said_of_a_demo_goes_before_its_own(tmp_path, monkeypatch):
     asked, more = compare.read_options(["--tasks", "demo", "--grid", "learning_rate=1e-4"])
     assert compare.with_demo(asked, more) == ["--max_steps", "8", "--use_cpu", "True"]
     assert asked.grid == ["learning_rate=1e-4"]
+    asked, more = compare.read_options(["--tasks", "demo", "--preset", "nxmtransformer"])
+    assert compare.with_demo(asked, more) and asked.grid is None  # the preset's rates are tried
 
 
 def test_the_rule_of_the_demo_is_what_it_says():

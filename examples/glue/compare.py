@@ -174,7 +174,8 @@ def with_demo(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
         raise ValueError("The demo has a model and rows of its own; write --tasks demo, with no other and no model.")
     said = {key: str(value) for key, value in demo.ready(Path(options.output_dir, DEMO)).items()}
     options.model_name_or_path = said.pop("--model_name_or_path")
-    options.grid = options.grid or [f"learning_rate={demo.LEARNING_RATE}"]
+    if not options.preset:
+        options.grid = options.grid or [f"learning_rate={demo.LEARNING_RATE}"]
     if any(option(more, name) for name in BUDGETS):
         del said["--max_steps"]
     return [*more, *(word for key, value in said.items() if not option(more, key[2:]) for word in (key, value))]
