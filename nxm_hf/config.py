@@ -78,6 +78,11 @@ class NxMConfig(PushToHubMixin):
                 f"{self.recipe} with {self.settings} goes by gradients that the optimizer has seen, so there must be "
                 "dense steps before it; got warmup=0. Write warmup=0.5, or leave the settings out."
             )
+        if self.pruned_by and self.pruned_by.phase == "settle" and not self.phases[1]:
+            raise ValueError(
+                f"{self.recipe} with {self.settings} is pruned by {self.pruned_by.method} where settling begins, and "
+                'with settle=0 it never does. Write settle=0.5, or scores="magnitude".'
+            )
 
     def _check_words(self) -> None:
         if self.on_indivisible not in ("error", "skip"):
@@ -125,11 +130,11 @@ class NxMConfig(PushToHubMixin):
         return self.warmup, recipes.RECIPES.settle(self.recipe, self.settings, self.warmup)
 
     @property
-    def pruned_by(self) -> str | None:
-        """The method of `nxm_hf.prune` that has made the model sparse when training begins, if the recipe has one.
+    def pruned_by(self) -> recipes.PrunedBy | None:
+        """The method of `nxm_hf.prune` that makes the model sparse, and when in a training, if the recipe has one.
 
-        >>> NxMConfig("asp", settings={"scores": "sparsegpt"}).pruned_by, NxMConfig("asp").pruned_by
-        ('sparsegpt', None)
+        >>> NxMConfig("asp", settings={"scores": "sparsegpt"}).pruned_by
+        PrunedBy(method='sparsegpt', phase='recipe', must=True)
         """
         return None if isinstance(self.recipe, Method) else recipes.RECIPES.pruned_by(self.recipe, self.settings)
 

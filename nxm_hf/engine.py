@@ -79,13 +79,13 @@ class Engine:
     def _at_step(self, verb: str, clock: Clock) -> None:
         if self._training is not None:
             raise RuntimeError("optimizer.step() inside `with engine.deployed():` would train the weights to ship.")
-        if self._prune is not None and verb == "after_step" and self.phase == "warmup":
-            self._prune_if_due(clock)
+        self._prune_if_due(clock)
         self._each(partial(self._act, verb, clock))
 
     def _prune_if_due(self, clock: Clock) -> None:
-        """Where the recipe begins now, and with weights that a method of `prune` makes, have them made."""
-        if self._prune is not None and not any(method.is_warming(clock) for method in self._methods.values()):
+        """Where the phase begins now that goes on from weights made by a method of `prune`, have them made."""
+        phase = None if self._prune is None else self.config.pruned_by.phase
+        if phase and any(method.enters(phase, self._states.get(name), clock) for name, method in self._methods.items()):
             self._prune()
             remove_stamp(self.model)
 

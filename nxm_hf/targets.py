@@ -120,13 +120,21 @@ def holds_pattern(plan: Plan) -> bool:
 
 def check_pruned(plan: Plan, config: NxMConfig, prune: Callable[[], None] | None) -> None:
     """Raise unless a recipe that trains what a method of `prune` has made sparse has such a model, or can `prune`."""
-    if prune is None and config.pruned_by and (config.warmup or not holds_pattern(plan)):
-        by, warm = config.pruned_by, f" after a warmup of {config.warmup}" if config.warmup else ""
+    by = config.pruned_by
+    if prune is not None or by is None or not by.must:
+        return
+    if by.phase == "settle":
         raise ValueError(
-            f"{config.recipe} with {config.settings} trains what {by} has pruned{warm}, and this model does not hold "
-            f"{config.pattern!r} by then. A Trainer prunes it from its training data; in a loop of your own call "
-            f'nxm_hf.prune(model, {config.pattern!r}, "{by}", calibration) before attach(...) without a warmup, or '
-            "load the weights that a training saved."
+            f"{config.recipe} with {config.settings} has {by.method} look at training data in the middle, as a Trainer "
+            'does; a loop of your own has none to show it. Write scores="fisher", which needs none.'
+        )
+    if config.warmup or not holds_pattern(plan):
+        warm = f" after a warmup of {config.warmup}" if config.warmup else ""
+        raise ValueError(
+            f"{config.recipe} with {config.settings} trains what {by.method} has pruned{warm}, and this model does not "
+            f"hold {config.pattern!r} by then. A Trainer prunes it from its training data; in a loop of your own call "
+            f'nxm_hf.prune(model, {config.pattern!r}, "{by.method}", calibration) before attach(...) without a warmup, '
+            "or load the weights that a training saved."
         )
 
 

@@ -22,7 +22,7 @@ from transformers import Trainer, TrainerCallback
 import nxm_hf
 from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, recipes
 from nxm_hf.checkpoints import missing_parts
-from nxm_hf.pruning.beginning import prune_by_rows
+from nxm_hf.pruning import beginning as beginnings
 from nxm_hf.state import fingerprint
 
 SPARSE = [name for name in recipes.names() if name != "dense"]
@@ -161,7 +161,7 @@ def untrained(folder: Path) -> dict:
 def beginning(folder: Path) -> dict:
     """What each process has after pruning by rows that are not those of the others."""
     model, rows = make_bert(), make_rows()[PartialState().process_index * 16 :]
-    prune_by_rows(model, NxMConfig("asp", settings={"scores": "wanda"}), DataLoader(rows, 8))
+    beginnings.prune_by_rows(model, NxMConfig("asp", settings={"scores": "wanda"}), DataLoader(rows, 8))
     return {"weights": fingerprint(model.named_parameters()), "ok": nxm_hf.verify(model).ok}
 
 
@@ -169,6 +169,23 @@ def warmed(folder: Path) -> dict:
     """A training that is dense at first, and then pruned by rows of its data."""
     config = NxMConfig("asp", settings={"scores": "sparsegpt"}, warmup=0.5)
     return train(config, folder, dropout=0.1, max_steps=6, logging_steps=2)
+
+
+def spared(folder: Path) -> dict:
+    """Two trainings with `admm`: where one process cannot prune by rows, and where none is to."""
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    whole = beginnings.prune
+    if PartialState().process_index == 1:
+        beginnings.prune = broken
+    try:
+        facts = {"auto": train(NxMConfig("admm"), folder / "auto", max_steps=4)}
+    finally:
+        beginnings.prune = whole
+    fisher = NxMConfig("admm", settings={"scores": "fisher"}, settle=0.5)
+    return {**facts, "fisher": train(fisher, folder / "fisher", max_steps=4)}
 
 
 def machines(folder: Path) -> dict:
@@ -186,7 +203,7 @@ def machines(folder: Path) -> dict:
 
 
 BY_RECIPE: dict[str, Callable] = {f.__name__: f for f in (adam, sgd, best, resumed, fewer, callback, derailed)}
-ONCE: dict[str, Callable] = {f.__name__: f for f in (head, plain, untrained, beginning, warmed, machines)}
+ONCE: dict[str, Callable] = {f.__name__: f for f in (head, plain, untrained, beginning, warmed, spared, machines)}
 
 
 def main(checks: str, folder: str) -> None:

@@ -1,19 +1,22 @@
-"""Beginning: `asp` with the scores of a method that looks at data is `prune` on rows of that data, and then `asp`."""
+"""Beginning: what is pruned by rows of its training data, at first or in the middle, is `prune` and then `asp`."""
 
 import random
+from dataclasses import replace
 
 import numpy
 import pytest
 import torch
 from conftest import assert_equal_weights, make_arguments, make_bert, make_rows
-from loops import Toy, adamw, same, weights
+from loops import Toy, adamw, same, trained, weights
 from resuming import ROWS, SaveAt, assert_same_end, make_trainer
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainerCallback
 
 from nxm_hf import NxMConfig, NxMTrainer, attach, oneshot, prune, verify
 from nxm_hf.layers import find_layers
+from nxm_hf.pruning import blockwise
 from nxm_hf.pruning.beginning import _batches, prune_by_rows
+from nxm_hf.recipes import PrunedBy
 from nxm_hf.stamp import read_stamp
 
 KINDS = ("NxMTrainer", "NxMCallback")
@@ -47,9 +50,8 @@ def test_scores_are_prune_on_the_rows_of_the_training_and_then_asp(method, tmp_p
         trainer.train()
         assert_equal_weights(trainer.model, by_hand)
     assert any(not torch.equal(start[name], tensor) for name, tensor in by_hand.state_dict().items())
-    assert verify(by_hand).ok and NxMConfig.from_pretrained(tmp_path / "NxMTrainer/checkpoint-4").pruned_by == (
-        None if method == "magnitude" else method
-    )
+    saved = NxMConfig.from_pretrained(tmp_path / "NxMTrainer/checkpoint-4")
+    assert verify(by_hand).ok and saved.pruned_by == (None if method == "magnitude" else PrunedBy(method, "recipe"))
 
 
 class StopAt(TrainerCallback):
@@ -94,8 +96,16 @@ class PruneAt(TrainerCallback):
             self.masks = {name: model.get_parameter(name).detach() != 0 for name in names}
 
 
+DENSE_AND_PRUNED = {
+    "after a warm-up": scored("sparsegpt", warmup=0.5),
+    "where settling begins": NxMConfig("admm", settings={"rho": 0.0, "scores": "sparsegpt"}, settle=0.5),
+}
+
+
+@pytest.mark.parametrize("when", DENSE_AND_PRUNED)
 @pytest.mark.parametrize("kind", KINDS)
-def test_after_a_warm_up_the_weights_of_its_last_step_are_pruned(kind, tmp_path):
+def test_in_the_middle_the_weights_of_the_last_dense_step_are_pruned(kind, when, tmp_path):
+    """`admm` without a pull trains the dense weights until then, too."""
     words = dict(pattern="1:4", exclude=["key"])
     short = dict(max_steps=6, gradient_accumulation_steps=1, save_steps=6)
     by_hand = PruneAt(3, "sparsegpt", calibration=batches_of(ROWS), **words)
@@ -104,19 +114,22 @@ def test_after_a_warm_up_the_weights_of_its_last_step_are_pruned(kind, tmp_path)
     plain = Trainer(model=make_bert(), args=arguments, train_dataset=ROWS, callbacks=[by_hand])
     plain.train()
     stamps = Stamps()
-    trainer = make_trainer(tmp_path / kind, scored("sparsegpt", warmup=0.5, **words), kind, callbacks=[stamps], **short)
+    config = replace(DENSE_AND_PRUNED[when], **words)
+    trainer = make_trainer(tmp_path / kind, config, kind, callbacks=[stamps], **short)
     trainer.train()
     assert stamps.seen == [None] * 6, "a model in training is not stamped as one to ship"
     assert_equal_weights(trainer.model, plain.model)
     assert verify(trainer.model, "1:4").ok
     phases = [record["nxm/phase"] for record in trainer.state.log_history if "nxm/phase" in record]
-    assert phases == [0, 1, 1]
+    first = 0 if config.warmup else 1
+    assert phases == [first, first + 1, first + 1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("warmup, begin", [(0.0, 3), (0.5, 2), (0.5, 4), (0.5, 5)])
+@pytest.mark.parametrize("warmup, begin", [(0.0, 3), (0.5, 2), (0.5, 4), (0.5, 5), (None, 2), (None, 4), (None, 5)])
 def test_a_resumed_training_is_the_unbroken_one_and_prunes_only_once(kind, warmup, begin, tmp_path, monkeypatch):
-    config = scored("sparsegpt", warmup=warmup, settle=0.25)
+    config = NxMConfig("admm") if warmup is None else scored("sparsegpt", warmup=warmup, settle=0.25)
+    warmup = config.phases[1] if warmup is None else warmup
     whole = make_trainer(tmp_path / "whole", config, kind, callbacks=[SaveAt(begin, 8)])
     whole.train()
     if begin >= 8 * warmup:
@@ -127,9 +140,10 @@ def test_a_resumed_training_is_the_unbroken_one_and_prunes_only_once(kind, warmu
     assert_same_end(whole, again, begin)
 
 
-def test_in_a_warm_up_what_is_shown_is_pruned_by_magnitude_and_no_row_is_read(tmp_path, monkeypatch):
+@pytest.mark.parametrize("config", [scored("sparsegpt", warmup=0.9), NxMConfig("admm", settle=0.1)], ids=str)
+def test_until_then_what_is_shown_is_pruned_without_looking_at_rows(config, tmp_path, monkeypatch):
     monkeypatch.setattr("nxm_hf.pruning.beginning.prune", None)
-    trainer = make_trainer(tmp_path, scored("sparsegpt", warmup=0.9), max_steps=6, callbacks=[StopAt(3)])
+    trainer = make_trainer(tmp_path, config, max_steps=6, callbacks=[StopAt(3)])
     trainer.train()
     assert trainer.state.global_step == 3
     assert verify(trainer.model, "2:4").ok
@@ -137,9 +151,9 @@ def test_in_a_warm_up_what_is_shown_is_pruned_by_magnitude_and_no_row_is_read(tm
 
 def test_the_config_survives_json_and_belongs_to_one_recipe():
     config = scored("alps", settle=0.2)
-    assert NxMConfig.from_dict(config.to_dict()) == config and config.pruned_by == "alps"
-    assert NxMConfig("asp").changed(scores="wanda").pruned_by == "wanda"
-    assert NxMConfig("admm").pruned_by is config.keeping_masks().pruned_by is NxMConfig("asp").pruned_by is None
+    assert NxMConfig.from_dict(config.to_dict()) == config and config.pruned_by.method == "alps"
+    assert NxMConfig("asp").changed(scores="wanda").pruned_by.method == "wanda"
+    assert NxMConfig("ste").pruned_by is config.keeping_masks().pruned_by is NxMConfig("asp").pruned_by is None
 
 
 class Noisy(list):
@@ -219,16 +233,88 @@ def test_a_training_that_is_begun_twice_prunes_once(tmp_path):
     assert all(torch.equal(*pair) for pair in zip(now, masks, strict=True))
 
 
+# -- admm, which has it done where it can be -----------------------------------------------------------------------
+
+
+def admm(scores: str, **settings) -> NxMConfig:
+    return NxMConfig("admm", settings={"scores": scores, **settings}, settle=0.5)
+
+
+def test_admm_with_a_strength_of_ones_own_or_other_scores_looks_at_no_rows():
+    assert NxMConfig("admm").pruned_by == PrunedBy("alps", "settle", must=False)
+    assert admm("wanda", rho=0.1).pruned_by == PrunedBy("wanda", "settle")
+    for settings in ({"rho": 0.1}, {"penalty": "decoupled"}, {"scores": "fisher"}, {"scores": "magnitude"}):
+        assert NxMConfig("admm", settings=settings).pruned_by is None
+
+
+def assert_ends_as(trainer, scores: str, folder, kind: str) -> None:
+    """Raise unless a trainer has trained what it does with these scores."""
+    other = make_trainer(folder, admm(scores), kind)
+    other.train()
+    assert_equal_weights(trainer.model, other.model)
+    assert verify(trainer.model).ok
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_admm_is_pruned_by_alps_where_there_are_rows(kind, tmp_path, caplog):
+    trainer = make_trainer(tmp_path / "auto", NxMConfig("admm"), kind)
+    trainer.train()
+    assert_ends_as(trainer, "alps", tmp_path / "alps", kind)
+    assert "scores" not in caplog.text
+    with pytest.raises(AssertionError):
+        assert_ends_as(trainer, "fisher", tmp_path / "fisher", kind)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(ROWS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_admm_goes_by_gradients_where_there_are_none_and_says_so(kind, tmp_path, caplog):
+    def ends(config, folder):
+        trainer = make_trainer(tmp_path / folder, config, kind)
+        trainer.train_dataset = Stream()
+        trainer.train()
+        return trainer.model
+
+    model = ends(NxMConfig("admm"), "auto")
+    assert 'a stream has none; so the scores "fisher" choose' in caplog.text
+    assert_equal_weights(model, ends(admm("fisher"), "fisher"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cannot_be_pruned_by_rows_goes_on_as_it_was(kind, tmp_path, caplog, monkeypatch):
+    """Half of the layers are pruned when it fails; then all go back, and gradients choose."""
+    seen = []
+
+    def breaking(target, *others):
+        seen.append(target.name)
+        if len(seen) > 6:
+            raise RuntimeError("out of memory")
+        return whole(target, *others)
+
+    whole = blockwise._prune_layer
+    with monkeypatch.context() as patch:
+        patch.setattr(blockwise, "_prune_layer", breaking)
+        trainer = make_trainer(tmp_path / "auto", NxMConfig("admm"), kind)
+        trainer.train()
+    assert len(seen) == 7
+    assert 'alps could not prune this model (RuntimeError: out of memory); so the scores "fisher"' in caplog.text
+    assert_ends_as(trainer, "fisher", tmp_path / "fisher", kind)
+
+
+def test_in_a_loop_of_ones_own_admm_goes_by_gradients():
+    configs = NxMConfig("admm"), admm("fisher"), admm("magnitude")
+    ours, fisher, magnitude = (weights(trained(config)[0]) for config in configs)
+    assert same(ours, fisher) and not same(ours, magnitude)
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("warmup", [0.0, 0.5])
-def test_a_stream_has_no_rows_to_look_at_and_that_is_said_before_the_first_step(warmup, tmp_path):
-    class Stream(IterableDataset):
-        def __iter__(self):
-            return iter(make_rows())
-
-    config = scored("wanda", warmup=warmup)
+@pytest.mark.parametrize("config", [scored("wanda"), scored("wanda", warmup=0.5), admm("wanda")], ids=str)
+def test_a_stream_has_no_rows_to_look_at_and_that_is_said_before_the_first_step(config, tmp_path):
     trainer = NxMTrainer(make_bert(), make_arguments(tmp_path), train_dataset=Stream(), sparsity=config)
     with pytest.raises(ValueError, match=r'by their number, and .* has none.*nxm_hf\.prune\(model, pattern, "wanda"'):
         trainer.train()
@@ -248,3 +334,10 @@ def test_a_loop_of_ones_own_is_told_to_prune_first(method):
     assert same(weights(model), before)
     attach(model, adamw(model), scored(method), total_steps=3)
     assert same(weights(model), before)
+    with pytest.raises(ValueError, match=rf'has {method} look at training data in the middle.* Write scores="fisher"'):
+        attach(model, adamw(model), admm(method), total_steps=3)
+
+
+def test_what_settling_is_to_begin_with_needs_settling():
+    with pytest.raises(ValueError, match=r"is pruned by wanda where settling begins, .* Write settle=0\.5"):
+        NxMConfig("admm", settings={"rho": 0.1, "scores": "wanda"})

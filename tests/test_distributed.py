@@ -74,7 +74,7 @@ def one(folder):
 def two(folder, one):
     """The facts of two processes of `torchrun`."""
     return launch(
-        TORCHRUN, "adam,sgd,best,resumed,fewer,callback,derailed,head,plain,untrained,beginning,warmed", folder
+        TORCHRUN, "adam,sgd,best,resumed,fewer,callback,derailed,head,plain,untrained,beginning,warmed,spared", folder
     )
 
 
@@ -169,6 +169,12 @@ def test_two_processes_that_prune_after_a_warm_up_stay_one(two):
     one, other = (facts["warmed"] for facts in two)
     assert one["steps"] == other["steps"] and one["ok"] and other["ok"]
     assert [record["nxm/phase"] for record in one["records"] if "nxm/phase" in record] == [0, 1, 1]
+
+
+def test_where_one_process_cannot_prune_by_rows_none_does(two):
+    """They must not wait for each other, and what the other one made of its weights must not be kept."""
+    one, other = (facts["spared"] for facts in two)
+    assert one == other and one["auto"]["weights"] == one["fisher"]["weights"]
 
 
 @pytest.mark.parametrize("recipe", SPARSE)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from nxm_hf import NxMConfig, attach
-from nxm_hf.methods import ADMM, Dense, Masked, Method, Phases, keep, restore_dense
+from nxm_hf.methods import ADMM, PHASES, Dense, Masked, Method, Phases, keep, restore_dense
 from nxm_hf.patterns import NM, parse
 from nxm_hf.schedules import ALWAYS, NEVER, Clock, Constant, Evenly, Every
 
@@ -699,7 +699,7 @@ def test_the_frozen_mask_is_the_one_that_finish_returned():
     weight = torch.tensor([[4.0, 3.0, 2.0, 0.0]])
     state = method.init(weight, Clock(0, 2))
     method.after_step(weight, state, Clock(1, 2))
-    assert weight.tolist() == [[0.0, 0.0, 2.0, 0.0]] and method.phase(state) == "settle"
+    assert weight.tolist() == [[0.0, 0.0, 2.0, 0.0]] and PHASES[state["phase"]] == "settle"
     assert state["mask"].tolist() == [[False, False, True, True]]
 
 

@@ -164,5 +164,5 @@ def test_moments_that_are_no_numbers_for_single_weights_are_not_used():
 def test_without_dense_steps_nothing_is_known_of_gradients_and_that_is_said():
     with pytest.raises(ValueError, match=r"asp with .*fisher.* got warmup=0\. Write warmup=0\.5"):
         NxMConfig("asp", settings={"scores": "fisher"})
-    with pytest.raises(ValueError, match="scores of admm must be one of 'auto', 'magnitude', 'fisher'; got 'wanda'"):
-        NxMConfig("admm", settings={"scores": "wanda"})
+    with pytest.raises(ValueError, match=r"scores of admm must be one of 'auto', 'magnitude', .*; got 'wander'"):
+        NxMConfig("admm", settings={"scores": "wander"})

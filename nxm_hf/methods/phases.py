@@ -54,13 +54,10 @@ class Phases(Method):
         method, clock = self._now(state, clock)
         return method.finish(weight, state, clock)
 
-    def is_warming(self, clock: Clock) -> bool:
-        """Whether the weight is dense by now, and `method` is yet to begin."""
-        return self._due(clock) == 0
-
-    def phase(self, state: State) -> str:
-        """The name of the phase that this weight is in."""
-        return PHASES[int(state["phase"])]
+    def enters(self, phase: str, state: State | None, clock: Clock) -> bool:
+        """Whether this phase, or one after it, is about to begin for a weight; it has no state before the first."""
+        before = -1 if state is None else int(state["phase"])
+        return before < PHASES.index(phase) <= self._due(clock)
 
     def window(self, clock: Clock) -> tuple[int, int]:
         """The steps a and e between which `method` acts."""

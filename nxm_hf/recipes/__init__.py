@@ -3,6 +3,7 @@
 from nxm_hf.recipes.acdc import acdc
 from nxm_hf.recipes.admm import admm
 from nxm_hf.recipes.asp import asp
+from nxm_hf.recipes.by_data import PrunedBy
 from nxm_hf.recipes.catalogue import Recipes
 from nxm_hf.recipes.dense import dense
 from nxm_hf.recipes.fix import fix
@@ -22,4 +23,4 @@ RECIPES = Recipes(
 )
 names, make, settings, describe = RECIPES.names, RECIPES.make, RECIPES.settings, RECIPES.describe
 
-__all__ = ["RECIPES", "describe", "make", "names", "settings"]
+__all__ = ["RECIPES", "PrunedBy", "describe", "make", "names", "settings"]

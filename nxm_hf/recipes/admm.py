@@ -3,6 +3,7 @@
 from nxm_hf.checks import at_least_zero, one_of
 from nxm_hf.methods import ADMM, SCORES
 from nxm_hf.patterns import Pattern
+from nxm_hf.recipes.by_data import BY_DATA, PrunedBy
 from nxm_hf.schedules import Evenly, Every, EveryEpoch, Schedule
 
 
@@ -23,11 +24,13 @@ def admm(
     `rho` is the strength of the coupled penalty ("auto": relative to the gradient, by weight); `contraction` that of
     the decoupled one, the part of the way it goes from one update to the next. `steps` from one update to the next:
     a number, "epoch", or "auto" (about 80, at most 50 updates in all, the last at the end). `scores` choose what is
-    kept in the end: "magnitude", or "fisher", |W| times the root of the optimizer's mean squared gradient. With `rho`
-    left at "auto" that is "fisher", and the last half of training (of what a warm-up leaves) settles, where the
-    config's `settle` says nothing else; a `rho` of one's own is the paper's ADMM: by magnitude, and without settling.
+    kept in the end: "magnitude", "fisher", |W| times the root of the optimizer's mean squared gradient, or a method of
+    `nxm_hf.prune`, which makes the weights that settling goes on from by rows of the training data. With `rho` left at
+    "auto" that is "alps", or "fisher" where no rows are at hand, and the last half of training (of what a warm-up
+    leaves) settles, where the config's `settle` says nothing else; a `rho` of one's own is the paper's ADMM: by
+    magnitude, and without settling.
     """
-    one_of("admm", "scores", scores, ("auto", *SCORES))
+    one_of("admm", "scores", scores, ("auto", *SCORES, *BY_DATA))
     one_of("admm", "penalty", penalty, ("coupled", "decoupled"))
     one_of("admm", "start", start, ("C", "A", "B"))
     one_of("admm", "dual", dual, (True, False))
@@ -43,7 +46,7 @@ def admm(
         update=_updates(steps),
         start=start,
         dual=dual,
-        scores=("fisher" if _is_ours(rho, penalty) else "magnitude") if scores == "auto" else scores,
+        scores=scores if scores in SCORES else "fisher" if _is_ours(rho, penalty) else "magnitude",
     )
 
 
@@ -52,12 +55,21 @@ def _settle(warmup: float, rho: float | str = "auto", penalty: str = "coupled", 
     return (1 - warmup) / 2 if _is_ours(rho, penalty) else 0.0
 
 
+def _pruned_by(
+    scores: str = "auto", rho: float | str = "auto", penalty: str = "coupled", **others: object
+) -> PrunedBy | None:
+    """The method that looks at data where settling begins; what is shown before then goes by the recipe's scores."""
+    if scores == "auto" and _is_ours(rho, penalty):
+        return PrunedBy("alps", "settle", must=False)
+    return PrunedBy(scores, "settle") if scores in BY_DATA else None
+
+
 def _is_ours(rho: float | str, penalty: str) -> bool:
     """Whether its strength is left to us."""
     return (rho, penalty) == ("auto", "coupled")
 
 
-admm.settle = _settle
+admm.settle, admm.pruned_by = _settle, _pruned_by
 
 
 def _updates(steps: int | str) -> Schedule[bool]:

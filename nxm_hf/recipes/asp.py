@@ -1,12 +1,10 @@
 """The recipe `asp`: prune once, then train what is left."""
 
-from nxm_hf import oneshot
 from nxm_hf.checks import one_of
 from nxm_hf.methods import SCORES, Masked
 from nxm_hf.patterns import Pattern
+from nxm_hf.recipes.by_data import BY_DATA, PrunedBy
 from nxm_hf.schedules import ALWAYS, NEVER, Constant
-
-BY_DATA = tuple(name for name in oneshot.names() if name != "magnitude")
 
 
 def asp(pattern: Pattern, scores: str = "magnitude") -> Masked:
@@ -24,9 +22,9 @@ def asp(pattern: Pattern, scores: str = "magnitude") -> Masked:
     return Masked(Constant(pattern), refresh=NEVER, freeze=ALWAYS, scores=own)
 
 
-def _pruned_by(scores: str = "magnitude", **others: object) -> str | None:
-    """The method that looks at data; the other scores are the recipe's own."""
-    return scores if scores in BY_DATA else None
+def _pruned_by(scores: str = "magnitude", **others: object) -> PrunedBy | None:
+    """The method that looks at data, before the first masked step; the other scores are the recipe's own."""
+    return PrunedBy(scores, "recipe") if scores in BY_DATA else None
 
 
 def _needs_warmup(scores: str = "magnitude", **others: object) -> bool:

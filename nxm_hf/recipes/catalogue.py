@@ -6,6 +6,7 @@ from typing import Any
 from nxm_hf.catalogue import Catalogue
 from nxm_hf.methods import Method
 from nxm_hf.patterns import Pattern
+from nxm_hf.recipes.by_data import PrunedBy
 
 Recipe = Callable[..., Method]
 
@@ -21,8 +22,8 @@ class Recipes(Catalogue):
         rule = getattr(self.find(name)[1], "settle", 0.0)
         return rule(warmup, **settings) if callable(rule) else rule
 
-    def pruned_by(self, name: str, settings: dict[str, Any]) -> str | None:
-        """The one-shot method that has pruned the model before such a training; None where the recipe needs none."""
+    def pruned_by(self, name: str, settings: dict[str, Any]) -> PrunedBy | None:
+        """The method of `prune` that such a training has make the model sparse, and when; None if it has none."""
         rule = getattr(self.find(name)[1], "pruned_by", None)
         return rule(**settings) if rule else None
 
