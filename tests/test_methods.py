@@ -608,7 +608,7 @@ def test_the_momentum_of_a_pruned_weight_decays_and_never_reaches_it():
 # What rho means when it is measured
 
 
-def test_an_automatic_rho_makes_the_first_pull_a_hundredth_of_the_gradient():
+def test_an_automatic_rho_makes_the_first_pull_three_thousandths_of_the_gradient():
     weight = nn.Parameter(torch.randn(8, 16))
     method = ADMM(PATTERN)
     with torch.no_grad():
@@ -616,7 +616,7 @@ def test_an_automatic_rho_makes_the_first_pull_a_hundredth_of_the_gradient():
         gradient = 1e-3 * torch.randn(8, 16)
         weight.grad = gradient.clone()
         method.before_step(weight, state, Clock(0, 80))
-    torch.testing.assert_close((weight.grad - gradient).norm(), 0.01 * gradient.norm(), rtol=1e-4, atol=0)
+    torch.testing.assert_close((weight.grad - gradient).norm(), 0.003 * gradient.norm(), rtol=1e-3, atol=0)
     measured = float(state["rho"])
     with torch.no_grad():
         weight.grad = 5 * gradient

@@ -86,7 +86,7 @@ class ADMM(Method):
         return state["rho"].item()
 
 
-PULL_OVER_GRADIENT = 0.01
+PULL_OVER_GRADIENT = 0.003
 
 
 def _unmeasured():
