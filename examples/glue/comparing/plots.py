@@ -22,6 +22,7 @@ class Axis:
     title: str
     value: Callable[[Part, Runs], float]
     shows: Callable[[str], bool]  # whether a sweep of such a setting says something here
+    names: bool = True  # whether points are named by their setting; where the axis is that setting, names are noise
 
 
 def _is_budget(setting: str) -> bool:
@@ -37,7 +38,7 @@ AXES = (
         lambda setting: setting != "pattern" and not _is_budget(setting),
     ),
     Axis("diversity", "log10 of the number of masks, per weight", Part.diversity, lambda setting: setting == "pattern"),
-    Axis("budget", "examples trained on", lambda part, runs: runs.examples, _is_budget),
+    Axis("budget", "examples trained on", lambda part, runs: runs.examples, _is_budget, names=False),
 )
 
 
@@ -111,7 +112,7 @@ def _scatter(axes, part: Part, task: str, axis: Axis) -> None:
         legend = "_" if name in named else name
         axes.errorbar(x, y, yerr=bar, fmt="o", markersize=4, capsize=3, color=colors[name], label=legend)
         named.add(name)
-        if _setting(label):
+        if axis.names and _setting(label):
             axes.annotate(label.split()[-1].strip("[]"), (x, y), (4, 4), textcoords="offset points", fontsize=7)
     axes.set_xlabel(axis.title)
     axes.set_ylabel(TASKS[task].best)
