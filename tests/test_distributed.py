@@ -74,7 +74,9 @@ def one(folder):
 def two(folder, one):
     """The facts of two processes of `torchrun`."""
     return launch(
-        TORCHRUN, "adam,sgd,best,resumed,fewer,callback,derailed,head,plain,untrained,beginning,warmed,spared", folder
+        TORCHRUN,
+        "adam,sgd,best,resumed,fewer,callback,derailed,head,plain,untrained,beginning,warmed,halfway,spared",
+        folder,
     )
 
 
@@ -165,10 +167,11 @@ def test_before_training_all_processes_get_what_the_first_one_pruned(two, folder
     assert [facts["beginning"] for facts in two] == [beginning(folder)] * 2 and two[0]["beginning"]["ok"]
 
 
-def test_two_processes_that_prune_after_a_warm_up_stay_one(two):
-    one, other = (facts["warmed"] for facts in two)
+@pytest.mark.parametrize("check, first", [("warmed", 0), ("halfway", 1)])
+def test_two_processes_that_prune_in_the_middle_stay_one(check, first, two):
+    one, other = (facts[check] for facts in two)
     assert one["steps"] == other["steps"] and one["ok"] and other["ok"]
-    assert [record["nxm/phase"] for record in one["records"] if "nxm/phase" in record] == [0, 1, 1]
+    assert [record["nxm/phase"] for record in one["records"] if "nxm/phase" in record] == [first, first + 1, first + 1]
 
 
 def test_where_one_process_cannot_prune_by_rows_none_does(two):
