@@ -12,7 +12,7 @@ def asp(pattern: Pattern, scores: str = "magnitude") -> Masked:
 
     Reference: Mishra et al., 2021, https://arxiv.org/abs/2104.08378
     Relations: what `settle` does at the end of every recipe, from the first step on. The cheapest recipe, and the one
-    to beat: `admm` chooses its mask while it trains. With a `warmup` it prunes what has been trained densely by then.
+    to beat. With a `warmup` it prunes what has been trained densely by then.
     `scores` of "fisher" are |W| times the root of the optimizer's mean squared gradient, and need that warm-up. With
     "wanda", "sparsegpt", "adaprune" or "alps" the model is pruned as by `nxm_hf.prune`, from rows of the training data,
     and goes on from the weights that come out of it; one that holds its pattern already is taken as it is.
