@@ -26,6 +26,7 @@ from nxm_hf.pruning import beginning as beginnings
 from nxm_hf.state import fingerprint
 
 SPARSE = [name for name in recipes.names() if name != "dense"]
+FEW = ["asp", "sr-ste", "admm", "rigl"]  # a mask for good, one solved anew, a dense copy with a dual, weights that grow
 # What alps makes of few rows hangs on the last bits of them and of the weights: 1e-8 becomes 5e-5, or another mask.
 # Two processes sum in another order than one, so the laws have `admm` go by gradients; "halfway" is of alps.
 STEADY = NxMConfig("admm", settings={"scores": "fisher"})
@@ -102,6 +103,11 @@ def train(recipe: str | NxMConfig | None, folder: Path, *more, resume=None, **ch
 def adam(folder: Path, recipe: str) -> dict:
     """A training; every process has a folder of its own, so that what each writes can be told apart."""
     return train(recipe, folder / f"rank-{PartialState().process_index}")
+
+
+def launched(folder: Path, recipe: str) -> dict:
+    """The same, for who would launch a few of them in another way."""
+    return adam(folder, recipe)
 
 
 def sgd(folder: Path, recipe: str) -> dict:
@@ -209,10 +215,17 @@ def machines(folder: Path) -> dict:
     return {"said": said, "missing": missing_parts(own / "checkpoint-2")}
 
 
-BY_RECIPE: dict[str, Callable] = {f.__name__: f for f in (adam, sgd, best, resumed, fewer, callback, derailed)}
+BY_RECIPE: dict[str, Callable] = {f.__name__: f for f in (adam, sgd, best, resumed, fewer)}
+BY_FEW: dict[str, Callable] = {f.__name__: f for f in (launched, callback, derailed)}
 ONCE: dict[str, Callable] = {
     f.__name__: f for f in (head, plain, untrained, beginning, warmed, halfway, spared, machines)
 }
+CHECKS = {**BY_RECIPE, **BY_FEW, **ONCE}
+
+
+def keys(check: str) -> list[tuple[str, ...]]:
+    """What a check is done for: all recipes, a few, or once."""
+    return [(check,)] if check in ONCE else [(check, recipe) for recipe in (FEW if check in BY_FEW else SPARSE)]
 
 
 def main(checks: str, folder: str) -> None:
@@ -221,8 +234,8 @@ def main(checks: str, folder: str) -> None:
     state, root, facts = PartialState(cpu=True, timeout=timedelta(seconds=120)), Path(folder), {}
     try:
         for check in checks.split(","):
-            for key in [(check,)] if check in ONCE else [(check, recipe) for recipe in SPARSE]:
-                facts["/".join(key)] = (ONCE.get(check) or BY_RECIPE[check])(root.joinpath(*key), *key[1:])
+            for key in keys(check):
+                facts["/".join(key)] = CHECKS[check](root.joinpath(*key), *key[1:])
     except Exception:
         facts["error"] = traceback.format_exc()
     root.joinpath(f"rank-{state.process_index}.json").write_text(json.dumps(facts))

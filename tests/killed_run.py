@@ -1,9 +1,9 @@
 """Trainings in a process of their own, which are killed there.
 
-killed_run.py train FOLDER KIND    trains in FOLDER/out until SIGKILL between two micro-batches of step 6
-killed_run.py resume FOLDER KIND   resumes there, all seeds but that of the data others, and trains to the end
-killed_run.py save FOLDER KIND     kills the save of step 4 in every way, each in FOLDER/WAY-NUMBER/out,
-                                   and prints what each was killed at, as JSON
+killed_run.py train FOLDER KIND...    trains in FOLDER/KIND/out until SIGKILL between two micro-batches of step 6
+killed_run.py resume FOLDER KIND...   resumes there, all seeds but that of the data others, and trains to the end
+killed_run.py save FOLDER KIND        kills the save of step 4 in every way, each in FOLDER/WAY-NUMBER/out,
+                                      and prints what each was killed at, as JSON
 """
 
 import json
@@ -98,16 +98,31 @@ class _Counter:
         self.left -= 1
 
 
-def main(what: str, folder: str, kind: str) -> None:
+def train(kind: str) -> None:
+    """Be killed in a training, as a copy of this process, which says so if it was not."""
+    child = os.fork()
+    if child == 0:
+        make_trainer("out", eventful("admm"), kind, callbacks=[DieInStep()], **ARGUMENTS).train()
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+def resume(kind: str) -> None:
+    trainer = make_trainer("out", eventful("admm"), kind, begin=5, seed=5, **ARGUMENTS)
+    trainer.train(resume_from_checkpoint=newest_complete("out"))
+
+
+def save(kind: str) -> None:
+    make_trainer("out", eventful("admm"), kind, callbacks=[DieInSave()], **ARGUMENTS).train()
+
+
+def main(what: str, folder: str, *kinds: str) -> None:
     torch.set_num_threads(1)
-    os.makedirs(f"{folder}/run", exist_ok=True)
-    os.chdir(f"{folder}/run")
-    if what == "resume":
-        trainer = make_trainer("out", eventful("admm"), kind, begin=5, seed=5, **ARGUMENTS)
-        trainer.train(resume_from_checkpoint=newest_complete("out"))
-    else:
-        dying = {"train": DieInStep, "save": DieInSave}[what]()
-        make_trainer("out", eventful("admm"), kind, callbacks=[dying], **ARGUMENTS).train()
+    for kind in kinds:
+        own = f"{folder}/run" if what == "save" else f"{folder}/{kind}"
+        os.makedirs(own, exist_ok=True)
+        os.chdir(own)
+        {"train": train, "resume": resume, "save": save}[what](kind)
 
 
 if __name__ == "__main__":

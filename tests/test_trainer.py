@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import random
-import shutil
 
 import numpy
 import pytest
@@ -241,13 +240,12 @@ def test_bf16_autocast_trains_fp32_weights_to_about_the_same_loss(recipe, rows, 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch warns of its own parts
 def test_a_compiled_model_trains_to_the_same_weights(rows, tmp_path):
-    """The weights are edited in place, so what was compiled goes on to see them."""
-    if not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
-        pytest.skip("torch.compile needs a C++ compiler, and this machine has none")
+    """The weights are edited in place, so what was compiled goes on to see them; by which compiler is nothing to us."""
     trainers = []
     for compiled in (True, False):
         model = make_bert(**NO_DROPOUT, num_hidden_layers=1)
         words = dict(max_steps=4, save_steps=4, torch_compile=compiled, optim="sgd", learning_rate=0.1)
+        words.update(torch_compile_backend="aot_eager" if compiled else None)  # needs no compiler of C++, nor its time
         trainers.append(_trainer(tmp_path / str(compiled), rows, "sr-ste", model, **words))
         trainers[-1].train()
     ours, eager = (_weights(trainer.model) for trainer in trainers)
