@@ -49,9 +49,12 @@ SEEN = (
     Seen("admm scores=fisher", "1:4", 0.17, 1, COLA),
     Seen("admm", "1:4", 0.41, 1, COLA),
     Seen("asp scores=alps warmup=0.5", "4:8", 1.01, 1, COLA),
+    Seen("admm", "4:8", 1.03, 1, COLA),
     Seen("admm scores=fisher", "4:8", 0.47, 1, COLA),
     Seen("asp scores=alps warmup=0.5", "4:8-transposable", 0.85, 1, COLA),
+    Seen("admm", "4:8-transposable", 0.65, 1, COLA),
     Seen("admm scores=fisher", "4:8-transposable", 0.39, 1, COLA),
+    Seen("admm", "unstructured:0.5", 0.48, 1, COLA),
 )
 
 

@@ -100,20 +100,22 @@ def _scatter(axes, part: Part, task: str, axis: Axis) -> None:
     """The metric against a value: a point for each arm, a line through those that differ in one setting alone."""
     values, lines = _places(part, task, axis)
     found = {runs.label: runs for runs in part.of(task)}
-    colors = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(map(_series, part.labels)))}
+    series = _series(part.labels)
+    colors = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(series.values()))}
     for line in lines:
         ordered = sorted(line, key=values.__getitem__)
         axes.plot([values[label] for label in ordered], [mean(found[label].scores) for label in ordered],
-                  color=colors[_series(line[0])], alpha=0.5)  # fmt: skip
+                  color=colors[series[line[-1]]], alpha=0.5)  # fmt: skip
     named: set[str] = set()
     for label in values:
-        name, x, y, around = _series(label), values[label], mean(found[label].scores), deviation(found[label].scores)
+        name, x, y, around = series[label], values[label], mean(found[label].scores), deviation(found[label].scores)
         bar = None if math.isnan(around) else around
         legend = "_" if name in named else name
         axes.errorbar(x, y, yerr=bar, fmt="o", markersize=4, capsize=3, color=colors[name], label=legend)
         named.add(name)
         if axis.names and _setting(label):
-            axes.annotate(label.split()[-1].strip("[]"), (x, y), (4, 4), textcoords="offset points", fontsize=7)
+            point = label.split()[-1].strip("[]").removeprefix("pattern=")
+            axes.annotate(point, (x, y), (4, 4), textcoords="offset points", fontsize=7)
     axes.set_xlabel(axis.title)
     axes.set_ylabel(TASKS[task].best)
     axes.margins(x=0.15, y=0.12)
@@ -164,9 +166,18 @@ def _shown(labels: Iterable[str], every: Sequence[list[str]], lines: Sequence[li
     return drawn | {label for label in labels if label not in swept and not (_setting(label) and drawn & swept)}
 
 
-def _series(label: str) -> str:
-    """What an arm is called in the legend."""
-    return label.split()[0] + (" taught" if "teacher=dense" in label else "")
+def _series(labels: Sequence[str]) -> dict[str, str]:
+    """What each arm is called in the legend: on a line as its base, and else as its recipe.
+
+    >>> _series(["asp", "asp scores=alps", "asp scores=alps pattern=1:4", "admm rho=1"])["asp scores=alps pattern=1:4"]
+    'asp scores=alps'
+    >>> _series(["mask-decay grad=ste", "admm teacher=dense"])
+    {'mask-decay grad=ste': 'mask-decay', 'admm teacher=dense': 'admm taught'}
+    """
+    named = {label: label.split()[0] + (" taught" if "teacher=dense" in label else "") for label in labels}
+    for line in reversed(_lines(labels)):  # the first one that an arm is on names it
+        named.update(dict.fromkeys(line, " ".join(line[-1].split()[:-1])))
+    return named
 
 
 def _mark_dense(line: Callable, part: Part, task: str, label: str = "dense") -> None:
