@@ -167,16 +167,18 @@ def _shown(labels: Iterable[str], every: Sequence[list[str]], lines: Sequence[li
 
 
 def _series(labels: Sequence[str]) -> dict[str, str]:
-    """What each arm is called in the legend: on a line as its base, and else as its recipe.
+    """What each arm is called in the legend: what begins a line by itself, what is on one as its beginning.
 
-    >>> _series(["asp", "asp scores=alps", "asp scores=alps pattern=1:4", "admm rho=1"])["asp scores=alps pattern=1:4"]
-    'asp scores=alps'
+    >>> list(_series(["admm", "admm rho=1", "admm start=A", "admm start=A rho=1", "admm start=B"]).values())
+    ['admm', 'admm', 'admm start=A', 'admm start=A', 'admm']
     >>> _series(["mask-decay grad=ste", "admm teacher=dense"])
     {'mask-decay grad=ste': 'mask-decay', 'admm teacher=dense': 'admm taught'}
     """
     named = {label: label.split()[0] + (" taught" if "teacher=dense" in label else "") for label in labels}
-    for line in reversed(_lines(labels)):  # the first one that an arm is on names it
-        named.update(dict.fromkeys(line, " ".join(line[-1].split()[:-1])))
+    lines = [(" ".join(line[-1].split()[:-1]), line) for line in _lines(labels)]
+    bases = [base for base, _ in lines]
+    for base, line in lines:
+        named.update({label: label if label in bases else base for label in line})
     return named
 
 
