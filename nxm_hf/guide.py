@@ -36,15 +36,18 @@ class Seen:
 
 TWO, COLA, STSB = ("MRPC", "CoLA"), ("CoLA",), ("STS-B",)
 SEEN = (
+    Seen("admm", "2:4", 0.96, 1),
     Seen("asp scores=alps warmup=0.5", "2:4", 0.86, 3),
     Seen("admm scores=fisher", "2:4", 0.72, 3),
     Seen("admm settle=0.3 scores=magnitude", "2:4", 0.67, 3, TWO),
     Seen("mask-decay grad=ste", "2:4", 0.54, 3, TWO),
     Seen("sr-ste", "2:4", 0.0, 3, TWO),
     Seen("asp scores=alps", "2:4", 0.45, 1, TWO),
-    Seen("admm", "2:4", 0.83, 3, STSB),
     Seen("mask-decay grad=ste", "2:4", 0.56, 3, STSB),
     Seen("sr-ste", "2:4", -0.53, 3, STSB),
+    Seen("structure-decay", "2:4", 0.08, 1, STSB),
+    Seen("fix", "2:4", -0.97, 1, STSB),
+    Seen("regularize", "2:4", -1.61, 1, STSB),
     Seen("asp scores=alps warmup=0.5", "1:4", 0.55, 1, COLA),
     Seen("admm scores=fisher", "1:4", 0.17, 1, COLA),
     Seen("admm", "1:4", 0.41, 1, COLA),
