@@ -36,7 +36,7 @@ class Seen:
 
 TWO, COLA, STSB = ("MRPC", "CoLA"), ("CoLA",), ("STS-B",)
 SEEN = (
-    Seen("admm", "2:4", 0.96, 1),
+    Seen("admm", "2:4", 0.91, 3),
     Seen("asp scores=alps warmup=0.5", "2:4", 0.86, 3),
     Seen("admm scores=fisher", "2:4", 0.72, 3),
     Seen("admm settle=0.3 scores=magnitude", "2:4", 0.67, 3, TWO),
@@ -78,7 +78,7 @@ def advice(width: int, rows: int = 0, pattern: str = "2:4") -> str:
     """What to start with, for a task of so many training rows (0: not said) and a pattern, and what that rests on.
 
     >>> print(advice(100, rows=4000).split(", ")[0].split(". ")[0])
-    For 2:4 start with asp scores=alps warmup=0.5
+    For 2:4 start with admm
     """
     if rows < 0:
         raise ValueError(f"rows={rows} is no number of training rows; it must be 1 or more. Write --rows 4000.")
