@@ -1,5 +1,6 @@
 """Search: Optuna's TPE over a space of settings, on rows held out of training; studies are shared by a URL."""
 
+import itertools
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -97,7 +98,26 @@ class Search:
         # The name of the cell tells everything that must be equal for trials to be comparable.
         told = repr(sorted(self.space.items()))
         name = f"{cell.name}-{zlib.crc32(told.encode()):08x}"
-        return optuna.create_study(study_name=name, storage=self.storage, direction="maximize", load_if_exists=True)
+        study = optuna.create_study(study_name=name, storage=self.storage, direction="maximize", load_if_exists=True)
+        # One that runs may have been killed; it comes again, after the others.
+        known = [
+            trial.user_attrs.get("point") for trial in study.trials if trial.state != optuna.trial.TrialState.RUNNING
+        ]
+        for point in self._all_points(cell):
+            if pairs(point) not in known:
+                study.enqueue_trial(dict(point), user_attrs={"point": pairs(point)})
+        return study
+
+    def _all_points(self, cell: Cell) -> list[Point]:
+        """Every point, where all can be tried: chance would try some of them twice and might leave out the best."""
+        axes = self._axes(cell)
+        if not axes or any(axis.kind != "choice" for axis in axes.values()):
+            return []
+        whole = itertools.product(*(axis.choices for axis in axes.values()))
+        points = [dict(zip(axes, values, strict=True)) for values in whole]
+        if len(points) > self.trials:
+            return []
+        return [self._point(cell, lambda key, axis, at=at: at[key]) for at in points]
 
     def ask(self, study):
         """A trial that draws by its number: no two processes try the same points, and a search can be repeated."""
@@ -113,16 +133,20 @@ class Search:
             return
         trial = self.ask(study)
         point = self._point(cell, lambda key, axis: axis.suggest(trial, key))
-        trial.set_user_attr("point", [list(pair) for pair in point])
+        trial.set_user_attr("point", pairs(point))
         records = [self.workshop.finish(replace(cell, seed=seed, grid=point)) for seed in self.seeds]
         found = math.nan if None in records else mean([score(record) for record in records])
         optuna = optuna_itself()
         failed = not math.isfinite(found)
         study.tell(trial, None if failed else found, optuna.trial.TrialState.FAIL if failed else None)
 
+    def _axes(self, cell: Cell) -> Space:
+        """The axes that the cell's recipe has a use for."""
+        return {key: axis for key, axis in self.space.items() if takes(cell.recipe, key)}
+
     def _point(self, cell: Cell, value) -> Point:
-        """The cell's own point, with the values of the axes that its recipe has a use for."""
-        axes = {key: axis for key, axis in self.space.items() if takes(cell.recipe, key)}
+        """The cell's own point, with the values of its axes."""
+        axes = self._axes(cell)
         fixed = {key: text for key, text in cell.grid if key not in axes}
         return tuple({**fixed, **{key: value(key, axis) for key, axis in axes.items()}}.items())
 
@@ -132,6 +156,11 @@ class Search:
                 f"No trial of {study.study_name} has a score; see the logs in {self.workshop.folder}/cells."
             )
         return tuple((key, text) for key, text in study.best_trial.user_attrs["point"])
+
+
+def pairs(point: Point) -> list[list[str]]:
+    """A point as a study keeps it."""
+    return [list(pair) for pair in point]
 
 
 def finished(study) -> list:
