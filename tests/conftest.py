@@ -10,6 +10,8 @@ import torch
 import transformers
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
+# A recipe of each kind: a mask for good, one solved anew, a dense copy with a dual, weights that grow.
+FEW = ["asp", "sr-ste", "admm", "rigl"]
 torch.set_num_threads(1)  # tiny tensors: threads only contend
 transformers.utils.logging.disable_progress_bar()
 
@@ -56,11 +58,15 @@ def assert_equal_weights(one: torch.nn.Module, other: torch.nn.Module) -> None:
     assert not different, f"these weights differ: {different}"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def imports_are_no_garbage():
+def spare_imports() -> None:
     """Accelerate looks for garbage at every training; it need not look at what modules made when they were imported."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imports_are_no_garbage():
+    spare_imports()
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from conftest import make_arguments, make_bert, make_rows
+from conftest import FEW, make_arguments, make_bert, make_rows, spare_imports
 from torch.distributed import destroy_process_group
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
@@ -26,14 +26,13 @@ from nxm_hf.pruning import beginning as beginnings
 from nxm_hf.state import fingerprint
 
 SPARSE = [name for name in recipes.names() if name != "dense"]
-FEW = ["asp", "sr-ste", "admm", "rigl"]  # a mask for good, one solved anew, a dense copy with a dual, weights that grow
 # What alps makes of few rows hangs on the last bits of them and of the weights: 1e-8 becomes 5e-5, or another mask.
 # Two processes sum in another order than one, so the laws have `admm` go by gradients; "halfway" is of alps.
 STEADY = NxMConfig("admm", settings={"scores": "fisher"})
-ADAM = dict(max_steps=20, save_steps=10, per_device_train_batch_size=4)
+ADAM = dict(max_steps=12, save_steps=6, per_device_train_batch_size=4)
 SGD = dict(optim="sgd", learning_rate=0.1, max_grad_norm=0, gradient_accumulation_steps=2)
 BEST = dict(
-    max_steps=12, save_steps=4, logging_steps=2, eval_steps=4, eval_strategy="steps", load_best_model_at_end=True
+    max_steps=6, save_steps=2, logging_steps=1, eval_steps=2, eval_strategy="steps", load_best_model_at_end=True
 )
 BEST.update(greater_is_better=True)  # of the loss, so that the best is not the last
 
@@ -122,13 +121,13 @@ def best(folder: Path, recipe: str) -> dict:
 
 def resumed(folder: Path, recipe: str) -> dict:
     """The same, resumed in the middle."""
-    middle = folder.parents[1] / "best" / recipe / "checkpoint-4"
+    middle = folder.parents[1] / "best" / recipe / "checkpoint-2"
     return train(recipe, folder, dropout=0.1, resume=str(middle), **BEST)
 
 
 def fewer(folder: Path, recipe: str) -> dict:
     """Resumed from what one process trained."""
-    middle = folder.parents[1] / "one" / "adam" / recipe / "checkpoint-10"
+    middle = folder.parents[1] / "one" / "adam" / recipe / "checkpoint-6"
     return train(recipe, folder, resume=str(middle))
 
 
@@ -231,6 +230,7 @@ def keys(check: str) -> list[tuple[str, ...]]:
 def main(checks: str, folder: str) -> None:
     """Do the checks, up to the first error: after it the processes are out of step."""
     torch.set_num_threads(1)
+    spare_imports()
     state, root, facts = PartialState(cpu=True, timeout=timedelta(seconds=120)), Path(folder), {}
     try:
         for check in checks.split(","):

@@ -15,6 +15,7 @@ import signal
 import sys
 
 import torch
+from conftest import spare_imports
 from resuming import eventful, make_trainer
 from transformers import TrainerCallback
 
@@ -118,6 +119,7 @@ def save(kind: str) -> None:
 
 def main(what: str, folder: str, *kinds: str) -> None:
     torch.set_num_threads(1)
+    spare_imports()
     for kind in kinds:
         own = f"{folder}/run" if what == "save" else f"{folder}/{kind}"
         os.makedirs(own, exist_ok=True)

@@ -6,7 +6,7 @@ import logging
 import numpy
 import pytest
 import torch
-from conftest import assert_equal_weights, make_arguments, make_bert
+from conftest import FEW, assert_equal_weights, make_arguments, make_bert
 from transformers import (
     AutoModelForSequenceClassification,
     EarlyStoppingCallback,
@@ -50,9 +50,12 @@ def _is_sparse(model):
 
 
 @pytest.mark.parametrize(
-    "changes", [OFTEN, {"eval_strategy": "epoch", "save_strategy": "epoch"}], ids=["steps", "epochs"]
+    ("recipe", "changes"),
+    [
+        *(pytest.param(name, OFTEN, id=f"{name}, steps") for name in recipes.names()),
+        *(pytest.param(name, dict(eval_strategy="epoch", save_strategy="epoch"), id=f"{name}, epochs") for name in FEW),
+    ],
 )
-@pytest.mark.parametrize("recipe", recipes.names())
 def test_a_trainer_with_our_callback_is_our_trainer_bit_for_bit(recipe, changes, rows, tmp_path):
     """It deploys for each evaluation and save, and is back before the next step; so nothing of the training differs."""
     config = NxMConfig(recipe, **PHASED)

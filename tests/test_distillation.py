@@ -249,16 +249,15 @@ def test_the_answers_to_a_question_and_of_an_encoder_and_decoder_are_compared_to
 @pytest.mark.parametrize("recipe", recipes.names())
 def test_every_recipe_learns_from_a_teacher_and_resumes_bit_for_bit(recipe, tmp_path):
     words = dict(
-        gradient_accumulation_steps=2, per_device_train_batch_size=4, max_steps=8, save_steps=1, logging_steps=2
+        gradient_accumulation_steps=2, per_device_train_batch_size=4, max_steps=8, save_steps=3, logging_steps=2
     )
     words.update(bf16=True, distillation={"weight": 0.7, "hidden": 0.1}, sparsity=eventful(recipe))
     whole = make_trainer(tmp_path / "whole", make_bert(), make_bert(3), **words)
     whole.train()
     assert whole.model.config.hidden_dropout_prob > 0  # which a resumed training must draw alike
-    for at in (3, 5):
-        again = make_trainer(tmp_path / f"{at}", make_bert(5), make_bert(3), **{**words, "save_steps": 8})
-        again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{at}"))
-        assert_same_end(whole, again, at)
+    again = make_trainer(tmp_path / "again", make_bert(5), make_bert(3), **{**words, "save_steps": 8})
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert_same_end(whole, again, 3)
     assert recipe == "dense" or verify(whole.model).ok
     alone = make_trainer(tmp_path / "alone", make_bert(), **{**words, "distillation": None, "save_steps": 8})
     alone.train()

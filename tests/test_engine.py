@@ -833,10 +833,10 @@ def _save(model, optimizer, engine):
     return save(model.state_dict()), copy.deepcopy(optimizer.state_dict()), save(engine.state_dict())
 
 
-def _load(saved, config, total=TOTAL):
+def _load(saved, config, make_optimizer=adamw, total=TOTAL):
     model = Toy(seed=1)
     model.load_state_dict(load(saved[0]))
-    optimizer = adamw(model)
+    optimizer = make_optimizer(model)
     engine = attach(model, optimizer, config, total_steps=total)
     optimizer.load_state_dict(saved[1])
     engine.load_state_dict(load(saved[2]))
@@ -845,12 +845,12 @@ def _load(saved, config, total=TOTAL):
 
 @EACH_SPARSE
 @WINDOWS
-@pytest.mark.parametrize("view", ["training", "deployed"])
-def test_a_run_resumed_at_any_step_is_the_unbroken_run(recipe, window, view):
+@pytest.mark.parametrize(("view", "optimizer"), [("training", "adamw"), ("deployed", "sgd")])
+def test_a_run_resumed_at_any_step_is_the_unbroken_run(recipe, window, view, optimizer):
     """Pitfall 3; the state may be taken while the deployed view is shown."""
-    config = short(recipe, **window)
+    config, make_optimizer = short(recipe, **window), SCALED_OPTIMIZERS[optimizer]
     model = Toy()
-    optimizer = adamw(model)
+    optimizer = make_optimizer(model)
     engine = attach(model, optimizer, config, total_steps=TOTAL)
     cuts = []
     for _ in train(model, optimizer, 0, TOTAL):
@@ -861,7 +861,7 @@ def test_a_run_resumed_at_any_step_is_the_unbroken_run(recipe, window, view):
                 cuts.append(_save(model, optimizer, engine))
     expected = everything(model, engine)
     for done, saved in enumerate(cuts, start=1):
-        again, stepper, resumed = _load(saved, config)
+        again, stepper, resumed = _load(saved, config, make_optimizer)
         assert resumed.step == done
         for _ in train(again, stepper, done, TOTAL):
             pass

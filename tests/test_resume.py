@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import FEW
 from killed_run import ARGUMENTS
 from resuming import (
     ROWS,
@@ -85,8 +86,7 @@ def test_a_training_resumed_at_any_step_is_the_unbroken_one(recipe, at, unbroken
     assert_same_end(whole, resume(whole, at, tmp_path, recipe), at)
 
 
-@pytest.mark.parametrize("at", (2, 5))
-@pytest.mark.parametrize("recipe", recipes.names())
+@pytest.mark.parametrize(("recipe", "at"), [*((name, 5) for name in recipes.names()), *((name, 2) for name in FEW)])
 def test_a_plain_trainer_with_the_callback_resumes_the_unbroken_training(recipe, at, unbroken, tmp_path):
     whole = unbroken(recipe, "NxMCallback")
     assert_same_end(whole, resume(whole, at, tmp_path, recipe, "NxMCallback"), at)
@@ -106,8 +106,9 @@ def test_the_trainer_and_the_callback_train_alike(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("recipe", recipes.names())
+@pytest.mark.parametrize("recipe", FEW)
 def test_a_training_with_any_optimizer_resumes_as_the_unbroken_one(recipe, optimizer, unbroken, tmp_path):
+    """Every recipe with AdamW and SGD in test_engine."""
     if optimizer == "Adafactor" and eventful(recipe).method(NM(2, 4)).edits_moments:
         pytest.skip("Adafactor keeps no moments of single weights, which this recipe edits; test_engine has the error")
     whole = unbroken(recipe, optimizer=optimizer)
@@ -302,8 +303,7 @@ def run_out_of_memory(trainer, after, attempts=1):
 SEARCHING = dict(auto_find_batch_size=True, per_device_train_batch_size=8)
 
 
-@pytest.mark.parametrize("after", (0, 5))
-@pytest.mark.parametrize(("recipe", "kind"), RUNS)
+@pytest.mark.parametrize(("recipe", "kind", "after"), [*((*run, 5) for run in RUNS), ("admm", "NxMTrainer", 0)])
 def test_a_smaller_batch_begins_from_the_dense_weights_that_were_trained(recipe, kind, after, tmp_path):
     """`auto_find_batch_size` enters the training again after each CUDA-OOM."""
     trainer = make_trainer(tmp_path, eventful(recipe), kind, save_strategy="no", **SEARCHING)
@@ -314,7 +314,7 @@ def test_a_smaller_batch_begins_from_the_dense_weights_that_were_trained(recipe,
     assert trainer.state.global_step == STEPS and verify(trainer.model).ok
 
 
-@pytest.mark.parametrize(("recipe", "kind"), RUNS)
+@pytest.mark.parametrize(("recipe", "kind"), [*((name, "NxMTrainer") for name in FEW), ("admm", "NxMCallback")])
 def test_a_smaller_batch_of_a_resumed_training_begins_from_the_checkpoint(recipe, kind, tmp_path):
     make_trainer(tmp_path, eventful(recipe), kind, callbacks=[SaveAt(3)], **SEARCHING).train()
     trainer = make_trainer(tmp_path, eventful(recipe), kind, begin=5, callbacks=[SaveAt()], **SEARCHING)
