@@ -8,10 +8,14 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DIS
 import pytest
 import torch
 import transformers
+from hypothesis import settings
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 # A recipe of each kind: a mask for good, one solved anew, a dense copy with a dual, weights that grow.
 FEW = ["asp", "sr-ste", "admm", "rigl"]
+# The same examples everywhere, however slow; `--hypothesis-profile=default` draws others.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
 torch.set_num_threads(1)  # tiny tensors: threads only contend
 transformers.utils.logging.disable_progress_bar()
 

@@ -19,7 +19,7 @@ from nxm_hf.solvers import SOLVERS, base, choose, fast, fused, solve, solve_many
 
 pytest.importorskip("numba", reason="the fast tier needs numba")
 torch.set_num_threads(1)
-quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=40)
 INF = float("inf")
 PLAIN = ["1:2", "2:4", "1:4", "3:4", "4:8", "8:16", "16:32", "31:32"]
 TILED = ["2:4-transposable", "1:8-transposable", "4:8-transposable", "16:32-transposable"]

@@ -384,7 +384,7 @@ def test_the_search_comes_close_to_the_best_of_all_orders(n, m, channels):
     assert sum(shares) / len(shares) > 0.9 and shares.count(max(shares)) >= 6
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([(1, 2), (2, 4), (3, 4), (4, 8), (1, 3)]),

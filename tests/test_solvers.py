@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 EXTREMES = [0.0, -0.0, 1.0, -1.0, 2.0, 3.0, 1e-45, 1e-40, 3e38, float("inf"), float("-inf")]
-quick = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=150)
 scores_with_ties = st.sampled_from(EXTREMES) | st.integers(-2, 2).map(float) | st.floats(width=32, allow_nan=False)
 
 

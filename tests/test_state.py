@@ -76,7 +76,7 @@ def written(tmp_path_factory):
     return folder, (folder / STATE_FILE).read_bytes()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_no_flipped_bit_goes_unseen(written, share, bit):
     """Of the tensors or of the header: an error, unless the bit means nothing and all is read as it was written."""
@@ -92,7 +92,7 @@ def test_no_flipped_bit_goes_unseen(written, share, bit):
         assert_same(state, ({"format": FORMAT, **HEADER}, TENSORS))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_state_cut_anywhere_is_torn(written, share):
     folder, content = written

@@ -14,7 +14,7 @@ from nxm_hf.solvers.duals import by_duals
 torch.set_num_threads(1)
 
 INF = float("inf")
-quick = settings(max_examples=80, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=80)
 SIZES = [(1, 2), (2, 3), (3, 5), (2, 7), (4, 8), (1, 8), (7, 8), (8, 16), (5, 23), (16, 32), (31, 32)]
 each_size = pytest.mark.parametrize(("n", "m"), SIZES)
 
