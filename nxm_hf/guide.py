@@ -48,16 +48,17 @@ SEEN = (
     Seen("structure-decay", "2:4", 0.08, 1, STSB),
     Seen("fix", "2:4", -0.97, 1, STSB),
     Seen("regularize", "2:4", -1.61, 1, STSB),
-    Seen("asp scores=alps warmup=0.5", "1:4", 0.55, 1, COLA),
+    Seen("asp scores=alps warmup=0.5", "1:4", 0.53, 2, COLA),
     Seen("admm scores=fisher", "1:4", 0.17, 1, COLA),
-    Seen("admm", "1:4", 0.41, 1, COLA),
+    Seen("admm", "1:4", 0.41, 2, COLA),
     Seen("asp scores=alps warmup=0.5", "4:8", 1.01, 1, COLA),
     Seen("admm", "4:8", 1.03, 1, COLA),
     Seen("admm scores=fisher", "4:8", 0.47, 1, COLA),
-    Seen("asp scores=alps warmup=0.5", "4:8-transposable", 0.85, 1, COLA),
-    Seen("admm", "4:8-transposable", 0.65, 1, COLA),
+    Seen("asp scores=alps warmup=0.5", "4:8-transposable", 0.82, 2, COLA),
+    Seen("admm", "4:8-transposable", 0.73, 2, COLA),
     Seen("admm scores=fisher", "4:8-transposable", 0.39, 1, COLA),
     Seen("admm", "unstructured:0.5", 0.48, 1, COLA),
+    Seen("admm", "block:4:0.5", 0.62, 1, COLA),
 )
 
 
