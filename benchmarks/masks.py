@@ -23,16 +23,16 @@ import torch
 from torch import Tensor
 
 from nxm_hf.methods import ADMM
+from nxm_hf.methods.schedules import Clock, Every
 from nxm_hf.patterns import NM, Pattern, parse
-from nxm_hf.schedules import Clock, Every
-from nxm_hf.solvers import solve_many, torch_alone
-from nxm_hf.table import table
+from nxm_hf.solvers import reference_only, solve_many
+from nxm_hf.text import table
 
 MATRICES = {(768, 768): 48, (3072, 768): 12, (768, 3072): 12}
 TOTAL = sum(rows * cols * count for (rows, cols), count in MATRICES.items())
 FLOW_TILES = 400  # that minimum-cost flow is asked for
 # What is in use within a context; the table has a line for each.
-TIERS: dict[str, Callable[[], AbstractContextManager]] = {"fast": nullcontext, "pure torch": torch_alone}
+TIERS: dict[str, Callable[[], AbstractContextManager]] = {"fast": nullcontext, "pure torch": reference_only}
 
 Work = Callable[[], object]
 

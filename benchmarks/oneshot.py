@@ -20,8 +20,8 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 
-from nxm_hf import oneshot, prune
-from nxm_hf.table import table
+from nxm_hf import prune, pruners
+from nxm_hf.text import table
 
 PATTERNS = ("2:4", "4:8", "4:8-transposable")
 HEADINGS = ("pattern", "method", "inputs", "Spearman", "recovered", "error", "layers below", "seconds", "CPU s", "GiB")
@@ -72,7 +72,7 @@ def quality(arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     yield "dense", "-", "-", f"{best:.4f}", *["-"] * 6
     for pattern in arguments.pattern or PATTERNS:
         lost = None
-        for method in ["magnitude", *(name for name in arguments.method or oneshot.names() if name != "magnitude")]:
+        for method in ["magnitude", *(name for name in arguments.method or pruners.names() if name != "magnitude")]:
             for inputs in ("pruned",) if method in ("magnitude", "wanda") else arguments.inputs:
                 words = dict(tokenizer=tokenizer, inputs=inputs, samples=arguments.samples)
                 model, cells = pruned(dense, pattern, method, arguments.text, **words)
@@ -89,7 +89,7 @@ def converted(dense: nn.Module, pairs: Pairs, tokenizer, arguments: argparse.Nam
         model, cells = pruned(dense, "unstructured:0.5", start, arguments.text, **words)
         before = pairs.spearman(model)
         yield "unstructured:0.5", start, "pruned", f"{before:.4f}", "-", *cells
-        for method in arguments.method or oneshot.names():
+        for method in arguments.method or pruners.names():
             after, cells = pruned(model, "2:4", method, arguments.text, **words)
             found = pairs.spearman(after)
             yield "... to 2:4", method, "pruned", f"{found:.4f}", f"{found / before - 1:+.2%}", *cells
@@ -101,7 +101,7 @@ def speed(arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     model = BertModel(BertConfig(num_hidden_layers=arguments.blocks))
     batches = [{"input_ids": torch.randint(1000, 30000, (8, 128))} for _ in range(16)]
     for pattern in arguments.pattern or PATTERNS[:1]:
-        for method in arguments.method or oneshot.names():
+        for method in arguments.method or pruners.names():
             yield f"{pattern} (BERT-base)", method, "pruned", "-", "-", *pruned(model, pattern, method, batches)[1]
 
 

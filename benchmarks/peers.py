@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader
 from transformers import AutoModel, AutoTokenizer
 
 from nxm_hf import prune, verify
-from nxm_hf.layers import find_layers
+from nxm_hf.layers.find import find_layers
 from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
-from nxm_hf.table import table
+from nxm_hf.text import table
 
 HEADINGS = ("method", "layers", "last state", "layers, other text", "last state, other text", "CPU s", "2:4")
 

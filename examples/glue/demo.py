@@ -28,9 +28,9 @@ from transformers import (
 )
 
 from nxm_hf import NxMTrainer
-from nxm_hf.cli import main as nxm
+from nxm_hf.cli.main import main as nxm
 from nxm_hf.methods import PHASES
-from nxm_hf.table import table
+from nxm_hf.text import table
 
 NOT, LABELS, LENGTH = "not", ("less", "more"), 4
 WORTH = {f"word{i}": random.Random(i).gauss(0, 1) for i in range(100)}

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from nxm_hf import NxMConfig, NxMTrainer
-from nxm_hf.checkpoints import newest_complete
+from nxm_hf.storage.checkpoints import newest_complete
 
 logger = logging.getLogger("run_glue")
 METRIC = str(Path(__file__).with_name("glue_metric.py"))

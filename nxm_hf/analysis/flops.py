@@ -6,16 +6,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nxm_hf.analysis.usage import Stretch, stretches
-from nxm_hf.analysis.work import Work, measure
-from nxm_hf.config import NxMConfig
+from nxm_hf.analysis.density_schedule import Stretch, stretches
+from nxm_hf.analysis.forward_flops import Work, measure
+from nxm_hf.config.config import NxMConfig
+from nxm_hf.layers.plan import Target, resolve
 from nxm_hf.patterns import Block, Pattern, Transposable
-from nxm_hf.table import table
-from nxm_hf.targets import Target, resolve
+from nxm_hf.text import table
 
 
 @dataclass(frozen=True)
-class LayerFlops:
+class CostedLayer:
     """One pruned layer: the densities of its three products (Y, dX, dW), averaged over training."""
 
     name: str
@@ -40,7 +40,7 @@ class TrainingFlops:
     `other` is None where no forward pass could be run. The FLOPs are those of one example in each step.
     """
 
-    layers: tuple[LayerFlops, ...]
+    layers: tuple[CostedLayer, ...]
     linear: int
     other: int | None
     conventions: tuple[str, ...]
@@ -120,7 +120,7 @@ def training_flops(
     for name, value, example in (("total_steps", total_steps, 1000), ("tokens", tokens, 128), ("done", done, 500)):
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is a whole number of at least 1; got {value!r}. Write {name}={example}.")
-    config = NxMConfig.of(config)
+    config = NxMConfig.from_any(config)
     plan, work = resolve(model, config), measure(model, inputs, tokens)
     runs: dict[Pattern, tuple[Stretch, ...]] = {}
     for target in plan.targets:
@@ -137,7 +137,7 @@ def training_flops(
     return TrainingFlops(layers, scale * linear, other, _conventions(work, sparse_dx, sparse_dw))
 
 
-def _layer(target: Target, runs: Iterable[Stretch], dense: int, sparse_dx: bool | None, sparse_dw: bool) -> LayerFlops:
+def _layer(target: Target, runs: Iterable[Stretch], dense: int, sparse_dx: bool | None, sparse_dw: bool) -> CostedLayer:
     steps = forward = dx = dw = 0.0
     for run in runs:
         density = run.pattern.kept(target.layer.shape) / target.numel
@@ -147,7 +147,7 @@ def _layer(target: Target, runs: Iterable[Stretch], dense: int, sparse_dx: bool 
         dx += run.steps * (density if both else 1)
         dw += run.steps * (density if sparse_dw and run.frozen else 1)
     means: dict[str, Any] = {"forward": forward / steps, "dx": dx / steps, "dw": dw / steps}
-    return LayerFlops(target.name, target.layer.role, str(target.pattern), dense, **means)
+    return CostedLayer(target.name, target.layer.role, str(target.pattern), dense, **means)
 
 
 def _both_sides(pattern: Pattern) -> bool:

@@ -1,24 +1,27 @@
 """Methods: how a dense weight becomes a sparse one while it trains. This list is the catalogue."""
 
 from nxm_hf.methods.admm import ADMM
-from nxm_hf.methods.base import STILL, Method, State, pruned_part, restore_dense
-from nxm_hf.methods.dense import Dense
+from nxm_hf.methods.base import NO_CHANGE, Method, State, pruned_part, restore_dense
+from nxm_hf.methods.dense import DenseTraining
 from nxm_hf.methods.masked import Masked
 from nxm_hf.methods.phases import PHASES, Phases
-from nxm_hf.methods.rewired import Rewired
+from nxm_hf.methods.rewire import Rewiring
+from nxm_hf.methods.schedules import Clock, Schedule
 from nxm_hf.methods.scores import SCORES
-from nxm_hf.solvers.fused import keep
+from nxm_hf.solvers.weight_ops import keep
 
 __all__ = [
     "ADMM",
+    "NO_CHANGE",
     "PHASES",
     "SCORES",
-    "STILL",
-    "Dense",
+    "Clock",
+    "DenseTraining",
     "Masked",
     "Method",
     "Phases",
-    "Rewired",
+    "Rewiring",
+    "Schedule",
     "State",
     "keep",
     "pruned_part",

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from nxm_hf.methods.base import STILL, Method
+from nxm_hf.methods.base import NO_CHANGE, Method
+from nxm_hf.methods.schedules import Evenly, EveryEpoch, Schedule
 from nxm_hf.methods.scores import worthiest
 from nxm_hf.patterns import Pattern
-from nxm_hf.schedules import Evenly, EveryEpoch, Schedule
-from nxm_hf.solvers.fused import admm_update, keep
+from nxm_hf.solvers.weight_ops import admm_update, keep
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ADMM(Method):
     def init(self, weight, clock):
         if isinstance(self.update, EveryEpoch):
             self.update.interval(clock)  # unknown, it is an error now and not at the first step
-        state = {"r": torch.empty_like(weight), "updates": torch.tensor(0), "moved": STILL.clone()}
+        state = {"r": torch.empty_like(weight), "updates": torch.tensor(0), "moved": NO_CHANGE.clone()}
         if self.penalty == "coupled" and self.rho is None:
             state["rho"] = _unmeasured()
         if self.start == "C":

@@ -5,10 +5,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from nxm_hf.schedules import Clock
+from nxm_hf.methods.schedules import Clock
 
 State = dict[str, Tensor]
-STILL = torch.tensor([0, 0, 1])  # what `moved` says before there is a second mask
+NO_CHANGE = torch.tensor([0, 0, 1])  # what `moved` says before there is a second mask
 VERBS = ("init", "before_step", "after_step", "finish")
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from nxm_hf.methods.base import Method
 from nxm_hf.methods.scores import worthiest
 from nxm_hf.patterns import Pattern
-from nxm_hf.solvers.fused import keep
+from nxm_hf.solvers.weight_ops import keep
 
 
 @dataclass(frozen=True)
-class Dense(Method):
+class DenseTraining(Method):
     """Leave the weight and its gradient alone; `finish` prunes to `pattern` by `scores`."""
 
     pattern: Pattern

@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from nxm_hf.methods.base import STILL, Method, factors, pruned_part, restore_dense
+from nxm_hf.methods.base import NO_CHANGE, Method, factors, pruned_part, restore_dense
+from nxm_hf.methods.schedules import NEVER, Constant, Every, Schedule
 from nxm_hf.methods.scores import worthiest
 from nxm_hf.patterns import Pattern
-from nxm_hf.schedules import NEVER, Constant, Every, Schedule
-from nxm_hf.solvers.fused import keep, moved, remask
+from nxm_hf.solvers.weight_ops import keep, moved, remask
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Masked(Method):
 
     def init(self, weight, clock):
         mask = self._solve(weight, clock)
-        state = {"mask": mask, "moved": STILL.clone()}
+        state = {"mask": mask, "moved": NO_CHANGE.clone()}
         if self.freeze(clock):
             keep(weight, state["mask"])
         else:

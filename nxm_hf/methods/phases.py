@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from nxm_hf.methods.base import Method, State
-from nxm_hf.methods.dense import Dense
+from nxm_hf.methods.dense import DenseTraining
 from nxm_hf.methods.masked import Masked
+from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant
 from nxm_hf.patterns import Pattern
-from nxm_hf.schedules import ALWAYS, NEVER, Clock, Constant
 
 PHASES = ("warmup", "recipe", "settle")
 
@@ -73,7 +73,7 @@ class Phases(Method):
     def _of(self, phase: int, clock: Clock) -> tuple[Method, Clock]:
         """The method of a phase, and its own clock."""
         if phase == 0:
-            return Dense(self.pattern, getattr(self.method, "scores", "magnitude")), clock
+            return DenseTraining(self.pattern, getattr(self.method, "scores", "magnitude")), clock
         if phase == 2:
             return Masked(Constant(self.pattern), refresh=NEVER, freeze=ALWAYS), clock
         begin, end = self.window(clock)

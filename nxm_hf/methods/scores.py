@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from nxm_hf.methods.schedules import Clock
 from nxm_hf.patterns import Pattern
-from nxm_hf.schedules import Clock
 
 SCORES = ("magnitude", "fisher")
 TINY = 1e-12  # of weights that have had no gradient, the larger is worth more

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nxm_hf.solvers import fused, solve
-from nxm_hf.solvers.fused import refuse_nan
+from nxm_hf.solvers import solve, weight_ops
+from nxm_hf.solvers.weight_ops import refuse_nan
 
 
 class Pattern(ABC):
@@ -55,12 +55,12 @@ class Pattern(ABC):
     def largest(self, weight: Tensor) -> Tensor:
         """The mask that keeps the largest weights: `mask(weight.abs())`."""
         self.check(weight.shape)
-        return fused.largest(weight.detach(), self)
+        return weight_ops.largest(weight.detach(), self)
 
     def project(self, weight: Tensor) -> Tensor:
         """The nearest weight that holds the pattern, as a new tensor whose zeros are all +0.0."""
         self.check(weight.shape)
-        return fused.project(weight.detach(), self)
+        return weight_ops.project(weight.detach(), self)
 
 
 def rounded_share(density: float, total: int) -> int:

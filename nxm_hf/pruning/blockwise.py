@@ -6,16 +6,16 @@ from typing import Protocol
 from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
-from nxm_hf import oneshot
-from nxm_hf.families.blocks import blocks, plain
-from nxm_hf.oneshot import Inputs, OneShot, Pruned, output_error
+from nxm_hf import pruners
+from nxm_hf.layers.modules import blocks, plain
+from nxm_hf.layers.plan import Plan, Target
+from nxm_hf.pruners import Inputs, OneShot, Pruned, output_error
+from nxm_hf.pruning.block_replay import BlockReplay
 from nxm_hf.pruning.calibration import Batch
-from nxm_hf.pruning.gathering import Gathering
-from nxm_hf.pruning.outcome import LayerOutcome
-from nxm_hf.pruning.walk import Walk
-from nxm_hf.targets import Plan, Target
+from nxm_hf.pruning.input_statistics import Gathering
+from nxm_hf.pruning.result import PrunedLayer
 
-Done = list[tuple[LayerOutcome, Pruned]]  # of one block
+Done = list[tuple[PrunedLayer, Pruned]]  # of one block
 
 
 class Shelf(Protocol):
@@ -35,11 +35,11 @@ def prune_blocks(
     batches: Sequence[Batch] | None,
     dense: bool = False,
     shelf: Shelf | None = None,
-) -> dict[str, LayerOutcome]:
+) -> dict[str, PrunedLayer]:
     """Prune block after block, as the model calls them; what is on the shelf is taken from there."""
     found = dict(blocks(model))
     targets = {name: [t for t in plan.targets if t.name.startswith(f"{plain(name)}.")] for name in found}
-    walk = Walk(model, batches, list(found.values())) if batches else None
+    walk = BlockReplay(model, batches, list(found.values())) if batches else None
     names = [list(found)[number] for number in (walk.order if walk else range(len(found)))]
     outcomes, waiting = {}, []
     for name in tqdm([name for name in names if targets[name]], desc="Pruning blocks", dynamic_ncols=True):
@@ -57,7 +57,7 @@ def prune_blocks(
     return outcomes
 
 
-def _gather(walk: Walk, block: int, targets: Sequence[Target], with_sample: bool) -> Gathering:
+def _gather(walk: BlockReplay, block: int, targets: Sequence[Target], with_sample: bool) -> Gathering:
     gathering = Gathering([target.layer for target in targets], walk.batches, with_sample, walk.two_stacks)
     walk.gather(block, gathering)
     return gathering
@@ -72,20 +72,20 @@ def _put(waiting: list[tuple[Target, Pruned]]) -> None:
     waiting.clear()
 
 
-def _prune_layer(target: Target, pruner: OneShot, gathering: Gathering | None) -> tuple[LayerOutcome, Pruned]:
+def _prune_layer(target: Target, pruner: OneShot, gathering: Gathering | None) -> tuple[PrunedLayer, Pruned]:
     """Prune it; by magnitude, with a note, where calibration has nothing to say of it."""
     weight, bias = target.layer.matrix(target.layer.weight.detach()), target.layer.module.bias
     inputs = gathering and gathering.inputs().get(target.name)
     note = gathering.doubt(target.name) if gathering else ""
     if pruner.needs_inputs and inputs is None:
-        pruner, note = oneshot.make("magnitude"), f"{note}; pruned by magnitude"
+        pruner, note = pruners.make("magnitude"), f"{note}; pruned by magnitude"
     try:
         pruned = pruner(weight, bias, inputs, target.pattern)
     except ValueError as error:
         raise ValueError(f"{target.name}: {error}") from error
     by_size = Pruned(target.pattern.project(weight), None, pruned.mask)
     energy = weight.double().square()
-    outcome = LayerOutcome(
+    outcome = PrunedLayer(
         name=target.name,
         role=target.layer.role,
         shape=tuple(weight.shape),

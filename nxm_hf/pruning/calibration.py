@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from nxm_hf.pruning.texts import read_texts
+from nxm_hf.pruning.text_rows import read_texts
 
 logger = logging.getLogger("nxm_hf")
 Batch = dict[str, Any]

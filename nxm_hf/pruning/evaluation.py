@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nxm_hf.analysis.work import still
+from nxm_hf.layers.modules import eval_no_grad
 from nxm_hf.pruning.calibration import longest, tokenizer_of
-from nxm_hf.pruning.texts import read_rows
+from nxm_hf.pruning.text_rows import read_rows
 
 LABEL = "label"
 HEAD = "ForSequenceClassification"
@@ -43,7 +43,7 @@ class Evaluation:
 
     def __call__(self, model: PreTrainedModel) -> Scores:
         """The metrics of a model, by name."""
-        with still(model):
+        with eval_no_grad(model):
             answers = torch.cat([self._answers(model, rows) for rows in self._batches()])
         found = answers[torch.tensor([n for rows in self._batches() for n in rows]).argsort()]
         if not self.regression:

@@ -3,8 +3,7 @@
 from nxm_hf.recipes.acdc import acdc
 from nxm_hf.recipes.admm import admm
 from nxm_hf.recipes.asp import asp
-from nxm_hf.recipes.by_data import PrunedBy
-from nxm_hf.recipes.catalogue import Recipes
+from nxm_hf.recipes.base import CalibratedStart, RecipeRegistry
 from nxm_hf.recipes.dense import dense
 from nxm_hf.recipes.fix import fix
 from nxm_hf.recipes.gradual import gradual
@@ -17,10 +16,10 @@ from nxm_hf.recipes.sr_ste import sr_ste
 from nxm_hf.recipes.ste import ste
 from nxm_hf.recipes.structure_decay import structure_decay
 
-RECIPES = Recipes(
+RECIPES = RecipeRegistry(
     *(dense, asp, ste, sr_ste, fix, reset, regularize),
     *(mask_decay, structure_decay, admm, set, rigl, gradual, acdc),
 )
 names, make, settings, describe = RECIPES.names, RECIPES.make, RECIPES.settings, RECIPES.describe
 
-__all__ = ["RECIPES", "PrunedBy", "describe", "make", "names", "settings"]
+__all__ = ["RECIPES", "CalibratedStart", "describe", "make", "names", "settings"]

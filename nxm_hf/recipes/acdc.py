@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from math import ceil
 
-from nxm_hf.checks import at_least_zero
 from nxm_hf.methods import Masked
+from nxm_hf.methods.schedules import ALWAYS, Clock
 from nxm_hf.patterns import Dense, Pattern
-from nxm_hf.schedules import ALWAYS, Clock
+from nxm_hf.settings import at_least_zero
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """The recipe `admm`: NxMTransformer."""
 
-from nxm_hf.checks import at_least_zero, one_of
 from nxm_hf.methods import ADMM, SCORES
+from nxm_hf.methods.schedules import Evenly, Every, EveryEpoch, Schedule
 from nxm_hf.patterns import Pattern
-from nxm_hf.recipes.by_data import BY_DATA, PrunedBy
-from nxm_hf.schedules import Evenly, Every, EveryEpoch, Schedule
+from nxm_hf.recipes.base import CALIBRATED_METHODS, CalibratedStart
+from nxm_hf.settings import at_least_zero, one_of
 
 
 def admm(
@@ -30,7 +30,7 @@ def admm(
     leaves) settles, where the config's `settle` says nothing else; a `rho` of one's own is the paper's ADMM: by
     magnitude, and without settling.
     """
-    one_of("admm", "scores", scores, ("auto", *SCORES, *BY_DATA))
+    one_of("admm", "scores", scores, ("auto", *SCORES, *CALIBRATED_METHODS))
     one_of("admm", "penalty", penalty, ("coupled", "decoupled"))
     one_of("admm", "start", start, ("C", "A", "B"))
     one_of("admm", "dual", dual, (True, False))
@@ -55,13 +55,13 @@ def _settle(warmup: float, rho: float | str = "auto", penalty: str = "coupled", 
     return (1 - warmup) / 2 if _is_ours(rho, penalty) else 0.0
 
 
-def _pruned_by(
+def _calibrated_start(
     scores: str = "auto", rho: float | str = "auto", penalty: str = "coupled", **others: object
-) -> PrunedBy | None:
+) -> CalibratedStart | None:
     """The method that looks at data where settling begins; what is shown before then goes by the recipe's scores."""
     if scores == "auto" and _is_ours(rho, penalty):
-        return PrunedBy("alps", "settle", must=False)
-    return PrunedBy(scores, "settle") if scores in BY_DATA else None
+        return CalibratedStart("alps", "settle", required=False)
+    return CalibratedStart(scores, "settle") if scores in CALIBRATED_METHODS else None
 
 
 def _is_ours(rho: float | str, penalty: str) -> bool:
@@ -69,7 +69,7 @@ def _is_ours(rho: float | str, penalty: str) -> bool:
     return (rho, penalty) == ("auto", "coupled")
 
 
-admm.settle, admm.pruned_by = _settle, _pruned_by
+admm.settle, admm.calibrated_start = _settle, _calibrated_start
 
 
 def _updates(steps: int | str) -> Schedule[bool]:

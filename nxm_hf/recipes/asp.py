@@ -1,10 +1,10 @@
 """The recipe `asp`: prune once, then train what is left."""
 
-from nxm_hf.checks import one_of
 from nxm_hf.methods import SCORES, Masked
+from nxm_hf.methods.schedules import ALWAYS, NEVER, Constant
 from nxm_hf.patterns import Pattern
-from nxm_hf.recipes.by_data import BY_DATA, PrunedBy
-from nxm_hf.schedules import ALWAYS, NEVER, Constant
+from nxm_hf.recipes.base import CALIBRATED_METHODS, CalibratedStart
+from nxm_hf.settings import one_of
 
 
 def asp(pattern: Pattern, scores: str = "magnitude") -> Masked:
@@ -17,14 +17,14 @@ def asp(pattern: Pattern, scores: str = "magnitude") -> Masked:
     "wanda", "sparsegpt", "adaprune" or "alps" the model is pruned as by `nxm_hf.prune`, from rows of the training data,
     and goes on from the weights that come out of it; one that holds its pattern already is taken as it is.
     """
-    one_of("asp", "scores", scores, (*SCORES, *BY_DATA))
-    own = "magnitude" if scores in BY_DATA else scores
+    one_of("asp", "scores", scores, (*SCORES, *CALIBRATED_METHODS))
+    own = "magnitude" if scores in CALIBRATED_METHODS else scores
     return Masked(Constant(pattern), refresh=NEVER, freeze=ALWAYS, scores=own)
 
 
-def _pruned_by(scores: str = "magnitude", **others: object) -> PrunedBy | None:
+def _calibrated_start(scores: str = "magnitude", **others: object) -> CalibratedStart | None:
     """The method that looks at data, before the first masked step; the other scores are the recipe's own."""
-    return PrunedBy(scores, "recipe") if scores in BY_DATA else None
+    return CalibratedStart(scores, "recipe") if scores in CALIBRATED_METHODS else None
 
 
 def _needs_warmup(scores: str = "magnitude", **others: object) -> bool:
@@ -32,4 +32,4 @@ def _needs_warmup(scores: str = "magnitude", **others: object) -> bool:
     return scores == "fisher"
 
 
-asp.pruned_by, asp.needs_warmup = _pruned_by, _needs_warmup
+asp.calibrated_start, asp.needs_warmup = _calibrated_start, _needs_warmup

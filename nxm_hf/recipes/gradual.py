@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from nxm_hf.checks import at_least_zero
 from nxm_hf.methods import Masked
+from nxm_hf.methods.schedules import ALWAYS, Clock, Every
 from nxm_hf.patterns import NM, Dense, Pattern, Unstructured
-from nxm_hf.schedules import ALWAYS, Clock, Every
+from nxm_hf.settings import at_least_zero
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The recipe `mask-decay`: fade pruned weights out of the forward pass."""
 
-from nxm_hf.checks import at_least_zero, one_of
 from nxm_hf.methods import Masked
+from nxm_hf.methods.schedules import Constant, Decay, Every
 from nxm_hf.patterns import Pattern
-from nxm_hf.schedules import Constant, Decay, Every
+from nxm_hf.settings import at_least_zero, one_of
 
 
 def mask_decay(

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from nxm_hf.checks import one_of
 from nxm_hf.methods import Masked
+from nxm_hf.methods.schedules import Every
 from nxm_hf.patterns import Pattern
 from nxm_hf.recipes.ste import ste
-from nxm_hf.schedules import Every
+from nxm_hf.settings import one_of
 
 
 def reset(

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from nxm_hf.checks import at_least_zero
 from nxm_hf.methods import Masked
+from nxm_hf.methods.schedules import Constant
 from nxm_hf.patterns import Pattern
 from nxm_hf.recipes.ste import ste
-from nxm_hf.schedules import Constant
+from nxm_hf.settings import at_least_zero
 
 
 def sr_ste(pattern: Pattern, decay: float = 2e-4, grad_scale: float = 1.0, refresh: int = 1) -> Masked:

@@ -1,9 +1,9 @@
 """The recipe `ste`: the plain straight-through estimator."""
 
-from nxm_hf.checks import at_least_zero
 from nxm_hf.methods import Masked
+from nxm_hf.methods.schedules import Constant, Every
 from nxm_hf.patterns import Pattern
-from nxm_hf.schedules import Constant, Every
+from nxm_hf.settings import at_least_zero
 
 
 def ste(pattern: Pattern, grad_scale: float = 1.0, refresh: int = 1) -> Masked:

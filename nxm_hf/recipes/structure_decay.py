@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import log2
 
-from nxm_hf.checks import one_of
 from nxm_hf.methods import Masked
+from nxm_hf.methods.schedules import Frames
 from nxm_hf.patterns import NM, Pattern, parse
 from nxm_hf.recipes.ste import ste
-from nxm_hf.schedules import Frames
+from nxm_hf.settings import one_of
 
 
 def structure_decay(

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nxm_hf.report.charts import charts
-from nxm_hf.report.costs import Cost, cost
-from nxm_hf.report.page import page
-from nxm_hf.report.pictures import write_pictures
-from nxm_hf.report.pruned import is_pruned, pruned_page
+from nxm_hf.report.flops import Cost, cost
+from nxm_hf.report.png import write_pictures
+from nxm_hf.report.pruning_page import is_pruned, pruned_page
 from nxm_hf.report.run import Run, read_run, read_runs
+from nxm_hf.report.training_page import page
 
 __all__ = ["PAGE", "Cost", "Run", "charts", "cost", "page", "read_run", "read_runs", "write_report"]
 PAGE = "report.html"

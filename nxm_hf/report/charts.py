@@ -9,8 +9,8 @@ from operator import mul
 import torch
 
 from nxm_hf.analysis.correlation import FEWEST, Learning, learning_correlation, random_walk_null
+from nxm_hf.analysis.recording import in_mask
 from nxm_hf.report.run import Run
-from nxm_hf.sampling import in_mask
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from nxm_hf.checkpoints import LAST_WRITTEN, is_checkpoint
-from nxm_hf.config import CONFIG_FILE
-from nxm_hf.directories import INDEX, WEIGHTS
-from nxm_hf.sampling import ANALYSIS_FILE, FORMAT
-from nxm_hf.verification import Report, verify
+from nxm_hf.analysis.recording import ANALYSIS_FILE, FORMAT
+from nxm_hf.config.config import CONFIG_FILE
+from nxm_hf.storage.checkpoints import LAST_WRITTEN, is_checkpoint
+from nxm_hf.storage.model_files import INDEX, WEIGHTS
+from nxm_hf.storage.verify import Verification, verify
 
 Points = list[tuple[int, float]]
 CLOCK = ("_runtime", "_per_second")  # how evaluations say what time they took
@@ -29,7 +29,7 @@ class Run:
     config: dict[str, Any]
     analysis: dict[str, Any]
     model: Path | None
-    verified: Report | str
+    verified: Verification | str
 
     @property
     def is_ours(self) -> bool:
@@ -143,7 +143,7 @@ def _object(path: Path) -> dict[str, Any]:
     return words
 
 
-def _verify(model: Path | None) -> Report | str:
+def _verify(model: Path | None) -> Verification | str:
     """The verification of the newest model, or one sentence that says why there is none."""
     if model is None:
         return "No model was saved in this directory."

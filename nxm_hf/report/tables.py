@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from html import escape
 
-from nxm_hf.report.costs import cost
-from nxm_hf.report.drawing import spark
+from nxm_hf.report.flops import cost
 from nxm_hf.report.run import Run
-from nxm_hf.verification import Report
+from nxm_hf.report.svg import spark
+from nxm_hf.storage.verify import Verification
 
 NONE = "-"
 
@@ -68,7 +68,7 @@ def layers(run: Run) -> str:
 
 def roles(run: Run) -> str:
     """Density by role: of the final model, or of the training where no model was saved."""
-    if isinstance(run.verified, Report):
+    if isinstance(run.verified, Verification):
         found = [(layer.role, layer.numel, layer.density) for layer in run.verified.layers]
     elif run.analysis:
         last = run.sampled("density")[-1][1]
@@ -119,7 +119,7 @@ def environments(run: Run) -> str:
 
 def verdicts(run: Run) -> str:
     """The table of `nxm verify`."""
-    if not isinstance(run.verified, Report):
+    if not isinstance(run.verified, Verification):
         return f'<p class="none">{escape(run.verified)}</p>'
     rows = [
         [x.name, x.role, f"{x.shape[0]}x{x.shape[1]}", str(x.pattern), f"{x.density:.4f}", " ".join(x.problems) or "ok"]
@@ -130,14 +130,14 @@ def verdicts(run: Run) -> str:
     return f'<p class="{"good" if run.verified.ok else "bad"}">{escape(verdict)}</p>{table}'
 
 
-def _verdict(verified: Report | str) -> str:
+def _verdict(verified: Verification | str) -> str:
     if isinstance(verified, str):
         return NONE
     return "ok" if verified.ok else f"{len(verified.problems)} problems"
 
 
 def _density(run: Run) -> str:
-    return f"{run.verified.density:.4f}" if isinstance(run.verified, Report) else NONE
+    return f"{run.verified.density:.4f}" if isinstance(run.verified, Verification) else NONE
 
 
 def _number(value: float | None) -> str:

@@ -6,33 +6,32 @@ A solver is a function `(scores, pattern) -> mask`. It asks the pattern for its 
 All solvers of a kind keep the same score, and those of "nm" give the same mask bit for bit.
 """
 
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from nxm_hf.solvers import fast, gpu
-from nxm_hf.solvers.base import Solver, buffers, torch_alone
-from nxm_hf.solvers.blocks import by_blocks
-from nxm_hf.solvers.duals import by_duals
-from nxm_hf.solvers.enumeration import by_enumeration, four_by_four
-from nxm_hf.solvers.everything import keep_everything
-from nxm_hf.solvers.network import by_network
-from nxm_hf.solvers.sorting import by_sorting
-from nxm_hf.solvers.threshold import by_threshold, thresholds_of_many
-from nxm_hf.solvers.wins import by_wins, groups_fill_words, wins_of_many
+from nxm_hf.solvers import cpu, gpu
+from nxm_hf.solvers.base import Solver, buffers, reference_only
+from nxm_hf.solvers.block_topk import by_blocks
+from nxm_hf.solvers.dense import keep_everything
+from nxm_hf.solvers.nm_counting import by_wins, groups_fill_words, wins_of_many
+from nxm_hf.solvers.nm_network import by_network
+from nxm_hf.solvers.nm_sort import by_sorting
+from nxm_hf.solvers.transposable_duals import by_duals
+from nxm_hf.solvers.transposable_enumeration import by_enumeration, four_by_four
+from nxm_hf.solvers.unstructured_threshold import by_threshold, thresholds_of_many
 
 SOLVERS: dict[str, tuple[Solver, ...]] = {
     "nm": (
-        fast.CATALOGUE["nm"],
+        cpu.CATALOGUE["nm"],
         gpu.CATALOGUE["nm"],
         Solver(by_wins, groups_fill_words, wins_of_many),
         Solver(by_network),
         Solver(by_sorting),
     ),
-    "transposable": (fast.CATALOGUE["transposable"], Solver(by_enumeration, four_by_four), Solver(by_duals)),
-    "unstructured": (fast.CATALOGUE["unstructured"], Solver(by_threshold, many=thresholds_of_many)),
+    "transposable": (cpu.CATALOGUE["transposable"], Solver(by_enumeration, four_by_four), Solver(by_duals)),
+    "unstructured": (cpu.CATALOGUE["unstructured"], Solver(by_threshold, many=thresholds_of_many)),
     "block": (Solver(by_blocks),),
     "dense": (Solver(keep_everything),),
 }
@@ -67,11 +66,4 @@ def solve_many(scores: Sequence[Tensor], pattern: Any, out: Sequence[Tensor] | N
     return masks
 
 
-def __getattr__(name: str) -> Callable:
-    """`compare` reads patterns, which stand above solvers; it is fetched when somebody asks for it."""
-    if name == "compare":
-        return import_module("nxm_hf.comparison").compare
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-__all__ = ["SOLVERS", "Solver", "choose", "compare", "solve", "solve_many", "torch_alone"]
+__all__ = ["SOLVERS", "Solver", "choose", "reference_only", "solve", "solve_many"]

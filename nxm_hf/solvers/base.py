@@ -17,7 +17,7 @@ def worth(tensor: Tensor) -> bool:
 
 
 @contextmanager
-def torch_alone() -> Iterator[None]:
+def reference_only() -> Iterator[None]:
     """Within it, all masks come from torch: to compare the two."""
     global WORTH
     before, WORTH = WORTH, float("inf")

@@ -15,11 +15,11 @@ from run_glue import DataOptions, ModelOptions, read_options
 
 from comparing.shapes import Shape, small
 from nxm_hf import NxMConfig, recipes
-from nxm_hf.distillation import Distillation
+from nxm_hf.distillation.loss import DistillationConfig
 
 HELD_OUT = 0.1
 SMALL = "small"  # no recipe of the catalogue, but a baseline that is written like one
-TEACHING = tuple(field.name for field in fields(Distillation))
+TEACHING = tuple(field.name for field in fields(DistillationConfig))
 # What a cell says itself, and so no option for all of them.
 SAID = {
     **dict.fromkeys(("recipe", "settings", "pattern", "warmup", "settle"), "in the recipe: 'admm settle=0.3'"),
@@ -48,7 +48,7 @@ class Cell:
     @property
     def config(self) -> NxMConfig:
         """What the recipe's words say, with those of the grid that are its own."""
-        return read_recipe(self.recipe).changed(**{key: number(value) for key, value in self.grid if is_ours(key)})
+        return read_recipe(self.recipe).replace(**{key: number(value) for key, value in self.grid if is_ours(key)})
 
     @property
     def teacher(self) -> "Cell | None":
@@ -134,7 +134,7 @@ def read_recipe(text: str) -> NxMConfig:
         if wrong := sorted(set(words) - {"pattern"}):
             raise ValueError(f"The baseline 'small' takes a pattern alone; got {', '.join(wrong)}. Write 'small'.")
         return NxMConfig("dense", **words)
-    return NxMConfig(name).changed(**words)
+    return NxMConfig(name).replace(**words)
 
 
 def read_teaching(text: str) -> dict:
@@ -151,7 +151,7 @@ def read_teaching(text: str) -> dict:
         raise ValueError(
             f"The teacher of {text!r} must be a dense training of its own shape; write 'admm teacher=dense'."
         )
-    Distillation.of({key: value for key, value in teaching.items() if key in TEACHING})
+    DistillationConfig.from_any({key: value for key, value in teaching.items() if key in TEACHING})
     return teaching
 
 

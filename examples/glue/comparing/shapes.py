@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from nxm_hf import NxMConfig
 from nxm_hf.analysis import mask_diversity, training_flops
-from nxm_hf.targets import resolve
+from nxm_hf.layers.plan import resolve
 
 INNER = ("intermediate_size", "hidden_dim", "ffn_dim", "n_inner")  # what families call the width between two FFN layers
 MULTIPLE = 8

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nxm_hf.solvers import trials
+from nxm_hf.solvers import self_test
 from nxm_hf.solvers.base import Solver, alone, worth
-from nxm_hf.solvers.trials import FLOATS, IN_PLACE, Counts
+from nxm_hf.solvers.self_test import FLOATS, IN_PLACE, Counts
 
 DEVICE = "cuda"
 GROUPS = (2, 4, 8, 16, 32)  # Triton's blocks have sides that are powers of two
@@ -41,17 +41,17 @@ def absence() -> str | None:
 def proven(task: str, pattern: Any, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a kernel compiles here and does what torch does."""
     name = f"{task} of {pattern.n}:{pattern.m} in {dtype} on {device}"
-    return trials.passes(name, trials.task_is_right, runner(task, pattern), task, pattern, dtype, device)
+    return self_test.passes(name, self_test.task_is_right, runner(task, pattern), task, pattern, dtype, device)
 
 
 @cache
 def prices_proven(n: int, m: int, device: torch.device) -> bool:
     """`proven`, for the prices of transposable tiles."""
     name = f"prices of {n}:{m}-transposable on {device}"
-    return trials.passes(name, trials.prices_are_right, tier().prices, n, m, device)
+    return self_test.passes(name, self_test.prices_are_right, tier().prices, n, m, device)
 
 
-def runner(task: str, pattern: Any) -> trials.Run:
+def runner(task: str, pattern: Any) -> self_test.Run:
     """What does a task to tensors and returns its count."""
     return lambda *tensors: tier().run(task, pattern.n, pattern.m, *tensors)
 

@@ -1,0 +1,125 @@
+"""The loops around the vector code, compiled once per pattern."""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from numba import types
+
+from nxm_hf.solvers.cpu.intrinsics import (
+    NUMBER,
+    compiled,
+    copy_flags,
+    copy_scores,
+    gather_row,
+    helper,
+    keep_all,
+    miscounted,
+    price_cols,
+    price_rows,
+    round_all,
+    sixteen_groups,
+    spread_row,
+)
+from nxm_hf.solvers.cpu.llvm_vectors import LANES
+from nxm_hf.solvers.cpu.nm_groups import TASKS
+from nxm_hf.solvers.cpu.transposable_paths import settle_tile, workspace
+
+Kernel = Callable[..., int]
+LARGEST = 1 << 29  # of whole scores, times m: a path of 2m steps stays below FAR
+# What rounding costs is some units of an optimum of at least 2**24, unless one score is so large that of the
+# others, on average, no more than this is left. A solver with wider numbers gets those tiles.
+VANISHING = 1 << 10
+
+
+def rounds_for(m: int) -> int:
+    """How often to price: more settle more tiles, fewer leave more to the paths."""
+    return {2: 4, 4: 5, 8: 8, 16: 12}.get(m, 14)
+
+
+@cache
+def group_kernel(task: str, n: int, m: int, bits: int, infinity: int) -> Kernel:
+    """`run(first, last, x, y, z)`: a task of `groups` for these sixteens of groups of the tensors at x, y and z."""
+    which = [body.__name__ for body in TASKS].index(task)
+    step = LANES * m
+
+    def run(first, last, x, y, z):
+        total = 0
+        for at in range(first * step, last * step, step):
+            found = sixteen_groups(which, n, m, bits, infinity, x, y, z, at)
+            if found < 0:
+                return -1
+            total += found
+        return total
+
+    return compiled(run, NUMBER(*[NUMBER] * 5))
+
+
+@cache
+def tile_kernel(n: int, m: int) -> Kernel:
+    """`run(first, last, scores, mask, width, wide)`: the best masks of these tiles, but of those flagged in `wide`."""
+    rounds, largest = rounds_for(m), LARGEST // m
+
+    def run(first, last, scores, mask, width, wide):
+        entries = np.empty((m, m, LANES), np.int32)
+        flags = np.empty((m, m, LANES), np.int8)
+        rows, cols = np.empty((m, LANES), np.int32), np.empty((m, LANES), np.int32)
+        side, kept = np.zeros((LANES, m), np.int32), np.empty((LANES, m), np.int8)
+        peak, total, scale = np.empty(LANES, np.int32), np.empty(LANES, np.float32), np.empty(LANES, np.float64)
+        begin = np.empty(LANES, np.int64)  # of each tile, in entries
+        work = workspace(m)
+        for tile in range(first, last, LANES):
+            count = min(LANES, last - tile)
+            together = place_tiles(begin, tile, count, m, width)
+            peak[:], total[:] = 0, 0
+            for i in range(m):
+                row = scores + 4 * (begin[0] + i * width)
+                if not together:
+                    row = side.ctypes.data
+                    for lane in range(count):
+                        copy_scores(n, m, scores + 4 * (begin[lane] + i * width), row + 4 * m * lane, 0, 0)
+                spread_row(n, m, row, entries[i].ctypes.data, peak.ctypes.data, 0)
+            set_scales(scale, peak.view(np.float32), largest)
+            round_all(n, m, entries.ctypes.data, scale.ctypes.data, total.ctypes.data, 0)
+            flag_wide(wide, tile, count, peak, total, m)
+            cols[:] = 0
+            for _ in range(rounds):
+                price_rows(n, m, entries.ctypes.data, cols.ctypes.data, rows.ctypes.data, 0)
+                price_cols(n, m, entries.ctypes.data, rows.ctypes.data, cols.ctypes.data, 0)
+            keep_all(n, m, entries.ctypes.data, rows.ctypes.data, cols.ctypes.data, flags.ctypes.data)
+            wrong = miscounted(n, m, flags.ctypes.data, 0, 0, 0)
+            for lane in range(count):
+                if (wrong >> lane) & 1:
+                    settle_tile(entries, rows, cols, flags, lane, n, work)
+            for i in range(m):
+                row = mask + begin[0] + i * width
+                gather_row(n, m, flags[i].ctypes.data, row if together else kept.ctypes.data, 0, 0)
+                if not together:
+                    for lane in range(count):
+                        copy_flags(n, m, kept[lane].ctypes.data, mask + begin[lane] + i * width, 0, 0)
+        return 0
+
+    return compiled(run, NUMBER(*[NUMBER] * 5, types.int8[::1]))
+
+
+@helper
+def place_tiles(begin, tile, count, m, width):
+    """Where each of these tiles begins, in entries; whether they are sixteen side by side."""
+    across = width // m
+    for lane in range(count):
+        begin[lane] = (tile + lane) // across * m * width + (tile + lane) % across * m
+    return count == LANES and begin[LANES - 1] - begin[0] == (LANES - 1) * m
+
+
+@helper
+def set_scales(scale, peaks, largest):
+    """What brings each tile's largest magnitude to `largest`."""
+    for lane in range(LANES):
+        scale[lane] = largest / np.float64(peaks[lane]) if peaks[lane] > 0 else 0.0
+
+
+@helper
+def flag_wide(wide, tile, count, peak, total, m):
+    """Flag the tiles whose scores nearly vanish beside the largest, as all do beside an infinity."""
+    for lane in range(count):
+        wide[tile + lane] = 0 < peak[lane] and total[lane] < VANISHING * m * m

@@ -1,0 +1,168 @@
+"""Inspection: what a saved model holds, layer by layer, and which GPU kernels could run it as 2:4."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nxm_hf.config.config import NxMConfig
+from nxm_hf.layers.find import Layer, find_layers, left_dense
+from nxm_hf.patterns import NM
+from nxm_hf.solvers import SOLVERS, cpu, gpu
+from nxm_hf.storage.model_files import layer_weights, skeleton
+from nxm_hf.text import table
+
+TWO_OF_FOUR = NM(2, 4)  # the one pattern that GPUs have kernels for
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A 2:4 kernel of `torch.sparse`: its dtypes, and the multiples that the sides of a weight must be."""
+
+    name: str
+    dtypes: tuple[str, ...]
+    rows: int
+    columns: int
+
+    def takes(self, shape: tuple[int, int]) -> bool:
+        """Whether a weight [out, in] of this shape fits."""
+        return min(shape) > 0 and shape[0] % self.rows == 0 and shape[1] % self.columns == 0
+
+    def __str__(self) -> str:
+        return f"{self.name} {' or '.join(self.dtypes)}, multiples of {self.rows}x{self.columns}"
+
+
+BACKENDS = (
+    Backend("CUTLASS", ("float16", "bfloat16"), 32, 64),
+    Backend("CUTLASS", ("int8",), 16, 128),
+    Backend("cuSPARSELt", ("float16", "bfloat16"), 16, 16),
+    Backend("cuSPARSELt", ("int8", "float8_e4m3fn"), 32, 32),
+)
+
+
+@dataclass(frozen=True)
+class InspectedLayer:
+    """What was found in one layer. `obstacle` is what keeps it from every backend, whatever its shape."""
+
+    name: str
+    role: str
+    shape: tuple[int, int]
+    dtype: str
+    pattern: str
+    density: float
+    obstacle: str | None
+
+    def refusal(self, backend: Backend) -> str | None:
+        """Why this backend could not run the layer, or None where it could."""
+        if self.obstacle is None and not backend.takes(self.shape):
+            return f"{self.shape[0]}x{self.shape[1]}, which is no multiple"
+        return self.obstacle
+
+    def row(self) -> tuple[str, ...]:
+        """The layer's line of the table."""
+        marks = ["-" if self.refusal(backend) else str(number) for number, backend in enumerate(BACKENDS, 1)]
+        size = f"{self.shape[0]}x{self.shape[1]}"
+        return self.name, self.role, size, self.dtype, self.pattern, f"{self.density:.4f}", " ".join(marks)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A saved model; prints as a table and what it means."""
+
+    title: str
+    layers: tuple[InspectedLayer, ...]
+    left_dense: dict[str, str]
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether any layer is on record as sparse."""
+        return any(layer.pattern != "dense" for layer in self.layers)
+
+    def __str__(self) -> str:
+        head = ("layer", "role", "shape", "dtype", "pattern", "density", "GPU")
+        parts = [self.title, table(head, [layer.row() for layer in self.layers]), self._rest(), self._gpu(), _solvers()]
+        return "\n\n".join(part for part in parts if part)
+
+    def _rest(self) -> str:
+        lines = [f"{name}: {why}" for name, why in self.left_dense.items()]
+        return "\n  ".join(["Never pruned:", *lines]) if lines else ""
+
+    def _gpu(self) -> str:
+        once = "" if self.is_sparse else ", once they hold 2:4"
+        lines = [
+            f"GPU: the 2:4 kernels of torch.sparse that could run these layers{once}, by shape and pattern alone.",
+            "The weight must also be on the GPU, contiguous and cast to the dtype: none of them runs 2:4 in float32.",
+        ]
+        for number, backend in enumerate(BACKENDS, 1):
+            reasons = Counter(reason for layer in self.layers if (reason := layer.refusal(backend)))
+            fit = len(self.layers) - reasons.total()
+            lines.append(f"  {number} {backend}: {fit} of {len(self.layers)} layers")
+            lines += [f"      not {reason}: {count} layers" for reason, count in reasons.items()]
+        return "\n".join(lines)
+
+
+def inspect(folder: str | Path) -> Inspection:
+    """Look at the model in a directory, sparse or dense, one weight at a time."""
+    model, config = skeleton(folder), _record(folder)
+    layers = find_layers(model)
+    patterns = (config and config.layers) or {}
+    weights = layer_weights(folder, model, layers)
+    views = [_view(layer, weight, patterns) for layer, weight in zip(layers, weights, strict=True)]
+    return Inspection(_title(folder, model, config), tuple(views), left_dense(model))
+
+
+@torch.no_grad()
+def _view(layer: Layer, weight: Tensor, patterns: dict[str, str]) -> InspectedLayer:
+    matrix = layer.matrix(weight)
+    pattern = patterns.get(layer.name, "dense")
+    return InspectedLayer(
+        name=layer.name,
+        role=layer.role,
+        shape=tuple(matrix.shape),
+        dtype=str(matrix.dtype).removeprefix("torch."),
+        pattern=pattern,
+        density=int(matrix.count_nonzero()) / matrix.numel(),
+        obstacle=_obstacle(layer, matrix, pattern),
+    )
+
+
+def _obstacle(layer: Layer, matrix: Tensor, pattern: str) -> str | None:
+    if not isinstance(layer.module, nn.Linear):
+        return f"{type(layer.module).__name__}, which would have to become a Linear first"
+    if pattern != "dense" and (matrix.shape[1] % 4 or TWO_OF_FOUR.violations(matrix)):
+        return f"{pattern}, which is not 2:4"
+    return None
+
+
+def _record(folder: str | Path) -> NxMConfig | None:
+    try:
+        return NxMConfig.from_pretrained(folder)
+    except FileNotFoundError:
+        return None
+
+
+def _title(folder: str | Path, model: nn.Module, config: NxMConfig | None) -> str:
+    if config is None or not config.layers:
+        return f"{type(model).__name__} in {folder}: no record of being sparse."
+    words = config.to_dict()
+    made = f"recipe {words['recipe']}, pattern {words['pattern']}, made with nxm_hf {words['nxm_version']}"
+    return f"{type(model).__name__} in {folder}: {made}."
+
+
+def _solvers() -> str:
+    missing = {cpu: not cpu.works(), gpu: gpu.absence() is not None}
+    absent = [solver for tier, is_missing in missing.items() if is_missing for solver in tier.CATALOGUE.values()]
+
+    def named(solvers: Sequence) -> str:
+        first, *others = (solver.__name__ for solver in solvers if solver not in absent)
+        return first + (f" (or {', '.join(others)})" if others else "")
+
+    lines = ["Solvers in use: " + "; ".join(f"{kind}: {named(solvers)}" for kind, solvers in SOLVERS.items()) + "."]
+    if missing[cpu]:
+        lines.append("Several times faster ones for CPUs need numba: pip install 'nxm-hf[fast]'.")
+    reason = gpu.absence()
+    lines.append(f"Kernels for GPUs are not in use: {reason}." if reason else "On a GPU, kernels of Triton.")
+    return " ".join(lines)

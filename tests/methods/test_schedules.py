@@ -1,0 +1,109 @@
+"""Schedules: when events happen, and what changes as training goes on."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant, Evenly, Every, EveryEpoch
+
+CATALOGUE = [Constant(0.5), ALWAYS, NEVER, Every(3), EveryEpoch(), Evenly(80), Evenly(80, most=3)]
+
+
+def events(schedule, total, skipped=(), **words):
+    """The steps after which something happens, in a training that skips some steps."""
+    found, last = [], 0
+    for step in range(1, total + 1):
+        if step not in skipped:
+            if schedule(Clock(step, total, since=last, **words)):
+                found.append(step)
+            last = step
+    return found
+
+
+@pytest.mark.parametrize("schedule", CATALOGUE, ids=str)
+def test_a_schedule_prints_what_makes_it_again(schedule):
+    assert eval(repr(schedule)) == schedule
+
+
+@given(st.integers(0, 10_000), st.integers(0, 10_000))
+def test_progress_stays_between_zero_and_one(step, total):
+    assert 0.0 <= Clock(step, total).progress <= 1.0
+
+
+def test_progress_is_zero_at_the_start_and_one_at_the_end():
+    assert [Clock(step, 4).progress for step in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_progress_before_the_start_is_zero():
+    assert Clock(-17, 100).progress == 0.0  # a resumed run whose warm-up grew with its length
+
+
+def test_a_clock_last_acted_one_step_ago_unless_it_says_otherwise():
+    assert Clock(5, 10).last == 4
+    assert Clock(5, 10, since=2).last == 2
+    assert Clock(5, 10, since=0).last == 0
+
+
+@given(st.integers(1, 300), st.integers(1, 40))
+def test_every_is_due_at_each_multiple(total, steps):
+    assert events(Every(steps), total) == list(range(steps, total + 1, steps))
+
+
+def test_nothing_is_due_at_step_zero():
+    """RESET must not fire at the first step: t counts from 1."""
+    start = Clock(0, 10, since=0)
+    assert not Every(1)(start) and not Evenly(1)(start) and not EveryEpoch()(replace(start, epoch=1))
+
+
+@given(st.integers(1, 6000), st.integers(1, 200), st.integers(1, 60))
+def test_evenly_has_the_agreed_count_the_last_at_the_end(total, spacing, most):
+    schedule = Evenly(spacing, most)
+    count = min(max(round(total / spacing), 1), most)
+    found = events(schedule, total)
+    assert len(found) == min(count, total) and found[-1] == total
+    gaps = [b - a for a, b in zip([0, *found], found, strict=False)]
+    assert max(gaps) - min(gaps) <= 1
+    assert schedule.count(Clock(0, total)) == count
+    assert schedule.interval(Clock(0, total)) == total / count
+
+
+@pytest.mark.parametrize(("total", "count"), [(1, 1), (39, 1), (119, 1), (121, 2), (800, 10), (4000, 50), (9999, 50)])
+def test_evenly_spaced_by_eighty_makes_between_one_and_fifty_events(total, count):
+    assert len(events(Evenly(80), total)) == count
+
+
+@given(st.sampled_from([Every(3), Evenly(4), Evenly(80)]), st.integers(5, 60), st.sets(st.integers(1, 60)))
+def test_what_is_due_at_a_skipped_step_happens_at_the_next_one_taken(schedule, total, skipped):
+    """Pitfall 8: no event is lost to a skipped step, and none happens in it."""
+    taken = [step for step in range(1, total + 1) if step not in skipped]
+    due = {next((step for step in taken if step >= event), None) for event in events(schedule, total)} - {None}
+    assert events(schedule, total, skipped) == sorted(due)
+
+
+def test_an_epoch_ends_after_its_steps():
+    assert events(EveryEpoch(), 10, epoch=4) == [4, 8]
+    assert EveryEpoch().interval(Clock(0, 10, epoch=4)) == 4
+
+
+def test_an_epoch_of_unknown_length_is_an_error():
+    with pytest.raises(ValueError, match=r"steps_per_epoch="):
+        EveryEpoch()(Clock(1, 10))
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.0, "3", None])
+def test_a_number_of_steps_is_a_whole_number_of_at_least_one(steps):
+    with pytest.raises(ValueError, match=f"at least 1; got {steps!r}.*Write 1"):
+        Every(steps)
+
+
+@pytest.mark.parametrize("schedule", CATALOGUE, ids=str)
+def test_a_schedule_is_a_function_of_the_clock_alone(schedule):
+    clock = Clock(7, 40, since=5, epoch=6)
+    assert schedule(clock) == schedule(replace(clock)) == schedule(clock)
+
+
+def test_a_constant_is_constant():
+    assert [Constant("x")(Clock(step, 3)) for step in range(4)] == ["x"] * 4
+    assert ALWAYS(Clock(0, 0)) is True and NEVER(Clock(9, 9)) is False

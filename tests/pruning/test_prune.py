@@ -1,0 +1,287 @@
+"""Pruning without training: laws of every method, pattern and family; and where calibration data says little."""
+
+import json
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from nxm_hf import NxMConfig, NxMTrainer, prune, pruners, verify
+from nxm_hf.layers.find import find_layers
+from nxm_hf.patterns import PATTERNS, parse
+from tests.support.models import (
+    MODELS,
+    assert_equal_weights,
+    make_arguments,
+    make_batches,
+    make_bert,
+    make_model,
+    make_rows,
+    make_texts,
+    make_tokenizer,
+)
+
+METHODS = pruners.names()
+FITTING = ["2:4", "1:4", "4:8", "2:4-transposable", "unstructured:0.5", "block:4:0.5", "block:4x4:0.5"]
+TEXTS = make_batches("bert", count=8, rows=4)
+
+
+def test_there_is_a_pattern_of_every_kind():
+    assert {parse(text).kind for text in FITTING} == {kind.kind for kind in PATTERNS} - {"dense"}
+    assert len(METHODS) >= 5
+
+
+@pytest.mark.parametrize("pattern", FITTING)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_makes_every_pattern_and_says_what_it_did(method, pattern):
+    model, before = make_bert(), make_bert()
+    outcome = prune(model, pattern, method, TEXTS)
+    held = parse(pattern)
+    for layer, old, row in zip(find_layers(model), find_layers(before), outcome.layers, strict=True):
+        weight, dense = layer.weight.detach(), old.weight.detach()
+        assert held.violations(weight) == 0 and not torch.signbit(weight[weight == 0]).any()
+        assert (row.name, row.role, row.shape, row.pattern) == (layer.name, layer.role, layer.shape, str(held))
+        assert row.density == float((weight != 0).double().mean()) == outcome.density == 0.5 or pattern == "1:4"
+        kept = float(dense[weight != 0].double().square().sum() / dense.double().square().sum())
+        assert row.kept_energy == pytest.approx(kept)
+        assert row.magnitude_error > 0 and row.error >= 0 and row.tokens == 8 * (4 * 8 - 3)
+    assert verify(model).ok and verify(model).density == outcome.density
+    others = {layer.name for layer in find_layers(model)}
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[0] not in others:
+            assert torch.equal(parameter, before.get_parameter(name)), f"{name} is not to be pruned"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_errors_are_those_of_the_outputs_over_the_tokens(method):
+    """Of the first block, whose inputs no pruning has changed; worked out from the outputs themselves."""
+    model, dense = make_bert(), make_bert()
+    outcome = prune(model, "2:4", method, TEXTS, exclude="encoder.layer.1")
+    inputs = []
+    probe = dense.bert.encoder.layer[0].attention.self.query
+    probe.register_forward_pre_hook(lambda module, args: inputs.append(args[0].detach()))
+    for batch in TEXTS:
+        with torch.no_grad():
+            dense.eval()(**batch)
+    x = torch.cat([rows[batch["attention_mask"].bool()] for rows, batch in zip(inputs, TEXTS, strict=True)]).double()
+    dense.requires_grad_(False)
+    model.requires_grad_(False)
+    for row, layer in list(zip(outcome.layers, find_layers(model), strict=False))[:3]:
+        old = dense.get_submodule(layer.name)
+        moved = layer.module.bias.double() - old.bias.double()
+        lost = x @ (layer.weight.double() - old.weight.double()).T + moved
+        assert row.error == pytest.approx(
+            float(lost.square().sum() / (x @ old.weight.double().T).square().sum()), rel=1e-3
+        )
+        by_size = parse("2:4").project(old.weight).double() - old.weight.double()
+        whole = (x @ old.weight.double().T).square().sum()
+        assert row.magnitude_error == pytest.approx(float((x @ by_size.T).square().sum() / whole), rel=1e-3)
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "2:4-transposable"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("magnitude", "wanda")])
+def test_what_compensates_costs_less_than_magnitude_in_every_layer(method, pattern):
+    for row in prune(make_bert(), pattern, method, make_batches("bert", 20, 8)).layers:
+        assert row.error < row.magnitude_error, row.name
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "adaprune"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_family_is_pruned_saved_and_loaded_without_us(name, method, tmp_path):
+    model = make_model(name)
+    outcome = prune(model, "2:4", method, make_batches(name))
+    assert verify(model).ok and {row.name for row in outcome.layers} == {layer.name for layer in find_layers(model)}
+    assert all(row.error is None or 0 <= row.error < 1 for row in outcome.layers)
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert_equal_weights(again, model)
+    assert verify(tmp_path).ok and verify(tmp_path).density == 0.5
+    config = NxMConfig.from_pretrained(tmp_path)
+    assert (config.recipe, config.pattern, config.density) == ("asp", "2:4", 0.5)
+    assert config.pruning["method"] == method and set(config.layers) == {row.name for row in outcome.layers}
+    assert config.to_dict() == model.config.nxm_config == NxMConfig.from_dict(config.to_dict()).to_dict()
+
+
+def test_magnitude_needs_no_calibration_and_then_knows_no_errors():
+    model, with_texts = make_bert(), make_bert()
+    outcome = prune(model)
+    prune(with_texts, calibration=TEXTS)
+    assert_equal_weights(model, with_texts)
+    assert all(row.error is row.magnitude_error is row.tokens is None and row.note == "" for row in outcome.layers)
+    assert "error" not in str(outcome).splitlines()[-1] and outcome.error is None
+
+
+def test_the_outcome_prints_as_a_table_and_goes_into_json():
+    outcome = prune(make_bert(), {"ffn": "2:4", "default": "4:8"}, "wanda", TEXTS)
+    lines = str(outcome).splitlines()
+    assert lines[0].split() == "layer role shape pattern density energy magnitude error".split()
+    assert [line.split()[0] for line in lines[2:14]] == [row.name for row in outcome.layers]
+    assert [line.split()[3] for line in lines[2:8]] == ["4:8"] * 4 + ["2:4"] * 2
+    assert "12 layers by wanda, density 0.5000, mean error 0." in lines[14] and "232 tokens" in lines[14]
+    words = json.loads(json.dumps(outcome.to_dict()))
+    assert words["layers"][0]["error"] == outcome.layers[0].error and words["method"] == "wanda"
+    assert outcome.error == pytest.approx(sum(row.error for row in outcome.layers) / 12)
+
+
+def test_texts_are_read_with_the_tokenizer():
+    texts, tokenizer = make_texts(12), make_tokenizer()
+    model, other = make_bert(), make_bert()
+    outcome = prune(model, "2:4", "wanda", texts, tokenizer, samples=12, length=10, batch_size=5)
+    rows = [
+        {"input_ids": torch.tensor([tokenizer(text, truncation=True, max_length=10)["input_ids"]])} for text in texts
+    ]
+    assert outcome.tokens == sum(row["input_ids"].numel() for row in rows)
+    prune(other, "2:4", "wanda", rows)
+    assert_equal_weights(model, other)
+
+
+# -- layers of which calibration says little ---------------------------------------------------------------------------
+
+
+class Experts(nn.Module):
+    """Two blocks of a used and an unused expert; the first input of the used one is always zero."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({"used": nn.Linear(8, 8), "unused": nn.Linear(8, 8)}) for _ in range(2)
+        )
+        for layer in self.layers:
+            layer.forward = lambda x, layer=layer: layer["used"](x * torch.tensor([0.0] + [1.0] * 7))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_that_is_never_called_is_pruned_by_magnitude_and_that_is_said(method):
+    model = Experts()
+    before = [layer.weight.detach().clone() for layer in find_layers(model)]
+    outcome = prune(model, "2:4", method, [{"x": torch.randn(20, 8)}])
+    for row, layer, old in zip(outcome.layers, find_layers(model), before, strict=True):
+        assert layer.weight.isfinite().all() and row.density == 0.5
+        if "unused" in row.name:
+            assert torch.equal(layer.weight, parse("2:4").project(old)) and row.error is None
+            assert "never called with the calibration data" in row.note
+        else:
+            assert row.note == "1 of 8 inputs always zero"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_too_few_tokens_and_no_tokens_make_no_nan_and_are_said(method, caplog):
+    with caplog.at_level(logging.WARNING, "nxm_hf"):
+        outcome = prune(model := make_bert(), "2:4", method, make_batches("bert", 1))
+    assert all(row.note == f"13 tokens for {row.shape[1]} inputs" for row in outcome.layers) and verify(model).ok
+    assert "fewer tokens (13) than 12 of the layers have inputs (up to 64)" in caplog.text
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    nothing = {"input_ids": torch.ones(1, 4, dtype=torch.long), "attention_mask": torch.zeros(1, 4, dtype=torch.long)}
+    outcome = prune(model := make_bert(), "2:4", method, [nothing])
+    assert all(row.error is None for row in outcome.layers) and verify(model).ok
+    by_size = make_bert()
+    prune(by_size)
+    assert_equal_weights(model, by_size)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_holds_the_pattern_already_stays_as_it_is(method):
+    model = make_bert()
+    prune(model, "2:4", method, TEXTS)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    outcome = prune(model, "4:8", method, TEXTS)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    assert (
+        all(row.error == 0 for row in outcome.layers) and NxMConfig.from_dict(model.config.nxm_config).pattern == "4:8"
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_and_frozen_weights_are_pruned_too(method):
+    model = make_bert().to(torch.bfloat16).requires_grad_(False)
+    prune(model, "2:4", method, TEXTS)
+    assert verify(model).ok
+    assert all(p.dtype == torch.bfloat16 and not p.requires_grad for p in model.parameters())
+
+
+# -- afterwards --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["magnitude", "sparsegpt"])
+def test_fine_tuning_goes_on_with_the_mask_and_the_weights_that_were_made(method, tmp_path, caplog):
+    model = make_bert()
+    prune(model, "2:4", method, TEXTS, exclude=["key"])
+    model.save_pretrained(tmp_path / "pruned")
+    model = make_bert().from_pretrained(tmp_path / "pruned")
+    masks = {layer.name: layer.weight != 0 for layer in find_layers(model)}
+    with caplog.at_level(logging.WARNING, "nxm_hf"):
+        trainer = NxMTrainer(model, make_arguments(tmp_path / "run", max_steps=2), train_dataset=make_rows())
+    assert "sparse already (2:4); training keeps its mask" in caplog.text
+    trainer.train()
+    trainer.save_model(tmp_path / "end")
+    for layer in find_layers(trainer.model):
+        assert torch.equal(layer.weight != 0, masks[layer.name]) or "key" in layer.name
+    assert verify(tmp_path / "end").ok and NxMConfig.from_pretrained(tmp_path / "end").exclude == ["key"]
+
+
+def test_layers_that_the_pattern_does_not_fit_are_an_error_or_are_said():
+    with pytest.raises(ValueError, match="The pattern does not fit 2 layers"):
+        prune(make_bert(intermediate_size=66))
+    outcome = prune(make_bert(intermediate_size=66), on_indivisible="skip")
+    assert len(outcome.layers) == 10 and len(outcome.skipped) == 2
+    assert str(outcome).count("\nLeft dense: bert.encoder.layer.") == 2
+
+
+# -- what is refused, and changes nothing ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            {"method": "wanda"},
+            r'wanda looks at the inputs .*needs calibration data: .*method="magnitude"',
+        ),
+        ({"method": "wander"}, r"There is no method 'wander'.*Write 'wanda'"),
+        ({"method": "wanda", "damp": 1}, "'wanda' has no settings; got 'damp'"),
+        ({"pattern": "4:2"}, "2:4"),
+        ({"pattern": "dense"}, r"pattern='dense' prunes nothing\. Write pattern='2:4'"),
+        ({"inputs": "sparse"}, r"inputs must be .*got 'sparse'\. Write inputs=\"pruned\""),
+        ({"include": "qurey"}, "closest names: query"),
+        ({"method": pruners.make("magnitude"), "damping": 1}, "has its settings in it; got damping. Leave them out"),
+        ({"method": "wanda", "calibration": []}, "The calibration data is empty"),
+        ({"method": "wanda", "calibration": ["w1"]}, "is from no directory, so its tokenizer is not known"),
+    ],
+)
+def test_what_cannot_be_done_is_an_error_before_anything_changes(words, message):
+    model = make_bert()
+    with pytest.raises(ValueError, match=message):
+        prune(model, **words)
+    assert_equal_weights(model, make_bert())
+    assert not hasattr(model.config, "nxm_config")
+
+
+def test_nan_is_an_error_that_names_the_layer():
+    model = make_bert()
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.dense.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"bert\.encoder\.layer\.1\.output\.dense holds 1 NaN"):
+        prune(model)
+
+
+def test_inputs_that_are_no_numbers_are_an_error_that_names_the_layer():
+    model = make_bert()
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"layer\.0\.attention\.self\.query: .*Calibrate in fp32 or bf16"):
+        prune(model, "2:4", "wanda", TEXTS)
+
+
+def test_a_sparse_model_that_could_not_be_pruned_to_the_end_no_longer_claims_to_be_sparse():
+    model = make_bert()
+    prune(model, "1:4")
+    with pytest.raises(ValueError, match="You must specify"):
+        prune(model, "2:4", "wanda", [{"nonsense": torch.ones(1)}])
+    assert not hasattr(model.config, "nxm_config")

@@ -1,0 +1,212 @@
+"""Transposable masks of every size against a dynamic programme and a linear programme, on scores of every shape."""
+
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nxm_hf.patterns import Transposable, parse
+from nxm_hf.solvers import SOLVERS, solve, transposable_duals
+from nxm_hf.solvers.transposable_duals import by_duals
+
+torch.set_num_threads(1)
+
+INF = float("inf")
+quick = settings(max_examples=80)
+SIZES = [(1, 2), (2, 3), (3, 5), (2, 7), (4, 8), (1, 8), (7, 8), (8, 16), (5, 23), (16, 32), (31, 32)]
+each_size = pytest.mark.parametrize(("n", "m"), SIZES)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def tiles_of(weight, m):
+    """(R * m, C * m) -> (tiles, m, m)."""
+    height, width = weight.shape[0] // m, weight.shape[1] // m
+    return weight.view(height, m, width, m).transpose(1, 2).reshape(-1, m, m)
+
+
+def assert_holds(mask, n, m):
+    tiles = tiles_of(mask, m)
+    assert bool((tiles.sum(1) == n).all()) and bool((tiles.sum(2) == n).all())
+
+
+def solvers_for(scores, pattern):
+    found = [solver for solver in SOLVERS["transposable"] if solver.suits(scores, pattern)]
+    assert found
+    return found
+
+
+# Scores
+
+
+def distributions(height, width):
+    """What weights look like, and what they never should."""
+    normal, chance = (
+        torch.randn(height, width, generator=generator()),
+        torch.rand(height, width, generator=generator(1)),
+    )
+    size = normal.abs()
+    loud = torch.where(torch.arange(height)[:, None] % 7 == 0, 1000.0, 1.0)
+    return {
+        "gaussian": size,
+        "heavy tails": size**5,
+        "log-normal": (3 * normal).exp(),
+        "uniform": chance,
+        "integers": (4 * chance).floor(),
+        "mostly zero": size * (chance > 0.7),
+        "loud rows": size * loud,
+        "rank one": size[:, :1] * size[:1],
+        "bfloat16": size.bfloat16(),
+        "half": (size / 10).half(),
+        "double": size.double() ** 9,
+        "tiny": size * 1e-41,
+        "huge": size * 1e37,
+        "signed": normal,
+        "flat": torch.full((height, width), 0.7),
+        "zero": torch.zeros(height, width),
+        "one": torch.zeros(height, width).index_fill_(0, torch.tensor([height // 2]), 1e30),
+        "whole": (1000 * chance).long(),
+    }
+
+
+# References
+
+
+def by_columns_filled(tile, n):
+    """The best worth, by a dynamic programme over how full the columns are; infinities count before all else."""
+    m = len(tile)
+    best = {(0,) * m: (0, 0)}
+    for row in tile:
+        after = {}
+        for full, (infinite, rest) in best.items():
+            for kept in combinations(range(m), n):
+                state = tuple(count + (column in kept) for column, count in enumerate(full))
+                if max(state) > n:
+                    continue
+                value = worth([row[column] for column in kept])
+                value = (infinite + value[0], rest + value[1])
+                after[state] = max(after.get(state, value), value)
+        best = after
+    return best[(n,) * m]
+
+
+def worth(kept):
+    return sum((x == INF) - (x == -INF) for x in kept), sum(x for x in kept if abs(x) != INF)
+
+
+def by_linear_programme(tile, n, exactly=True):
+    """The best sum with n in each row and column, or at most n; the corners of these polytopes are masks."""
+    optimize, sparse = pytest.importorskip("scipy.optimize"), pytest.importorskip("scipy.sparse")
+    m = len(tile)
+    one, each = torch.ones(1, m).numpy(), sparse.identity(m)
+    counts = sparse.vstack([sparse.kron(each, one), sparse.kron(one, each)]).tocsr()
+    bounds = {"A_eq": counts, "b_eq": [n] * (2 * m)} if exactly else {"A_ub": counts, "b_ub": [n] * (2 * m)}
+    found = optimize.linprog(-tile.flatten().numpy(), bounds=(0, 1), method="highs", **bounds)
+    return -found.fun
+
+
+# Exactness
+
+
+numbers = st.integers(-3, 9).map(float) | st.sampled_from([0.5, 0.0, -0.0, 2.0**20, INF, INF, -INF])
+
+
+@st.composite
+def small_tiles(draw):
+    m = draw(st.integers(2, 5))
+    n = draw(st.integers(1, m - 1))
+    values = draw(st.lists(numbers, min_size=m * m, max_size=m * m))
+    return n, torch.tensor(values).view(m, m)
+
+
+@quick
+@given(small_tiles())
+def test_a_small_tile_keeps_as_much_as_any_mask(case):
+    n, tile = case
+    pattern = Transposable(n, len(tile))
+    for solver in solvers_for(tile, pattern):
+        mask = solver(tile, pattern)
+        assert_holds(mask, n, len(tile))
+        assert worth(tile[mask].tolist()) == by_columns_filled(tile.tolist(), n), solver.__name__
+
+
+@each_size
+def test_a_large_tile_keeps_as_much_as_the_linear_programme(n, m):
+    for name, scores in distributions(m, 2 * m).items():
+        mask = by_duals(scores, Transposable(n, m))
+        assert_holds(mask, n, m)
+        for tile, kept in zip(tiles_of(scores.double(), m), tiles_of(mask, m), strict=True):
+            tile = tile / (tile.abs().max() or 1)
+            best = by_linear_programme(tile, n)
+            assert float(tile[kept].sum()) >= best - 1e-6 * abs(best), name
+
+
+@each_size
+def test_the_mask_of_the_transpose_keeps_as_much(n, m):
+    for name, scores in distributions(2 * m, m).items():
+        straight, turned = (solve(each, Transposable(n, m)) for each in (scores, scores.mT))
+        kept, kept_turned = scores.double()[straight].sum(), scores.double()[turned.mT].sum()
+        assert kept_turned == pytest.approx(float(kept), rel=2e-6), name
+
+
+@each_size
+def test_as_many_infinities_stay_as_can(n, m):
+    """More of them than fit; and of what else fits, the most."""
+    scores = torch.rand(m, m, generator=generator())
+    infinite = torch.rand(m, m, generator=generator(2)) < 0.8
+    mask = solve(scores.masked_fill(infinite, INF), Transposable(n, m))
+    most = by_linear_programme(infinite.double(), n)
+    assert int(infinite[mask].sum()) == round(most)
+    both = by_linear_programme(infinite.double() * 2 * m * m + scores.double() * ~infinite, n)
+    assert float(scores[mask & ~infinite].double().sum()) == pytest.approx(both - 2 * m * m * round(most), abs=1e-5)
+
+
+def test_what_stands_beside_a_giant_is_still_told_apart():
+    """Rounding all to parts of the largest would leave nothing of the others."""
+    small = torch.rand(32, 32, generator=generator()).double()
+    scores = small * 1e-8
+    scores[3, 4] = 1
+    mask = by_duals(scores, Transposable(16, 32))
+    small[3, 4] = 1e3
+    assert mask[3, 4] and float(small[mask].sum()) == pytest.approx(by_linear_programme(small, 16), abs=0.01)
+
+
+def test_one_swap_too_many_is_not_made():
+    scores = torch.tensor([[3.0, 2, 0], [2, 2, 1], [0, 1, 1]])
+    assert solve(scores, Transposable(1, 3)).int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+# The same, however it is worked out
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "integers", "mostly zero", "loud rows", "signed"])
+@pytest.mark.parametrize(("n", "m"), [(3, 5), (4, 8), (8, 16)])
+def test_neither_parts_nor_neighbours_matter(n, m, kind, monkeypatch):
+    scores, pattern = distributions(4 * m, 3 * m)[kind], Transposable(n, m)
+    whole = by_duals(scores, pattern)
+    alone = by_duals(scores[m : 2 * m, 2 * m :].contiguous(), pattern)
+    assert torch.equal(alone, whole[m : 2 * m, 2 * m :])
+    for size in (1, 5 * m * m):
+        monkeypatch.setattr(transposable_duals, "CPU_SCORES", size)
+        assert torch.equal(by_duals(scores, pattern), whole)
+
+
+def test_threads_make_no_difference():
+    scores = torch.randn(512, 512, generator=generator()).abs()
+    one = by_duals(scores, parse("4:8-transposable"))
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(by_duals(scores, parse("4:8-transposable")), one)
+    finally:
+        torch.set_num_threads(1)
+
+
+@each_size
+def test_what_holds_the_pattern_is_kept_as_it_is(n, m):
+    weight = torch.randn(2 * m, m, generator=generator())
+    mask = solve(weight.abs(), Transposable(n, m))
+    assert torch.equal(solve((weight * mask).abs(), Transposable(n, m)), mask)

@@ -1,0 +1,189 @@
+"""The state file: it comes back as it was written, whole or not at all."""
+
+import os
+import signal
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from nxm_hf import attach, recipes
+from nxm_hf.storage.state_file import (
+    FORMAT,
+    STATE_FILE,
+    fingerprint,
+    pack,
+    read_header,
+    read_state,
+    unpack,
+    write_state,
+)
+from tests.support.toy_training import Toy, adamw, train
+from tests.support.training import assert_same, eventful
+
+HEADER = {"step": 3, "config": {"recipe": "admm", "warmup": 0.1}, "layers": {"a.b": "2:4"}, "name": "Größe"}
+TENSORS = {
+    "a.b/weight": torch.tensor([[1.5, -0.0], [float("inf"), float("nan")]]),
+    "a.b/mask": torch.tensor([True, False, True]),
+    "a.b/phase": torch.tensor(2),
+    "a.b/rho": torch.tensor(0.25, dtype=torch.float64),
+    "a.b/half": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3),
+    "a.b/none": torch.empty(0, 4),
+}
+
+
+def test_a_state_in_a_dict_comes_back_as_it_was():
+    assert_same(unpack(pack(HEADER, TENSORS)), (HEADER, TENSORS))
+
+
+def test_a_state_in_a_file_comes_back_as_it_was(tmp_path):
+    write_state(tmp_path / "new", HEADER, TENSORS)
+    assert_same(read_state(tmp_path / "new"), ({"format": FORMAT, **HEADER}, TENSORS))
+    assert read_header(tmp_path / "new").items() >= HEADER.items()
+
+
+def test_a_tensor_that_is_not_contiguous_is_written_as_what_it_looks_like(tmp_path):
+    write_state(tmp_path, {}, {"x": torch.arange(6.0).reshape(2, 3).T})
+    assert torch.equal(read_state(tmp_path)[1]["x"], torch.tensor([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]))
+
+
+def test_a_second_write_takes_the_place_of_the_first_and_leaves_nothing_else(tmp_path):
+    write_state(tmp_path, HEADER, TENSORS)
+    write_state(tmp_path, {**HEADER, "step": 4}, TENSORS)
+    assert os.listdir(tmp_path) == [STATE_FILE] and read_header(tmp_path)["step"] == 4
+
+
+def test_a_write_that_fails_leaves_the_state_that_was_there(tmp_path):
+    write_state(tmp_path, HEADER, TENSORS)
+    with pytest.raises(TypeError):
+        write_state(tmp_path, {"step": object()}, TENSORS)
+    assert read_header(tmp_path)["step"] == 3
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits on the size of files")
+def test_a_full_disk_leaves_the_state_that_was_there(tmp_path):
+    import resource
+
+    write_state(tmp_path, HEADER, TENSORS)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises((OSError, SafetensorError)):
+            write_state(tmp_path, {**HEADER, "step": 4}, {"a.b/weight": torch.zeros(1000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert read_state(tmp_path)[0]["step"] == 3
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written")
+    write_state(folder, HEADER, TENSORS)
+    return folder, (folder / STATE_FILE).read_bytes()
+
+
+@settings(max_examples=300)
+@given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_flipped_bit_goes_unseen(written, share, bit):
+    """Of the tensors or of the header: an error, unless the bit means nothing and all is read as it was written."""
+    folder, content = written
+    flipped = bytearray(content)
+    flipped[int(share * len(content))] ^= 1 << bit
+    (folder / STATE_FILE).write_bytes(flipped)
+    try:
+        state = read_state(folder)
+    except ValueError as error:
+        assert STATE_FILE in str(error)
+    else:
+        assert_same(state, ({"format": FORMAT, **HEADER}, TENSORS))
+
+
+@settings(max_examples=50)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_state_cut_anywhere_is_torn(written, share):
+    folder, content = written
+    (folder / STATE_FILE).write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"is torn \(.*\)\. Resume from an older checkpoint"):
+        read_header(folder)
+
+
+def test_a_state_that_is_missing_foreign_or_newer_is_an_error_that_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"has no {STATE_FILE}: a plain Trainer wrote it"):
+        read_state(tmp_path)
+    save_file({"x": torch.zeros(1)}, tmp_path / STATE_FILE)
+    with pytest.raises(ValueError, match="was not written by nxm_hf"):
+        read_state(tmp_path)
+    save_file({"x": torch.zeros(1)}, tmp_path / STATE_FILE, metadata={"nxm_state": '{"format": 7}'})
+    with pytest.raises(ValueError, match=r"has format 7; this nxm_hf reads 1. Install a newer nxm-hf"):
+        read_state(tmp_path)
+    with pytest.raises(ValueError, match=r"has no header. Give what engine.state_dict\(\) returned"):
+        unpack({"x": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"b": torch.zeros(2, 2)},
+        {"a": torch.zeros(2, 2, dtype=torch.float64)},
+        {"a": torch.zeros(4)},
+        {"a": -torch.zeros(2, 2)},
+        {"a": torch.zeros(2, 2), "b": torch.zeros(0)},
+    ],
+    ids=["name", "type", "shape", "sign of a zero", "one more"],
+)
+def test_a_fingerprint_sees_names_types_shapes_bytes_and_how_many(other):
+    one = {"a": torch.zeros(2, 2)}
+    assert fingerprint(one.items()) != fingerprint(other.items())
+
+
+def test_a_fingerprint_does_not_see_order_or_memory():
+    one = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(1)}
+    other = {"b": torch.ones(1, requires_grad=True), "a": torch.arange(6.0).reshape(2, 3).T.contiguous().T}
+    assert fingerprint(one.items()) == fingerprint(other.items())
+
+
+@pytest.mark.parametrize("begin", (1, 3, 6, 9))
+@pytest.mark.parametrize("recipe", recipes.names())
+def test_a_plain_loop_goes_on_from_state_dicts_bit_for_bit(recipe, begin, tmp_path):
+    """Model, optimizer and engine through torch.save, into a model that began with other weights."""
+    model, ends = Toy(), []
+    optimizer = adamw(model)
+    engine = attach(model, optimizer, eventful(recipe), total_steps=12)
+    for _ in train(model, optimizer, 0, begin):
+        pass
+    parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "engine": engine.state_dict()}
+    torch.save(parts, tmp_path / "state.pt")
+    parts = torch.load(tmp_path / "state.pt", weights_only=True)
+    fresh = Toy(seed=7)
+    fresh_optimizer = adamw(fresh)
+    fresh_engine = attach(fresh, fresh_optimizer, eventful(recipe), total_steps=12)
+    fresh.load_state_dict(parts["model"])
+    fresh_optimizer.load_state_dict(parts["optimizer"])
+    fresh_engine.load_state_dict(parts["engine"])
+    assert_same(engine.state_dict(), fresh_engine.state_dict())
+    for one, stepper, bracket in ((model, optimizer, engine), (fresh, fresh_optimizer, fresh_engine)):
+        for _ in train(one, stepper, begin, 12):
+            pass
+        state = bracket.state_dict()
+        bracket.finish()
+        ends.append((state, dict(one.state_dict()), stepper.state_dict()))
+    assert_same(*ends)
+
+
+@pytest.mark.parametrize("recipe", [name for name in recipes.names() if name != "dense"])
+def test_a_state_dict_is_a_copy_that_training_does_not_change(recipe):
+    model = Toy()
+    optimizer = adamw(model)
+    engine = attach(model, optimizer, eventful(recipe), total_steps=12)
+    state = engine.state_dict()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    for _ in train(model, optimizer, 0, 8):
+        pass
+    assert_same(before, state)
+    engine.load_state_dict(state)
+    for _ in train(model, optimizer, 0, 8):
+        pass
+    assert_same(before, state, "the state that was loaded")

@@ -1,0 +1,265 @@
+"""Verification: a model and its directory hold what their record promises, and each way to break that is found."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertForSequenceClassification
+
+from nxm_hf import NxMConfig, NxMTrainer, verify
+from nxm_hf.patterns import NM, PATTERNS, parse
+from tests.support.models import make_arguments, make_bert, make_rows
+
+NAME = "bert.encoder.layer.1.intermediate.dense"
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """The directory of a sparse model; tests work on copies of it."""
+    folder = tmp_path_factory.mktemp("shipped")
+    arguments = make_arguments(folder / "run", max_steps=1, save_strategy="no")
+    trainer = NxMTrainer(make_bert(), arguments, train_dataset=make_rows(8), sparsity="asp")
+    trainer.train()
+    trainer.save_model(folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture
+def folder(shipped, tmp_path):
+    return shutil.copytree(shipped, tmp_path / "copy")
+
+
+@pytest.fixture
+def model(shipped):
+    return BertForSequenceClassification.from_pretrained(shipped)
+
+
+def _edit(folder, change):
+    """Change one layer's weight in the file."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors[f"{NAME}.weight"])
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def _edit_record(folder, change):
+    words = json.loads((folder / "nxm_config.json").read_text())
+    change(words)
+    (folder / "nxm_config.json").write_text(json.dumps(words))
+
+
+def _zero_at(weight):
+    """The row and column of the first zero."""
+    return tuple((weight == 0).nonzero()[0].tolist())
+
+
+def _break_pattern(weight):
+    weight[_zero_at(weight)] = 1.0
+
+
+def _negative_zero(weight):
+    weight[_zero_at(weight)] = -0.0
+
+
+def _nan(weight):
+    weight[tuple((weight != 0).nonzero()[0].tolist())] = float("nan")
+
+
+DAMAGE = {
+    _break_pattern: f"{NAME} breaks 2:4 in 1 places.",
+    _negative_zero: f"{NAME} holds 1 zeros that are -0.0.",
+    _nan: f"{NAME} holds 1 entries that are NaN.",
+}
+
+
+def test_a_shipped_model_and_its_directory_are_ok(shipped, model):
+    for report in (verify(model), verify(shipped), verify(str(shipped))):
+        assert report.ok and report.problems == []
+        assert len(report.layers) == 12 and report.density == 0.5
+        report.raise_for_problems()
+
+
+def test_what_is_reported_of_a_layer_is_what_counting_finds(shipped, model):
+    """Pitfall 29: exact numbers, of the layers that are pruned and of no others."""
+    report = verify(shipped)
+    zeros = total = 0
+    for layer in report.layers:
+        weight = model.get_submodule(layer.name).weight.tolist()
+        kept = sum(value != 0 for row in weight for value in row)
+        assert layer.shape == (len(weight), len(weight[0])) and layer.nonzeros == kept
+        assert layer.density == kept / (len(weight) * len(weight[0]))
+        zeros, total = zeros + layer.numel - kept, total + layer.numel
+    assert report.density == (total - zeros) / total
+    assert not any("classifier" in layer.name or "embed" in layer.name for layer in report.layers)
+
+
+def test_a_density_below_the_pattern_is_reported_to_the_last_entry(model):
+    """Pitfall 29: fewer non-zeros than the pattern allows are counted, and are no problem."""
+    weight = model.get_submodule(NAME).weight
+    with torch.no_grad():
+        weight[weight != 0] = torch.where(torch.arange(int((weight != 0).sum())) < 3, 0.0, weight[weight != 0])
+    report = verify(model)
+    (layer,) = [layer for layer in report.layers if layer.name == NAME]
+    assert report.ok and layer.nonzeros == weight.numel() // 2 - 3
+    assert layer.density == layer.nonzeros / weight.numel() < 0.5
+    entries = sum(layer.numel for layer in report.layers)
+    assert report.density == (entries // 2 - 3) / entries
+
+
+@pytest.mark.parametrize("change", DAMAGE, ids=lambda change: change.__name__.strip("_"))
+def test_damage_is_found_in_a_model_and_in_a_directory(change, model, folder):
+    """Pitfall 1: among the damage is -0.0, which sparse kernels read as a number."""
+    with torch.no_grad():
+        change(model.get_submodule(NAME).weight)
+    _edit(folder, change)
+    for report in (verify(model), verify(folder)):
+        assert not report.ok and report.problems == [DAMAGE[change]]
+        assert str(report).endswith(f": 1 problems\n{DAMAGE[change]}")
+        with pytest.raises(ValueError, match=r"1 problems in the weights to ship; nothing was written:") as error:
+            report.raise_for_problems()
+        assert DAMAGE[change] in str(error.value)
+
+
+def test_infinity_is_a_number(model):
+    with torch.no_grad():
+        weight = model.get_submodule(NAME).weight
+        weight[tuple((weight != 0).nonzero()[0].tolist())] = float("inf")
+    assert verify(model).ok
+
+
+def test_every_problem_is_listed(folder):
+    for change in DAMAGE:
+        _edit(folder, change)
+    _edit_record(folder, lambda words: words["layers"].update({"bert.encoder.layer.9.output.dense": "2:4"}))
+    problems = verify(folder).problems
+    assert len(problems) == 4
+    assert problems[-1] == "bert.encoder.layer.9.output.dense is recorded as sparse, and the model has no such layer."
+
+
+def test_a_layer_in_the_record_must_be_in_the_file(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[f"{NAME}.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"copy holds no weight of {NAME}\. Save the model again"):
+        verify(folder)
+
+
+def test_a_layer_that_left_the_model_is_a_problem(model):
+    model.config.nxm_config["layers"]["no.such"] = "2:4"
+    assert verify(model).problems == ["no.such is recorded as sparse, and the model has no such layer."]
+
+
+def test_each_layer_is_held_to_the_pattern_on_record(folder):
+    _edit_record(folder, lambda words: words["layers"].update({NAME: "1:4"}))
+    (problem,) = verify(folder).problems
+    assert problem == f"{NAME} breaks 1:4 in {64 * 32 // 4} places."
+
+
+def test_a_record_of_nothing_is_a_problem(folder):
+    _edit_record(folder, lambda words: words.update(layers={}))
+    assert verify(folder).problems == ["No layer was found to verify."]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "ok"), [("2:4", True), (NM(2, 4), True), ("4:8", True), ("1:4", False), ("4x2", True)], ids=str
+)
+def test_the_argument_pattern_asks_for_another_one(pattern, ok, model, shipped):
+    for report in (verify(model, pattern), verify(shipped, pattern)):
+        assert report.ok is ok and len(report.layers) == 12
+        assert {layer.pattern for layer in report.layers} == {parse(pattern)}
+
+
+@pytest.mark.parametrize("text", [text for kind in PATTERNS for text in kind.examples if text.count(":") < 2])
+def test_a_projected_model_without_a_record_is_ok_by_every_pattern_that_fits(text):
+    model = make_bert()
+    try:
+        parse(text).check((32, 32))
+    except ValueError:
+        with pytest.raises(ValueError, match=r"shape \(32, 32\)"):
+            verify(model, pattern=text)
+        return
+    dense = verify(model, pattern=text)
+    assert dense.ok is (text == "dense") and dense.density == 1.0
+    with torch.no_grad():
+        for layer in dense.layers:
+            weight = model.get_submodule(layer.name).weight
+            weight.copy_(parse(text).project(weight))
+    report = verify(model, pattern=text)
+    kept = sum(parse(text).kept(layer.shape) for layer in report.layers)
+    assert report.ok and sum(layer.nonzeros for layer in report.layers) == kept
+
+
+def test_a_model_without_a_record_needs_a_pattern(tmp_path):
+    with pytest.raises(ValueError, match=r'no record of being sparse.*pattern="2:4"'):
+        verify(make_bert())
+    make_bert().save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"--pattern 2:4, or verify\(dir, pattern='2:4'\)"):
+        verify(tmp_path)
+    assert not verify(tmp_path, "2:4").ok and not verify(make_bert(), "2:4").ok
+
+
+def test_the_stamp_stands_in_for_the_file(folder):
+    (folder / "nxm_config.json").unlink()
+    assert verify(folder).ok
+    _edit(folder, _break_pattern)
+    assert verify(folder).problems == [DAMAGE[_break_pattern]]
+
+
+def test_a_directory_that_holds_no_model_is_an_error_that_says_so(tmp_path, folder):
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json; it must be a directory"):
+        verify(tmp_path / "nothing")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds neither model.safetensors nor"):
+        verify(folder)
+
+
+@pytest.mark.parametrize("left", [0, 5, 1000])
+def test_a_torn_file_is_an_error_that_names_it(left, folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read .* Save the model again"):
+        verify(folder)
+
+
+def test_a_record_that_is_no_json_is_an_error_that_names_it(folder):
+    (folder / "nxm_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"nxm_config.json is not JSON"):
+        verify(folder)
+
+
+def test_a_model_of_an_unknown_class_is_an_error_that_says_what_to_do(folder):
+    words = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**words, "architectures": ["MyBert"]}))
+    with pytest.raises(ValueError, match=r"was saved from MyBert.*verify\(model\)"):
+        verify(folder)
+
+
+def test_a_report_prints_as_a_table(shipped):
+    lines = str(verify(shipped)).splitlines()
+    assert lines[0].split() == ["layer", "role", "shape", "pattern", "density"]
+    assert lines[2].split() == ["bert.encoder.layer.0.attention.self.query", "query", "32x32", "2:4", "0.5000"]
+    assert lines[-1] == "12 layers, density 0.5000: ok" and len(lines) == 2 + 12 + 1
+    (row,) = [line for line in lines if line.startswith(NAME)]
+    assert row.split()[1:] == ["ffn_in", "64x32", "2:4", "0.5000"]
+
+
+def test_looking_changes_nothing(model, shipped):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    files = {path: path.read_bytes() for path in shipped.iterdir()}
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    verify(model), verify(shipped), verify(shipped, "2:4")
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert {path: path.read_bytes() for path in shipped.iterdir()} == files
+
+
+def test_half_precision_weights_are_verified_too(model, tmp_path):
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    assert verify(model).ok and verify(tmp_path).ok and verify(tmp_path).density == 0.5
+
+
+def test_the_record_names_every_layer_with_its_pattern(shipped):
+    assert NxMConfig.from_pretrained(shipped).layers == {layer.name: "2:4" for layer in verify(shipped).layers}

@@ -1,0 +1,246 @@
+"""What each process of a distributed test does: trainings in turn, leaving facts for pytest to judge.
+
+Run by `torchrun` or `accelerate launch` as `-m tests.support.processes.distributed CHECKS FOLDER`, with CHECKS of the names in this file,
+joined by commas; process r leaves `FOLDER/rank-r.json`.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from torch.distributed import destroy_process_group
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
+
+import nxm_hf
+from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, recipes
+from nxm_hf.pruning import during_training as beginnings
+from nxm_hf.storage.checkpoints import missing_parts
+from nxm_hf.storage.state_file import fingerprint
+from tests.support.models import FEW, make_arguments, make_bert, make_rows, spare_imports
+
+SPARSE = [name for name in recipes.names() if name != "dense"]
+# What alps makes of few rows hangs on the last bits of them and of the weights: 1e-8 becomes 5e-5, or another mask.
+# Two processes sum in another order than one, so the laws have `admm` go by gradients; "halfway" is of alps.
+STEADY = NxMConfig("admm", settings={"scores": "fisher"})
+ADAM = dict(max_steps=12, save_steps=6, per_device_train_batch_size=4)
+SGD = dict(optim="sgd", learning_rate=0.1, max_grad_norm=0, gradient_accumulation_steps=2)
+BEST = dict(
+    max_steps=6, save_steps=2, logging_steps=1, eval_steps=2, eval_strategy="steps", load_best_model_at_end=True
+)
+BEST.update(greater_is_better=True)  # of the loss, so that the best is not the last
+
+
+class Watch(TrainerCallback):
+    """Notes what the model and the engine are after every step, and how sparse a model is evaluated."""
+
+    def __init__(self):
+        self.bridge, self.steps, self.evaluated = None, [], []
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        engine = self.bridge and self.bridge.engine
+        held = [] if engine is None else [(key, x) for key, x in engine.state_dict().items() if key != "header"]
+        self.steps.append([fingerprint(model.named_parameters()), fingerprint(held)])
+
+    def on_prediction_step(self, args, state, control, model, **kwargs):
+        self.evaluated.append(nxm_hf.verify(model, "2:4").ok)
+
+
+class Derail(TrainerCallback):
+    """Turns a gradient around in one process, as if the others had not been heard of."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        if args.process_index == 1:
+            model.get_parameter(self.name).grad.neg_()
+
+
+def make_trainer(
+    recipe: str | NxMConfig | None, folder: Path, *more, callback=False, dropout=0.0, fix=True, resume=None, **changes
+):
+    """An NxMTrainer; a Trainer with NxMCallback; or, without a recipe, a Trainer; of a tiny BERT, being watched."""
+    model = make_bert(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    watch = Watch()
+    callbacks = [*more, watch]
+    words = dict(model=model, args=make_arguments(folder, **{**ADAM, **changes}), callbacks=callbacks)
+    words.update(train_dataset=make_rows(), eval_dataset=make_rows(16))
+    if recipe is None or callback:
+        callbacks += [NxMCallback(recipe, resume_from=resume)] if callback else []
+        trainer = Trainer(**words)
+        watch.bridge = callbacks[-1] if callback else None
+    else:
+        trainer = NxMTrainer(sparsity=recipe, fix_loss_scale=fix, **words)
+        watch.bridge = trainer._bridge
+    trainer.watch = watch
+    return trainer
+
+
+def train(recipe: str | NxMConfig | None, folder: Path, *more, resume=None, **changes) -> dict:
+    """Train, and tell all there is to compare."""
+    trainer = make_trainer(STEADY if recipe == "admm" else recipe, folder, *more, resume=resume, **changes)
+    trainer.train(resume_from_checkpoint=resume)
+    clocks = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+    records = [{k: v for k, v in record.items() if k not in clocks} for record in trainer.state.log_history[:-1]]
+    return {
+        "steps": trainer.watch.steps,
+        "weights": fingerprint(trainer.model.named_parameters()),
+        "ok": nxm_hf.verify(trainer.model, "2:4").ok,
+        "evaluated": trainer.watch.evaluated,
+        "best": trainer.state.best_model_checkpoint,
+        "records": records,
+    }
+
+
+def adam(folder: Path, recipe: str) -> dict:
+    """A training; every process has a folder of its own, so that what each writes can be told apart."""
+    return train(recipe, folder / f"rank-{PartialState().process_index}")
+
+
+def launched(folder: Path, recipe: str) -> dict:
+    """The same, for who would launch a few of them in another way."""
+    return adam(folder, recipe)
+
+
+def sgd(folder: Path, recipe: str) -> dict:
+    """A training with accumulation, without what would hide the scale of a gradient: Adam and clipping."""
+    return train(recipe, folder, **SGD)
+
+
+def best(folder: Path, recipe: str) -> dict:
+    """A training with dropout that ends with the weights of its best checkpoint."""
+    return train(recipe, folder, dropout=0.1, **BEST)
+
+
+def resumed(folder: Path, recipe: str) -> dict:
+    """The same, resumed in the middle."""
+    middle = folder.parents[1] / "best" / recipe / "checkpoint-2"
+    return train(recipe, folder, dropout=0.1, resume=str(middle), **BEST)
+
+
+def fewer(folder: Path, recipe: str) -> dict:
+    """Resumed from what one process trained."""
+    middle = folder.parents[1] / "one" / "adam" / recipe / "checkpoint-6"
+    return train(recipe, folder, resume=str(middle))
+
+
+def callback(folder: Path, recipe: str) -> dict:
+    """A Trainer with NxMCallback, and the NxMTrainer that it is to equal; a Trainer scales the loss as it pleases."""
+    short = dict(max_steps=4, save_steps=2, dropout=0.1)
+    whole = train(recipe, folder / "callback", callback=True, **short)
+    again = train(recipe, folder / "again", callback=True, resume=str(folder / "callback" / "checkpoint-2"), **short)
+    return {"trainer": train(recipe, folder / "trainer", fix=False, **short), "callback": whole, "resumed": again}
+
+
+def derailed(folder: Path, recipe: str, name: str = "bert.encoder.layer.0.output.dense.weight") -> dict:
+    """What is said when one process trains other weights than the rest."""
+    try:
+        train(recipe, folder, Derail(name), max_steps=2, save_steps=2)
+        said = "nothing"
+    except RuntimeError as error:
+        said = str(error)
+    PartialState().wait_for_everyone()
+    return {"said": said, "missing": missing_parts(folder / "checkpoint-2")}
+
+
+def head(folder: Path) -> dict:
+    """The same, of weights that are not pruned."""
+    return derailed(folder, "ste", "classifier.weight")
+
+
+def plain(folder: Path) -> dict:
+    """The recipe "dense", and the Trainer that it is to equal."""
+    words = dict(dropout=0.1, gradient_accumulation_steps=2, max_steps=6, eval_strategy="steps", eval_steps=3)
+    return {"nxm": train("dense", folder / "nxm", **words), "trainer": train(None, folder / "trainer", **words)}
+
+
+def untrained(folder: Path) -> dict:
+    """The loss of a model before any training."""
+    return {"loss": make_trainer("ste", folder).evaluate()["eval_loss"]}
+
+
+def beginning(folder: Path) -> dict:
+    """What each process has after pruning by rows that are not those of the others."""
+    model, rows = make_bert(), make_rows()[PartialState().process_index * 16 :]
+    beginnings.prune_by_rows(model, NxMConfig("asp", settings={"scores": "wanda"}), DataLoader(rows, 8))
+    return {"weights": fingerprint(model.named_parameters()), "ok": nxm_hf.verify(model).ok}
+
+
+def warmed(folder: Path) -> dict:
+    """A training that is dense at first, and then pruned by rows of its data."""
+    config = NxMConfig("asp", settings={"scores": "sparsegpt"}, warmup=0.5)
+    return train(config, folder, dropout=0.1, max_steps=6, logging_steps=2)
+
+
+def halfway(folder: Path) -> dict:
+    """A training that is pruned by rows of its data where settling begins."""
+    return train(NxMConfig("admm"), folder, dropout=0.1, max_steps=6, logging_steps=2)
+
+
+def spared(folder: Path) -> dict:
+    """Two trainings with `admm`: where one process cannot prune by rows, and where none is to."""
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    whole = beginnings.prune
+    if PartialState().process_index == 1:
+        beginnings.prune = broken
+    try:
+        facts = {"auto": train(NxMConfig("admm"), folder / "auto", max_steps=4)}
+    finally:
+        beginnings.prune = whole
+    return {**facts, "fisher": train(STEADY, folder / "fisher", max_steps=4)}
+
+
+def machines(folder: Path) -> dict:
+    """Every process saves, as if on a machine of its own with a disk of its own."""
+    own = folder / f"rank-{PartialState().process_index}"
+    local, os.environ["LOCAL_RANK"] = os.environ["LOCAL_RANK"], "0"  # what a launcher says on each of two machines
+    try:
+        train("ste", own, max_steps=2, save_steps=2, save_on_each_node=True)
+        said = "nothing"
+    except RuntimeError as error:
+        said = str(error)
+    finally:
+        os.environ["LOCAL_RANK"] = local
+    return {"said": said, "missing": missing_parts(own / "checkpoint-2")}
+
+
+BY_RECIPE: dict[str, Callable] = {f.__name__: f for f in (adam, sgd, best, resumed, fewer)}
+BY_FEW: dict[str, Callable] = {f.__name__: f for f in (launched, callback, derailed)}
+ONCE: dict[str, Callable] = {
+    f.__name__: f for f in (head, plain, untrained, beginning, warmed, halfway, spared, machines)
+}
+CHECKS = {**BY_RECIPE, **BY_FEW, **ONCE}
+
+
+def keys(check: str) -> list[tuple[str, ...]]:
+    """What a check is done for: all recipes, a few, or once."""
+    return [(check,)] if check in ONCE else [(check, recipe) for recipe in (FEW if check in BY_FEW else SPARSE)]
+
+
+def main(checks: str, folder: str) -> None:
+    """Do the checks, up to the first error: after it the processes are out of step."""
+    torch.set_num_threads(1)
+    spare_imports()
+    state, root, facts = PartialState(cpu=True, timeout=timedelta(seconds=120)), Path(folder), {}
+    try:
+        for check in checks.split(","):
+            for key in keys(check):
+                facts["/".join(key)] = CHECKS[check](root.joinpath(*key), *key[1:])
+    except Exception:
+        facts["error"] = traceback.format_exc()
+    root.joinpath(f"rank-{state.process_index}.json").write_text(json.dumps(facts))
+    destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
