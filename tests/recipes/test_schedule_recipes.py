@@ -1,6 +1,6 @@
 """The recipes that are schedules of masked training: fix, reset, regularize, the two decays, gradual and acdc.
 
-Each against the same recipe by hand (see tests/support/references.py), with every worked vector, and what each promises on its way.
+Each against the same recipe by hand (see `tests.support`), with every worked vector, and what each promises on its way.
 """
 
 import math

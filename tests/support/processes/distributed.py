@@ -1,6 +1,6 @@
 """What each process of a distributed test does: trainings in turn, leaving facts for pytest to judge.
 
-Run by `torchrun` or `accelerate launch` as `-m tests.support.processes.distributed CHECKS FOLDER`, with CHECKS of the names in this file,
+Run by `torchrun` or `accelerate launch` as `-m ... CHECKS FOLDER`, with CHECKS of the names in this file,
 joined by commas; process r leaves `FOLDER/rank-r.json`.
 """
 
