@@ -1,4 +1,4 @@
-"""`set` and `rigl`: drop, grow and pass over that step; against plain loops (see `tests.support`) and the worked vector."""
+"""`set` and `rigl`: drop, grow and pass over that step; against plain loops (`tests.support`) and the worked vector."""
 
 from functools import partial
 
