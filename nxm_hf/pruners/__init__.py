@@ -1,20 +1,28 @@
-"""One-shot pruning: one layer at a time, without training, from what calibration saw of its inputs.
+"""One-shot pruning of one layer, without training, from statistics of its inputs.
 
-`METHODS` is the catalogue. To add a method, add a file with its class and one line here.
+`METHODS` is the registry. To add a method, add a file with its class and one line here.
 """
 
 from nxm_hf.pruners.adaprune import AdaPrune
 from nxm_hf.pruners.alps import ALPS
-from nxm_hf.pruners.base import Inputs, OneShot, Pruned, output_error
+from nxm_hf.pruners.base import Inputs, OneShot, PrunedWeight, output_error
 from nxm_hf.pruners.magnitude import Magnitude
 from nxm_hf.pruners.sparsegpt import SparseGPT
 from nxm_hf.pruners.wanda import Wanda
 from nxm_hf.settings import Registry
 
-_KINDS = (Magnitude, Wanda, SparseGPT, AdaPrune, ALPS)
-METHODS: dict[str, type[OneShot]] = {kind.__name__.lower(): kind for kind in _KINDS}
-_CATALOGUE = Registry("method", METHODS)
-names, make, settings, describe = _CATALOGUE.names, _CATALOGUE.make, _CATALOGUE.settings, _CATALOGUE.describe
+METHODS: dict[str, type[OneShot]] = {
+    "magnitude": Magnitude,
+    "wanda": Wanda,
+    "sparsegpt": SparseGPT,
+    "adaprune": AdaPrune,
+    "alps": ALPS,
+}
+_REGISTRY = Registry("method", METHODS)
+names = _REGISTRY.names
+make = _REGISTRY.make
+settings = _REGISTRY.settings
+describe = _REGISTRY.describe
 
 __all__ = [
     "ALPS",
@@ -23,7 +31,7 @@ __all__ = [
     "Inputs",
     "Magnitude",
     "OneShot",
-    "Pruned",
+    "PrunedWeight",
     "SparseGPT",
     "Wanda",
     "describe",

@@ -1,30 +1,43 @@
-"""Descent: the kept weights of a layer fitted to the outputs of the dense one by Adam, on a sample of inputs."""
+"""Fit the kept weights of a layer to the outputs of the dense layer by Adam, on a sample of inputs."""
 
 import torch
 from torch import Tensor
 
-from nxm_hf.pruners.base import Pruned, masked
+from nxm_hf.pruners.base import PrunedWeight, apply_mask
 
-WEIGHT_RATE, BIAS_RATE = 1e-3, 1e-2
+WEIGHT_LR, BIAS_LR = 1e-3, 1e-2
 
 
-def descend(
-    weight: Tensor, bias: Tensor | None, start: Pruned, sample: Tensor, steps: int, batch: int, seed: int
-) -> Pruned:
-    """`steps` steps of Adam on the mean squared error, with the mask put on again after each."""
-    noise = torch.Generator().manual_seed(seed)
+def adam_fit(
+    weight: Tensor, bias: Tensor | None, start: PrunedWeight, sample: Tensor, steps: int, batch: int, seed: int
+) -> PrunedWeight:
+    """Minimise the mean squared error of the outputs by Adam, and apply the mask after each step.
+
+    Args:
+        weight: the dense weight, [out, in].
+        bias: the dense layer's bias, or None to leave the bias out of the fit.
+        start: the weight to start from, and the mask.
+        sample: inputs of the layer, [tokens, in].
+        steps: the number of steps.
+        batch: tokens per step.
+        seed: the seed of the minibatches.
+
+    Returns:
+        The fitted weight and bias; the mask is that of `start`.
+    """
+    generator = torch.Generator().manual_seed(seed)
     sample = sample.to(weight.dtype)
-    found = start.weight.clone()
+    fitted = start.weight.clone()
     shift = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
-    groups = [{"params": [found], "lr": WEIGHT_RATE}, {"params": [shift], "lr": BIAS_RATE}]
+    groups = [{"params": [fitted], "lr": WEIGHT_LR}, {"params": [shift], "lr": BIAS_LR}]
     optimizer = torch.optim.Adam(groups)
     for _ in range(steps):
-        x = sample[torch.randint(len(sample), (batch,), generator=noise)]
-        off = x @ (found - weight).T + shift  # [batch, out]
-        found.grad = off.T @ x * (2 / off.numel())
-        shift.grad = off.sum(0) * (2 / off.numel()) if bias is not None else None
+        x = sample[torch.randint(len(sample), (batch,), generator=generator)]
+        error = x @ (fitted - weight).T + shift  # [batch, out]
+        fitted.grad = error.T @ x * (2 / error.numel())
+        shift.grad = error.sum(0) * (2 / error.numel()) if bias is not None else None
         optimizer.step()
-        found.mul_(start.mask)
-    result = masked(found, start.mask)
-    result.bias = bias + shift if bias is not None else None
-    return result
+        fitted.mul_(start.mask)
+    pruned = apply_mask(fitted, start.mask)
+    pruned.bias = bias + shift if bias is not None else None
+    return pruned

@@ -1,33 +1,37 @@
-"""ALPS: look for the mask and the weights together, by ADMM, then fit the weights to the mask."""
+"""ALPS: find mask and weights together by ADMM, then fit the weights to the mask."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nxm_hf.patterns import NM, Pattern, Transposable
-from nxm_hf.pruners.base import Inputs, OneShot, Pruned, masked
-from nxm_hf.pruners.hessian import BIASES, Curvature, curvature_of, with_bias
-from nxm_hf.pruners.least_squares import refit
+from nxm_hf.pruners.base import Inputs, OneShot, PrunedWeight, apply_mask
+from nxm_hf.pruners.hessian import BIAS_MODES, Hessian, correct_bias
+from nxm_hf.pruners.least_squares import least_squares
 from nxm_hf.pruners.magnitude import Magnitude
-from nxm_hf.pruners.sparsegpt import sweep
+from nxm_hf.pruners.sparsegpt import obs_sweep
 from nxm_hf.pruners.wanda import Wanda
 from nxm_hf.settings import at_least_one, at_least_zero, one_of
 
-EVERY = 3  # iterations between two looks at how much of the mask changed
-PACE = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))  # where more than this share of the mask changed, rho grows by that
+CHECK_EVERY = 3  # iterations between two comparisons of the mask
+RHO_GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))  # (share of the mask that changed, factor of rho above it)
+RESTART = 0.2  # factor of rho while the mask has never changed: the first rho was too large
 
 
 @dataclass(frozen=True)
 class ALPS(OneShot):
-    """Pull a dense weight and a sparse one together by ADMM, with the outputs of the layer as the objective.
+    """Find mask and weights together by ADMM, with the error of the layer's outputs as the objective.
 
         V = (H + rho I)^-1 (H W + rho (Z - U)),   Z = P(V + U),   U = U + V - Z,   on inputs scaled to norm 1
 
     Reference: Meng et al., 2024, https://arxiv.org/abs/2406.07831
-    Relations: its first mask is that of `wanda`; with the mask fixed it would be `adaprune`. The mask that it finds,
-    and those of `magnitude`, `wanda` and `sparsegpt`, each get the best weights for them; of these four the one with
-    the least error is taken, row by row where the pattern lets rows choose for themselves. `bias` as in `sparsegpt`.
+    Relations: starts from the mask of `wanda`; with a fixed mask it would be `adaprune`.
+
+    There are four candidate masks: the mask of ADMM and those of `magnitude`, `wanda` and `sparsegpt`. Each gets its
+    best weights by least squares, and the candidate with the least error wins. The choice is made row by row if the
+    pattern does not couple rows. `bias` is as in `sparsegpt`.
     """
 
     damping: float = 0.1
@@ -37,60 +41,72 @@ class ALPS(OneShot):
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
-        for name in ("damping", "rho", "tolerance"):
-            at_least_zero("alps", name, getattr(self, name), example=0.01)
+        at_least_zero("alps", "damping", self.damping, example=0.01)
+        at_least_zero("alps", "rho", self.rho, example=0.01)
+        at_least_zero("alps", "tolerance", self.tolerance, example=0.01)
         if not self.rho:
-            raise ValueError("rho of alps must be above 0, or nothing is pulled together; got 0. Write rho=0.1.")
+            raise ValueError("rho of alps must be above 0; got 0, which couples nothing. Write rho=0.1.")
         at_least_one("alps", "steps", self.steps, example=300)
-        one_of("alps", "bias", self.bias, BIASES)
+        one_of("alps", "bias", self.bias, BIAS_MODES)
 
-    def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> Pruned:
-        curvature = curvature_of(self, bias, inputs)
-        found = self._best(weight, self._candidates(weight, inputs, curvature, pattern), curvature, pattern)
-        return with_bias(found, self, weight, bias, inputs)
-
-    def _candidates(self, weight: Tensor, inputs: Inputs, curvature: Curvature, pattern: Pattern) -> list[Pruned]:
-        return [
+    def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> PrunedWeight:
+        hessian = Hessian.for_bias_mode(inputs, self.damping, bias, self.bias)
+        candidates = [
             Magnitude().prune(weight, None, inputs, pattern),
             Wanda().prune(weight, None, inputs, pattern),
-            sweep(weight, curvature, pattern),
-            alternate(weight, curvature, pattern, self.rho, self.steps),
+            obs_sweep(weight, hessian, pattern),
+            admm_search(weight, hessian, pattern, self.rho, self.steps),
         ]
+        best = self._best(weight, candidates, hessian, pattern)
+        return correct_bias(best, weight, bias, inputs, self.bias)
 
-    def _best(self, weight: Tensor, candidates: list[Pruned], curvature: Curvature, pattern: Pattern) -> Pruned:
-        """The candidate that costs least once its weights are fitted to its mask; by rows where those are free."""
-        rows = 1 if isinstance(pattern, NM) else pattern.m if isinstance(pattern, Transposable) else len(weight)
-        fitted = [refit(weight, one.mask, one.weight, curvature, self.tolerance) for one in candidates]
-        costs = [curvature.cost(weight - one).unflatten(0, (-1, rows)).sum(1) for one in fitted]
-        best = torch.stack(costs).argmin(0).repeat_interleave(rows)  # [out]: which candidate
-        pick = torch.arange(len(weight), device=weight.device)
-        mask = torch.stack([one.mask for one in candidates])[best, pick]
-        return masked(torch.stack(fitted)[best, pick], mask)
+    def _best(
+        self, weight: Tensor, candidates: Sequence[PrunedWeight], hessian: Hessian, pattern: Pattern
+    ) -> PrunedWeight:
+        """Return the candidate of least cost after its fit, chosen for each band of rows that the pattern couples."""
+        band = 1 if isinstance(pattern, NM) else pattern.m if isinstance(pattern, Transposable) else len(weight)
+        fitted = [least_squares(weight, c.mask, c.weight, hessian, self.tolerance) for c in candidates]
+        costs = [hessian.cost(weight - one).unflatten(0, (-1, band)).sum(1) for one in fitted]
+        best = torch.stack(costs).argmin(0).repeat_interleave(band)  # [out]: the index of the candidate
+        rows = torch.arange(len(weight), device=weight.device)
+        mask = torch.stack([c.mask for c in candidates])[best, rows]
+        return apply_mask(torch.stack(fitted)[best, rows], mask)
 
 
-def alternate(weight: Tensor, curvature: Curvature, pattern: Pattern, rho: float, steps: int) -> Pruned:
-    """ADMM until the mask stands still: rho grows the faster the more of the mask still changes."""
-    scale = curvature.matrix.diagonal().sqrt()
-    values, vectors = torch.linalg.eigh(curvature.matrix / torch.outer(scale, scale))
+def admm_search(weight: Tensor, hessian: Hessian, pattern: Pattern, rho: float, steps: int) -> PrunedWeight:
+    """Run ADMM until the mask no longer changes. The more of the mask changes, the faster rho grows.
+
+    Args:
+        weight: the dense weight, [out, in].
+        hessian: the Hessian of the output error.
+        pattern: where zeros may stand.
+        rho: the penalty at the start.
+        steps: the largest number of iterations.
+
+    Returns:
+        The sparse iterate Z and its mask.
+    """
+    scale = hessian.matrix.diagonal().sqrt()
+    values, vectors = torch.linalg.eigh(hessian.matrix / torch.outer(scale, scale))
     values, vectors, scale = (tensor.to(weight.dtype) for tensor in (values, vectors, scale))
     dense = weight * scale
-    pulled = (dense @ vectors) * values  # H W, in the eigenvectors of H
-    mask = old = pattern.mask(dense.abs())
+    target = (dense @ vectors) * values  # H W in the eigenbasis of H, where H + rho I is diagonal
+    mask = last_mask = pattern.mask(dense.abs())
     sparse, dual = dense * mask, torch.zeros_like(dense)
-    restarts = True
+    never_changed = True
     for step in range(1, steps + 1):
-        fitted = ((pulled + rho * ((sparse - dual) @ vectors)) / (values + rho)) @ vectors.T
+        fitted = ((target + rho * ((sparse - dual) @ vectors)) / (values + rho)) @ vectors.T
         dual += fitted
         mask = pattern.mask(dual.abs())
         sparse = dual * mask
         dual -= sparse
-        if step % EVERY:
+        if step % CHECK_EVERY:
             continue
-        changed = int((mask ^ old).sum()) / (2 * int(mask.sum()))
-        old = mask
-        restarts = restarts and not changed
-        if not changed and not restarts:
+        changed = int((mask ^ last_mask).sum()) / (2 * int(mask.sum()))
+        last_mask = mask
+        never_changed = never_changed and not changed
+        if not changed and not never_changed:
             break
-        factor = next((pace for share, pace in PACE if changed > share), 0.2)
-        rho, dual = rho * factor, dual / factor
-    return masked(sparse / scale, mask)
+        factor = next((growth for share, growth in RHO_GROWTH if changed > share), RESTART)
+        rho, dual = rho * factor, dual / factor  # the dual is scaled by rho, so it shrinks as rho grows
+    return apply_mask(sparse / scale, mask)

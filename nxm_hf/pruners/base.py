@@ -1,4 +1,4 @@
-"""What a one-shot method is: from a weight, what calibration saw of its inputs and a pattern, to a pruned weight."""
+"""The interface of a one-shot pruner: weight, statistics of its inputs and pattern in, pruned weight out."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -12,68 +12,113 @@ from nxm_hf.patterns import NM, Pattern, Transposable
 
 @dataclass
 class Inputs:
-    """What calibration saw of the inputs x of one layer."""
+    """Statistics of the inputs x of one layer over the calibration tokens.
 
-    gram: Tensor  # [in, in]: the sum of x x^T over the tokens
-    mean: Tensor  # [in]: the mean of x
-    count: int  # how many tokens there were
-    sample: Tensor | None = None  # [tokens, in]: some of the inputs, for a method that `needs_sample`
+    Attributes:
+        gram: the sum of x x^T over the tokens, [in, in].
+        mean: the mean of x, [in].
+        count: the number of tokens.
+        sample: some of the inputs, [tokens, in], for methods with `needs_sample`.
+    """
+
+    gram: Tensor
+    mean: Tensor
+    count: int
+    sample: Tensor | None = None
 
     @property
     def norms(self) -> Tensor:
-        """The norm of each input over the tokens: [in]."""
+        """Return the norm of each input over the tokens, [in]."""
         return self.gram.diagonal().clamp(min=0).sqrt()
 
 
 @dataclass
-class Pruned:
-    """What a method makes of one layer."""
+class PrunedWeight:
+    """The result of pruning one layer.
 
-    weight: Tensor  # [out, in]: holds the pattern, its zeros are +0.0
-    bias: Tensor | None  # the new bias; None where there is none, or where it stays as it was
-    mask: Tensor  # [out, in]: True where kept
-    note: str = ""  # what the user should know: that calibration had nothing to say, for example
+    Attributes:
+        weight: the pruned weight, [out, in]. It holds the pattern, and its zeros are +0.0.
+        bias: the new bias, or None if the layer has none or keeps its own.
+        mask: True where a weight is kept, [out, in].
+        note: a remark for the user, for example that calibration saw no input; "" without one.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    mask: Tensor
+    note: str = ""
 
 
 class OneShot(ABC):
-    """A way to prune one layer without training; its fields are its settings.
+    """A method that prunes one layer without training. Its dataclass fields are its settings.
 
-    Called with a weight of shape [out, in], whose inputs the last dimension are. Nothing that it is given changes.
-    Weights in half precision are worked on in fp32, and what comes back is stored as they were. A weight that already
-    holds the pattern comes back unchanged; one whose inputs were never seen, or always zero, is pruned by magnitude.
+    Subclasses implement `prune`; users call the object. The call checks its arguments, computes in fp32 or fp64, and
+    returns the dtype of the layer. A weight that holds the pattern already is returned unchanged. A layer whose
+    inputs are all zero, or were never seen, is pruned by magnitude.
+
+    >>> from nxm_hf import patterns, pruners
+    >>> method = pruners.Wanda()
+    >>> x = torch.tensor([[1.0, 2.0, 0.5, 4.0]])
+    >>> inputs = pruners.Inputs(gram=x.T @ x, mean=x.mean(0), count=1)
+    >>> method(torch.tensor([[0.5, -0.4, 0.3, 0.2]]), None, inputs, patterns.parse("2:4")).weight
+    tensor([[ 0.0000, -0.4000,  0.0000,  0.2000]])
     """
 
     needs_inputs: ClassVar[bool] = True
 
     @property
     def needs_sample(self) -> bool:
-        """Whether `Inputs.sample` has to be there."""
+        """Return whether the method needs `Inputs.sample`."""
         return False
 
     @abstractmethod
-    def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> Pruned:
-        """Prune a weight of fp32 or fp64 that does not hold the pattern yet; inputs are finite and not all zero."""
+    def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> PrunedWeight:
+        """Prune a weight that does not hold the pattern yet.
+
+        Args:
+            weight: the dense weight, [out, in], fp32 or fp64.
+            bias: the bias in the same dtype, or None.
+            inputs: statistics of the layer's inputs; finite, and not all zero.
+            pattern: where zeros may stand.
+
+        Returns:
+            The pruned weight, in the dtype of `weight`. No argument is modified.
+        """
 
     @torch.no_grad()
-    def __call__(self, weight: Tensor, bias: Tensor | None, inputs: Inputs | None, pattern: Pattern) -> Pruned:
-        """Prune one layer."""
+    def __call__(self, weight: Tensor, bias: Tensor | None, inputs: Inputs | None, pattern: Pattern) -> PrunedWeight:
+        """Prune one layer.
+
+        Args:
+            weight: the dense weight, [out, in], in any floating-point dtype.
+            bias: the layer's bias, or None.
+            inputs: statistics of the layer's inputs, or None for a method without `needs_inputs`.
+            pattern: where zeros may stand.
+
+        Returns:
+            The pruned weight, in the dtype of `weight`. No argument is modified.
+
+        Raises:
+            ValueError: if the pattern does not fit the shape, or if the inputs are missing, of another shape or not
+                finite.
+        """
         weight = weight.detach()
         pattern.check(weight.shape)
         if not self.needs_inputs or pattern.violations(weight) == 0:
-            return by_magnitude(weight, pattern)
-        self._check(weight, inputs)
+            return prune_by_magnitude(weight, pattern)
+        inputs = self._checked(weight, inputs)
         if not (inputs.count and inputs.gram.any()):
-            return by_magnitude(weight, pattern, "calibration saw no input other than zero; pruned by magnitude")
+            return prune_by_magnitude(weight, pattern, "calibration saw no input other than zero; pruned by magnitude")
         full = torch.promote_types(weight.dtype, torch.float32)
-        found = self.prune(weight.to(full), None if bias is None else bias.detach().to(full), inputs, pattern)
-        return _as_stored(weight, bias, found)
+        pruned = self.prune(weight.to(full), None if bias is None else bias.detach().to(full), inputs, pattern)
+        return _in_layer_dtype(weight, bias, pruned)
 
-    def _check(self, weight: Tensor, inputs: Inputs | None) -> None:
-        """Raise `ValueError` for what no number can be made of."""
+    def _checked(self, weight: Tensor, inputs: Inputs | None) -> Inputs:
+        """Return the inputs, or raise `ValueError` if the method cannot compute with them."""
         name, width = type(self).__name__.lower(), weight.shape[-1]
         if inputs is None or (self.needs_sample and inputs.sample is None):
             what = "Inputs" if inputs is None else "Inputs with a sample"
-            raise ValueError(f"{name} looks at the inputs of a layer; got none. Pass {what}, from calibration.")
+            raise ValueError(f"{name} needs statistics of the layer's inputs; got none. Pass {what}, from calibration.")
         if tuple(inputs.gram.shape) != (width, width) or tuple(inputs.mean.shape) != (width,):
             raise ValueError(
                 f"A weight of shape {tuple(weight.shape)} needs a Gram matrix of shape {(width, width)} and a mean of "
@@ -82,33 +127,60 @@ class OneShot(ABC):
         for what, tensor in {"weight": weight, "Gram matrix": inputs.gram, "mean": inputs.mean}.items():
             if not tensor.isfinite().all():
                 raise ValueError(
-                    f"The {what} holds {int((~tensor.isfinite()).sum())} NaN or infinities; {name} needs numbers. "
-                    "Calibrate in fp32 or bf16: fp16 overflows beyond 65504."
+                    f"The {what} holds {int((~tensor.isfinite()).sum())} NaN or infinities; {name} needs finite "
+                    "numbers. Calibrate in fp32 or bf16: fp16 overflows beyond 65504."
                 )
+        return inputs
 
 
-def groups_of(pattern: Pattern) -> int:
-    """How many columns a group of the pattern is wide; 0 where it has no groups."""
+def group_width(pattern: Pattern) -> int:
+    """Return the number of columns of a group of the pattern, or 0 for a pattern without groups.
+
+    Args:
+        pattern: any pattern; N:M and transposable N:M have groups.
+
+    Returns:
+        M, or 0.
+    """
     return pattern.m if isinstance(pattern, (NM, Transposable)) else 0
 
 
-def by_magnitude(weight: Tensor, pattern: Pattern, note: str = "") -> Pruned:
-    """The weight with its largest entries kept."""
-    return masked(weight, pattern.mask(weight.abs()), note)
+def prune_by_magnitude(weight: Tensor, pattern: Pattern, note: str = "") -> PrunedWeight:
+    """Keep the largest entries of a weight.
+
+    Args:
+        weight: the dense weight, [out, in].
+        pattern: where zeros may stand.
+        note: a remark for the user.
+
+    Returns:
+        The pruned weight; kept entries are unchanged.
+    """
+    return apply_mask(weight, pattern.mask(weight.abs()), note)
 
 
-def masked(weight: Tensor, mask: Tensor, note: str = "") -> Pruned:
-    """The weight with all but the entries of the mask set to +0.0."""
-    return Pruned(torch.where(mask, weight, 0).add_(0), None, mask, note)
+def apply_mask(weight: Tensor, mask: Tensor, note: str = "") -> PrunedWeight:
+    """Set the entries of a weight outside the mask to +0.0, in a copy.
+
+    Args:
+        weight: the weight, [out, in].
+        mask: True where an entry is kept, [out, in].
+        note: a remark for the user.
+
+    Returns:
+        The masked weight without a new bias.
+    """
+    return PrunedWeight(torch.where(mask, weight, 0).add_(0), None, mask, note)  # adding 0 makes -0.0 to +0.0
 
 
-def _as_stored(weight: Tensor, bias: Tensor | None, found: Pruned) -> Pruned:
-    """What was found, in the precision of the layer; the kept weights as they were where it has no such numbers."""
-    stored = masked(found.weight.to(weight.dtype), found.mask, found.note)
-    stored.bias = None if found.bias is None else found.bias.to(bias.dtype)
+def _in_layer_dtype(weight: Tensor, bias: Tensor | None, pruned: PrunedWeight) -> PrunedWeight:
+    """Return the result in the dtype of the layer; if that overflows, only the mask is used and weights stay."""
+    stored = apply_mask(pruned.weight.to(weight.dtype), pruned.mask, pruned.note)
+    if pruned.bias is not None and bias is not None:
+        stored.bias = pruned.bias.to(bias.dtype)
     if stored.weight.isfinite().all() and (stored.bias is None or stored.bias.isfinite().all()):
         return stored
-    return masked(weight, found.mask, f"fitted weights overflow {weight.dtype}; kept weights stay as they were")
+    return apply_mask(weight, pruned.mask, f"fitted weights overflow {weight.dtype}; kept weights stay as they were")
 
 
 def output_error(
@@ -118,17 +190,31 @@ def output_error(
     bias: Tensor | None = None,
     pruned_bias: Tensor | None = None,
 ) -> float:
-    """The squared error of a pruned layer's outputs over the tokens, as a share of the dense layer's W X.
+    """Return the squared error of a pruned layer's outputs, as a share of the dense layer's outputs W X.
 
-    || (W - W') X + (b - b') 1^T ||_F^2 / || W X ||_F^2. Give both biases where they differ.
+        || (W - W') X + (b - b') 1^T ||_F^2 / || W X ||_F^2
+
+    Args:
+        weight: the dense weight W, [out, in].
+        pruned: the pruned weight W', [out, in].
+        inputs: statistics of the inputs X.
+        bias: the dense layer's bias b; needed only with `pruned_bias`.
+        pruned_bias: the pruned layer's bias b', or None if the bias did not change.
+
+    Returns:
+        The relative error; infinity if all outputs of the dense layer are zero and the pruned layer's are not.
+
+    >>> inputs = Inputs(gram=torch.eye(4), mean=torch.zeros(4), count=4)
+    >>> output_error(torch.ones(1, 4), torch.tensor([[1.0, 1.0, 0.0, 0.0]]), inputs)
+    0.5
     """
     gram = inputs.gram
     full = torch.promote_types(gram.dtype, torch.float32)
     gram, dense = gram.to(full), weight.detach().to(full)
     lost = dense - pruned.detach().to(full)
-    error, whole = ((lost @ gram) * lost).sum(), ((dense @ gram) * dense).sum()
-    if pruned_bias is not None:
-        moved = (bias.detach() - pruned_bias.detach()).to(full)
-        error += inputs.count * (moved @ moved + 2 * moved @ (lost @ inputs.mean.to(full)))
-    error = max(float(error), 0.0)
-    return error / float(whole) if whole > 0 else (0.0 if error == 0 else float("inf"))
+    squared, total = ((lost @ gram) * lost).sum(), float(((dense @ gram) * dense).sum())
+    if bias is not None and pruned_bias is not None:
+        shift = (bias.detach() - pruned_bias.detach()).to(full)
+        squared += inputs.count * (shift @ shift + 2 * shift @ (lost @ inputs.mean.to(full)))
+    error = max(float(squared), 0.0)
+    return error / total if total > 0 else (0.0 if error == 0 else float("inf"))

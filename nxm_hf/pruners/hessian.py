@@ -1,4 +1,4 @@
-"""Curvature: what an error in the weights of a layer costs in its outputs, made safe to solve with."""
+"""The Hessian of a layer's output error in its weights, damped and factorised, and the bias that goes with it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -6,57 +6,120 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from nxm_hf.pruners.base import Inputs, OneShot, Pruned
+from nxm_hf.pruners.base import Inputs, PrunedWeight
 
-CONSTANT = 1e-6  # an input whose variance is below this part of its square is constant, but for rounding
+CONSTANT_INPUT = 1e-6  # an input is constant if its variance is below this share of its mean square
+BIAS_MODES = ("after", "joint", "keep")
 
 
 @dataclass(frozen=True)
-class Curvature:
-    """H of the cost || (W - W') X ||^2 = tr (W - W') H (W - W')^T of a layer, damped until it is positive definite.
+class Hessian:
+    """The matrix H of a layer's output error || (W - W') X ||^2 = tr (W - W') H (W - W')^T, in fp64.
 
-    H is scaled to a mean diagonal of 1, and `damping` is then added to the diagonal: of weights that the tokens do not
-    tell apart, those nearest to W cost least. All in fp64.
+    H is scaled to a mean diagonal of 1 and damped until it is positive definite. Damping favours weights near W
+    where the calibration tokens do not determine them.
+
+    Attributes:
+        matrix: H, [in, in].
+        factor: the upper triangular U with H^-1 = U^T U, [in, in].
+        dead: True for inputs that are always zero (or constant, if centred), [in]. Their rows and columns of H are
+            those of the identity.
     """
 
-    matrix: Tensor  # [in, in]
-    factor: Tensor  # [in, in]: upper triangular, H^-1 = factor^T factor
-    dead: Tensor  # [in]: inputs that carry nothing; their rows and columns are those of the identity
+    matrix: Tensor
+    factor: Tensor
+    dead: Tensor
 
     @classmethod
-    def of(cls, inputs: Inputs, damping: float, centred: bool) -> "Curvature":
-        """The curvature of a layer's inputs; centred where a bias takes up the mean of what is lost."""
+    def from_inputs(cls, inputs: Inputs, damping: float, centred: bool) -> "Hessian":
+        """Compute the Hessian from the statistics of a layer's inputs.
+
+        Args:
+            inputs: statistics of the inputs.
+            damping: the value added to the diagonal, as a share of its mean; raised tenfold until H factorises.
+            centred: whether to subtract the mean of the inputs, for a bias that absorbs the mean error.
+
+        Returns:
+            The damped Hessian and its factor.
+        """
         matrix = inputs.gram.double()
-        dead = (power := matrix.diagonal()) <= 0
+        power = matrix.diagonal()
+        dead = power <= 0
         if centred:
             mean = inputs.mean.double()
             matrix = matrix - inputs.count * torch.outer(mean, mean)
-            dead = dead | (matrix.diagonal() <= CONSTANT * power)
+            dead = dead | (matrix.diagonal() <= CONSTANT_INPUT * power)
         matrix = matrix.masked_fill(dead[:, None] | dead, 0)
-        alive = matrix.diagonal().sum() / (~dead).sum().clamp(min=1)
-        matrix = (matrix + matrix.T).div_(2 * torch.where(alive > 0, alive, 1))
+        scale = matrix.diagonal().sum() / (~dead).sum().clamp(min=1)
+        matrix = (matrix + matrix.T).div_(2 * torch.where(scale > 0, scale, 1))
         matrix.diagonal().masked_fill_(dead, 1)
-        return cls(*_factorised(matrix, damping), dead)
+        damped, factor = _damp_and_factorise(matrix, damping)
+        return cls(damped, factor, dead)
+
+    @classmethod
+    def for_bias_mode(cls, inputs: Inputs, damping: float, bias: Tensor | None, bias_mode: str) -> "Hessian":
+        """Compute the Hessian that suits a pruner's setting `bias`.
+
+        "joint" fits weights and bias together, which gives the least error on the calibration tokens. The mean of
+        other text differs, however. "after" therefore fits the weights alone and moves the bias afterwards.
+
+        Args:
+            inputs: statistics of the inputs.
+            damping: see `from_inputs`.
+            bias: the layer's bias, or None.
+            bias_mode: one of `BIAS_MODES`.
+
+        Returns:
+            The Hessian, centred only for "joint" with a bias.
+        """
+        return cls.from_inputs(inputs, damping, centred=bias_mode == "joint" and bias is not None)
 
     @cached_property
     def inverse(self) -> Tensor:
-        """H^-1."""
+        """Return H^-1, [in, in]."""
         return self.factor.T @ self.factor
 
     @cached_property
-    def alone(self) -> Tensor:
-        """[in]: 1 / H^-1_ii, the cost of taking 1 from a weight where all the others make up for it."""
+    def obs_cost(self) -> Tensor:
+        """Return 1 / (H^-1)_ii, [in]: the cost of removing a weight of size 1 if all other weights compensate."""
         return 1 / self.factor.square().sum(0)
 
     def cost(self, lost: Tensor) -> Tensor:
-        """[out]: what the loss of these weights costs each row, in the precision of the weights."""
+        """Return the output error of each row.
+
+        Args:
+            lost: W - W', [out, in].
+
+        Returns:
+            The error of each row, [out], in the dtype of `lost`.
+        """
         return ((lost @ self.matrix.to(lost.dtype)) * lost).sum(-1)
 
 
-def _factorised(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """H with as much damping as it takes, and the upper triangular U with H^-1 = U^T U.
+def correct_bias(
+    pruned: PrunedWeight, weight: Tensor, bias: Tensor | None, inputs: Inputs, bias_mode: str
+) -> PrunedWeight:
+    """Set the bias that absorbs the mean of the output error, in place.
 
-    Of H turned around, J H J = L L^T, the inverse of L turned around is U: no inverse has to be factorised.
+    Args:
+        pruned: the pruned weight, whose bias is set.
+        weight: the dense weight, [out, in].
+        bias: the layer's bias, or None.
+        inputs: statistics of the inputs.
+        bias_mode: one of `BIAS_MODES`; with "keep" the bias stays.
+
+    Returns:
+        `pruned`.
+    """
+    if bias is not None and bias_mode != "keep":
+        pruned.bias = bias + (weight - pruned.weight) @ inputs.mean.to(weight.dtype)
+    return pruned
+
+
+def _damp_and_factorise(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """Return the damped H and the upper triangular U with H^-1 = U^T U.
+
+    With the rows and columns reversed by J, J H J = L L^T, and J L^-1 J = U. So H^-1 itself is never factorised.
     """
     while True:
         damped = matrix.clone()
@@ -65,24 +128,5 @@ def _factorised(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
         if not failed:
             break
         damping = max(10 * damping, 1e-8)
-    one = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    return damped, torch.linalg.solve_triangular(lower, one, upper=False).flip(0, 1)
-
-
-BIASES = ("after", "joint", "keep")
-
-
-def curvature_of(method: OneShot, bias: Tensor | None, inputs: Inputs) -> Curvature:
-    """The curvature for a method with the settings `damping` and `bias`.
-
-    bias="joint" counts on the bias to take up the mean of what is lost, which is the least error on these tokens. But
-    the mean of other text is another one; bias="after" fits the weights as if there was no bias, and moves it then.
-    """
-    return Curvature.of(inputs, method.damping, centred=method.bias == "joint" and bias is not None)
-
-
-def with_bias(found: Pruned, method: OneShot, weight: Tensor, bias: Tensor | None, inputs: Inputs) -> Pruned:
-    """What was found, with the bias that takes up the mean of what is lost, unless it stays as it is."""
-    if bias is not None and method.bias != "keep":
-        found.bias = bias + (weight - found.weight) @ inputs.mean.to(weight.dtype)
-    return found
+    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    return damped, torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)

@@ -1,42 +1,53 @@
-"""Refit: the best weights for a mask, by least squares on the outputs of the layer."""
+"""The best weights for a mask, by least squares on the outputs of the layer."""
 
 import torch
 from torch import Tensor
 
-from nxm_hf.pruners.hessian import Curvature
+from nxm_hf.pruners.hessian import Hessian
 
-STEPS = 500  # the tolerance ends it long before, but for rounding
+MAX_ITERATIONS = 500  # the tolerance is reached long before, unless rounding prevents it
 
 
-def refit(weight: Tensor, mask: Tensor, start: Tensor, curvature: Curvature, tolerance: float) -> Tensor:
-    """The V with V = 0 outside the mask that makes tr (W - V) H (W - V)^T least, to a share `tolerance` of it.
+def least_squares(weight: Tensor, mask: Tensor, start: Tensor, hessian: Hessian, tolerance: float) -> Tensor:
+    """Minimise tr (W - V) H (W - V)^T over all V that are zero outside the mask.
 
-    Conjugate gradients on all rows at once, preconditioned by H^-1. For K the entries that a row keeps, H_KK^-1 is
-    at most (H^-1)_KK, so r^T H^-1 r of the residual r bounds how far the cost is above the least one.
+    Conjugate gradients on all rows at once, preconditioned by H^-1.
+
+    Args:
+        weight: the dense weight W, [out, in].
+        mask: True where V may be non-zero, [out, in].
+        start: the V to start from; entries outside the mask are ignored.
+        hessian: H.
+        tolerance: stop once the cost is at most this share above its minimum.
+
+    Returns:
+        V, [out, in].
     """
-    hessian, inverse = curvature.matrix.to(weight.dtype), curvature.inverse.to(weight.dtype)
+    matrix, inverse = hessian.matrix.to(weight.dtype), hessian.inverse.to(weight.dtype)
     kept = mask.to(weight.dtype)
-    found = start * kept
-    residual = (lost := weight - found) @ hessian
+    solution = start * kept
+    lost = weight - solution
+    residual = lost @ matrix
     cost = (residual * lost).sum()
-    nothing = torch.finfo(cost.dtype).eps * cost  # below this a cost is rounding
+    rounding = torch.finfo(cost.dtype).eps * cost
     residual.mul_(kept)
-    ahead = torch.zeros_like(found)
-    above = torch.ones_like(found[:, 0])
-    for _ in range(STEPS):
+    direction = torch.zeros_like(solution)
+    excess = torch.ones_like(solution[:, 0])
+    for _ in range(MAX_ITERATIONS):
         step = (residual @ inverse).mul_(kept)
-        previous, above = above, (residual * step).sum(1)
-        if above.sum() <= torch.maximum(tolerance * cost, nothing):
+        # For K the kept entries of a row, H_KK^-1 <= (H^-1)_KK. So r^T H^-1 r bounds the cost above the minimum.
+        previous, excess = excess, (residual * step).sum(1)
+        if excess.sum() <= torch.maximum(tolerance * cost, rounding):
             break
-        ahead = torch.addcmul(step, ahead, _ratio(above, previous))
-        bent = (ahead @ hessian).mul_(kept)
-        length = _ratio(above, (ahead * bent).sum(1))
-        found.addcmul_(ahead, length)
-        residual.addcmul_(bent, length, value=-1)
-        cost -= (length.squeeze(1) * above).sum()
-    return found
+        direction = torch.addcmul(step, direction, _ratio(excess, previous))
+        image = (direction @ matrix).mul_(kept)
+        length = _ratio(excess, (direction * image).sum(1))
+        solution.addcmul_(direction, length)
+        residual.addcmul_(image, length, value=-1)
+        cost -= (length.squeeze(1) * excess).sum()
+    return solution
 
 
-def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """[rows, 1]: one over the other; 0 for a row that is done."""
-    return torch.where(below > 0, above / below, 0).unsqueeze(1)
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Return numerator / denominator as [rows, 1], and 0 for a row that has converged (denominator 0)."""
+    return torch.where(denominator > 0, numerator / denominator, 0).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""SparseGPT: prune from left to right, and let what is still to come make up for it."""
+"""SparseGPT: prune the columns from left to right, and let the columns to the right compensate."""
 
 from dataclasses import dataclass
 
@@ -6,25 +6,28 @@ import torch
 from torch import Tensor
 
 from nxm_hf.patterns import Pattern
-from nxm_hf.pruners.base import Inputs, OneShot, Pruned, groups_of, masked
-from nxm_hf.pruners.hessian import BIASES, Curvature, curvature_of, with_bias
+from nxm_hf.pruners.base import Inputs, OneShot, PrunedWeight, apply_mask, group_width
+from nxm_hf.pruners.hessian import BIAS_MODES, Hessian, correct_bias
 from nxm_hf.settings import at_least_zero, one_of
 
-BLOCK = 128  # columns after which the columns further right are brought up to date
+BLOCK = 128  # columns per block; the columns to the right of a block are updated once, after it
 
 
 @dataclass(frozen=True)
 class SparseGPT(OneShot):
-    """Prune column by column; each loss is made up for by the columns that follow, as second-order theory says.
+    """Prune column by column; the columns that follow compensate for each error (optimal brain surgeon).
 
         e_i = (w_i - q_i) / U_ii,   w_j -= e_i U_ij for j > i,   H^-1 = U^T U,   H = X X^T + damping * mean(diag)
 
     Reference: Frantar and Alistarh, 2023, https://arxiv.org/abs/2301.00774
-    Relations: the mask of `wanda` where H is diagonal; `adaprune` with scores="sparsegpt" goes on from here to the best
-    weights for the mask. The mask is chosen by w_i^2 / U_ii^2 where the sweep enters a group (N:M, or the tiles of a
-    transposable pattern); where the pattern has no groups, by w_i^2 / [H^-1]_ii for the whole layer before it starts.
-    The paper has damping=0.01, better on the tokens that were seen and worse on others, and bias="keep"; with "after"
-    the bias takes up the mean of what is lost, and "joint" counts on that from the start.
+    Relations: gives the mask of `wanda` if H is diagonal. `adaprune` with scores="sparsegpt" starts from its result
+    and finds the best weights for the mask.
+
+    With groups (N:M, or the tiles of a transposable pattern), the mask of a group is chosen when the sweep reaches
+    the group, with the scores w_i^2 / U_ii^2. Without groups, the mask of the whole layer is chosen first, with the
+    scores w_i^2 / [H^-1]_ii. The paper has damping=0.01 and bias="keep". That damping gives a lower error on the
+    calibration tokens and a higher error on others. With bias="after" the bias absorbs the mean error at the end;
+    with "joint" it is part of the fit.
     """
 
     damping: float = 0.1
@@ -32,33 +35,42 @@ class SparseGPT(OneShot):
 
     def __post_init__(self) -> None:
         at_least_zero("sparsegpt", "damping", self.damping, example=0.1)
-        one_of("sparsegpt", "bias", self.bias, BIASES)
+        one_of("sparsegpt", "bias", self.bias, BIAS_MODES)
 
-    def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> Pruned:
-        found = sweep(weight, curvature_of(self, bias, inputs), pattern)
-        return with_bias(found, self, weight, bias, inputs)
+    def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> PrunedWeight:
+        hessian = Hessian.for_bias_mode(inputs, self.damping, bias, self.bias)
+        return correct_bias(obs_sweep(weight, hessian, pattern), weight, bias, inputs, self.bias)
 
 
-def sweep(weight: Tensor, curvature: Curvature, pattern: Pattern) -> Pruned:
-    """Choose a mask and make up for what it prunes, in one pass over the columns."""
-    groups = groups_of(pattern)
-    width = groups or 1
-    rows = torch.where(curvature.dead, 0, weight).T.contiguous()  # [in, out]: a column of the weight is one piece
-    factor = curvature.factor.to(weight.dtype)
-    mask = torch.zeros_like(rows, dtype=torch.bool)
-    if not groups:
-        mask.copy_(pattern.mask(rows.T.square() * curvature.alone.to(weight.dtype)).T)
+def obs_sweep(weight: Tensor, hessian: Hessian, pattern: Pattern) -> PrunedWeight:
+    """Choose a mask and compensate for the pruned weights, in one pass over the columns.
+
+    Args:
+        weight: the dense weight, [out, in].
+        hessian: the Hessian of the output error.
+        pattern: where zeros may stand.
+
+    Returns:
+        The pruned and updated weight, without a new bias.
+    """
+    group = group_width(pattern)
+    width = group or 1
+    columns = torch.where(hessian.dead, 0, weight).T.contiguous()  # [in, out], so that a column is contiguous
+    factor = hessian.factor.to(weight.dtype)
+    mask = torch.zeros_like(columns, dtype=torch.bool)
+    if not group:
+        mask.copy_(pattern.mask(columns.T.square() * hessian.obs_cost.to(weight.dtype)).T)
     block = width * max(1, BLOCK // width)
-    for begin in range(0, len(rows), block):
-        end = min(begin + block, len(rows))
-        lost = torch.empty_like(rows[begin:end])
-        for column in range(begin, end):
-            if groups and column % width == 0:
-                here = slice(column, column + width)
-                scores = (rows[here] / factor.diagonal()[here, None]).square()
+    for begin in range(0, len(columns), block):
+        end = min(begin + block, len(columns))
+        errors = torch.empty_like(columns[begin:end])
+        for i in range(begin, end):
+            if group and i % width == 0:
+                here = slice(i, i + width)
+                scores = (columns[here] / factor.diagonal()[here, None]).square()
                 mask[here] = pattern.mask(scores.T).T
-            error = torch.where(mask[column], 0, rows[column]) / factor[column, column]
-            rows[column + 1 : end].addr_(factor[column, column + 1 : end], error, alpha=-1)
-            lost[column - begin] = error
-        rows[end:] -= factor[begin:end, end:].T @ lost
-    return masked(rows.T.contiguous(), mask.T.contiguous())
+            error = torch.where(mask[i], 0, columns[i]) / factor[i, i]
+            columns[i + 1 : end].addr_(factor[i, i + 1 : end], error, alpha=-1)
+            errors[i - begin] = error
+        columns[end:] -= factor[begin:end, end:].T @ errors
+    return apply_mask(columns.T.contiguous(), mask.T.contiguous())

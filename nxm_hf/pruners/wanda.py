@@ -1,22 +1,24 @@
-"""Wanda: a weight is worth its size times that of its input."""
+"""Wanda: score each weight by its magnitude times the norm of its input."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from nxm_hf.patterns import Pattern
-from nxm_hf.pruners.base import Inputs, OneShot, Pruned, masked
+from nxm_hf.pruners.base import Inputs, OneShot, PrunedWeight, apply_mask
 
 
 @dataclass(frozen=True)
 class Wanda(OneShot):
-    """Keep the largest weights once each is multiplied by the norm of its input; kept weights stay as they are.
+    """Keep the weights whose magnitude times input norm is largest; kept weights do not change.
+
+        score_ij = |W_ij| ||X_j||
 
     Reference: Sun et al., 2023, https://arxiv.org/abs/2306.11695
-    Relations: `magnitude` with the inputs taken into account one by one; `sparsegpt` also knows how they go together.
-    The pattern decides what is compared with what: weights of one group in N:M; all weights of the layer in
-    "unstructured:0.5", where the paper compares within each row.
+    Relations: `magnitude` weighted by each input's norm; `sparsegpt` also uses the correlations between inputs.
+    The pattern decides which scores compete: those of one group in N:M, those of the whole layer in
+    "unstructured:0.5". The paper's unstructured form compares within each row.
     """
 
-    def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> Pruned:
-        return masked(weight, pattern.mask(weight.abs() * inputs.norms.to(weight.dtype)))
+    def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> PrunedWeight:
+        return apply_mask(weight, pattern.mask(weight.abs() * inputs.norms.to(weight.dtype)))

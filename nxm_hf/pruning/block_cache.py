@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nxm_hf.pruners import Pruned
+from nxm_hf.pruners import PrunedWeight
 from nxm_hf.pruning.blockwise import Done
 from nxm_hf.pruning.result import PrunedLayer
 from nxm_hf.storage.state_file import by_layer, read_header, read_state, write_state
@@ -39,7 +39,7 @@ class BlockShelf:
         for words in header["layers"]:
             found = by_layer(tensors)[words["name"]]
             outcome = PrunedLayer(**{**words, "shape": tuple(words["shape"])})
-            done.append((outcome, Pruned(found["weight"], found.get("bias"), found["weight"] != 0, outcome.note)))
+            done.append((outcome, PrunedWeight(found["weight"], found.get("bias"), found["weight"] != 0, outcome.note)))
         return done
 
     def save(self, block: str, done: Done) -> None:

@@ -9,13 +9,13 @@ from transformers.utils.logging import tqdm
 from nxm_hf import pruners
 from nxm_hf.layers.modules import blocks, plain
 from nxm_hf.layers.plan import Plan, Target
-from nxm_hf.pruners import Inputs, OneShot, Pruned, output_error
+from nxm_hf.pruners import Inputs, OneShot, PrunedWeight, output_error
 from nxm_hf.pruning.block_replay import BlockReplay
 from nxm_hf.pruning.calibration import Batch
 from nxm_hf.pruning.input_statistics import Gathering
 from nxm_hf.pruning.result import PrunedLayer
 
-Done = list[tuple[PrunedLayer, Pruned]]  # of one block
+Done = list[tuple[PrunedLayer, PrunedWeight]]  # of one block
 
 
 class Shelf(Protocol):
@@ -63,7 +63,7 @@ def _gather(walk: BlockReplay, block: int, targets: Sequence[Target], with_sampl
     return gathering
 
 
-def _put(waiting: list[tuple[Target, Pruned]]) -> None:
+def _put(waiting: list[tuple[Target, PrunedWeight]]) -> None:
     """Write what was found into the layers."""
     for target, pruned in waiting:
         target.layer.matrix(target.layer.weight).copy_(pruned.weight)
@@ -72,7 +72,7 @@ def _put(waiting: list[tuple[Target, Pruned]]) -> None:
     waiting.clear()
 
 
-def _prune_layer(target: Target, pruner: OneShot, gathering: Gathering | None) -> tuple[PrunedLayer, Pruned]:
+def _prune_layer(target: Target, pruner: OneShot, gathering: Gathering | None) -> tuple[PrunedLayer, PrunedWeight]:
     """Prune it; by magnitude, with a note, where calibration has nothing to say of it."""
     weight, bias = target.layer.matrix(target.layer.weight.detach()), target.layer.module.bias
     inputs = gathering and gathering.inputs().get(target.name)
@@ -83,7 +83,7 @@ def _prune_layer(target: Target, pruner: OneShot, gathering: Gathering | None) -
         pruned = pruner(weight, bias, inputs, target.pattern)
     except ValueError as error:
         raise ValueError(f"{target.name}: {error}") from error
-    by_size = Pruned(target.pattern.project(weight), None, pruned.mask)
+    by_size = PrunedWeight(target.pattern.project(weight), None, pruned.mask)
     energy = weight.double().square()
     outcome = PrunedLayer(
         name=target.name,
@@ -100,7 +100,7 @@ def _prune_layer(target: Target, pruner: OneShot, gathering: Gathering | None) -
     return outcome, pruned
 
 
-def _error(weight: Tensor, pruned: Pruned, inputs: Inputs | None, bias: Tensor | None) -> float | None:
+def _error(weight: Tensor, pruned: PrunedWeight, inputs: Inputs | None, bias: Tensor | None) -> float | None:
     if inputs is None or not inputs.count:
         return None
     rounded = Inputs(inputs.gram.float(), inputs.mean.float(), inputs.count)  # enough to compare with

@@ -11,10 +11,10 @@ import torch
 from nxm_hf import pruners
 from nxm_hf.patterns import parse
 from nxm_hf.pruners import ALPS, AdaPrune, Inputs, Magnitude, SparseGPT, Wanda, output_error
-from nxm_hf.pruners.adaprune import absorbed
-from nxm_hf.pruners.alps import alternate
-from nxm_hf.pruners.hessian import Curvature
-from nxm_hf.pruners.least_squares import refit
+from nxm_hf.pruners.adaprune import mean_absorption
+from nxm_hf.pruners.alps import admm_search
+from nxm_hf.pruners.hessian import Hessian
+from nxm_hf.pruners.least_squares import least_squares
 from tests.support.toy_training import has_negative_zeros, same
 
 OUT, IN = 16, 40
@@ -200,7 +200,7 @@ def test_wanda_keeps_the_largest_shares_of_the_output():
 
 def test_absorption_shares_out_what_a_group_loses():
     mask = torch.tensor([[1, 0, 1, 0, 0, 0, 0, 0]]).bool()
-    found = absorbed(torch.tensor([[0.8, -0.3, 0.5, 0.1, 1, 2, 3, 4]]), mask, 4)
+    found = mean_absorption(torch.tensor([[0.8, -0.3, 0.5, 0.1, 1, 2, 3, 4]]), mask, 4)
     assert found.tolist()[0] == pytest.approx([0.7, 0, 0.4, 0, 0, 0, 0, 0])
 
 
@@ -249,15 +249,15 @@ def test_sparsegpt_is_the_surgeon_who_inverts_the_rest_of_the_matrix_at_every_co
 def test_alps_alternates_as_its_equations_say(start):
     """ADMM in the weights themselves, with an inverse per step, against the eigenvectors on scaled inputs."""
     x, (weight, _), pattern = tokens(), layer(torch.float64), parse("2:4")
-    curvature = Curvature.of(seen(x), 0.01, centred=False)
-    found = alternate(weight, curvature, pattern, rho=start, steps=40)
-    norms = curvature.matrix.diagonal()
+    hessian = Hessian.from_inputs(seen(x), 0.01, centred=False)
+    found = admm_search(weight, hessian, pattern, rho=start, steps=40)
+    norms = hessian.matrix.diagonal()
     rho, restarts = start, True
     z = old = torch.where(pattern.mask(weight.abs() * norms.sqrt()), weight, 0)
     u = torch.zeros_like(z)
     for step in range(1, 41):
-        system = curvature.matrix + rho * torch.diag(norms)
-        v = (weight @ curvature.matrix + rho * (z - u) * norms) @ torch.linalg.inv(system)
+        system = hessian.matrix + rho * torch.diag(norms)
+        v = (weight @ hessian.matrix + rho * (z - u) * norms) @ torch.linalg.inv(system)
         z = torch.where(pattern.mask((v + u).abs() * norms.sqrt()), v + u, 0)
         u = u + v - z
         if step % 3 == 0:
@@ -274,7 +274,7 @@ def test_alps_alternates_as_its_equations_say(start):
 def test_alps_is_between_the_best_mask_of_all_and_the_best_of_its_candidates():
     x, weight = tokens(100, 8), torch.randn(6, 8, generator=noise(3), dtype=torch.float64)
     inputs, pattern = seen(x), parse("2:4")
-    curvature = Curvature.of(inputs, 0.01, centred=False)
+    hessian = Hessian.from_inputs(inputs, 0.01, centred=False)
     found = SHARP["alps"](weight, None, inputs, pattern)
     pairs = [list(pair) for pair in combinations(range(4), 2)]
     masks = torch.zeros(36, 8, dtype=torch.bool)
@@ -282,21 +282,21 @@ def test_alps_is_between_the_best_mask_of_all_and_the_best_of_its_candidates():
         mask[[*left, *(4 + place for place in right)]] = True
     for row, mine in zip(weight, found.weight, strict=True):
         rows = row.expand(36, 8)
-        best = curvature.cost(rows - refit(rows, masks, rows, curvature, 1e-14)).min()
-        cost = curvature.cost((row - mine)[None])
+        best = hessian.cost(rows - least_squares(rows, masks, rows, hessian, 1e-14)).min()
+        cost = hessian.cost((row - mine)[None])
         assert best <= cost * (1 + 1e-6)
         for name in ("adaprune", "adaprune-wanda", "adaprune-sparsegpt", "sparsegpt"):
             theirs = SHARP[name](row[None], None, inputs, pattern).weight
-            assert cost <= curvature.cost(row[None] - theirs) * (1 + 1e-3)
+            assert cost <= hessian.cost(row[None] - theirs) * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("centred", [True, False])
 def test_the_factor_of_the_curvature_is_that_of_its_inverse(centred):
-    curvature = Curvature.of(seen(tokens()), 0.01, centred)
-    inverse = np.linalg.inv(curvature.matrix.numpy())
-    assert curvature.inverse.numpy() == pytest.approx(inverse, rel=1e-8)
-    assert (1 / curvature.alone).numpy() == pytest.approx(np.diag(inverse), rel=1e-8)
-    assert curvature.factor.numpy() == pytest.approx(np.linalg.cholesky(inverse).T, rel=1e-7, abs=1e-10)
+    hessian = Hessian.from_inputs(seen(tokens()), 0.01, centred)
+    inverse = np.linalg.inv(hessian.matrix.numpy())
+    assert hessian.inverse.numpy() == pytest.approx(inverse, rel=1e-8)
+    assert (1 / hessian.obs_cost).numpy() == pytest.approx(np.diag(inverse), rel=1e-8)
+    assert hessian.factor.numpy() == pytest.approx(np.linalg.cholesky(inverse).T, rel=1e-7, abs=1e-10)
 
 
 # What changes nothing, and what has to change something
@@ -439,7 +439,7 @@ def test_a_wrong_word_is_answered_with_the_right_ones(name, settings, words):
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda inputs: None, "looks at the inputs of a layer; got none"),
+        (lambda inputs: None, "needs statistics of the layer.s inputs; got none"),
         (lambda inputs: replace(inputs, gram=torch.eye(4)), r"needs a Gram matrix of shape \(40, 40\).*got \(4, 4\)"),
         (lambda inputs: replace(inputs, gram=inputs.gram * float("nan")), "Gram matrix holds 1600 NaN or infinities"),
         (lambda inputs: replace(inputs, mean=inputs.mean / 0), "mean holds 40 NaN or infinities"),
