@@ -1,4 +1,4 @@
-"""The shelf: where the finished blocks of a pruning lie, so that what was killed goes on after the last of them."""
+"""Finished blocks of a pruning job on disk, so that a killed job continues after the last of them."""
 
 import logging
 import shutil
@@ -7,27 +7,36 @@ from pathlib import Path
 from typing import Any
 
 from nxm_hf.pruners import PrunedWeight
-from nxm_hf.pruning.blockwise import Done
 from nxm_hf.pruning.result import PrunedLayer
 from nxm_hf.storage.state_file import by_layer, read_header, read_state, write_state
 
 logger = logging.getLogger("nxm_hf")
+PrunedBlock = list[tuple[PrunedLayer, PrunedWeight]]  # the layers of one block
 
 
-class BlockShelf:
-    """Finished blocks in a directory, a folder for each; what is there of another job is removed, and that is said.
+class BlockCache:
+    """A directory with a folder for each finished block.
 
-    `job` is everything that the numbers depend on: the weights, the texts, the settings.
+    Args:
+        folder: the directory. If it holds blocks of another job, it is deleted with a warning.
+        job: everything that the numbers depend on (the weights, the texts, the settings), as JSON.
     """
 
     def __init__(self, folder: str | Path, job: dict[str, Any]):
         self.folder, self.job = Path(folder), job
-        if self.folder.exists() and (why := self._foreign(job)):
-            logger.warning("%s holds an unfinished job %s; starting anew.", self.folder, why)
+        if self.folder.exists() and (difference := self._difference(job)):
+            logger.warning("%s holds an unfinished job %s; starting anew.", self.folder, difference)
             shutil.rmtree(self.folder)
 
-    def load(self, block: str) -> Done | None:
-        """The block, if it was finished whole."""
+    def load(self, block: str) -> PrunedBlock | None:
+        """Read a finished block.
+
+        Args:
+            block: the name of the block.
+
+        Returns:
+            Its layers, or None if the block is not there or damaged.
+        """
         if not (self.folder / block).is_dir():
             return None
         try:
@@ -35,30 +44,34 @@ class BlockShelf:
         except (OSError, ValueError) as error:
             logger.warning("Pruning %s again: %s", block, error)
             return None
-        done = []
-        for words in header["layers"]:
-            found = by_layer(tensors)[words["name"]]
-            outcome = PrunedLayer(**{**words, "shape": tuple(words["shape"])})
-            done.append((outcome, PrunedWeight(found["weight"], found.get("bias"), found["weight"] != 0, outcome.note)))
-        return done
+        layers = []
+        for payload in header["layers"]:
+            layer, parts = PrunedLayer.from_dict(payload), by_layer(tensors)[payload["name"]]
+            layers.append((layer, PrunedWeight(parts["weight"], parts.get("bias"), parts["weight"] != 0, layer.note)))
+        return layers
 
-    def save(self, block: str, done: Done) -> None:
-        """Put a finished block there, whole or not at all."""
+    def save(self, block: str, layers: PrunedBlock) -> None:
+        """Write a finished block, in full or not at all.
+
+        Args:
+            block: the name of the block.
+            layers: its pruned layers.
+        """
         if not self.folder.exists():
             write_state(self.folder, {"job": self.job}, {})
-        tensors = {f"{outcome.name}/weight": pruned.weight for outcome, pruned in done}
-        tensors |= {f"{outcome.name}/bias": pruned.bias for outcome, pruned in done if pruned.bias is not None}
-        write_state(self.folder / block, {"layers": [asdict(outcome) for outcome, _ in done]}, tensors)
+        tensors = {f"{layer.name}/weight": pruned.weight for layer, pruned in layers}
+        tensors |= {f"{layer.name}/bias": pruned.bias for layer, pruned in layers if pruned.bias is not None}
+        write_state(self.folder / block, {"layers": [asdict(layer) for layer, _ in layers]}, tensors)
 
     def clear(self) -> None:
-        """The job is done."""
+        """Delete the directory once the job is finished."""
         shutil.rmtree(self.folder)
 
-    def _foreign(self, job: dict[str, Any]) -> str | None:
-        """In what the job that lies there differs from this one."""
+    def _difference(self, job: dict[str, Any]) -> str | None:
+        """Return how the job in the directory differs from this one, or None if it is the same."""
         try:
-            there = read_header(self.folder)["job"]
+            earlier = read_header(self.folder)["job"]
         except (OSError, ValueError, KeyError):
             return "that cannot be read"
-        different = [key for key in {**there, **job} if there.get(key) != job.get(key)]
+        different = [key for key in {**earlier, **job} if earlier.get(key) != job.get(key)]
         return f"with another {', '.join(different)}" if different else None

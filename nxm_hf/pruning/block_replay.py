@@ -1,9 +1,10 @@
-"""The walk: through a model block by block, each met with what the blocks before it give as they are by then."""
+"""Forward passes through a model up to one block at a time, with cached outputs in place of finished blocks."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial, wraps
+from itertools import count
 from typing import Any
 
 import torch
@@ -11,152 +12,205 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nxm_hf.pruning.calibration import Batch
-from nxm_hf.pruning.call_graph import Trace
-from nxm_hf.pruning.input_statistics import Gathering
+from nxm_hf.pruning.call_graph import CallGraph
+from nxm_hf.pruning.input_statistics import InputStatistics
 
-Step = Callable[[int, int, partial], Any]  # (number of the call, number of the block, its forward) -> what it gives
+# (number of the call, number of the block, its forward with its arguments) -> the output to use
+CallHandler = Callable[[int, int, partial], Any]
+Outputs = dict[int, Any]  # call -> what the block returned
 
 
-class _Reached(BaseException):
-    """The block that a pass was for is done. No Exception, so that no model catches it."""
+class _PassEnds(BaseException):
+    """Raised to end a forward pass early. Derived from BaseException, so that no model catches it."""
 
 
 class BlockReplay:
-    """Passes through a model, one for each block, over all batches.
+    """Replays the forward passes of a model, one pass for each block, over all batches.
 
-    A pass begins at the model's own entrance, so masks, positions and cross-attention are what the family makes them;
-    but a block that is final is not computed again: what it gave is kept, on the CPU, and answers in its place. A pass
-    computes the block before, which has just become final, and its own, and stops there; so all passes together cost
-    two forwards of the model. Of what blocks gave, only that is kept which later blocks are made of.
+    A pass calls the model itself, so that masks, positions and cross-attention are what the model makes of them. A
+    block that is final is not computed again: its output was cached on the CPU and is returned in its place. A pass
+    thus computes the block before, which has just become final, and its own block, and ends there. All passes
+    together cost two forward passes of the model. An output is dropped after the last block that uses it.
 
-    Where a model gives something else with answers in place of blocks (they talk past their outputs, or draw lots),
-    nothing is kept, and each pass computes all blocks before its own.
+    If cached outputs would change the result (side effects between blocks, or randomness), caching is disabled, and
+    each pass computes all blocks before its own.
+
+    Create one with `BlockReplay.trace`, which runs the model to find these facts.
+
+    Args:
+        model: the model.
+        batches: the calibration batches.
+        blocks: the blocks of the model.
+        calls: the number of the block of each call in a forward pass.
+        last_use: for each call, the last call that uses its output; -1 if none does.
+        caches_outputs: whether cached outputs may replace blocks.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[Batch], blocks: Sequence[nn.Module]):
-        self.batches = len(batches)
-        self.two_stacks = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-        self._model, self._batches, self._blocks = model, batches, blocks
-        self._device = next(model.parameters()).device
-        trace = Trace()
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        blocks: Sequence[nn.Module],
+        calls: Sequence[int],
+        last_use: Sequence[float],
+        caches_outputs: bool,
+    ):
+        self.model, self.batches, self.blocks = model, batches, blocks
+        self.calls, self.last_use, self.caches_outputs = calls, last_use, caches_outputs
+        self._outputs: list[Outputs] = [{} for _ in batches]
+        self._cached = 0  # the outputs of all calls below this number are cached
+
+    @classmethod
+    def trace(cls, model: nn.Module, batches: Sequence[Batch], blocks: Sequence[nn.Module]) -> "BlockReplay":
+        """Run the model on the first batch, to learn its calls and whether cached outputs can replace blocks.
+
+        Args:
+            model: the model, without wrappers.
+            batches: the calibration batches; at least one.
+            blocks: the blocks of the model.
+
+        Returns:
+            A replay that has computed no block yet.
+        """
+        graph = CallGraph()
         with torch.enable_grad():
-            self._run(batches[0], trace.step)
-        self._calls, self._last_use = trace.calls, trace.last_use
-        self._kept: list[dict[int, Any]] = [{} for _ in batches]
-        self._known = 0  # calls below this one are kept
-        self.keeps = all(self._answers_do(block, trace.given) for block in dict.fromkeys(self._calls))
+            _run(model, batches[0], blocks, graph.record)
+        caches_outputs = all(
+            _cache_reproduces(model, batches[0], blocks, graph, block) for block in dict.fromkeys(graph.calls)
+        )
+        return cls(model, batches, blocks, graph.calls, graph.last_use, caches_outputs)
 
     @property
     def order(self) -> list[int]:
-        """The blocks as the model calls them; those that it does not call come last."""
-        return list(dict.fromkeys([*self._calls, *range(len(self._blocks))]))
+        """Return the numbers of the blocks in the order of their calls; blocks that are never called come last."""
+        return list(dict.fromkeys([*self.calls, *range(len(self.blocks))]))
 
     @torch.no_grad()
-    def gather(self, block: int, gathering: Gathering) -> None:
-        """See what enters the layers of this block in all batches; the blocks before it must be final."""
-        mine = self._calls_of(block)
-        if not mine:
-            return
-        with gathering.listening():
-            for batch, kept in zip(self._batches, self._kept, strict=True):
-                gathering.begin(batch)
-                self._run(batch, partial(self._step, mine, kept, gathering))
-                self._forget(kept, mine[0])
-        self._known = mine[0] if self.keeps else 0
+    def collect(self, block: int, statistics: InputStatistics) -> None:
+        """Collect the inputs of the layers of one block over all batches.
 
-    def _step(self, mine: list[int], kept: dict[int, Any], gathering: Gathering, call: int, block: int, compute) -> Any:
-        """A call in the pass for a block, whose own calls are `mine`: answered, or computed and perhaps kept."""
-        if call >= len(self._calls) or self._calls[call] != block:
+        The blocks before it must be final, and must have been collected in the order of `order`.
+
+        Args:
+            block: the number of the block.
+            statistics: the statistics of its layers, which are updated.
+
+        Raises:
+            ValueError: if the model calls its blocks in another order than in the first batch.
+        """
+        own_calls = [call for call, called in enumerate(self.calls) if called == block]
+        if not own_calls:
+            return
+        with statistics.listening():
+            for batch, outputs in zip(self.batches, self._outputs, strict=True):
+                statistics.begin_batch(batch)
+                _run(self.model, batch, self.blocks, partial(self._replay, own_calls, outputs, statistics))
+                _drop_unused(outputs, self.last_use, own_calls[0])
+        self._cached = own_calls[0] if self.caches_outputs else 0
+
+    def _replay(
+        self,
+        own_calls: list[int],
+        outputs: Outputs,
+        statistics: InputStatistics,
+        call: int,
+        block: int,
+        compute: partial,
+    ) -> Any:
+        """Handle a call in the pass for the block that is called at `own_calls`."""
+        if call >= len(self.calls) or self.calls[call] != block:
             raise ValueError(
-                f"{type(self._model).__name__} calls its blocks in another order in some batches; calibration needs "
+                f"{type(self.model).__name__} calls its blocks in another order in some batches; calibration needs "
                 "one order. Give batches that are alike."
             )
-        if call < self._known:
-            return self._on_device(kept[call])
+        if call < self._cached:
+            return _to_device_of(self.model, outputs[call])
         output = compute()
-        if call < mine[0] and self.keeps:
-            kept[call] = tree_map_only(Tensor, lambda tensor: tensor.to("cpu", copy=True), output)
-        if call in mine:
-            gathering.end_call()
-        if call == mine[-1]:
-            raise _Reached
+        if call < own_calls[0] and self.caches_outputs:  # copied, as the model may change the output in place
+            outputs[call] = tree_map_only(Tensor, lambda tensor: tensor.to("cpu", copy=True), output)
+        if call in own_calls:
+            statistics.end_call()
+        if call == own_calls[-1]:
+            raise _PassEnds
         return output
 
-    def _run(self, batch: Batch, step: Step) -> None:
-        """Call the model, with `step` in the place of the forward of each block."""
-        known = inspect.signature(self._model.forward).parameters
-        plain = {"use_cache": False} if "use_cache" in known else {}
-        with _in_place_of_blocks(self._blocks, step), suppress(_Reached):
-            self._model(**{**plain, **self._on_device(batch, copy=False)})
 
-    def _on_device(self, values: Any, copy: bool = True) -> Any:
-        """Tensors where the model is; copies, as a model may change in place what its blocks gave."""
-        return tree_map_only(Tensor, lambda tensor: tensor.to(self._device, copy=copy), values)
+def _cache_reproduces(
+    model: nn.Module, batch: Batch, blocks: Sequence[nn.Module], graph: CallGraph, block: int
+) -> bool:
+    """Return whether a block's output stays the same when cached outputs replace all blocks before it."""
+    first_call = graph.calls.index(block)
+    cached: Outputs = dict(enumerate(graph.outputs[:first_call]))
+    _drop_unused(cached, graph.last_use, first_call)
+    computed = []
 
-    def _calls_of(self, block: int) -> list[int]:
-        return [call for call, called in enumerate(self._calls) if called == block]
+    def handle(call: int, block: int, compute: partial) -> Any:
+        if call in cached:
+            return _to_device_of(model, cached[call])
+        computed.append(compute())
+        raise _PassEnds
 
-    # -- what is kept ------------------------------------------------------------------------------------------------
+    with torch.no_grad():
+        _run(model, batch, blocks, handle)
+    return _close(computed[0], graph.outputs[first_call])
 
-    def _forget(self, kept: dict[int, Any], first: int) -> None:
-        """Leave but the shape of what no call from `first` on is made of."""
-        for call in kept:
-            if self._last_use[call] < first:
-                kept[call] = tree_map_only(Tensor, _hollow, kept[call])
 
-    @torch.no_grad()
-    def _answers_do(self, block: int, given: Sequence[Any]) -> bool:
-        """Whether a block gives what it gave, when all before it are answered with what would then be kept."""
-        first = self._calls.index(block)
-        answers = dict(enumerate(given[:first]))
-        self._forget(answers, first)
-        found = []
-
-        def step(call: int, block: int, compute: partial) -> Any:
-            if call in answers:
-                return self._on_device(answers[call])
-            found.append(compute())
-            raise _Reached
-
-        self._run(self._batches[0], step)
-        return _alike(found[0], given[first])
+def _run(model: nn.Module, batch: Batch, blocks: Sequence[nn.Module], handler: CallHandler) -> None:
+    """Call the model with a batch, and the handler in place of the forward of each block."""
+    accepted: Mapping[str, Any] = inspect.signature(model.forward).parameters
+    options = {"use_cache": False} if "use_cache" in accepted else {}
+    with _handling_calls(blocks, handler), suppress(_PassEnds):
+        model(**{**options, **_to_device_of(model, batch, copy=False)})
 
 
 @contextmanager
-def _in_place_of_blocks(blocks: Sequence[nn.Module], step: Step) -> Iterator[None]:
-    """Meanwhile a block that is called asks `step`, with the number of the call and what it would have computed."""
-    calls = iter(range(10**9))
+def _handling_calls(blocks: Sequence[nn.Module], handler: CallHandler) -> Iterator[None]:
+    """Replace the forward of each block by the handler while the context is open."""
+    calls = count()
 
-    def stand_in(number: int, forward: Callable) -> Callable:
+    def handled(number: int, forward: Callable) -> Callable:
         @wraps(forward)
-        def ask(*args: Any, **kwargs: Any) -> Any:
-            return step(next(calls), number, partial(forward, *args, **kwargs))
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return handler(next(calls), number, partial(forward, *args, **kwargs))
 
-        return ask
+        return call
 
-    before = [vars(block).get("forward") for block in blocks]
+    own_forwards = [vars(block).get("forward") for block in blocks]  # set on the instance, not by the class
     try:
         for number, block in enumerate(blocks):
-            block.forward = stand_in(number, block.forward)
+            block.forward = handled(number, block.forward)
         yield
     finally:
-        for block, own in zip(blocks, before, strict=True):
+        for block, own in zip(blocks, own_forwards, strict=True):
             vars(block).pop("forward", None)
             if own is not None:
                 block.forward = own
 
 
-def _hollow(tensor: Tensor) -> Tensor:
-    """Zeros of the same shape that take no memory."""
+def _to_device_of(model: nn.Module, values: Any, copy: bool = True) -> Any:
+    """Move tensors to the model's device. They are copied, as a model may change a block's output in place."""
+    device = next(model.parameters()).device
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device, copy=copy), values)
+
+
+def _drop_unused(outputs: Outputs, last_use: Sequence[float], call: int) -> None:
+    """Reduce outputs that no call from `call` on uses to their shapes, in place."""
+    for earlier in outputs:
+        if last_use[earlier] < call:
+            outputs[earlier] = tree_map_only(Tensor, _without_values, outputs[earlier])
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    """Return zeros of the same shape that share one element of memory."""
     return tensor.new_zeros(()).expand(tensor.shape)
 
 
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two outputs are the same but for rounding."""
-    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
-    return all(_near(a, b) for a, b in pairs if isinstance(a, Tensor) and a.is_floating_point())
+def _close(output: Any, other: Any) -> bool:
+    """Return whether two outputs are equal but for rounding."""
+    pairs = zip(tree_leaves(output), tree_leaves(other), strict=True)
+    return all(_close_tensors(a, b) for a, b in pairs if isinstance(a, Tensor) and a.is_floating_point())
 
 
-def _near(one: Tensor, other: Tensor) -> bool:
-    one, other = one.double().nan_to_num(), other.double().nan_to_num()
-    return bool((one - other).norm() <= 1e-3 * other.norm())
+def _close_tensors(tensor: Tensor, other: Tensor) -> bool:
+    tensor, other = tensor.double().nan_to_num(), other.double().nan_to_num()
+    return bool((tensor - other).norm() <= 1e-3 * other.norm())

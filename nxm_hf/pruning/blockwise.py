@@ -1,31 +1,18 @@
-"""Block by block: each layer of a model is pruned from what the walk saw of its inputs; the next block sees that."""
+"""Prune a model block by block: each layer from the statistics of its inputs, which the earlier blocks determine."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
-from nxm_hf import pruners
 from nxm_hf.layers.modules import blocks, plain
 from nxm_hf.layers.plan import Plan, Target
-from nxm_hf.pruners import Inputs, OneShot, PrunedWeight, output_error
+from nxm_hf.pruners import Inputs, Magnitude, OneShot, PrunedWeight, output_error
+from nxm_hf.pruning.block_cache import BlockCache, PrunedBlock
 from nxm_hf.pruning.block_replay import BlockReplay
 from nxm_hf.pruning.calibration import Batch
-from nxm_hf.pruning.input_statistics import Gathering
+from nxm_hf.pruning.input_statistics import InputStatistics
 from nxm_hf.pruning.result import PrunedLayer
-
-Done = list[tuple[PrunedLayer, PrunedWeight]]  # of one block
-
-
-class Shelf(Protocol):
-    """Where finished blocks lie, so that what is interrupted goes on after the last of them."""
-
-    def load(self, block: str) -> Done | None:
-        """The block, if it was finished."""
-
-    def save(self, block: str, done: Done) -> None:
-        """Put a finished block there."""
 
 
 def prune_blocks(
@@ -33,75 +20,107 @@ def prune_blocks(
     plan: Plan,
     pruner: OneShot,
     batches: Sequence[Batch] | None,
-    dense: bool = False,
-    shelf: Shelf | None = None,
+    dense_inputs: bool = False,
+    cache: BlockCache | None = None,
 ) -> dict[str, PrunedLayer]:
-    """Prune block after block, as the model calls them; what is on the shelf is taken from there."""
-    found = dict(blocks(model))
-    targets = {name: [t for t in plan.targets if t.name.startswith(f"{plain(name)}.")] for name in found}
-    walk = BlockReplay(model, batches, list(found.values())) if batches else None
-    names = [list(found)[number] for number in (walk.order if walk else range(len(found)))]
-    outcomes, waiting = {}, []
-    for name in tqdm([name for name in names if targets[name]], desc="Pruning blocks", dynamic_ncols=True):
-        done = shelf.load(plain(name)) if shelf else None
-        if done is None:
-            gathering = walk and _gather(walk, list(found).index(name), targets[name], pruner.needs_sample)
-            done = [_prune_layer(target, pruner, gathering) for target in targets[name]]
-            if shelf:
-                shelf.save(plain(name), done)
-        waiting += zip(targets[name], [pruned for _, pruned in done], strict=True)
-        if not dense:  # with dense inputs all blocks wait for the last to have seen theirs
-            _put(waiting)
-        outcomes.update((outcome.name, outcome) for outcome, _ in done)
-    _put(waiting)
-    return outcomes
+    """Prune one block after another, in the order in which the model calls them, in place.
+
+    Args:
+        model: the model, without wrappers.
+        plan: the layers to prune, each with its pattern.
+        pruner: the method.
+        batches: the calibration batches, or None for a method that needs no inputs.
+        dense_inputs: whether each block receives the outputs of dense blocks. By default, the blocks before it are
+            pruned already.
+        cache: finished blocks of an earlier run of the same job. They are not pruned again.
+
+    Returns:
+        Layer -> what was done to it.
+    """
+    modules = dict(blocks(model))
+    names = list(modules)
+    targets = {name: [t for t in plan.targets if t.name.startswith(f"{plain(name)}.")] for name in names}
+    replay = BlockReplay.trace(model, batches, list(modules.values())) if batches else None
+    order = [names[number] for number in replay.order] if replay else names
+    layers: dict[str, PrunedLayer] = {}
+    unwritten: list[tuple[Target, PrunedWeight]] = []
+    for name in tqdm([name for name in order if targets[name]], desc="Pruning blocks", dynamic_ncols=True):
+        block = cache.load(plain(name)) if cache else None
+        if block is None:
+            statistics = _collect(replay, names.index(name), targets[name], pruner.needs_sample) if replay else None
+            block = _prune_block(targets[name], pruner, statistics)
+            if cache:
+                cache.save(plain(name), block)
+        unwritten += zip(targets[name], [pruned for _, pruned in block], strict=True)
+        if not dense_inputs:  # with dense inputs, all blocks stay dense until the last one is collected
+            _write(unwritten)
+        layers.update((layer.name, layer) for layer, _ in block)
+    _write(unwritten)
+    return layers
 
 
-def _gather(walk: BlockReplay, block: int, targets: Sequence[Target], with_sample: bool) -> Gathering:
-    gathering = Gathering([target.layer for target in targets], walk.batches, with_sample, walk.two_stacks)
-    walk.gather(block, gathering)
-    return gathering
+def _collect(replay: BlockReplay, block: int, targets: Sequence[Target], with_sample: bool) -> InputStatistics:
+    """Run the model over all batches, and return the statistics of the inputs of these layers."""
+    two_stacks = bool(getattr(getattr(replay.model, "config", None), "is_encoder_decoder", False))
+    layers = [target.layer for target in targets]
+    statistics = InputStatistics(layers, len(replay.batches), with_sample, two_stacks)
+    replay.collect(block, statistics)
+    return statistics
 
 
-def _put(waiting: list[tuple[Target, PrunedWeight]]) -> None:
-    """Write what was found into the layers."""
-    for target, pruned in waiting:
+def _write(unwritten: list[tuple[Target, PrunedWeight]]) -> None:
+    """Write the pruned weights into the layers, and empty the list."""
+    for target, pruned in unwritten:
         target.layer.matrix(target.layer.weight).copy_(pruned.weight)
         if pruned.bias is not None:
-            target.layer.module.bias.copy_(pruned.bias)
-    waiting.clear()
+            bias = _bias(target)
+            assert bias is not None  # a pruner returns no bias for a layer without one
+            bias.copy_(pruned.bias)
+    unwritten.clear()
 
 
-def _prune_layer(target: Target, pruner: OneShot, gathering: Gathering | None) -> tuple[PrunedLayer, PrunedWeight]:
-    """Prune it; by magnitude, with a note, where calibration has nothing to say of it."""
-    weight, bias = target.layer.matrix(target.layer.weight.detach()), target.layer.module.bias
-    inputs = gathering and gathering.inputs().get(target.name)
-    note = gathering.doubt(target.name) if gathering else ""
+def _prune_block(targets: Sequence[Target], pruner: OneShot, statistics: InputStatistics | None) -> PrunedBlock:
+    inputs: Mapping[str, Inputs] = statistics.inputs() if statistics else {}
+    caveats = {target.name: statistics.caveats(target.name) if statistics else "" for target in targets}
+    return [_prune_layer(target, pruner, inputs.get(target.name), caveats[target.name]) for target in targets]
+
+
+def _prune_layer(
+    target: Target, pruner: OneShot, inputs: Inputs | None, caveats: str
+) -> tuple[PrunedLayer, PrunedWeight]:
+    """Prune one layer. If the method needs inputs and there are none, prune it by magnitude, with a note."""
+    weight, bias = target.layer.matrix(target.layer.weight.detach()), _bias(target)
     if pruner.needs_inputs and inputs is None:
-        pruner, note = pruners.make("magnitude"), f"{note}; pruned by magnitude"
+        pruner, caveats = Magnitude(), f"{caveats}; pruned by magnitude"
     try:
         pruned = pruner(weight, bias, inputs, target.pattern)
     except ValueError as error:
         raise ValueError(f"{target.name}: {error}") from error
-    by_size = PrunedWeight(target.pattern.project(weight), None, pruned.mask)
+    by_magnitude = PrunedWeight(target.pattern.project(weight), None, pruned.mask)
     energy = weight.double().square()
-    outcome = PrunedLayer(
+    layer = PrunedLayer(
         name=target.name,
         role=target.layer.role,
-        shape=tuple(weight.shape),
+        shape=target.layer.shape,
         pattern=str(target.pattern),
         density=int(pruned.weight.count_nonzero()) / weight.numel(),
         kept_energy=float(energy[pruned.mask].sum() / energy.sum()) if energy.any() else 1.0,
-        magnitude_error=_error(weight, by_size, inputs, bias),
+        magnitude_error=_error(weight, by_magnitude, inputs, bias),
         error=_error(weight, pruned, inputs, bias),
-        tokens=inputs and inputs.count,
-        note="; ".join(filter(None, [pruned.note, note])),
+        tokens=None if inputs is None else inputs.count,
+        note="; ".join(filter(None, [pruned.note, caveats])),
     )
-    return outcome, pruned
+    return layer, pruned
+
+
+def _bias(target: Target) -> Tensor | None:
+    bias = target.layer.module.bias
+    assert bias is None or isinstance(bias, Tensor)
+    return bias
 
 
 def _error(weight: Tensor, pruned: PrunedWeight, inputs: Inputs | None, bias: Tensor | None) -> float | None:
     if inputs is None or not inputs.count:
         return None
-    rounded = Inputs(inputs.gram.float(), inputs.mean.float(), inputs.count)  # enough to compare with
-    return output_error(weight, pruned.weight, rounded, bias, pruned.bias)
+    single = Inputs(inputs.gram.float(), inputs.mean.float(), inputs.count)  # precise enough to compare methods
+    return output_error(weight, pruned.weight, single, bias, pruned.bias)

@@ -1,4 +1,4 @@
-"""Tracing: which blocks a model calls in what order, and which calls are made of what earlier ones gave."""
+"""The call graph of a model's blocks: in which order a model calls them, and which calls use which outputs."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -9,48 +9,62 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 
-class Trace:
-    """A record of one forward pass of a model whose blocks hand their calls to `step`.
+class CallGraph:
+    """A record of one forward pass, filled by `record` in place of the forward of each block.
 
-    What a block gives goes on as a leaf of autograd's graph, so that the graph of what enters a later call tells
-    which calls it is made of. Blocks themselves are computed without a graph.
+    Blocks are computed without a graph, and each output becomes a leaf of autograd's graph. The graph of the inputs
+    of a later call then tells which outputs they are made of.
+
+    Attributes:
+        calls: the number of the block of each call.
+        outputs: the output of each call.
+        last_use: for each call, the last call that uses its output; -1 if none does.
     """
 
     def __init__(self) -> None:
-        self.calls: list[int] = []  # the block of each
-        self.given: list[Any] = []  # what each gave
-        self.last_use: list[float] = []  # the last call that is made of what each gave; -1 where there is none
+        self.calls: list[int] = []
+        self.outputs: list[Any] = []
+        self.last_use: list[float] = []
         self._leaves: dict[int, tuple[int, Tensor]] = {}
 
-    def step(self, call: int, block: int, compute: partial) -> Any:
-        """Note a call, and compute it."""
-        for used in self._made_of(tree_leaves((compute.args, compute.keywords))):
+    def record(self, call: int, block: int, compute: partial) -> Any:
+        """Record a call and compute it.
+
+        Args:
+            call: the number of the call.
+            block: the number of the block that is called.
+            compute: the block's forward with its arguments.
+
+        Returns:
+            The block's output, with floating-point tensors replaced by leaves.
+        """
+        for used in self._sources(tree_leaves((compute.args, compute.keywords))):
             self.last_use[used] = max(self.last_use[used], call)
         with torch.no_grad():
             output = compute()
         self.calls.append(block)
-        self.given.append(tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), output))
+        self.outputs.append(tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), output))
         self.last_use.append(-1)
         return tree_map_only(Tensor, lambda tensor: self._leaf(tensor, call), output)
 
     def _leaf(self, tensor: Tensor, call: int) -> Tensor:
         if not tensor.is_floating_point():
-            self.last_use[call] = float("inf")  # autograd does not follow whole numbers
+            self.last_use[call] = float("inf")  # autograd does not follow integers, so assume the output stays in use
             return tensor
         leaf = tensor.detach().requires_grad_()
         self._leaves[id(leaf)] = call, leaf
-        return leaf.clone()  # a leaf itself could not be changed in place
+        return leaf.clone()  # autograd forbids in-place changes of a leaf, and a model may make some
 
-    def _made_of(self, values: list[Any]) -> Iterator[int]:
-        """The calls whose outputs these tensors are made of."""
+    def _sources(self, values: list[Any]) -> Iterator[int]:
+        """Yield the calls whose outputs these values are computed from."""
         waiting = [value.grad_fn for value in values if isinstance(value, Tensor) and value.grad_fn is not None]
-        seen = set()
+        visited = set()
         while waiting:
             node = waiting.pop()
-            if node is None or node in seen:
+            if node in visited:
                 continue
-            seen.add(node)
-            found = self._leaves.get(id(getattr(node, "variable", None)))
-            if found is not None:
-                yield found[0]
-            waiting += [earlier for earlier, _ in node.next_functions]
+            visited.add(node)
+            leaf = self._leaves.get(id(getattr(node, "variable", None)))  # only AccumulateGrad nodes have a variable
+            if leaf is not None:
+                yield leaf[0]
+            waiting += [earlier for earlier, _ in node.next_functions if earlier is not None]

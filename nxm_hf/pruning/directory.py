@@ -1,4 +1,4 @@
-"""Conversion: a saved model to a sparse one in another directory, which is written whole or not at all."""
+"""Prune a saved model into another directory, which is written in full or not at all."""
 
 import os
 import shutil
@@ -13,13 +13,11 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from nxm_hf import pruners
 from nxm_hf._version import __version__
 from nxm_hf.layers.find import find_layers
-from nxm_hf.layers.plan import resolve
-from nxm_hf.pruning.block_cache import BlockShelf
+from nxm_hf.pruning.block_cache import BlockCache
 from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
-from nxm_hf.pruning.prune import prune
+from nxm_hf.pruning.prune import PruningJob
 from nxm_hf.pruning.result import PruningResult
-from nxm_hf.storage.model_files import model_class
-from nxm_hf.storage.model_record import read_stamp
+from nxm_hf.storage.model_files import load_with_missing, model_class
 from nxm_hf.storage.saving import check_written, copy_beside, write_record
 from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.text import shortened
@@ -34,31 +32,58 @@ def prune_directory(
     *,
     tokenizer: str | None = None,
     sampling: Sampling | None = None,
-    settings: dict[str, Any] | str | None = None,
+    settings: dict[str, Any] | None = None,
     evaluation: str | Path | None = None,
-    **choices: Any,
+    inputs: str = "pruned",
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    on_indivisible: str = "error",
 ) -> PruningResult:
-    """Load a model, `prune` it, and save it to `out` with its tokenizer and all else that lay beside it.
+    """Load a model, `prune` it, and save it with its tokenizer and the other files beside it.
 
-    `evaluation` and `choices` are as in `prune`: include, exclude, on_indivisible and inputs. A job that was killed
-    goes on when it is asked for again in the same words: finished blocks lie in a hidden folder beside `out` until it
-    is whole.
+    If the job is killed, run it again with the same arguments: it continues after the last finished block. Finished
+    blocks are kept in a hidden folder beside `out` until the job is done.
+
+    Args:
+        source: the directory of a saved model, dense or sparse.
+        out: the directory to write; it must not exist, or be empty.
+        pattern: where zeros may stand, for all layers or by role.
+        method: a name of `nxm_hf.pruners.names()`.
+        calibration: a file of texts, or the name of a Hub dataset.
+        tokenizer: the directory of the tokenizer; by default the model's own.
+        sampling: how much text to read.
+        settings: the settings of the method.
+        evaluation: a file of labelled rows to score the model on before and after.
+        inputs: "pruned" or "dense": what each block receives during calibration.
+        include: prune only these layers: names, roles, or "re:" patterns.
+        exclude: leave these layers dense; written like `include`.
+        on_indivisible: "error" or "skip", for layers whose shape does not fit the pattern.
+
+    Returns:
+        What was done to each layer. It is saved in `out` as well.
+
+    Raises:
+        ValueError: if `out` exists, an argument is wrong, or the model or a file cannot be read.
+        FileNotFoundError: if there is no model in `source`, or no file or Hub dataset `calibration`.
     """
     out = Path(out)
     _check_free(out)
     if not isinstance(settings or {}, dict):
-        raise ValueError(f'settings must be an object such as {{"damp": 0.01}}; got {settings!r}.')
+        raise ValueError(f'settings must be an object such as {{"damping": 0.01}}; got {settings!r}.')
     settings = asdict(pruners.make(method, **(settings or {})))
     model = _load(source)
-    texts = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
-    batches = None if calibration is None else make_batches(calibration, model, texts, sampling)
-    shelf = BlockShelf(out.parent / f".{out.name}.unfinished", _job(model, batches, pattern, method, settings, choices))
-    outcome = prune(model, pattern, method, batches, texts, evaluation=evaluation, shelf=shelf, **choices, **settings)
-    whole = shelf.folder / "whole"
-    _write(model, outcome, Path(source), whole)
-    os.rename(whole, out)
-    shelf.clear()
-    return outcome
+    reader = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
+    batches = None if calibration is None else make_batches(calibration, model, reader, sampling)
+    layers = {"include": include, "exclude": exclude, "on_indivisible": on_indivisible}
+    choices = {**settings, "inputs": inputs, **layers}
+    cache = BlockCache(out.parent / f".{out.name}.unfinished", _identity(model, batches, pattern, method, choices))
+    job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates=batches is not None)
+    result = job.run(batches, reader, evaluation=evaluation, cache=cache)
+    complete = cache.folder / "whole"
+    _write(model, job, result, Path(source), complete)
+    os.rename(complete, out)
+    cache.clear()
+    return result
 
 
 def _check_free(out: Path) -> None:
@@ -67,35 +92,31 @@ def _check_free(out: Path) -> None:
 
 
 def _load(source: str | Path) -> PreTrainedModel:
-    """The model of a directory, in the class that saved it; a layer without a weight in the files is an error."""
+    """Load the model in the class that saved it; raise if a prunable layer has no weight in the files."""
     if not (Path(source) / "config.json").is_file():
         raise FileNotFoundError(f"{source} holds no config.json; it must be a directory that save_pretrained wrote.")
-    kind = model_class(AutoConfig.from_pretrained(source), source)
-    model, found = kind.from_pretrained(source, output_loading_info=True)
-    lost = [layer.name for layer in find_layers(model) if f"{layer.name}.weight" in found["missing_keys"]]
-    if lost:
-        raise ValueError(f"{source} holds no weight of {shortened(lost)}. Save the model again.")
+    model, missing = load_with_missing(model_class(AutoConfig.from_pretrained(source), source), source)
+    if absent := [layer.name for layer in find_layers(model) if f"{layer.name}.weight" in missing]:
+        raise ValueError(f"{source} holds no weight of {shortened(absent)}. Save the model again.")
     return model
 
 
-def _job(
-    model: PreTrainedModel, batches: Sequence[Batch] | None, pattern: Any, method: str, settings: dict, choices: dict
+def _identity(
+    model: PreTrainedModel, batches: Sequence[Batch] | None, pattern: Any, method: str, choices: dict[str, Any]
 ) -> dict[str, Any]:
-    """All that the numbers depend on, by name."""
-    seen = {f"{n}.{key}": x for n, batch in enumerate(batches or ()) for key, x in batch.items()}
-    job = {"model": fingerprint(model.state_dict().items()), "calibration": fingerprint(seen.items())}
-    said = {"pattern": pattern, "method": method, **settings, **choices, "nxm_version": __version__}
-    return {**job, **{name: value if isinstance(value, dict) else str(value) for name, value in said.items()}}
+    """Return everything that the numbers depend on, by name, as JSON."""
+    tensors = {f"{n}.{key}": tensor for n, batch in enumerate(batches or ()) for key, tensor in batch.items()}
+    data = {"model": fingerprint(model.state_dict().items()), "calibration": fingerprint(tensors.items())}
+    options = {"pattern": pattern, "method": method, **choices, "nxm_version": __version__}
+    return {**data, **{name: value if isinstance(value, dict) else str(value) for name, value in options.items()}}
 
 
-def _write(model: PreTrainedModel, outcome: PruningResult, source: Path, whole: Path) -> None:
-    """Everything that belongs into the new directory."""
-    shutil.rmtree(whole, ignore_errors=True)  # of a job that was killed here
-    model.save_pretrained(whole)
-    copy_beside(source, whole)
-    config = read_stamp(model)
-    plan = resolve(model, config)
-    write_record(whole, config, plan)
-    outcome.save(whole)
+def _write(model: PreTrainedModel, job: PruningJob, result: PruningResult, source: Path, folder: Path) -> None:
+    """Write the pruned model, its config and card, the result, and the files beside the source model."""
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that was killed while it wrote
+    model.save_pretrained(folder)
+    copy_beside(source, folder)
+    write_record(folder, job.config, job.plan)
+    result.save(folder)
     with torch.no_grad():
-        check_written(whole, model, plan)
+        check_written(folder, model, job.plan)

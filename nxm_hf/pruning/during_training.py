@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from nxm_hf.config.config import NxMConfig
 from nxm_hf.layers.plan import Plan, holds_pattern, resolve
-from nxm_hf.pruning.calibration import Batch, Sampling
+from nxm_hf.pruning.calibration import Batch, Sampling, evenly_spaced
 from nxm_hf.pruning.prune import prune
 
 logger = logging.getLogger("nxm_hf")
@@ -86,7 +86,7 @@ def _batches(loader: DataLoader, method: str) -> Iterator[Batch]:
 def _spread(rows: Any, count: int, collate: Callable) -> Iterator[Batch]:
     """So many rows, from all over the data, a few at a time."""
     count = min(count, len(rows))
-    chosen = [number * len(rows) // count for number in range(count)]
+    chosen = evenly_spaced(count, len(rows))
     for begin in range(0, count, AT_ONCE):
         yield dict(collate([rows[number] for number in chosen[begin : begin + AT_ONCE]]))
 

@@ -1,4 +1,4 @@
-"""Evaluation: how well a model answers labelled rows, in the metric of its task, before and after it is pruned."""
+"""Evaluate a classification or regression model on labelled rows, before and after it is pruned."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,96 +11,137 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nxm_hf.layers.modules import eval_no_grad
-from nxm_hf.pruning.calibration import longest, tokenizer_of
+from nxm_hf.pruning.calibration import load_tokenizer, max_length
 from nxm_hf.pruning.text_rows import read_rows
 
 LABEL = "label"
 HEAD = "ForSequenceClassification"
-AT_ONCE, LENGTH = 32, 512
+BATCH_SIZE, MAX_LENGTH = 32, 512
 Scores = dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Labelled rows for one model: the accuracy of its classes, or the correlations of its scores."""
+    """Labelled rows for one model. Calling it with a model returns the model's metrics.
 
-    texts: list[tuple[str, ...]]  # one of each row, or two
+    Attributes:
+        texts: one text of each row, or two.
+        labels: the label of each row: a class or a score.
+        regression: whether the labels are scores.
+        tokenizer: the model's tokenizer.
+    """
+
+    texts: list[tuple[str, ...]]
     labels: Tensor
     regression: bool
     tokenizer: PreTrainedTokenizerBase
 
     @classmethod
-    def of(
+    def from_rows(
         cls, source: str | Path | Iterable, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None
     ) -> "Evaluation":
-        """Rows of a file (.parquet, .csv, .tsv, .jsonl) or a list: one or two columns of text, and `label`."""
+        """Read labelled rows for a model.
+
+        Args:
+            source: rows with one or two columns of text and a column `label`: a list, or a .parquet, .csv, .tsv or
+                .jsonl file.
+            model: a model for sequence classification or regression.
+            tokenizer: its tokenizer; by default that of the model's own directory.
+
+        Returns:
+            The evaluation.
+
+        Raises:
+            ValueError: if the model has another head, or the rows do not fit it.
+        """
         regression = _is_regression(model)
-        rows = list(read_rows(source) if isinstance(source, (str, Path)) else source)
+        rows: list[Any] = list(read_rows(source) if isinstance(source, (str, Path)) else source)
         columns = _text_columns(rows)
         texts = [_texts(row, number, columns) for number, row in enumerate(rows, 1)]
         labels = [_label(row, number, model, regression) for number, row in enumerate(rows, 1)]
-        return cls(texts, torch.tensor(labels), regression, tokenizer or tokenizer_of(model))
+        return cls(texts, torch.tensor(labels), regression, tokenizer or load_tokenizer(model))
 
     def __call__(self, model: PreTrainedModel) -> Scores:
-        """The metrics of a model, by name."""
+        """Return the accuracy of a classifier, or the correlations of a regression model's scores with the labels.
+
+        Args:
+            model: the model; it is run in evaluation mode.
+
+        Returns:
+            Metric -> value; None for a correlation that is undefined.
+        """
         with eval_no_grad(model):
-            answers = torch.cat([self._answers(model, rows) for rows in self._batches()])
-        found = answers[torch.tensor([n for rows in self._batches() for n in rows]).argsort()]
+            logits = torch.cat([self._logits(model, rows) for rows in self._batches()])
+        logits = logits[torch.tensor([row for rows in self._batches() for row in rows]).argsort()]
         if not self.regression:
-            return {"accuracy": float((found.argmax(-1) == self.labels).double().mean())}
-        found, labels = found.squeeze(-1).double(), self.labels.double()
-        return {"pearson": correlation(found, labels), "spearman": correlation(ranks(found), ranks(labels))}
+            return {"accuracy": float((logits.argmax(-1) == self.labels).double().mean())}
+        scores, labels = logits.squeeze(-1).double(), self.labels.double()
+        return {"pearson": pearson(scores, labels), "spearman": pearson(ranks(scores), ranks(labels))}
 
     def _batches(self) -> list[list[int]]:
-        """Numbers of rows of about the same length; one at a time where there is nothing to pad with."""
+        """Return row numbers, batched by length; one row per batch if the tokenizer cannot pad."""
         order = sorted(range(len(self.texts)), key=lambda number: sum(map(len, self.texts[number])))
-        size = 1 if self.tokenizer.pad_token is None else AT_ONCE
+        size = 1 if self.tokenizer.pad_token is None else BATCH_SIZE
         return [order[begin : begin + size] for begin in range(0, len(order), size)]
 
-    def _answers(self, model: PreTrainedModel, rows: Sequence[int]) -> Tensor:
-        length = longest(model, self.tokenizer, LENGTH)
-        columns = zip(*(self.texts[number] for number in rows), strict=True)
-        words = dict(truncation=True, max_length=length, padding=len(rows) > 1, return_tensors="pt")
-        batch = self.tokenizer(*map(list, columns), **words).to(model.device)
+    def _logits(self, model: PreTrainedModel, rows: Sequence[int]) -> Tensor:
+        length = max_length(model, self.tokenizer, MAX_LENGTH)
+        columns = [list(column) for column in zip(*(self.texts[number] for number in rows), strict=True)]
+        batch = self.tokenizer(
+            *columns, truncation=True, max_length=length, padding=len(rows) > 1, return_tensors="pt"
+        ).to(model.device)
         return model(**batch).logits.float().cpu()
 
 
-def correlation(one: Tensor, other: Tensor) -> float | None:
-    """Pearson's; None where one of the two is constant, and it means nothing.
+def pearson(x: Tensor, y: Tensor) -> float | None:
+    """Return Pearson's correlation.
 
-    >>> round(correlation(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.0, -1.0, -3.0])), 4)
+    Args:
+        x: values, [rows].
+        y: other values, [rows].
+
+    Returns:
+        The correlation, or None if one of the two is constant.
+
+    >>> round(pearson(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.0, -1.0, -3.0])), 4)
     -1.0
     """
-    one, other = one - one.mean(), other - other.mean()
-    scale = float(one.norm() * other.norm())
-    return float(one @ other) / scale if scale else None
+    x, y = x - x.mean(), y - y.mean()
+    scale = float(x.norm() * y.norm())
+    return float(x @ y) / scale if scale else None
 
 
 def ranks(values: Tensor) -> Tensor:
-    """The place of each value among all; equals share the mean of theirs.
+    """Return the rank of each value, counted from 0; equal values share their mean rank.
+
+    Args:
+        values: any values, [rows].
+
+    Returns:
+        The ranks in fp64, [rows].
 
     >>> ranks(torch.tensor([0.5, 2.0, 0.5, -1.0])).tolist()
     [1.5, 3.0, 1.5, 0.0]
     """
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
+    _, index, counts = values.unique(return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double() - 1
-    return (last - (counts - 1) / 2)[place]
+    return (last - (counts - 1) / 2)[index]
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
-def _is_regression(model: Any) -> bool:
-    """Whether the head gives a score, rather than classes; an error where there is no such head."""
+def _is_regression(model: PreTrainedModel) -> bool:
+    """Return whether the model's head gives one score rather than classes; raise for any other head."""
     if not type(model).__name__.endswith(HEAD):
         raise ValueError(
             f"{type(model).__name__} has no head that answers labelled rows; an evaluation needs a model whose class "
             f"ends in {HEAD}. Leave the evaluation out."
         )
-    kind, one = model.config.problem_type, model.config.num_labels == 1
-    if kind == "multi_label_classification" or (kind == "regression" and not one):
+    problem, one_output = model.config.problem_type, model.config.num_labels == 1
+    if problem == "multi_label_classification" or (problem == "regression" and not one_output):
         raise ValueError("This model gives several answers to a row; an evaluation needs one. Leave it out.")
-    return one
+    return one_output
 
 
 def _text_columns(rows: Sequence[Any]) -> list[str]:
@@ -120,7 +161,7 @@ def _text_columns(rows: Sequence[Any]) -> list[str]:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a cell is text; all cells of a CSV file are, but for those that are numbers."""
+    """Return whether a cell is text and no number; in a CSV file all cells are strings."""
     if not isinstance(value, str):
         return False
     try:
@@ -137,16 +178,18 @@ def _texts(row: Mapping[str, Any], number: int, columns: Sequence[str]) -> tuple
 
 
 def _label(row: Mapping[str, Any], number: int, model: PreTrainedModel, regression: bool) -> float | int:
-    given, names = row.get(LABEL), model.config.label2id
-    if not regression and isinstance(given, str) and given in names:
-        return names[given]
+    label: Any = row.get(LABEL)
+    classes: Mapping[str, Any] = model.config.label2id or {}
+    class_count = int(model.config.num_labels or 0)
+    if not regression and isinstance(label, str) and label in classes:
+        return classes[label]
     try:
-        found = float(given)
+        value = float(label)
     except (TypeError, ValueError):
-        found = math.nan
-    if regression and math.isfinite(found):
-        return found
-    if not regression and found in range(model.config.num_labels):
-        return int(found)
-    right = "a number" if regression else f"0 to {model.config.num_labels - 1}, or one of {', '.join(map(str, names))}"
-    raise ValueError(f"Labelled row {number} has the label {given!r}; this model's are {right}. Correct the file.")
+        value = math.nan
+    if regression and math.isfinite(value):
+        return value
+    if not regression and value in range(class_count):
+        return int(value)
+    valid = "a number" if regression else f"0 to {class_count - 1}, or one of {', '.join(map(str, classes))}"
+    raise ValueError(f"Labelled row {number} has the label {label!r}; this model's are {valid}. Correct the file.")

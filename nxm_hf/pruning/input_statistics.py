@@ -1,6 +1,6 @@
-"""Gathering: what enters the layers of a block, summed over the tokens of all batches."""
+"""Statistics of the inputs of a block's layers, summed over the tokens of all calibration batches."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -10,149 +10,202 @@ from torch import Tensor, nn
 from nxm_hf.layers.find import Layer
 from nxm_hf.pruners import Inputs
 
-SAMPLE = 4096  # how many inputs a sample holds, at most
+SAMPLE_SIZE = 4096  # the largest number of inputs in a sample, but for rounding up per batch
 PANEL = 512  # rows of a Gram matrix that are summed at a time, each from the diagonal on
 
 
-class Sums:
-    """Sums over the inputs of one place: their Gram matrix, their sum, how many there were, and a sample of them."""
+class GramSum:
+    """Sums over the inputs of one layer: their Gram matrix, their sum, their number, and a sample of them."""
 
     def __init__(self, width: int, device: torch.device):
-        self._upper = torch.zeros(width, width, dtype=torch.float64, device=device)  # half of the Gram matrix
+        self._upper = torch.zeros(width, width, dtype=torch.float64, device=device)  # valid on and above the diagonal
         self.sum = torch.zeros(width, dtype=torch.float64, device=device)
         self.count = 0
-        self.sampled: list[Tensor] = []
+        self.samples: list[Tensor] = []
 
-    def add(self, x: Tensor, share: int) -> None:
-        """Add inputs [tokens, in], and up to `share` of them, from all over, to the sample."""
+    def add(self, x: Tensor, sample_size: int) -> None:
+        """Add inputs to the sums.
+
+        Args:
+            x: inputs, [tokens, in].
+            sample_size: the largest number of them to copy into the sample, evenly spaced; 0 for none.
+        """
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        for begin in range(0, x.shape[1], PANEL):  # each product in fp32, their sum in fp64
+        for begin in range(0, x.shape[1], PANEL):  # products in fp32, sums in fp64; half of the matrix is enough
             self._upper[begin : begin + PANEL, begin:] += x[:, begin : begin + PANEL].T @ x[:, begin:]
         self.sum += x.sum(0)
         self.count += len(x)
-        if share and len(x):
-            self.sampled.append(x[:: -(-len(x) // share)].clone())
+        if sample_size and len(x):
+            self.samples.append(x[:: -(-len(x) // sample_size)].clone())
 
     @property
     def gram(self) -> Tensor:
-        """The whole of it."""
+        """Return the full Gram matrix, [in, in]."""
         return self._upper.triu() + self._upper.triu(1).T
 
-    def inputs(self, others: Sequence["Sums"] = ()) -> Inputs:
-        """All that was added, here and to others, which are sums of the same width."""
-        gram, total, count, sampled = self.gram, self.sum, self.count, list(self.sampled)
+    def inputs(self, others: Sequence["GramSum"] = ()) -> Inputs:
+        """Return the statistics of all inputs that were added.
+
+        Args:
+            others: further sums of the same width, to be added to this one.
+
+        Returns:
+            The statistics; the sample is None if none was taken.
+        """
+        gram, total, count, samples = self.gram, self.sum, self.count, list(self.samples)
         for other in others:
             gram, total, count = gram + other.gram, total + other.sum, count + other.count
-            sampled += other.sampled
-        return Inputs(gram, total / max(count, 1), count, torch.cat(sampled) if sampled else None)
+            samples += other.samples
+        return Inputs(gram, total / max(count, 1), count, torch.cat(samples) if samples else None)
 
 
-class Gathering:
-    """What enters these layers of a block. Layers that are called with the same tensor share one Gram matrix."""
+class InputStatistics:
+    """Collects the inputs of the layers of one block. Layers called with the same tensor share one Gram matrix.
+
+    Grouped convolutions are left out, because each of their groups has inputs of its own.
+
+    Args:
+        layers: the layers of the block.
+        batches: the number of calibration batches.
+        with_sample: whether to keep a sample of the inputs.
+        two_stacks: whether the model has an encoder and a decoder, each with its own attention mask.
+    """
 
     def __init__(self, layers: Sequence[Layer], batches: int, with_sample: bool = False, two_stacks: bool = False):
-        self._layers = [layer for layer in layers if _groups(layer.module) == 1]
-        self._share = -(-SAMPLE // batches) if with_sample else 0
-        self._seen: dict[tuple, tuple[Tensor, list[str]]] = {}  # of one call of the block
-        self._sums: dict[tuple[str, ...], Sums] = {}
-        self._two_stacks = two_stacks  # an encoder and a decoder, each with tokens of its own
+        self._layers = [layer for layer in layers if _conv_groups(layer.module) == 1]
+        self._sample_size = -(-SAMPLE_SIZE // batches) if with_sample else 0
+        self._two_stacks = two_stacks
         self._masks: tuple[Tensor | None, Tensor | None] = (None, None)
-        self._made: dict[tuple, Inputs] = {}
-        self._padded: set[str] = set()  # layers whose inputs could not be told from padding
+        self._call_inputs: dict[tuple, tuple[Tensor, list[str]]] = {}  # tensor -> the layers that received it
+        self._sums: dict[tuple[str, ...], GramSum] = {}  # by the layers that share it
+        self._inputs: dict[tuple, Inputs] = {}
+        self._with_padding: set[str] = set()  # layers whose padding could not be recognised
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Meanwhile the layers say what they are called with."""
+        """Record the inputs of the layers while the context is open."""
         with ExitStack() as stack:
             for layer in self._layers:
                 stack.callback(layer.module.register_forward_pre_hook(self._hook(layer), with_kwargs=True).remove)
             yield
 
-    def begin(self, batch: Mapping[str, Any]) -> None:
-        """The next inputs are of this batch."""
-        self._masks = masks_of(batch, self._two_stacks)
-        self._seen.clear()
+    def begin_batch(self, batch: Mapping[str, Any]) -> None:
+        """Use the attention masks of this batch for the inputs that follow.
+
+        Args:
+            batch: the arguments that the model is called with.
+        """
+        self._masks = token_masks(batch, self._two_stacks)
+        self._call_inputs.clear()
 
     def end_call(self) -> None:
-        """A call of the block is over: add up what was seen in it."""
-        for x, names in self._seen.values():
+        """Add the inputs that were recorded during one call of the block to the sums."""
+        for x, names in self._call_inputs.values():
             layer = next(layer for layer in self._layers if layer.name == names[0])
-            rows, told_apart = valid_rows(_tokens_first(layer.module, x), self._masks[_reads_decoder(layer)])
-            self._padded |= set() if told_apart else set(names)
+            mask = self._masks[1] if _reads_decoder_tokens(layer) else self._masks[0]
+            rows, without_padding = token_rows(_channels_last(layer.module, x), mask)
+            if not without_padding:
+                self._with_padding |= set(names)
             if tuple(names) not in self._sums:
-                self._sums[tuple(names)] = Sums(rows.shape[-1], rows.device)
-            self._sums[tuple(names)].add(rows, self._share)
-        self._seen.clear()
+                self._sums[tuple(names)] = GramSum(rows.shape[-1], rows.device)
+            self._sums[tuple(names)].add(rows, self._sample_size)
+        self._call_inputs.clear()
 
     def inputs(self) -> dict[str, Inputs]:
-        """What entered each layer that was called; one object for all that share it."""
-        found = {}
+        """Return the statistics of each layer that was called; layers with the same inputs share one object."""
+        by_layer = {}
         for layer in self._layers:
-            mine = tuple(names for names in self._sums if layer.name in names)
-            if mine and mine not in self._made:
-                self._made[mine] = self._sums[mine[0]].inputs([self._sums[names] for names in mine[1:]])
-            if mine:
-                found[layer.name] = self._made[mine]
-        return found
+            keys = tuple(names for names in self._sums if layer.name in names)
+            if keys and keys not in self._inputs:
+                self._inputs[keys] = self._sums[keys[0]].inputs([self._sums[names] for names in keys[1:]])
+            if keys:
+                by_layer[layer.name] = self._inputs[keys]
+        return by_layer
 
-    def doubt(self, name: str) -> str:
-        """What makes the calibration data say little of a layer, in words; nothing where all is well."""
+    def caveats(self, name: str) -> str:
+        """Return why the calibration data says little about a layer.
+
+        Args:
+            name: the name of a layer of the block.
+
+        Returns:
+            The reasons, separated by semicolons; "" if there are none.
+        """
         if name not in {layer.name for layer in self._layers}:
             return "a convolution in groups, each with inputs of its own"
         if (inputs := self.inputs().get(name)) is None:
             return "never called with the calibration data"
         width, dead = len(inputs.mean), int((inputs.gram.diagonal() == 0).sum())
-        doubts = {
-            "padding could not be told from tokens": name in self._padded,
+        reasons = {
+            "padding could not be told from tokens": name in self._with_padding,
             f"{inputs.count} tokens for {width} inputs": inputs.count < width,
             f"{dead} of {width} inputs always zero": 0 < dead < width,
         }
-        return "; ".join(doubt for doubt, holds in doubts.items() if holds)
+        return "; ".join(reason for reason, applies in reasons.items() if applies)
 
-    def _hook(self, layer: Layer):
-        def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _hook(self, layer: Layer) -> Callable[[nn.Module, tuple, dict], None]:
+        def record(module: nn.Module, args: tuple, kwargs: dict) -> None:
             x = (args[0] if args else next(iter(kwargs.values()))).detach()
             key = (x.data_ptr(), x.shape, x.stride(), x.dtype, x._version)
-            self._seen.setdefault(key, (x, []))[1].append(layer.name)  # holding x keeps its address its own
+            # The entry holds x, so that no other tensor takes its address during the call.
+            self._call_inputs.setdefault(key, (x, []))[1].append(layer.name)
 
-        return see
+        return record
 
 
-def masks_of(batch: Mapping[str, Any], two_stacks: bool) -> tuple[Tensor | None, Tensor | None]:
-    """True where a token is none of padding: of what the model reads, and of what its decoder reads."""
-    read = written = batch.get("attention_mask")
+def token_masks(batch: Mapping[str, Any], two_stacks: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Return which positions of a batch are tokens rather than padding.
+
+    Args:
+        batch: the arguments that the model is called with.
+        two_stacks: whether the model has an encoder and a decoder.
+
+    Returns:
+        Two boolean masks [batch, length], of the encoder's (or only) and of the decoder's input. None means that all
+        positions are tokens, or that the mask has another form.
+    """
+    encoder = decoder = batch.get("attention_mask")
     if two_stacks:
-        written = batch.get("decoder_attention_mask")
-        if written is None and "decoder_input_ids" not in batch and "labels" in batch:
-            written = batch["labels"] != -100
-    return _as_bool(read), _as_bool(written)
+        decoder = batch.get("decoder_attention_mask")
+        if decoder is None and "decoder_input_ids" not in batch and "labels" in batch:
+            decoder = batch["labels"] != -100  # the decoder's input is made of the labels, and -100 is their padding
+    return _two_dimensional(encoder), _two_dimensional(decoder)
 
 
-def _as_bool(mask: Any) -> Tensor | None:
-    """A mask of tokens; one of pairs of tokens, say, is none."""
+def _two_dimensional(mask: Any) -> Tensor | None:
+    """Return a 2-D attention mask as bool, or None for any other mask."""
     return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
 
-def valid_rows(x: Tensor, mask: Tensor | None) -> tuple[Tensor, bool]:
-    """The rows [tokens, in] of inputs [..., in] that are no padding, and whether padding could be told."""
+def token_rows(x: Tensor, mask: Tensor | None) -> tuple[Tensor, bool]:
+    """Return the inputs of a layer without padding.
+
+    Args:
+        x: inputs, [..., in].
+        mask: True for tokens, [batch, length]; None if all positions are tokens.
+
+    Returns:
+        The inputs of the tokens, [tokens, in], and whether padding is left out. If the mask fits no layout of `x`,
+        all inputs are returned, and False.
+    """
     rows = x.flatten(0, -2)
     if mask is None or mask.all():
         return rows, True
-    for laid_out in (mask, mask.T):  # batch first, or tokens first
-        if x.shape[:-1] in (laid_out.shape, (laid_out.numel(),)):
-            return rows[laid_out.flatten().to(rows.device)], True
+    for layout in (mask, mask.T):  # batch first, or tokens first
+        if x.shape[:-1] in (layout.shape, (layout.numel(),)):
+            return rows[layout.flatten().to(rows.device)], True
     return rows, False
 
 
-def _reads_decoder(layer: Layer) -> bool:
-    """Whether what enters a layer are tokens of the decoder; its cross-attention looks at those of the encoder."""
+def _reads_decoder_tokens(layer: Layer) -> bool:
+    """Return whether a layer's inputs are tokens of the decoder; keys and values of cross-attention's are not."""
     return "decoder" in layer.name.split(".") and layer.role not in ("cross_key", "cross_value")
 
 
-def _groups(module: nn.Module) -> int:
+def _conv_groups(module: nn.Module) -> int:
     return module.groups if isinstance(module, nn.Conv1d) else 1
 
 
-def _tokens_first(module: nn.Module, x: Tensor) -> Tensor:
-    """The inputs as [..., in]: a convolution has them in the middle."""
+def _channels_last(module: nn.Module, x: Tensor) -> Tensor:
+    """Return the inputs as [..., in]; a convolution receives [batch, in, length]."""
     return x.transpose(-1, -2) if isinstance(module, nn.Conv1d) else x

@@ -1,24 +1,25 @@
-"""Pruning without training: `prune` makes a model sparse in place, block by block, from a few hundred sentences."""
+"""Prune a model in place without training, block by block, from a few hundred sentences."""
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nxm_hf import pruners
 from nxm_hf.config.config import NxMConfig
 from nxm_hf.layers.modules import bare, eval_no_grad
 from nxm_hf.layers.plan import Plan, resolve
 from nxm_hf.pruners import OneShot
-from nxm_hf.pruning.blockwise import Shelf, prune_blocks
-from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
+from nxm_hf.pruning.block_cache import BlockCache
+from nxm_hf.pruning.blockwise import prune_blocks
+from nxm_hf.pruning.calibration import Sampling, make_batches
 from nxm_hf.pruning.evaluation import Evaluation
-from nxm_hf.pruning.result import PrunedLayer, PruningResult, made_by, peak_memory
+from nxm_hf.pruning.result import PrunedLayer, PruningResult, peak_memory, record_pruning
 from nxm_hf.storage.model_record import put_stamp, remove_stamp
 from nxm_hf.storage.verify import verify_targets
 
@@ -42,91 +43,197 @@ def prune(
     pack: bool | None = None,
     columns: str | Sequence[str] | None = None,
     evaluation: str | Path | Iterable | None = None,
-    shelf: Shelf | None = None,
+    cache: BlockCache | None = None,
     **settings: Any,
 ) -> PruningResult:
-    """Make a model sparse in place, without training; returns what was done to each layer, which prints as a table.
+    """Prune a model in place, without training.
 
-    `method` is a name of `nxm_hf.pruners.names()`, with its `settings`. All but magnitude look at what enters each
-    layer, so they need `calibration`: a list of texts, a file (.txt, .parquet, .csv, .jsonl), the name of a data set
-    on the Hub, or ready batches. Of texts, `samples` sequences of `length` tokens are read with `tokenizer`, by
-    default that of the model's own directory. `inputs` are those that blocks pruned before give ("pruned"), or those
-    of the dense model ("dense"). `evaluation` is what to judge a model for classification or regression by, before
-    and after: labelled rows, in a file or a list, with one or two columns of text and `label`. `pattern`, `include`,
-    `exclude` and `on_indivisible` are as in `NxMConfig`.
+    The model is pruned block by block, so calibration costs about two forward passes of the model. Block outputs are
+    cached in CPU memory.
 
-    >>> from transformers import BertConfig, BertModel
-    >>> model = BertModel(BertConfig(hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=1))
-    >>> prune(model, "1:4").density
-    0.25
+    Args:
+        model: a model with a stack of Transformer blocks.
+        pattern: where zeros may stand, such as "2:4"; or a mapping by role, such as
+            `{"ffn": "2:4", "default": "4:8"}`.
+        method: a name of `nxm_hf.pruners.names()`, or a `nxm_hf.pruners.OneShot` object.
+        calibration: what the model reads, to compute statistics of the layers' inputs. One of: a list of texts; a
+            .txt, .parquet, .csv, .tsv or .jsonl file; the name of a Hub dataset; or ready batches (dicts of tensors).
+            "magnitude" needs none.
+        tokenizer: the tokenizer of the texts; by default that of the model's own directory.
+        include: prune only these layers: names, roles such as "ffn", or "re:" patterns. By default, all matrices in
+            the Transformer blocks.
+        exclude: leave these layers dense; written like `include`.
+        on_indivisible: "error" or "skip", for layers whose shape does not fit the pattern.
+        inputs: "pruned" if each block receives the outputs of the pruned blocks before it, or "dense" if it receives
+            those of the dense blocks.
+        samples: the number of sequences that are read from texts.
+        length: the number of tokens of a sequence, at most.
+        batch_size: the number of sequences of a batch.
+        pack: whether to join texts and cut them into sequences of full length. By default, files and datasets are
+            packed for models whose tokenizer marks no end of a text.
+        columns: the columns of a file or dataset to read; by default the first that holds text.
+        evaluation: labelled rows to score the model on before and after, in a list or a file. They have one or two
+            columns of text and a column `label`. The model must be one for sequence classification.
+        cache: where finished blocks are kept, so that a killed job can continue.
+        **settings: the settings of the method, if `method` is a name; see `nxm_hf.pruners.settings(method)`.
+
+    Returns:
+        What was done to each layer. Printing it shows a table.
+
+    Raises:
+        ValueError: if an argument is wrong, a layer does not fit the pattern, or weights or inputs are not finite.
+            The model is not changed then, unless the error appears during calibration.
+        FileNotFoundError: if `calibration` or `evaluation` is neither a file nor a Hub dataset.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> shape = dict(hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=1)
+        >>> model = BertModel(BertConfig(**shape))
+        >>> prune(model, "1:4").density
+        0.25
     """
-    config = NxMConfig("asp", pattern, include=include, exclude=exclude, on_indivisible=on_indivisible)
     sampling = Sampling(samples, length, batch_size, pack, columns)
-    pruner = method if isinstance(method, OneShot) else pruners.make(method, **settings)
-    _check(config, pruner, calibration, inputs, settings if pruner is method else {})
-    plan = resolve(model, config)
-    _check_numbers(plan)
-    asked = None if evaluation is None else Evaluation.of(evaluation, bare(model), tokenizer)
-    before = asked and asked(bare(model))
-    begin = time.perf_counter()
-    batches = None if calibration is None else make_batches(calibration, bare(model), tokenizer, sampling)
-    remove_stamp(model)
-    with eval_no_grad(model):
-        layers = prune_blocks(bare(model), plan, pruner, batches, inputs == "dense", shelf)
-    verify_targets(plan.targets).raise_for_problems()
-    outcome = _outcome(pruner, layers, plan, batches, begin)
-    put_stamp(model, made_by(outcome, config))
-    if asked:
-        after = asked(bare(model))
-        outcome = replace(outcome, scores={name: (before[name], after[name]) for name in after}, rows=len(asked.labels))
-    return outcome
+    layers = dict(include=include, exclude=exclude, on_indivisible=on_indivisible)
+    job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates=calibration is not None)
+    return job.run(calibration, tokenizer, sampling, evaluation, cache)
 
 
-# -- what is checked before anything changes ---------------------------------------------------------------------------
+@dataclass(frozen=True)
+class PruningJob:
+    """A pruning of one model that was checked, and that has changed nothing yet.
+
+    Attributes:
+        model: the model, without wrappers.
+        config: the pattern, and the layers to prune.
+        plan: the layers of this model, each with its pattern.
+        pruner: the method.
+        dense_inputs: whether blocks receive the outputs of dense blocks.
+    """
+
+    model: nn.Module
+    config: NxMConfig
+    plan: Plan
+    pruner: OneShot
+    dense_inputs: bool
+
+    @classmethod
+    def check(
+        cls,
+        model: nn.Module,
+        pattern: str | dict[str, str],
+        method: str | OneShot,
+        settings: Mapping[str, Any],
+        inputs: str,
+        layers: Mapping[str, Any],
+        calibrates: bool,
+    ) -> "PruningJob":
+        """Check the arguments of `prune`, and find the layers to prune.
+
+        Args:
+            model: the model.
+            pattern: where zeros may stand.
+            method: a name of a method, or a method object.
+            settings: the settings of the method, if it is a name.
+            inputs: "pruned" or "dense".
+            layers: `include`, `exclude` and `on_indivisible`.
+            calibrates: whether there is calibration data.
+
+        Returns:
+            The job.
+
+        Raises:
+            ValueError: if an argument is wrong, or a weight has no finite values to be pruned.
+        """
+        model = bare(model)
+        config = NxMConfig(recipe="asp", **{"pattern": pattern, **layers})
+        pruner = method if isinstance(method, OneShot) else pruners.make(method, **settings)
+        _check_arguments(config, pruner, inputs, settings if pruner is method else {}, calibrates)
+        plan = resolve(model, config)
+        _check_weights(plan)
+        return cls(model, config, plan, pruner, inputs == "dense")
+
+    def run(
+        self,
+        calibration: str | Path | Iterable | None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        sampling: Sampling | None = None,
+        evaluation: str | Path | Iterable | None = None,
+        cache: BlockCache | None = None,
+    ) -> PruningResult:
+        """Prune the model in place, and record in its config how.
+
+        Args:
+            calibration: see `prune`.
+            tokenizer: see `prune`.
+            sampling: how much text to read.
+            evaluation: see `prune`.
+            cache: see `prune`.
+
+        Returns:
+            What was done to each layer.
+        """
+        classifier = cast(PreTrainedModel, self.model)  # an Evaluation refuses any other model
+        scorer = None if evaluation is None else Evaluation.from_rows(evaluation, classifier, tokenizer)
+        before = scorer(classifier) if scorer else {}
+        begin = time.perf_counter()
+        batches = None if calibration is None else make_batches(calibration, self.model, tokenizer, sampling)
+        remove_stamp(self.model)
+        with eval_no_grad(self.model):
+            layers = prune_blocks(self.model, self.plan, self.pruner, batches, self.dense_inputs, cache)
+        verify_targets(self.plan.targets).raise_for_problems()
+        result = self._result(layers, calibrated=bool(batches), seconds=time.perf_counter() - begin)
+        put_stamp(self.model, record_pruning(self.config, result))
+        if scorer is None:
+            return result
+        scores = {metric: (before[metric], value) for metric, value in scorer(classifier).items()}
+        return replace(result, scores=scores, rows=len(scorer.labels))
+
+    def _result(self, by_name: Mapping[str, PrunedLayer], calibrated: bool, seconds: float) -> PruningResult:
+        layers = tuple(by_name[target.name] for target in self.plan.targets)
+        tokens = [layer.tokens or 0 for layer in layers]
+        undetermined = [x for x in layers if x.tokens is not None and x.tokens < x.shape[1]]
+        if undetermined:
+            logger.warning(
+                "The calibration data has fewer tokens (%d) than %d of the layers have inputs (up to %d); "
+                "give more text, or larger samples= and length=.",
+                min(layer.tokens or 0 for layer in undetermined),
+                len(undetermined),
+                max(layer.shape[1] for layer in undetermined),
+            )
+        return PruningResult(
+            method=type(self.pruner).__name__.lower(),
+            settings=asdict(self.pruner) if is_dataclass(self.pruner) else {},
+            layers=layers,
+            skipped=self.plan.skipped,
+            tokens=max(tokens, default=0) if calibrated else None,
+            seconds=seconds,
+            peak_memory=peak_memory(),
+        )
 
 
-def _check(config: NxMConfig, pruner: OneShot, calibration: Any, inputs: str, left: dict) -> None:
+def _check_arguments(
+    config: NxMConfig, pruner: OneShot, inputs: str, unused_settings: Mapping[str, Any], calibrates: bool
+) -> None:
     name = type(pruner).__name__.lower()
     if config.is_dense:
         raise ValueError(f"pattern={config.pattern!r} prunes nothing. Write pattern='2:4', or any other.")
-    if left:
-        raise ValueError(f"A method object has its settings in it; got {', '.join(left)}. Leave them out.")
+    if unused_settings:
+        unused = ", ".join(unused_settings)
+        raise ValueError(f"A method object has its settings in it; got {unused}. Leave them out.")
     if inputs not in ("pruned", "dense"):
         raise ValueError(f'inputs must be "pruned" or "dense"; got {inputs!r}. Write inputs="pruned".')
-    if pruner.needs_inputs and calibration is None:
+    if pruner.needs_inputs and not calibrates:
         raise ValueError(
-            f"{name} looks at the inputs of each layer, so it needs calibration data: a list of texts, a file, the "
-            'name of a data set on the Hub, or ready batches. Write calibration="texts.txt" (--calibration texts.txt), '
-            'or choose method="magnitude".'
+            f"{name} scores weights by the inputs of each layer, so it needs calibration data: a list of texts, a "
+            "file, the name of a data set on the Hub, or ready batches. Write "
+            'calibration="texts.txt" (--calibration texts.txt), or choose method="magnitude".'
         )
 
 
-def _check_numbers(plan: Plan) -> None:
+def _check_weights(plan: Plan) -> None:
     for target in plan.targets:
         weight = target.layer.weight
         if weight.is_meta:
-            raise ValueError(f"{target.name} is on the meta device and has no numbers. Load the model whole.")
+            raise ValueError(f"{target.name} is on the meta device and has no values. Load the model's weights.")
         if count := int(weight.isnan().sum()):
             raise ValueError(f"{target.name} holds {count} NaN, of which no mask can be made. Load another checkpoint.")
-
-
-def _outcome(
-    pruner: OneShot, layers: dict[str, PrunedLayer], plan: Plan, batches: list[Batch] | None, begin: float
-) -> PruningResult:
-    rows = tuple(layers[target.name] for target in plan.targets)
-    few = [row for row in rows if row.tokens is not None and row.tokens < row.shape[1]]
-    if few:
-        logger.warning(
-            "The calibration data has fewer tokens (%d) than %d of the layers have inputs (up to %d); "
-            "give more text, or larger samples= and length=.",
-            *(min(row.tokens for row in few), len(few), max(row.shape[1] for row in few)),
-        )
-    return PruningResult(
-        method=type(pruner).__name__.lower(),
-        settings=asdict(pruner) if is_dataclass(pruner) else {},
-        layers=rows,
-        skipped=plan.skipped,
-        tokens=max((row.tokens or 0 for row in rows), default=0) if batches else None,
-        seconds=time.perf_counter() - begin,
-        peak_memory=peak_memory(),
-    )

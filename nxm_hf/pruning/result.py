@@ -1,4 +1,4 @@
-"""The outcome of pruning without training: what was done to each layer and what it costs in its outputs."""
+"""The result of one-shot pruning: what was done to each layer, and the error of its outputs."""
 
 import json
 import sys
@@ -10,124 +10,187 @@ from typing import Any
 from nxm_hf.config.config import NxMConfig
 from nxm_hf.text import table
 
-OUTCOME_FILE = "nxm_pruning.json"
+RESULT_FILE = "nxm_pruning.json"
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class PrunedLayer:
-    """One layer. Errors are the squared error of its outputs over the calibration tokens, as a share of the outputs."""
+    """What pruning did to one layer.
+
+    Errors are the squared error of the layer's outputs over the calibration tokens, as a share of the outputs. They
+    are None without calibration data.
+
+    Attributes:
+        name: the name of the layer's module.
+        role: its role in a Transformer block, such as "query" or "ffn_in".
+        shape: (out, in) of the weight.
+        pattern: the pattern that the weight holds, such as "2:4".
+        density: the fraction of the entries that are not zero.
+        kept_energy: the sum of squares of the kept entries before pruning, as a share of that of all entries.
+        magnitude_error: the error that pruning by magnitude would have caused.
+        error: the error of this pruning.
+        tokens: the number of calibration tokens that the layer received.
+        note: a remark, for example that the layer was never called; "" without one.
+    """
 
     name: str
     role: str
     shape: tuple[int, int]
     pattern: str
     density: float
-    kept_energy: float  # the share of the sum of squares of the weight before that its kept entries hold
-    magnitude_error: float | None  # what pruning by magnitude alone would have cost
+    kept_energy: float
+    magnitude_error: float | None
     error: float | None
     tokens: int | None
     note: str = ""
 
+    @classmethod
+    def from_dict(cls, payload: dict[str, Any]) -> "PrunedLayer":
+        """Read a layer that `dataclasses.asdict` wrote and JSON changed.
+
+        Args:
+            payload: the fields by name, with the shape as a list.
+
+        Returns:
+            The layer.
+        """
+        return cls(**{**payload, "shape": tuple(payload["shape"])})
+
     def row(self) -> tuple[str, ...]:
-        """The layer's line of the table."""
+        """Return the cells of the layer's row in the printed table."""
         numbers = (self.density, self.kept_energy, self.magnitude_error, self.error)
         size = f"{self.shape[0]}x{self.shape[1]}"
-        return self.name, self.role, size, self.pattern, *map(_number, numbers), self.note
+        return self.name, self.role, size, self.pattern, *map(_four_digits, numbers), self.note
 
 
 @dataclass(frozen=True)
 class PruningResult:
-    """All layers; prints as a table."""
+    """What `prune` did to a model. Printing it shows a table of the layers.
+
+    Attributes:
+        method: the name of the method, such as "sparsegpt".
+        settings: the settings of the method.
+        layers: one entry for each pruned layer, in the order of the model.
+        skipped: layers that stayed dense, each with the reason.
+        tokens: the largest number of calibration tokens that a layer received; None without calibration data.
+        seconds: the time that pruning took, without the evaluation.
+        peak_memory: the peak memory of the process so far, in bytes; None if the system does not report it.
+        scores: metric -> (before, after) on the labelled rows; empty without an evaluation.
+        rows: the number of labelled rows.
+    """
 
     method: str
     settings: dict[str, Any]
     layers: tuple[PrunedLayer, ...]
-    skipped: dict[str, str] = field(default_factory=dict)  # layers left dense, and why
+    skipped: dict[str, str] = field(default_factory=dict)
     tokens: int | None = None
     seconds: float = 0.0
-    peak_memory: int | None = None  # of the process so far, in bytes
-    scores: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)  # of the task, before and after
-    rows: int = 0  # that they were taken on
+    peak_memory: int | None = None
+    scores: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    rows: int = 0
 
     @property
     def density(self) -> float:
-        """The fraction of the entries of all layers that is not zero."""
-        sizes = [x.shape[0] * x.shape[1] for x in self.layers]
-        return sum(x.density * size for x, size in zip(self.layers, sizes, strict=True)) / max(sum(sizes), 1)
+        """Return the fraction of the entries of all layers that are not zero."""
+        sizes = [layer.shape[0] * layer.shape[1] for layer in self.layers]
+        nonzeros = sum(layer.density * size for layer, size in zip(self.layers, sizes, strict=True))
+        return nonzeros / max(sum(sizes), 1)
 
     @property
     def error(self) -> float | None:
-        """The mean of the layers' errors; None without calibration."""
-        return _mean([x.error for x in self.layers])
+        """Return the mean error of the layers, or None without calibration data."""
+        return _mean([layer.error for layer in self.layers])
 
     @property
     def magnitude_error(self) -> float | None:
-        """The mean of what magnitude alone would have cost."""
-        return _mean([x.magnitude_error for x in self.layers])
+        """Return the mean error that pruning by magnitude would have caused, or None without calibration data."""
+        return _mean([layer.magnitude_error for layer in self.layers])
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, in JSON's words."""
+        """Return all fields as a dict that JSON can hold."""
         return {"format": FORMAT, **asdict(self)}
 
     def save(self, folder: str | Path) -> None:
-        """Write it beside a model, where `nxm report` finds it."""
-        (Path(folder) / OUTCOME_FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        """Write the result into a model's directory, where `nxm report` reads it.
+
+        Args:
+            folder: the directory; it must exist.
+        """
+        (Path(folder) / RESULT_FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: str | Path) -> "PruningResult":
-        """What was saved beside a model."""
-        path = Path(folder) / OUTCOME_FILE
+        """Read the result from a model's directory.
+
+        Args:
+            folder: a directory that `nxm prune` or `nxm convert` wrote.
+
+        Returns:
+            The result.
+
+        Raises:
+            ValueError: if the file is damaged, or was written by a newer version.
+        """
+        path = Path(folder) / RESULT_FILE
         try:
-            words = json.loads(path.read_text(encoding="utf-8"))
-            rows = [PrunedLayer(**{**row, "shape": tuple(row["shape"])}) for row in words.pop("layers")]
-            if words.pop("format") > FORMAT:
+            payload = json.loads(path.read_text(encoding="utf-8"))
+            layers = tuple(map(PrunedLayer.from_dict, payload.pop("layers")))
+            if payload.pop("format") > FORMAT:
                 raise ValueError("it was written by a newer nxm_hf")
-            return cls(layers=tuple(rows), **words)
+            return cls(layers=layers, **payload)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} cannot be read ({error!r}). Prune the model again.") from error
 
     @property
-    def facts(self) -> dict[str, str]:
-        """What is said of all layers together, by name."""
-        found = {"density": f"{self.density:.4f}"}
+    def summary(self) -> dict[str, str]:
+        """Return the figures of all layers together as text, by name."""
+        figures = {"density": f"{self.density:.4f}"}
         if self.error is not None:
-            found["mean error"] = f"{_number(self.error)} (magnitude {_number(self.magnitude_error)})"
-            found["calibration"] = f"{self.tokens} tokens"
-        found["time"] = f"{self.seconds:.1f} s"
+            figures["mean error"] = f"{_four_digits(self.error)} (magnitude {_four_digits(self.magnitude_error)})"
+            figures["calibration"] = f"{self.tokens} tokens"
+        figures["time"] = f"{self.seconds:.1f} s"
         if self.peak_memory is not None:
-            found["peak memory"] = f"{self.peak_memory / 2**30:.2f} GiB"
-        return found
+            figures["peak memory"] = f"{self.peak_memory / 2**30:.2f} GiB"
+        return figures
 
     @property
-    def judged(self) -> dict[str, str]:
-        """What is said of the task, by metric."""
+    def score_summary(self) -> dict[str, str]:
+        """Return each metric before and after as text, by name."""
         return {
-            name: f"{_number(before)} -> {_number(after)} on {self.rows} labelled rows"
+            name: f"{_four_digits(before)} -> {_four_digits(after)} on {self.rows} labelled rows"
             for name, (before, after) in self.scores.items()
         }
 
     def __str__(self) -> str:
         head = ("layer", "role", "shape", "pattern", "density", "energy", "magnitude", "error", "")
-        facts = [f"{len(self.layers)} layers by {self.method}", *map(" ".join, self.facts.items())]
-        parts = [table(head, [layer.row() for layer in self.layers]), ", ".join(facts)]
+        figures = [f"{len(self.layers)} layers by {self.method}", *map(" ".join, self.summary.items())]
+        parts = [table(head, [layer.row() for layer in self.layers]), ", ".join(figures)]
         if self.error is not None:
             parts.append("Errors are of the layer's outputs, squared, as a share of the outputs; lower is better.")
-        parts += map(" ".join, self.judged.items())
-        parts += [f"Left dense: {name}: {why}" for name, why in self.skipped.items()]
+        parts += map(" ".join, self.score_summary.items())
+        parts += [f"Left dense: {name}: {reason}" for name, reason in self.skipped.items()]
         return "\n".join(parts)
 
 
-def made_by(outcome: PruningResult, config: NxMConfig) -> NxMConfig:
-    """The config that says of a model how it was made: its mask is there, and a training of `asp` keeps it."""
-    config.layers = {layer.name: layer.pattern for layer in outcome.layers}
-    config.density = outcome.density
-    config.pruning = {"method": outcome.method, "settings": outcome.settings, "tokens": outcome.tokens}
+def record_pruning(config: NxMConfig, result: PruningResult) -> NxMConfig:
+    """Record in a config how its model was pruned, in place. Training by `asp` keeps the masks of such a model.
+
+    Args:
+        config: the config that the model was pruned with.
+        result: the result of pruning.
+
+    Returns:
+        `config`.
+    """
+    config.layers = {layer.name: layer.pattern for layer in result.layers}
+    config.density = result.density
+    config.pruning = {"method": result.method, "settings": result.settings, "tokens": result.tokens}
     return config
 
 
 def peak_memory() -> int | None:
-    """The most memory that this process has had, in bytes; None where the system does not say."""
+    """Return the peak memory of this process in bytes, or None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -140,5 +203,5 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _number(value: float | None) -> str:
+def _four_digits(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"

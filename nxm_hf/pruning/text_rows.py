@@ -1,4 +1,4 @@
-"""Texts and rows: from a list, a file or a Hub data set, for calibration."""
+"""Read texts and rows with columns from a list, a file or a Hub dataset."""
 
 import csv
 import json
@@ -8,26 +8,39 @@ from typing import Any
 
 from nxm_hf.config.values import as_list
 
+Row = str | Mapping[str, Any]
+
 
 def read_texts(source: str | Path | Iterable, columns: str | Sequence[str] | None = None) -> Iterator[str]:
-    """The texts of a list, of a file (.txt, .parquet, .csv, .tsv, .jsonl), or of a data set of the Hub, by its name.
+    """Yield the texts of a list, a file or a Hub dataset, without empty ones.
 
-    Rows have columns; the first that holds text is read, or those that are named. Empty texts are passed over.
+    Args:
+        source: texts, or rows with columns; the path of a .txt, .parquet, .csv, .tsv or .jsonl file; or the name of
+            a Hub dataset.
+        columns: the columns to read; by default the first column that holds text.
+
+    Yields:
+        The texts, stripped.
+
+    Raises:
+        ValueError: if a file cannot be read, or a column does not exist.
+        FileNotFoundError: if there is neither a file nor a Hub dataset of this name.
+        ImportError: if reading needs a package that is not installed.
 
     >>> list(read_texts([{"id": 1, "title": "One.", "body": "Two."}, {"id": 2, "title": " ", "body": "Three."}]))
     ['One.']
     """
-    wanted = as_list("columns", columns)
+    chosen = as_list("columns", columns)
     for row in read_rows(source) if isinstance(source, (str, Path)) else source:
         if isinstance(row, Mapping):
-            wanted = wanted or [_first_text(row)]
-            found = [_cell(row, column) for column in wanted]
+            chosen = chosen or [_first_text_column(row)]
+            cells = [_cell(row, column) for column in chosen]
         else:
-            found = [row]
-        yield from (text.strip() for text in found if isinstance(text, str) and text.strip())
+            cells = [row]
+        yield from (text.strip() for text in cells if isinstance(text, str) and text.strip())
 
 
-def _first_text(row: Mapping[str, Any]) -> str:
+def _first_text_column(row: Mapping[str, Any]) -> str:
     for column, value in row.items():
         if isinstance(value, str):
             return column
@@ -40,8 +53,20 @@ def _cell(row: Mapping[str, Any], column: str) -> Any:
     return row[column]
 
 
-def read_rows(source: str | Path) -> Iterator[str | Mapping[str, Any]]:
-    """The rows of a file or of a data set of the Hub; lines, where it has no columns."""
+def read_rows(source: str | Path) -> Iterator[Row]:
+    """Read the rows of a file, or of the training split of a Hub dataset.
+
+    Args:
+        source: the path of a file, or the name of a Hub dataset. "name:configuration" selects a configuration.
+
+    Returns:
+        An iterator over rows with columns; over lines, if the file has no columns.
+
+    Raises:
+        ValueError: if the file is a directory or cannot be read.
+        FileNotFoundError: if there is neither a file nor a Hub dataset of this name.
+        ImportError: if reading needs a package that is not installed.
+    """
     path = Path(source)
     if path.is_dir():
         raise ValueError(f"{path} is a directory; a file is needed. Name one of those in it.")
@@ -60,7 +85,7 @@ def _lines(path: Path) -> Iterator[str]:
         ) from None
 
 
-def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
+def _json_lines(path: Path) -> Iterator[Row]:
     for number, line in enumerate(_lines(path), 1):
         try:
             row = json.loads(line) if line.strip() else ""
@@ -69,15 +94,15 @@ def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
         yield row
 
 
-def _table(path: Path) -> Iterator[Mapping[str, Any]]:
+def _csv_rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8", newline="") as file:
         yield from csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
 
 
-def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
+def _parquet_rows(path: Path) -> Iterator[Row]:
     try:
-        from pyarrow import ArrowInvalid
-        from pyarrow.parquet import ParquetFile
+        from pyarrow import ArrowInvalid  # type: ignore[import-untyped]  # pyarrow has no stubs
+        from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
     except ImportError:
         raise ImportError(f"Reading {path} takes pyarrow, which is not installed: pip install pyarrow.") from None
     try:
@@ -88,8 +113,8 @@ def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
         raise ValueError(f"{path} is not a parquet file ({error}). Download it again.") from None
 
 
-def _hub_rows(name: str) -> Iterator[Mapping[str, Any]]:
-    """The rows of the training split, read as they come; "name:configuration" where there are several."""
+def _hub_rows(name: str) -> Iterator[Row]:
+    """Stream the training split of a Hub dataset."""
     try:
         from datasets import load_dataset
     except ImportError:
@@ -100,9 +125,9 @@ def _hub_rows(name: str) -> Iterator[Mapping[str, Any]]:
     repository, _, configuration = name.partition(":")
     try:
         return iter(load_dataset(repository, configuration or None, split="train", streaming=True))
-    except Exception as error:  # of whatever kind: datasets has many, and all mean that there is nothing to read
-        why = str(error).strip().split("\n")[0]
-        raise FileNotFoundError(f"{name} is neither a file nor a data set of the Hub in reach: {why}") from error
+    except Exception as error:  # datasets raises many types, and all of them mean that nothing can be read
+        reason = str(error).strip().split("\n")[0]
+        raise FileNotFoundError(f"{name} is neither a file nor a data set of the Hub in reach: {reason}") from error
 
 
-_READERS = {".parquet": _parquet, ".csv": _table, ".tsv": _table, ".jsonl": _json_lines}
+_READERS = {".parquet": _parquet_rows, ".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _json_lines}

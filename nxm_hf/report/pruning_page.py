@@ -5,14 +5,14 @@ from html import escape
 from pathlib import Path
 
 from nxm_hf._version import __version__
-from nxm_hf.pruning.result import OUTCOME_FILE, PrunedLayer, PruningResult
+from nxm_hf.pruning.result import RESULT_FILE, PrunedLayer, PruningResult
 from nxm_hf.report.stylesheet import STYLE
 from nxm_hf.report.tables import Drawn, grid
 
 
 def is_pruned(folder: str | Path) -> bool:
     """Whether `nxm prune` or `nxm convert` wrote this directory."""
-    return (Path(folder) / OUTCOME_FILE).is_file()
+    return (Path(folder) / RESULT_FILE).is_file()
 
 
 def pruned_page(folders: Sequence[str | Path]) -> str:
@@ -34,7 +34,7 @@ def _part(folder: Path) -> str:
     head = ("layer", "role", "shape", "pattern", "density", "energy kept", "error", "", "by magnitude", "", "note")
     table = grid(head, [_row(row, most) for row in outcome.layers], heads=1)
     settings = ", ".join(f"{name}={value!r}" for name, value in outcome.settings.items()) or "none"
-    facts = {"method": outcome.method, "settings": settings, **outcome.facts, **outcome.judged}
+    facts = {"method": outcome.method, "settings": settings, **outcome.summary, **outcome.score_summary}
     note = "Errors are of each layer's outputs over the calibration tokens, squared, as a share of the outputs."
     return (
         f'<section id="layers">\n<h2>{escape(folder.resolve().name)}</h2>\n'

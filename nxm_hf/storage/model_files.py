@@ -101,13 +101,13 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
 
 def load_model(folder: str | Path) -> PreTrainedModel:
     """The model of a directory, all of it: a weight that is not there would be random."""
-    model, missing = _loaded(type(skeleton(folder)), folder)
+    model, missing = load_with_missing(type(skeleton(folder)), folder)
     if missing:
         raise ValueError(f"{folder} lacks {shortened(missing)}. Name a directory that holds the whole model.")
     return model
 
 
-def _loaded(kind: type[PreTrainedModel], folder: str | Path) -> tuple[PreTrainedModel, list[str]]:
+def load_with_missing(kind: type[PreTrainedModel], folder: str | Path) -> tuple[PreTrainedModel, list[str]]:
     """A model, and the names of the weights that were not there and so were drawn."""
     with _plain_errors(folder, "cannot be loaded"), torch.random.fork_rng(devices=[]):
         model, found = kind.from_pretrained(folder, output_loading_info=True)
@@ -125,7 +125,7 @@ def saved_weights(folder: str | Path, model: nn.Module, names: list[str]) -> Ite
             for name, key in keys.items():
                 yield name, files[key]
             return
-    loaded, drawn = _loaded(type(model), folder)
+    loaded, drawn = load_with_missing(type(model), folder)
     if missing := [name for name, key in keys.items() if key in drawn]:
         raise ValueError(f"{folder} holds no weight of {shortened(missing)}. Save the model again.")
     for name in names:

@@ -13,7 +13,7 @@ from nxm_hf.layers.modules import blocks
 from nxm_hf.patterns import parse
 from nxm_hf.pruners import Inputs, OneShot
 from nxm_hf.pruning.block_replay import BlockReplay
-from nxm_hf.pruning.input_statistics import PANEL, Gathering, Sums
+from nxm_hf.pruning.input_statistics import PANEL, GramSum, InputStatistics
 from tests.support.models import MODELS, make_batches, make_model
 
 NO_TOKENS = (
@@ -75,7 +75,7 @@ def grouped(layer) -> bool:
 
 def test_a_gram_matrix_that_is_summed_in_panels_is_whole():
     x = torch.randn(30, 2 * PANEL + 76)
-    sums = Sums(x.shape[1], x.device)
+    sums = GramSum(x.shape[1], x.device)
     for part in x.split(20):
         sums.add(part, 0)
     torch.testing.assert_close(sums.gram, x.double().T @ x.double(), rtol=1e-5, atol=1e-5)
@@ -137,12 +137,12 @@ def test_a_model_is_pruned_as_by_hand_with_a_whole_forward_for_each_block(name, 
 def test_what_is_kept_is_what_later_blocks_are_made_of_and_no_more(name):
     model, batches = make_model(name), make_batches(name)
     found = list(blocks(model))
-    walk = BlockReplay(model, batches, [block for _, block in found])
-    assert walk.keeps
+    replay = BlockReplay.trace(model, batches, [block for _, block in found])
+    assert replay.caches_outputs
     most = 0
-    for number in walk.order:
-        walk.gather(number, Gathering([], len(batches)))
-        outputs = [output for kept in walk._kept for output in kept.values()]
+    for number in replay.order:
+        replay.collect(number, InputStatistics([], len(batches)))
+        outputs = [output for kept in replay._outputs for output in kept.values()]
         most = max(most, sum(any(map(has_numbers, tree_leaves(output))) for output in outputs))
     stacks = 2 if name in ("t5", "bart", "funnel") else 1
     assert 0 < most <= stacks * len(batches) or len(found) == 1
@@ -209,7 +209,7 @@ class Whisperers(nn.Module):
 def test_blocks_that_talk_past_their_outputs_are_computed_anew_each_time():
     batches = [{"x": torch.randn(5, 8)} for _ in range(2)]
     model, dense = Whisperers(), Whisperers()
-    assert not BlockReplay(model, batches, list(model.layers)).keeps
+    assert not BlockReplay.trace(model, batches, list(model.layers)).caches_outputs
     witness = Witness()
     prune(model, "2:4", witness, batches, inputs="dense")
     rows = literal_inputs(dense, batches, find_layers(dense))

@@ -180,7 +180,7 @@ def test_the_tokenizer_is_that_of_the_models_own_directory(tmp_path):
     model.save_pretrained(tmp_path)
     model = type(model).from_pretrained(tmp_path)
     # transformers makes an empty one of a directory without
-    with pytest.raises(ValueError, match=r"The tokenizer does not know \d+% of what it gives.*Pass tokenizer="):
+    with pytest.raises(ValueError, match=r"The tokenizer does not know \d+% of the calibration text.*Pass tokenizer="):
         batches_of(texts, model)
     model.name_or_path = str(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=r"elsewhere has no tokenizer that can be loaded .*Pass tokenizer="):
@@ -206,5 +206,5 @@ def test_calibration_data_that_will_not_do_is_an_error(name, data, words, messag
 
 
 def test_a_tokenizer_of_another_model_is_an_error():
-    with pytest.raises(ValueError, match="gives token 49 and the model has 40; it is not its own"):
+    with pytest.raises(ValueError, match="gives token 49, but the model's vocabulary has 40 entries: tokenizer and model do not match"):
         batches_of(["w45 w1"], make_bert(vocab_size=40), make_tokenizer())

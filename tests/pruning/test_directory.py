@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from nxm_hf import NxMConfig, prune, verify
 from nxm_hf.cli.main import main
 from nxm_hf.layers.find import find_layers
-from nxm_hf.pruning.result import OUTCOME_FILE
+from nxm_hf.pruning.result import RESULT_FILE
 from tests.support.models import assert_equal_weights, make_bert, make_model, make_texts, make_tokenizer
 from tests.support.processes import command, environment
 from tests.support.processes.killed_pruning import words as killed_words
@@ -66,7 +66,7 @@ def test_prune_writes_a_whole_directory_that_loads_without_us(dense, texts, tmp_
     assert f"{sum(len(words) + 2 for words in chosen)} tokens" in shown
     assert files(dense) == before and [path.name for path in out.parent.iterdir()] == ["out"]
     left = {"optimizer.pt", "pytorch_model.bin", "trainer_state.json", "checkpoint-3/config.json"}
-    assert set(files(out)) == set(before) - left | {"nxm_config.json", OUTCOME_FILE}
+    assert set(files(out)) == set(before) - left | {"nxm_config.json", RESULT_FILE}
     by_hand = make_bert().from_pretrained(dense)
     prune(by_hand, "2:4", "wanda", texts, make_tokenizer(), length=16, samples=8)
     assert_equal_weights(AutoModelForSequenceClassification.from_pretrained(out), by_hand)
@@ -74,7 +74,7 @@ def test_prune_writes_a_whole_directory_that_loads_without_us(dense, texts, tmp_
     assert run("verify", out) == 0 and NxMConfig.from_pretrained(out).pruning["method"] == "wanda"
     card = (out / "README.md").read_text()
     assert "# Mine" in card and "license: mit" in card and "## Sparsity" in card and "`wanda`" in card
-    assert json.loads((out / OUTCOME_FILE).read_text())["method"] == "wanda"
+    assert json.loads((out / RESULT_FILE).read_text())["method"] == "wanda"
 
 
 def test_every_option_reaches_the_pruning(dense, texts, tmp_path):
@@ -93,7 +93,7 @@ def test_every_option_reaches_the_pruning(dense, texts, tmp_path):
     [
         (["dense", "dense", "--method", "magnitude"], "dense is there already, and nothing is overwritten"),
         (["nowhere", "out"], "nowhere holds no config.json"),
-        (["dense", "out"], "sparsegpt looks at the inputs of each layer, so it needs calibration data"),
+        (["dense", "out"], "sparsegpt scores weights by the inputs of each layer, so it needs calibration data"),
         (["dense", "out", "--method", "wand", "--calibration", "texts.txt"], "There is no method 'wand'"),
         (["dense", "out", "--method", "wanda", "--calibration", "no.txt"], "no.txt is neither a file nor a data set"),
         (["dense", "out", "--pattern", "4:2", "--method", "magnitude"], "2:4"),
@@ -149,7 +149,7 @@ def test_convert_shows_what_the_outputs_lose_when_it_has_texts(dense, texts, tmp
     assert run("prune", dense, tmp_path / "half", "--method", "magnitude", "--pattern", "unstructured:0.5") == 0
     words = ["convert", tmp_path / "half", tmp_path / "out", "--to", "2:4", "--calibration", texts, *SHORT]
     assert run(*words, "--method", "sparsegpt") == 0
-    rows = json.loads((tmp_path / "out" / OUTCOME_FILE).read_text())["layers"]
+    rows = json.loads((tmp_path / "out" / RESULT_FILE).read_text())["layers"]
     assert all(0 < row["error"] < row["magnitude_error"] < 1 for row in rows)
     shown = capsys.readouterr().out
     assert f"{rows[0]['magnitude_error']:.4f}     {rows[0]['error']:.4f}" in shown
@@ -164,12 +164,12 @@ def test_report_draws_each_layer_of_what_was_pruned(dense, texts, tmp_path, caps
     assert run("report", tmp_path / "a<b", tmp_path / "plain") == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "a<b" / "report.html")
     page = (tmp_path / "a<b" / "report.html").read_text()
-    rows = json.loads((tmp_path / "a<b" / OUTCOME_FILE).read_text())["layers"]
+    rows = json.loads((tmp_path / "a<b" / RESULT_FILE).read_text())["layers"]
     most = max(row["magnitude_error"] for row in rows)
     for row in rows:
         assert f"<td>{row['error']:.4f}</td>" in page and f"width:{row['error'] / max(most, row['error']):.1%}" in page
     assert "a&lt;b" in page and "a<b" not in page and page.count('class="bar"') == 24
-    (tmp_path / "plain" / OUTCOME_FILE).write_text("{}")
+    (tmp_path / "plain" / RESULT_FILE).write_text("{}")
     assert run("report", tmp_path / "plain") == 2 and "Prune the model again" in capsys.readouterr().err
 
 
@@ -195,7 +195,7 @@ def test_a_job_that_was_killed_anywhere_goes_on_to_the_same_bits(dense, texts, t
         assert code == 0 or (folder / "out").exists(), killed_at[number]
         resumed += bool(times)
         for name, content in files(folder / "out").items():
-            assert content == unbroken[name] or name in (OUTCOME_FILE,), f"{name}, killed at {killed_at[number]}"
+            assert content == unbroken[name] or name in (RESULT_FILE,), f"{name}, killed at {killed_at[number]}"
     assert resumed >= 1
 
 
@@ -218,14 +218,14 @@ def test_an_unfinished_job_of_another_kind_is_begun_anew_and_that_is_said(dense,
 
 
 def test_a_finished_block_that_is_torn_is_pruned_again(dense, texts, tmp_path, caplog):
-    from nxm_hf.pruning.block_cache import BlockShelf
+    from nxm_hf.pruning.block_cache import BlockCache
 
     model, other = make_bert(), make_bert()
-    shelf = BlockShelf(tmp_path / "shelf", {"job": 1})
-    prune(model, shelf=shelf)
-    torn = tmp_path / "shelf" / "bert.encoder.layer.1" / "nxm_state.safetensors"
+    cache = BlockCache(tmp_path / "cache", {"job": 1})
+    prune(model, cache=cache)
+    torn = tmp_path / "cache" / "bert.encoder.layer.1" / "nxm_state.safetensors"
     torn.write_bytes(torn.read_bytes()[:-8])
-    prune(other, shelf=BlockShelf(tmp_path / "shelf", {"job": 1}))
+    prune(other, cache=BlockCache(tmp_path / "cache", {"job": 1}))
     assert_equal_weights(model, other)
     assert "Pruning bert.encoder.layer.1 again" in caplog.text
 

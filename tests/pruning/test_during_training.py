@@ -154,7 +154,7 @@ def test_until_then_what_is_shown_is_pruned_without_looking_at_rows(config, tmp_
 def test_the_config_survives_json_and_belongs_to_one_recipe():
     config = scored("alps", settle=0.2)
     assert NxMConfig.from_dict(config.to_dict()) == config and config.calibrated_start.method == "alps"
-    assert NxMConfig("asp").changed(scores="wanda").calibrated_start.method == "wanda"
+    assert NxMConfig("asp").replace(scores="wanda").calibrated_start.method == "wanda"
     assert (
         NxMConfig("ste").calibrated_start
         is config.for_finetuning().calibrated_start
@@ -248,7 +248,7 @@ def admm(scores: str, **settings) -> NxMConfig:
 
 
 def test_admm_with_a_strength_of_ones_own_or_other_scores_looks_at_no_rows():
-    assert NxMConfig("admm").calibrated_start == CalibratedStart("alps", "settle", must=False)
+    assert NxMConfig("admm").calibrated_start == CalibratedStart("alps", "settle", required=False)
     assert admm("wanda", rho=0.1).calibrated_start == CalibratedStart("wanda", "settle")
     for settings in ({"rho": 0.1}, {"penalty": "decoupled"}, {"scores": "fisher"}, {"scores": "magnitude"}):
         assert NxMConfig("admm", settings=settings).calibrated_start is None

@@ -10,8 +10,8 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from nxm_hf import prune
 from nxm_hf.cli.main import main
-from nxm_hf.pruning.evaluation import Evaluation, correlation, ranks
-from nxm_hf.pruning.result import OUTCOME_FILE
+from nxm_hf.pruning.evaluation import Evaluation, pearson, ranks
+from nxm_hf.pruning.result import RESULT_FILE
 from tests.support.models import assert_equal_weights, make_bert, make_model, make_texts, make_tokenizer
 
 TEXTS = make_texts(50)
@@ -53,7 +53,7 @@ def test_accuracy_is_the_share_of_rows_that_are_right_whatever_way_labels_are_sp
     model = separable(rows)
     right = logits(model, rows).argmax(-1).tolist()
     made = [{**row, "label": spelled(right[n] if n % 4 else 1 - right[n])} for n, row in enumerate(rows)]
-    assert len(set(right)) == 2 and Evaluation.of(made, model, make_tokenizer())(model) == {"accuracy": 0.75}
+    assert len(set(right)) == 2 and Evaluation.from_rows(made, model, make_tokenizer())(model) == {"accuracy": 0.75}
 
 
 @pytest.mark.parametrize("one_column", [False, True])
@@ -61,7 +61,7 @@ def test_scores_are_correlated_as_scipy_does_it(one_column):
     rows, model = labelled(labels=lambda n: round(n % 7 / 2, 1)), make_bert(num_labels=1, problem_type=None)
     if one_column:
         rows = [{"text": row["one"], "label": str(row["label"])} for row in rows]
-    found = Evaluation.of(rows, model, make_tokenizer())(model)
+    found = Evaluation.from_rows(rows, model, make_tokenizer())(model)
     tokenizer = make_tokenizer()
     with torch.no_grad():
         words = [[v for k, v in row.items() if k in ("one", "two", "text")] for row in rows]
@@ -73,10 +73,10 @@ def test_scores_are_correlated_as_scipy_does_it(one_column):
 
 def test_ranks_share_ties_and_a_constant_correlates_with_nothing():
     values = torch.tensor([3.0, 1.0, 3.0, 3.0, -2.0, 1.0])
-    assert correlation(ranks(values), torch.arange(6.0).double()) == pytest.approx(
+    assert pearson(ranks(values), torch.arange(6.0).double()) == pytest.approx(
         spearmanr(values, range(6)).statistic
     )
-    assert correlation(torch.ones(4), torch.arange(4.0)) is None
+    assert pearson(torch.ones(4), torch.arange(4.0)) is None
 
 
 def test_a_tokenizer_that_cannot_pad_reads_rows_one_at_a_time():
@@ -87,7 +87,7 @@ def test_a_tokenizer_that_cannot_pad_reads_rows_one_at_a_time():
     with torch.no_grad():
         right = [model(**tokenizer(r["one"], r["two"], return_tensors="pt")).logits.argmax().item() for r in rows]
     rows = [{**row, "label": label} for row, label in zip(rows, right, strict=True)]
-    assert Evaluation.of(rows, model, tokenizer)(model) == {"accuracy": 1.0}
+    assert Evaluation.from_rows(rows, model, tokenizer)(model) == {"accuracy": 1.0}
 
 
 # -- before and after --------------------------------------------------------------------------------------------------
@@ -115,9 +115,9 @@ def test_the_commands_print_and_save_and_draw_it(kind, tmp_path, capsys):
     path = tmp_path / f"rows.{kind}"
     write(path, rows)
     assert run("convert", tmp_path / "dense", tmp_path / "out", "--to", "4:8", "--eval", path) == 0
-    saved = json.loads((tmp_path / "out" / OUTCOME_FILE).read_text())
+    saved = json.loads((tmp_path / "out" / RESULT_FILE).read_text())
     (before, after), text = saved["scores"]["accuracy"], capsys.readouterr().out
-    assert before == Evaluation.of(rows, separable(rows), make_tokenizer())(separable(rows))["accuracy"]
+    assert before == Evaluation.from_rows(rows, separable(rows), make_tokenizer())(separable(rows))["accuracy"]
     line = f"{before:.4f} -> {after:.4f} on 20 labelled rows"
     assert f"accuracy {line}" in text and saved["rows"] == 20
     assert run("report", tmp_path / "out") == 0
@@ -170,9 +170,9 @@ def test_wrong_rows_are_an_error_that_says_what_is_wrong(rows, message):
 def test_a_score_that_is_no_number_and_a_model_without_a_head_are_refused():
     rows = [{"a": "w1", "label": float("nan")}]
     with pytest.raises(ValueError, match="has the label nan; this model's are a number"):
-        Evaluation.of(rows, make_bert(num_labels=1, problem_type="regression"), make_tokenizer())
+        Evaluation.from_rows(rows, make_bert(num_labels=1, problem_type="regression"), make_tokenizer())
     with pytest.raises(ValueError, match=r"AlbertModel has no head.*ForSequenceClassification"):
         prune(make_model("albert"), evaluation=labelled(), tokenizer=make_tokenizer())
     for kind in ("multi_label_classification", "regression"):
         with pytest.raises(ValueError, match="several answers to a row"):
-            Evaluation.of(labelled(), make_bert(problem_type=kind), make_tokenizer())
+            Evaluation.from_rows(labelled(), make_bert(problem_type=kind), make_tokenizer())

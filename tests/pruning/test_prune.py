@@ -242,7 +242,7 @@ def test_layers_that_the_pattern_does_not_fit_are_an_error_or_are_said():
     [
         (
             {"method": "wanda"},
-            r'wanda looks at the inputs .*needs calibration data: .*method="magnitude"',
+            r'wanda scores weights by the inputs .*needs calibration data: .*method="magnitude"',
         ),
         ({"method": "wander"}, r"There is no method 'wander'.*Write 'wanda'"),
         ({"method": "wanda", "damp": 1}, "'wanda' has no settings; got 'damp'"),
