@@ -1,4 +1,4 @@
-"""Permutation: channels in a better order for N:M, where that is free in a Transformer."""
+"""Permutation: reorder the channels of a Transformer so that N:M masks keep more, without changing its outputs."""
 
 from nxm_hf.permutation.permute import Permutation, PermutedLayer, permute
 

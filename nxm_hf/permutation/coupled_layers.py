@@ -1,4 +1,4 @@
-"""Couplings: channels that stand between two layers and nowhere else, so that both can number them anew."""
+"""Layers coupled by channels that nothing else reads or writes, so that their order is free."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,19 +9,24 @@ from torch import Tensor, nn
 
 from nxm_hf.families import FEEDS, HEAD_SIZES
 from nxm_hf.layers.find import Layer, find_layers
-from nxm_hf.layers.modules import bare, plain
+from nxm_hf.layers.modules import plain
 from nxm_hf.text import shortened
 
-QUERIES_KEYS_VALUES = "qkv"  # the role of the three in one
+FUSED_QKV = "qkv"  # the role of a layer that computes queries, keys and values at once
 
 
 @dataclass(frozen=True)
-class Coupling:
-    """The channels that one layer reads and others write: hidden units of an FFN, or values that attention averages.
+class CoupledLayers:
+    """A layer and the layers that write its input channels: hidden units of an FFN, or values of attention.
 
-    `columns` [copies, channels] says which inputs of the consumer read a channel: several heads, where they share one
-    value. `rows` says, for each producer, which of its outputs write it: two, where gate and input are one matrix.
-    Channels may change places within a section, which is a head of attention or the whole FFN.
+    Attributes:
+        consumer: the layer that reads the channels.
+        producers: the layers that write them; two in a gated FFN.
+        columns: the inputs of the consumer that read each channel, [copies, channels]. There are several copies if
+            several heads share one value.
+        rows: for each producer, its outputs that write each channel, [copies, channels]. There are two copies if gate
+            and input of an FFN are one matrix.
+        section: the number of channels within which the order is free: one head of attention, or the whole FFN.
     """
 
     consumer: Layer
@@ -32,55 +37,76 @@ class Coupling:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """All that take part."""
+        """Return the consumer and the producers."""
         return (self.consumer, *self.producers)
 
     @torch.no_grad()
     def scores(self) -> Tensor:
-        """The sizes of the consumer's weights as [channels, copies * out], in float32 or more."""
+        """Return the magnitudes of the consumer's weights, [channels, copies * out], in fp32 or fp64."""
         matrix = self.consumer.matrix(self.consumer.weight.detach()).abs()
-        sizes = matrix[:, self.columns].permute(2, 1, 0).flatten(1)
-        return sizes.to(torch.promote_types(sizes.dtype, torch.float32)).contiguous()
+        scores = matrix[:, self.columns].permute(2, 1, 0).flatten(1)
+        return scores.to(torch.promote_types(scores.dtype, torch.float32)).contiguous()
 
-    def inputs(self, order: Tensor) -> Tensor:
-        """Which of its old inputs the consumer reads at each place, with the channels in this order."""
-        places = torch.arange(self.consumer.shape[1], device=order.device)
-        places[self.columns.flatten()] = self.columns[:, order].flatten()
-        return places
+    def input_order(self, order: Tensor) -> Tensor:
+        """Return the order of the consumer's inputs that an order of the channels implies.
+
+        Args:
+            order: the channel at each place, [channels].
+
+        Returns:
+            The old input at each place, [in].
+        """
+        inputs = torch.arange(self.consumer.shape[1], device=order.device)
+        inputs[self.columns.flatten()] = self.columns[:, order].flatten()
+        return inputs
 
     @torch.no_grad()
     def permute(self, order: Tensor) -> None:
-        """Bring the channels into this order, in place and in all layers."""
+        """Reorder the channels in all layers, in place.
+
+        Args:
+            order: the old channel at each place, [channels].
+        """
         matrix = self.consumer.matrix(self.consumer.weight)
-        matrix.copy_(matrix[:, self.inputs(order)])
+        matrix.copy_(matrix[:, self.input_order(order)])
         for producer, rows in zip(self.producers, self.rows, strict=True):
-            moved = rows[:, order].flatten()
-            matrix, bias = producer.matrix(producer.weight), producer.module.bias
-            matrix[rows.flatten()] = matrix[moved]
-            if bias is not None:
-                bias[rows.flatten()] = bias[moved]
+            sources = rows[:, order].flatten()
+            matrix = producer.matrix(producer.weight)
+            matrix[rows.flatten()] = matrix[sources]
+            bias = producer.module.bias
+            if isinstance(bias, Tensor):
+                bias[rows.flatten()] = bias[sources]
 
 
-def find_couplings(model: nn.Module) -> tuple[list[Coupling], dict[str, str]]:
-    """The couplings of a model, in its order, and the layers that read channels in no way we know: name -> why."""
-    model = bare(model)
-    layers, found, left = find_layers(model), [], {}
+def find_coupled_layers(model: nn.Module) -> tuple[list[CoupledLayers], dict[str, str]]:
+    """Find the coupled layers of a model.
+
+    Args:
+        model: the model, without wrappers.
+
+    Returns:
+        The coupled layers in the order of the model, and the consumers whose inputs cannot be reordered, each with
+        the reason.
+    """
+    layers = find_layers(model)
     modules = {plain(name): module for name, module in model.named_modules()}
     owners = Counter(id(p) for module in modules.values() for p in module.parameters(recurse=False))
+    coupled_layers: list[CoupledLayers] = []
+    skipped: dict[str, str] = {}
     for consumer in (layer for layer in layers if layer.role in FEEDS):
         try:
-            coupling = _coupled(consumer, [layer for layer in layers if layer.place == consumer.place], modules)
-            for layer in coupling.layers:
-                _check(layer, owners)
-        except ValueError as why:
-            left[consumer.name] = str(why)
+            coupled = _couple(consumer, [layer for layer in layers if layer.place == consumer.place], modules)
+            for layer in coupled.layers:
+                _check_movable(layer, owners)
+        except ValueError as reason:
+            skipped[consumer.name] = str(reason)
         else:
-            found.append(coupling)
-    return found, left
+            coupled_layers.append(coupled)
+    return coupled_layers, skipped
 
 
-def _coupled(consumer: Layer, neighbours: Sequence[Layer], modules: Mapping[str, nn.Module]) -> Coupling:
-    """The coupling that ends in a layer; a ValueError says why there is none."""
+def _couple(consumer: Layer, neighbours: Sequence[Layer], modules: Mapping[str, nn.Module]) -> CoupledLayers:
+    """Return the layers coupled to a consumer; the ValueError says why there are none."""
     producers = tuple(layer for layer in neighbours if layer.role in FEEDS[consumer.role])
     rivals = [layer.name for layer in neighbours if layer.role == consumer.role and layer is not consumer]
     if not producers or rivals:
@@ -91,46 +117,46 @@ def _coupled(consumer: Layer, neighbours: Sequence[Layer], modules: Mapping[str,
         rows = [torch.arange(layer.shape[0]) for layer in producers]
     else:
         section = _head_size(producers[0], modules)
-        rows = [_values(layer, width) for layer in producers]
+        rows = [_value_outputs(layer, width) for layer in producers]
         channels = len(rows[0])
     if not all(len(some) and len(some) % channels == 0 for some in rows) or width % channels or channels % section:
         sizes = shortened([f"{layer.name} ({layer.shape[0]})" for layer in producers])
         raise ValueError(f"its {width} inputs are not the outputs of {sizes}, in heads of one size")
-    return Coupling(
+    return CoupledLayers(
         consumer,
         producers,
-        _readers(width, channels, section).to(device),
+        _consumer_columns(width, channels, section).to(device),
         tuple(some.view(-1, channels).to(device) for some in rows),
         section,
     )
 
 
-def _values(layer: Layer, width: int) -> Tensor:
-    """Which outputs are values: where queries, keys and values are one, the last ones."""
+def _value_outputs(layer: Layer, width: int) -> Tensor:
+    """Return which outputs of a layer are values: all, or the last ones if it computes queries and keys too."""
     outputs = layer.shape[0]
-    begin = outputs - (outputs - width) // 2 if layer.role == QUERIES_KEYS_VALUES else 0
+    begin = outputs - (outputs - width) // 2 if layer.role == FUSED_QKV else 0
     return torch.arange(begin, outputs)
 
 
-def _readers(width: int, channels: int, section: int) -> Tensor:
-    """Which inputs read each channel [copies, channels]: heads that share one value follow each other."""
+def _consumer_columns(width: int, channels: int, section: int) -> Tensor:
+    """Return which inputs read each channel, [copies, channels]; heads that share one value are adjacent."""
     copies = width // channels
     return torch.arange(width).view(-1, copies, section).transpose(0, 1).reshape(copies, channels)
 
 
 def _head_size(producer: Layer, modules: Mapping[str, nn.Module]) -> int:
-    """The width of a head, as the module around the values says it."""
-    known = vars(modules[producer.name.rpartition(".")[0]])
-    sizes = [known[name] for name in HEAD_SIZES if isinstance(known.get(name), int)]
+    """Return the width of a head, from an attribute of the attention module."""
+    attributes = vars(modules[producer.name.rpartition(".")[0]])
+    sizes = [attributes[name] for name in HEAD_SIZES if isinstance(attributes.get(name), int)]
     if not sizes:
         raise ValueError("the width of its heads is not known")
     return sizes[0]
 
 
-def _check(layer: Layer, owners: Mapping[int, int]) -> None:
-    """Raise for a layer whose channels must stay where they are."""
-    for reason in _obstacles(layer, owners):
-        raise ValueError(f"{layer.name} {reason}")
+def _check_movable(layer: Layer, owners: Mapping[int, int]) -> None:
+    """Raise if the channels of a layer must stay where they are."""
+    for obstacle in _obstacles(layer, owners):
+        raise ValueError(f"{layer.name} {obstacle}")
 
 
 def _obstacles(layer: Layer, owners: Mapping[int, int]) -> Iterator[str]:

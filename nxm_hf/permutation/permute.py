@@ -1,6 +1,6 @@
-"""Permutation: channels in a better order for N:M, in a model that computes what it did before."""
+"""Reorder the channels of a model so that N:M masks keep more, while the model computes the same function."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,20 +9,28 @@ from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
 from nxm_hf.config.config import NxMConfig
+from nxm_hf.layers.modules import bare
 from nxm_hf.layers.plan import resolve
 from nxm_hf.patterns import NM, Pattern
-from nxm_hf.permutation.channel_order import ROUNDS, kept, regroup
-from nxm_hf.permutation.coupled_layers import Coupling, find_couplings
-from nxm_hf.permutation.equivalence import Probe
+from nxm_hf.permutation.channel_order import ROUNDS, best_order, kept_score
+from nxm_hf.permutation.coupled_layers import CoupledLayers, find_coupled_layers
+from nxm_hf.permutation.equivalence import EquivalenceCheck
 from nxm_hf.storage.model_record import read_stamp
 from nxm_hf.text import table
 
 
 @dataclass(frozen=True)
 class PermutedLayer:
-    """A layer whose inputs stand in another order now: the share of its magnitude that a mask keeps, and kept before.
+    """A layer whose inputs were reordered.
 
-    `moved` are the layers whose outputs moved with them.
+    Attributes:
+        name: the name of the layer's module.
+        role: its role in a Transformer block: "ffn_out" or an attention output.
+        pattern: the N:M pattern that the order was chosen for.
+        magnitude: the sum of the magnitudes of its weights.
+        before: the share of the magnitude that a mask kept before.
+        after: the share that a mask keeps now.
+        producers: the layers whose outputs were reordered accordingly.
     """
 
     name: str
@@ -31,38 +39,45 @@ class PermutedLayer:
     magnitude: float
     before: float
     after: float
-    moved: tuple[str, ...]
+    producers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Permutation:
-    """What a permutation has gained; prints as a table. `left` are the layers left alone, each with the reason."""
+    """What `permute` did to a model. Printing it shows a table of the layers.
+
+    Attributes:
+        layers: the layers whose inputs were reordered.
+        skipped: the layers that were not changed, each with the reason.
+    """
 
     layers: tuple[PermutedLayer, ...]
-    left: dict[str, str]
+    skipped: dict[str, str]
 
     @property
     def before(self) -> float:
-        """The share of the magnitude of all these layers together that masks kept before."""
-        return self._share([layer.before for layer in self.layers])
+        """Return the share of the magnitude of all these layers that masks kept before."""
+        return self._mean(layer.before for layer in self.layers)
 
     @property
     def after(self) -> float:
-        """The share that masks keep now."""
-        return self._share([layer.after for layer in self.layers])
+        """Return the share of the magnitude of all these layers that masks keep now."""
+        return self._mean(layer.after for layer in self.layers)
 
-    def _share(self, shares: list[float]) -> float:
+    def _mean(self, shares: Iterable[float]) -> float:
+        """Return the mean of the layers' shares, weighted by their magnitudes."""
         sizes = [layer.magnitude for layer in self.layers]
         return sum(size * share for size, share in zip(sizes, shares, strict=True)) / (sum(sizes) or 1.0)
 
     def __str__(self) -> str:
         head = ("layer", "role", "pattern", "kept before", "kept now", "moved with it")
         rows = [
-            (x.name, x.role, x.pattern, f"{x.before:.4f}", f"{x.after:.4f}", ", ".join(x.moved)) for x in self.layers
+            (x.name, x.role, x.pattern, f"{x.before:.4f}", f"{x.after:.4f}", ", ".join(x.producers))
+            for x in self.layers
         ]
         total = f"{len(self.layers)} layers: {self.before:.4f} of their magnitude kept before, {self.after:.4f} now."
-        left = [f"  {name}: {why}." for name, why in self.left.items()]
-        return "\n".join([table(head, rows), total, *(["Left as they were:", *left] if left else [])])
+        skipped = [f"  {name}: {reason}." for name, reason in self.skipped.items()]
+        return "\n".join([table(head, rows), total, *(["Left as they were:", *skipped] if skipped else [])])
 
 
 def permute(
@@ -72,98 +87,122 @@ def permute(
     inputs: Mapping[str, Any] | None = None,
     rounds: int = ROUNDS,
 ) -> Permutation:
-    """Reorder channels so that masks of this pattern keep more of the weights; the model computes what it did.
+    """Reorder channels in place so that N:M masks keep more of the weights. The model's outputs do not change.
 
-    Two sets of channels have no order that matters: the hidden units of an FFN, and those of each head between value
-    and attention output. They are brought into one in which the groups of N:M keep more; in place, and before training
-    or pruning, since neither an optimizer's moments nor a mask moves along. It is the same order in every process.
+    The order of two kinds of channels is free: the hidden units of an FFN, and the values within each head of
+    attention. Permute before training or pruning, because neither optimizer states nor masks are reordered. Every
+    process finds the same order.
 
-    One example is run before and after. A layer that is then given anything but its old inputs in another order is put
-    back, and the report says so.
+    The model is run on one example before and after. A layer is put back, and listed as skipped, if its inputs are
+    not the old ones in the new order.
 
     Args:
-        model: a dense model.
-        pattern: N:M for all layers, or by role; or an `NxMConfig`, whose `include` and `exclude` count too.
-        inputs: the example, as a batch; by default a text or an image made by code.
-        rounds: how long to look. More find a little more, and take as much longer.
+        model: a dense model with a stack of Transformer blocks.
+        pattern: an N:M pattern, or a mapping by role; or a config, whose `include` and `exclude` are used too.
+        inputs: the example, as the keyword arguments of the model; by default a random text or image.
+        rounds: the number of rounds of the search. More rounds gain a little more, and take proportionally longer.
 
-    >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
-    >>> report = permute(model, "2:4", inputs={"src": torch.randn(1, 3, 8)})
-    >>> [layer.name for layer in report.layers], report.after > report.before, sorted(report.left)
-    (['layers.0.linear2'], True, ['layers.0.self_attn.out_proj'])
+    Returns:
+        The layers that were reordered, what masks keep of each, and the layers that were skipped.
+
+    Raises:
+        ValueError: if the model is sparse already, no pattern is N:M, or the model cannot be run on the example.
+
+    Example:
+        >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+        >>> result = permute(model, "2:4", inputs={"src": torch.randn(1, 3, 8)})
+        >>> [layer.name for layer in result.layers], result.after > result.before, sorted(result.skipped)
+        (['layers.0.linear2'], True, ['layers.0.self_attn.out_proj'])
     """
-    couplings, patterns, left = _choose(model, pattern)
-    probe = Probe(model, {c.consumer.name: c.consumer.module for c in couplings}, inputs)
+    model = bare(model)
+    patterns = _patterns(model, pattern)
+    permutable, skipped = _permutable(model, patterns)
+    check = EquivalenceCheck.record(model, {c.consumer.name: c.consumer.module for c in permutable}, inputs)
     orders = {}
-    for coupling in tqdm(couplings, desc="Permuting channels", leave=False, delay=2):
-        nm = patterns[coupling.consumer.name]
-        orders[coupling.consumer.name] = regroup(coupling.scores(), nm.n, nm.m, coupling.section, rounds)
-    before = {coupling.consumer.name: _kept(coupling, patterns) for coupling in couplings}
-    left |= _apply(couplings, orders, probe)
-    layers = [_report(c, patterns, before) for c in couplings if c.consumer.name not in left]
-    return Permutation(tuple(layers), left)
+    for coupled in tqdm(permutable, desc="Permuting channels", leave=False, delay=2):
+        nm = _nm(patterns[coupled.consumer.name])
+        orders[coupled.consumer.name] = best_order(coupled.scores(), nm.n, nm.m, coupled.section, rounds)
+    before = {coupled.consumer.name: _kept(coupled, patterns) for coupled in permutable}
+    skipped |= _apply(permutable, orders, check)
+    layers = [_describe(c, patterns, before) for c in permutable if c.consumer.name not in skipped]
+    return Permutation(tuple(layers), skipped)
 
 
-def _choose(model: nn.Module, pattern: Any) -> tuple[list[Coupling], dict[str, NM], dict[str, str]]:
-    """The couplings to look at, the pattern of each layer, and what is left alone from the start."""
+def _patterns(model: nn.Module, pattern: str | Pattern | Mapping[str, str] | NxMConfig) -> dict[str, Pattern]:
+    """Return the pattern of each layer; raise if the model is sparse or no pattern is N:M."""
     if read_stamp(model) is not None:
         raise ValueError("This model is sparse already, and its masks would not move along; permute the dense model.")
-    config = pattern if isinstance(pattern, NxMConfig) else NxMConfig(pattern=pattern)
+    options: dict[str, Any] = {"pattern": pattern}
+    config = pattern if isinstance(pattern, NxMConfig) else NxMConfig(**options)
     plan = resolve(model, replace(config, recipe="asp", settings={}, on_indivisible="skip"))
     patterns = {target.name: target.pattern for target in plan.targets}
     if not any(isinstance(pattern, NM) for pattern in patterns.values()):
         raise ValueError(f'The order of channels matters to N:M; got {config.pattern!r}. Write pattern="2:4".')
-    couplings, left = find_couplings(model)
-    left = {name: why for name, why in left.items() if name in patterns}
-    chosen = []
-    for coupling in (coupling for coupling in couplings if coupling.consumer.name in patterns):
-        if why := _reason(coupling, patterns):
-            left[coupling.consumer.name] = why
+    return patterns
+
+
+def _permutable(model: nn.Module, patterns: Mapping[str, Pattern]) -> tuple[list[CoupledLayers], dict[str, str]]:
+    """Return the coupled layers to reorder, and the layers to skip, each with the reason."""
+    coupled_layers, refused = find_coupled_layers(model)
+    skipped = {name: reason for name, reason in refused.items() if name in patterns}
+    permutable = []
+    for coupled in (coupled for coupled in coupled_layers if coupled.consumer.name in patterns):
+        if reason := _obstacle(coupled, patterns):
+            skipped[coupled.consumer.name] = reason
         else:
-            chosen.append(coupling)
-    return chosen, patterns, left
+            permutable.append(coupled)
+    return permutable, skipped
 
 
-def _reason(coupling: Coupling, patterns: Mapping[str, Pattern]) -> str:
-    """Why the channels of a coupling are left as they are; nothing where they are not."""
-    pattern = patterns[coupling.consumer.name]
-    for layer in coupling.layers:
+def _obstacle(coupled: CoupledLayers, patterns: Mapping[str, Pattern]) -> str:
+    """Return why the channels of coupled layers cannot be reordered for these patterns; "" if they can."""
+    pattern = patterns[coupled.consumer.name]
+    for layer in coupled.layers:
         if not isinstance(patterns.get(layer.name, pattern), NM):
             return f"{layer.name} is to hold {patterns[layer.name]}, and only N:M is the same in any order of outputs"
-    if coupling.section % pattern.m:
-        return f"{coupling.section} channels do not split into groups of {pattern.m}"
-    if coupling.section == pattern.m:
+    m = _nm(pattern).m
+    if coupled.section % m:
+        return f"{coupled.section} channels do not split into groups of {m}"
+    if coupled.section == m:
         return "all channels that could change places stand in one group"
     return ""
 
 
-def _apply(couplings: list[Coupling], orders: Mapping[str, Tensor], probe: Probe) -> dict[str, str]:
-    """Permute, and put back what turns out not to be free: name -> why."""
-    for coupling in couplings:
-        coupling.permute(orders[coupling.consumer.name])
-    wrong, differs = probe.changed({c.consumer.name: c.inputs(orders[c.consumer.name]) for c in couplings})
-    for coupling in couplings:
-        if differs or coupling.consumer.name in wrong:
-            coupling.permute(orders[coupling.consumer.name].argsort())
-    if differs:
+def _apply(
+    permutable: Sequence[CoupledLayers], orders: Mapping[str, Tensor], check: EquivalenceCheck
+) -> dict[str, str]:
+    """Permute the layers. Put back those that change what the model computes, and return them with the reason."""
+    for coupled in permutable:
+        coupled.permute(orders[coupled.consumer.name])
+    input_orders = {c.consumer.name: c.input_order(orders[c.consumer.name]) for c in permutable}
+    wrong, output_differs = check.differences(input_orders)
+    for coupled in permutable:
+        if output_differs or coupled.consumer.name in wrong:
+            coupled.permute(orders[coupled.consumer.name].argsort())
+    if output_differs:
         return dict.fromkeys(orders, "something else in this model reads channels that were to change places")
-    why = "what stands between it and the layers before it does not treat all channels alike"
-    return {name: why for name in orders if name in wrong}
+    reason = "what stands between it and the layers before it does not treat all channels alike"
+    return {name: reason for name in orders if name in wrong}
 
 
-def _kept(coupling: Coupling, patterns: Mapping[str, NM]) -> float:
-    nm = patterns[coupling.consumer.name]
-    return kept(coupling.scores(), nm.n, nm.m)
+def _kept(coupled: CoupledLayers, patterns: Mapping[str, Pattern]) -> float:
+    nm = _nm(patterns[coupled.consumer.name])
+    return kept_score(coupled.scores(), nm.n, nm.m)
 
 
-def _report(coupling: Coupling, patterns: Mapping[str, NM], before: Mapping[str, float]) -> PermutedLayer:
-    layer, magnitude = coupling.consumer, coupling.scores().sum(dtype=torch.float64).item()
+def _nm(pattern: Pattern) -> NM:
+    assert isinstance(pattern, NM)  # `_obstacle` has refused all others
+    return pattern
+
+
+def _describe(coupled: CoupledLayers, patterns: Mapping[str, Pattern], before: Mapping[str, float]) -> PermutedLayer:
+    layer, magnitude = coupled.consumer, coupled.scores().sum(dtype=torch.float64).item()
     return PermutedLayer(
         name=layer.name,
         role=layer.role,
         pattern=str(patterns[layer.name]),
         magnitude=magnitude,
         before=before[layer.name] / (magnitude or 1.0),
-        after=_kept(coupling, patterns) / (magnitude or 1.0),
-        moved=tuple(producer.name for producer in coupling.producers),
+        after=_kept(coupled, patterns) / (magnitude or 1.0),
+        producers=tuple(producer.name for producer in coupled.producers),
     )

@@ -13,8 +13,8 @@ from torch import nn
 import nxm_hf
 from nxm_hf import NxMConfig, permute
 from nxm_hf.patterns import NM, parse
-from nxm_hf.permutation.channel_order import kept, regroup
-from nxm_hf.permutation.coupled_layers import find_couplings
+from nxm_hf.permutation.channel_order import best_order, kept_score
+from nxm_hf.permutation.coupled_layers import find_coupled_layers
 from tests.support.models import make_bert
 
 SMALL = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=50)
@@ -90,7 +90,7 @@ def test_a_permuted_model_computes_what_it_did_and_its_masks_keep_more(name):
     model = make(*FREE[name])
     before, weights = answer(model), {n: p.detach().clone() for n, p in model.named_parameters()}
     report = permute(model, "2:4")
-    assert not report.left, report.left
+    assert not report.skipped, report.skipped
     assert torch.equal(model.state_dict()[next(iter(weights))], next(iter(weights.values())))  # embeddings stay
     roles = {layer.role for layer in report.layers}
     assert {"ffn_out", "attention_output"} <= roles
@@ -234,8 +234,8 @@ def test_what_is_not_free_is_left_alone_and_reported(name):
     change(model)
     before, weights = answer(model), {n: t.clone() for n, t in model.state_dict().items()}
     report = permute(model, "2:4")
-    assert {key.removeprefix("bert.encoder.layer.").removesuffix(".dense") for key in report.left} == set(left)
-    for key, why in report.left.items():
+    assert {key.removeprefix("bert.encoder.layer.").removesuffix(".dense") for key in report.skipped} == set(left)
+    for key, why in report.skipped.items():
         assert re.search(reason, why), why
         assert torch.equal(model.state_dict()[f"{key}.weight"], weights[f"{key}.weight"])
         assert f"{key}: {why}." in str(report)
@@ -259,7 +259,7 @@ def test_attention_of_another_kind_is_left_alone(kind, words, left):
     model = make(kind, words)
     before = answer(model)
     report = permute(model, "2:4")
-    assert len(report.left) == left and len(report.layers) == 4 - left
+    assert len(report.skipped) == left and len(report.layers) == 4 - left
     assert relative(answer(model), before) < 1e-5
 
 
@@ -269,7 +269,7 @@ def test_a_norm_between_activation_and_output_is_seen():
         if "sub_norm" in name:
             nn.init.uniform_(parameter, 0.5, 1.5)
     before = answer(model)
-    assert len(permute(model).left) == 4 and torch.equal(answer(model), before)
+    assert len(permute(model).skipped) == 4 and torch.equal(answer(model), before)
 
 
 def test_an_adapter_is_left_alone():
@@ -288,7 +288,7 @@ def test_an_adapter_is_left_alone():
     block.dense = Adapted(block.dense)
     before = answer(model)
     report = permute(model)
-    assert report.left == {
+    assert report.skipped == {
         "bert.encoder.layer.0.output.dense.base_layer": "bert.encoder.layer.0.output.dense.base_layer has an adapter"
     }
     assert relative(answer(model), before) < 1e-5
@@ -299,13 +299,15 @@ def test_the_pattern_says_which_layers_and_which_groups():
     report = permute(model, {"ffn": "4:8", "attention_output": "1:4"})
     assert {layer.role: layer.pattern for layer in report.layers} == {"ffn_out": "4:8", "attention_output": "1:4"}
     report = permute(model, NxMConfig("sr-ste", "2:4", include="ffn", exclude="encoder.layer.0"))
-    assert [layer.name for layer in report.layers] == ["bert.encoder.layer.1.output.dense"] and not report.left
+    assert [layer.name for layer in report.layers] == ["bert.encoder.layer.1.output.dense"] and not report.skipped
     report = permute(model, "8:16")  # a head is one group
-    assert {why for why in report.left.values()} == {"all channels that could change places stand in one group"}
+    assert {why for why in report.skipped.values()} == {"all channels that could change places stand in one group"}
     report = permute(make_bert(hidden_size=24), {"attention": "2:8", "default": "2:4"})
-    assert {why for why in report.left.values()} == {"12 channels do not split into groups of 8"}
+    assert {why for why in report.skipped.values()} == {"12 channels do not split into groups of 8"}
     report = permute(model, {"ffn_in": "2:4-transposable", "ffn_out": "2:4", "default": "dense"})
-    assert not report.layers and all("is to hold 2:4-transposable, and only N:M" in why for why in report.left.values())
+    assert not report.layers and all(
+        "is to hold 2:4-transposable, and only N:M" in why for why in report.skipped.values()
+    )
 
 
 @pytest.mark.parametrize("pattern", ["unstructured:0.5", "block:4:0.5", "2:4-transposable", parse("dense")])
@@ -350,7 +352,7 @@ def test_experts_that_no_token_reaches_are_left_alone():
     words = dict(SEQ, num_experts=8, num_sparse_encoder_layers=1, num_sparse_decoder_layers=1, expert_capacity=64)
     model = make("SwitchTransformersForConditionalGeneration", words)
     report = permute(model, inputs={"input_ids": torch.tensor([[5]]), "decoder_input_ids": torch.tensor([[3]])})
-    assert report.left and all("experts" in name for name in report.left)
+    assert report.skipped and all("experts" in name for name in report.skipped)
 
 
 # -- the search --------------------------------------------------------------------------------------------------------
@@ -377,8 +379,8 @@ def test_the_search_comes_close_to_the_best_of_all_orders(n, m, channels):
     shares = []
     for seed in range(12):
         scores = torch.randn(channels, 5, generator=torch.Generator().manual_seed(seed)).abs()
-        before, best = kept(scores, n, m), by_brute_force(scores, n, m)
-        found = kept(scores[regroup(scores, n, m, channels)], n, m)
+        before, best = kept_score(scores, n, m), by_brute_force(scores, n, m)
+        found = kept_score(scores[best_order(scores, n, m, channels)], n, m)
         assert before <= found <= best + 1e-5
         shares.append((found - before) / (best - before) if best > before + 1e-6 else 1.0)
     assert sum(shares) / len(shares) > 0.9 and shares.count(max(shares)) >= 6
@@ -395,39 +397,41 @@ def test_no_swap_of_two_channels_would_keep_more(seed, pattern, groups, sections
     n, m = pattern
     chance = torch.Generator().manual_seed(seed)
     scores = torch.randint(0, 6, (groups * m * sections, 3), generator=chance).float()  # many ties
-    order = regroup(scores, n, m, groups * m, rounds=1000)
+    order = best_order(scores, n, m, groups * m, rounds=1000)
     section = torch.arange(len(order)) // (groups * m)
     assert torch.equal(order.sort().values, torch.arange(len(order))) and torch.equal(section[order], section)
-    found = kept(scores[order], n, m)
+    found = kept_score(scores[order], n, m)
     for i, j in combinations(range(len(order)), 2):
         if section[i] == section[j]:
             other = order.clone()
             other[[i, j]] = order[[j, i]]
-            assert kept(scores[other], n, m) <= found + 1e-4
+            assert kept_score(scores[other], n, m) <= found + 1e-4
 
 
 def test_the_worked_example_reaches_its_best():
     scores = torch.tensor([[4.0, 3, 2, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 2, 3, 4]]).t()
     best = max(
-        kept(scores[[0, *rest]], 2, 4) for rest in map(list, permutations(range(1, 8))) if rest[:3] == sorted(rest[:3])
+        kept_score(scores[[0, *rest]], 2, 4)
+        for rest in map(list, permutations(range(1, 8)))
+        if rest[:3] == sorted(rest[:3])
     )
-    assert (kept(scores, 2, 4), kept(scores[regroup(scores, 2, 4, 8)], 2, 4), best) == (18, 20, 20)
+    assert (kept_score(scores, 2, 4), kept_score(scores[best_order(scores, 2, 4, 8)], 2, 4), best) == (18, 20, 20)
 
 
 @pytest.mark.parametrize("scores", [torch.zeros(12, 4), torch.ones(12, 4), torch.arange(12.0)[:, None].expand(12, 3)])
 def test_where_nothing_is_to_gain_the_order_stays(scores):
-    order = regroup(scores, 2, 4, 12)
-    assert kept(scores[order], 2, 4) >= kept(scores, 2, 4)
+    order = best_order(scores, 2, 4, 12)
+    assert kept_score(scores[order], 2, 4) >= kept_score(scores, 2, 4)
     if scores.unique().numel() == 1:
         assert torch.equal(order, torch.arange(12))
 
 
 def test_heads_that_share_a_value_are_weighed_together():
     model = make(*FREE["llama with shared values"])
-    coupling = next(c for c in find_couplings(model)[0] if c.consumer.role == "attention_output")
-    assert coupling.columns.shape == (4, 16) and coupling.section == 8
-    matrix = coupling.consumer.weight.detach().abs()
+    coupled = next(c for c in find_coupled_layers(model)[0] if c.consumer.role == "attention_output")
+    assert coupled.columns.shape == (4, 16) and coupled.section == 8
+    matrix = coupled.consumer.weight.detach().abs()
     for channel in (0, 5, 9, 15):
         head, inside = divmod(channel, 8)
         columns = [(4 * head + query) * 8 + inside for query in range(4)]
-        assert torch.equal(coupling.scores()[channel], matrix[:, columns].t().flatten())
+        assert torch.equal(coupled.scores()[channel], matrix[:, columns].t().flatten())

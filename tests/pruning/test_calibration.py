@@ -206,5 +206,7 @@ def test_calibration_data_that_will_not_do_is_an_error(name, data, words, messag
 
 
 def test_a_tokenizer_of_another_model_is_an_error():
-    with pytest.raises(ValueError, match="gives token 49, but the model's vocabulary has 40 entries: tokenizer and model do not match"):
+    with pytest.raises(
+        ValueError, match="gives token 49, but the model's vocabulary has 40 entries: tokenizer and model do not match"
+    ):
         batches_of(["w45 w1"], make_bert(vocab_size=40), make_tokenizer())

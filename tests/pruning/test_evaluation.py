@@ -73,9 +73,7 @@ def test_scores_are_correlated_as_scipy_does_it(one_column):
 
 def test_ranks_share_ties_and_a_constant_correlates_with_nothing():
     values = torch.tensor([3.0, 1.0, 3.0, 3.0, -2.0, 1.0])
-    assert pearson(ranks(values), torch.arange(6.0).double()) == pytest.approx(
-        spearmanr(values, range(6)).statistic
-    )
+    assert pearson(ranks(values), torch.arange(6.0).double()) == pytest.approx(spearmanr(values, range(6)).statistic)
     assert pearson(torch.ones(4), torch.arange(4.0)) is None
 
 
