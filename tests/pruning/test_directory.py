@@ -13,10 +13,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from nxm_hf import NxMConfig, prune, verify
 from nxm_hf.cli.main import main
 from nxm_hf.layers.find import find_layers
+from nxm_hf.pruning.directory import prune_directory
 from nxm_hf.pruning.result import RESULT_FILE
 from tests.support.models import assert_equal_weights, make_bert, make_model, make_texts, make_tokenizer
 from tests.support.processes import command, environment
-from tests.support.processes.killed_pruning import words as killed_words
+from tests.support.processes.killed_pruning import arguments as killed_arguments
 
 SHORT = ["--length", "16", "--samples", "8"]
 
@@ -191,7 +192,7 @@ def test_a_job_that_was_killed_anywhere_goes_on_to_the_same_bits(dense, texts, t
         finished = list(folder.glob(".out.unfinished/*.layer.*/nxm_state.safetensors"))
         times = [path.stat().st_mtime_ns for path in finished]
         assert not (folder / "out").exists() or files(folder / "out").keys() == unbroken.keys(), killed_at[number]
-        code = run(*killed_words(str(number)))
+        code = run(*killed_arguments(str(number)))
         assert code == 0 or (folder / "out").exists(), killed_at[number]
         resumed += bool(times)
         for name, content in files(folder / "out").items():
@@ -201,7 +202,6 @@ def test_a_job_that_was_killed_anywhere_goes_on_to_the_same_bits(dense, texts, t
 
 def test_an_unfinished_job_of_another_kind_is_begun_anew_and_that_is_said(dense, texts, tmp_path, monkeypatch, caplog):
     """Finished blocks of other settings, another text or another model must not be mixed in."""
-    from nxm_hf.pruning.directory import prune_directory
 
     class Stopped(Exception):
         pass
@@ -215,19 +215,6 @@ def test_an_unfinished_job_of_another_kind_is_begun_anew_and_that_is_said(dense,
     assert "holds an unfinished job with another pattern; starting anew" in caplog.text
     assert verify(tmp_path / "out", "1:4").ok and not (tmp_path / ".out.unfinished").exists()
     shutil.rmtree(tmp_path / "out")
-
-
-def test_a_finished_block_that_is_torn_is_pruned_again(dense, texts, tmp_path, caplog):
-    from nxm_hf.pruning.block_cache import BlockCache
-
-    model, other = make_bert(), make_bert()
-    cache = BlockCache(tmp_path / "cache", {"job": 1})
-    prune(model, cache=cache)
-    torn = tmp_path / "cache" / "bert.encoder.layer.1" / "nxm_state.safetensors"
-    torn.write_bytes(torn.read_bytes()[:-8])
-    prune(other, cache=BlockCache(tmp_path / "cache", {"job": 1}))
-    assert_equal_weights(model, other)
-    assert "Pruning bert.encoder.layer.1 again" in caplog.text
 
 
 def test_a_decoder_is_pruned_from_the_command_line_too(tmp_path, texts):

@@ -1,11 +1,9 @@
-"""Pruning without training: laws of every method, pattern and family; and where calibration data says little."""
+"""Pruning without training: laws of every method, pattern and family."""
 
-import json
 import logging
 
 import pytest
 import torch
-from torch import nn
 
 from nxm_hf import NxMConfig, NxMTrainer, prune, pruners, verify
 from nxm_hf.layers.find import find_layers
@@ -112,18 +110,6 @@ def test_magnitude_needs_no_calibration_and_then_knows_no_errors():
     assert "error" not in str(outcome).splitlines()[-1] and outcome.error is None
 
 
-def test_the_outcome_prints_as_a_table_and_goes_into_json():
-    outcome = prune(make_bert(), {"ffn": "2:4", "default": "4:8"}, "wanda", TEXTS)
-    lines = str(outcome).splitlines()
-    assert lines[0].split() == "layer role shape pattern density energy magnitude error".split()
-    assert [line.split()[0] for line in lines[2:14]] == [row.name for row in outcome.layers]
-    assert [line.split()[3] for line in lines[2:8]] == ["4:8"] * 4 + ["2:4"] * 2
-    assert "12 layers by wanda, density 0.5000, mean error 0." in lines[14] and "232 tokens" in lines[14]
-    words = json.loads(json.dumps(outcome.to_dict()))
-    assert words["layers"][0]["error"] == outcome.layers[0].error and words["method"] == "wanda"
-    assert outcome.error == pytest.approx(sum(row.error for row in outcome.layers) / 12)
-
-
 def test_texts_are_read_with_the_tokenizer():
     texts, tokenizer = make_texts(12), make_tokenizer()
     model, other = make_bert(), make_bert()
@@ -134,56 +120,6 @@ def test_texts_are_read_with_the_tokenizer():
     assert outcome.tokens == sum(row["input_ids"].numel() for row in rows)
     prune(other, "2:4", "wanda", rows)
     assert_equal_weights(model, other)
-
-
-# -- layers of which calibration says little ---------------------------------------------------------------------------
-
-
-class Experts(nn.Module):
-    """Two blocks of a used and an unused expert; the first input of the used one is always zero."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.ModuleList(
-            nn.ModuleDict({"used": nn.Linear(8, 8), "unused": nn.Linear(8, 8)}) for _ in range(2)
-        )
-        for layer in self.layers:
-            layer.forward = lambda x, layer=layer: layer["used"](x * torch.tensor([0.0] + [1.0] * 7))
-
-    def forward(self, x):
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_layer_that_is_never_called_is_pruned_by_magnitude_and_that_is_said(method):
-    model = Experts()
-    before = [layer.weight.detach().clone() for layer in find_layers(model)]
-    outcome = prune(model, "2:4", method, [{"x": torch.randn(20, 8)}])
-    for row, layer, old in zip(outcome.layers, find_layers(model), before, strict=True):
-        assert layer.weight.isfinite().all() and row.density == 0.5
-        if "unused" in row.name:
-            assert torch.equal(layer.weight, parse("2:4").project(old)) and row.error is None
-            assert "never called with the calibration data" in row.note
-        else:
-            assert row.note == "1 of 8 inputs always zero"
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_too_few_tokens_and_no_tokens_make_no_nan_and_are_said(method, caplog):
-    with caplog.at_level(logging.WARNING, "nxm_hf"):
-        outcome = prune(model := make_bert(), "2:4", method, make_batches("bert", 1))
-    assert all(row.note == f"13 tokens for {row.shape[1]} inputs" for row in outcome.layers) and verify(model).ok
-    assert "fewer tokens (13) than 12 of the layers have inputs (up to 64)" in caplog.text
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
-    nothing = {"input_ids": torch.ones(1, 4, dtype=torch.long), "attention_mask": torch.zeros(1, 4, dtype=torch.long)}
-    outcome = prune(model := make_bert(), "2:4", method, [nothing])
-    assert all(row.error is None for row in outcome.layers) and verify(model).ok
-    by_size = make_bert()
-    prune(by_size)
-    assert_equal_weights(model, by_size)
 
 
 @pytest.mark.parametrize("method", METHODS)

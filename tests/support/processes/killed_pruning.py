@@ -1,6 +1,6 @@
 """Jobs of `nxm prune` in a process of their own, each killed before another file operation.
 
-killed_pruning FOLDER KILLS    runs the job of `words` in FOLDER/NUMBER, once for each of so many points, evenly
+killed_pruning FOLDER KILLS    runs the job of `arguments` in FOLDER/NUMBER, once for each of so many points, evenly
                                   spaced over all its file operations; prints what each was killed at, as JSON
 """
 
@@ -17,7 +17,7 @@ WATCHED = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
-def words(folder: str) -> list[str]:
+def arguments(folder: str) -> list[str]:
     """The command."""
     options = ["--method", "wanda", "--calibration", "texts.txt", "--length", "16", "--samples", "8"]
     return ["prune", "dense", f"{folder}/out", *options]
@@ -46,7 +46,7 @@ def run(folder: str, kill_at: int | None = None) -> int:
     if child == 0:
         sys.addaudithook(counter := Counter(folder, kill_at))
         sys.stdout = sys.stderr = open(os.devnull, "w")
-        code = nxm(words(folder))
+        code = nxm(arguments(folder))
         os._exit(code or counter.count + 10)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) - 10
 
