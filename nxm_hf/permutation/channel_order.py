@@ -18,11 +18,11 @@ def best_order(scores: Tensor, n: int, m: int, section: int, rounds: int = ROUND
     finds the same order. With enough rounds, no swap of two channels would gain anything.
 
     Args:
-        scores: the score of each weight, [channels, rows]. Channels are the inputs of the layer.
-        n: the number of channels that a mask keeps in each group, for each row.
-        m: the number of channels of a group.
-        section: the number of channels of a section; each channel stays in its section.
-        rounds: the largest number of rounds.
+        scores: The score of each weight, [channels, rows]. Channels are the inputs of the layer.
+        n: The number of channels that a mask keeps in each group, for each row.
+        m: The number of channels of a group.
+        section: The number of channels of a section; each channel stays in its section.
+        rounds: The largest number of rounds.
 
     Returns:
         The order: the index of the channel that stands at each place, [channels].
@@ -48,9 +48,9 @@ def kept_score(scores: Tensor, n: int, m: int) -> float:
     """Return the sum of the scores that the best N:M mask keeps.
 
     Args:
-        scores: the score of each weight, [channels, rows].
-        n: the number of channels that a mask keeps in each group, for each row.
-        m: the number of channels of a group.
+        scores: The score of each weight, [channels, rows].
+        n: The number of channels that a mask keeps in each group, for each row.
+        m: The number of channels of a group.
 
     Returns:
         The sum.
@@ -66,10 +66,10 @@ class _Groups:
     As max(a, b) = (a + b + |a - b|) / 2, sums of these maxima over the rows are L1 distances.
 
     Attributes:
-        order: the channel at each place, [groups, m].
-        scores: the scores of the channels, [groups, m, rows].
-        limits: the limits, [groups, m, rows].
-        shares: the sum over the rows of max(limit, score), [groups, m].
+        order: The channel at each place, [groups, m].
+        scores: The scores of the channels, [groups, m, rows].
+        limits: The limits, [groups, m, rows].
+        shares: The sum over the rows of max(limit, score), [groups, m].
     """
 
     def __init__(self, scores: Tensor, n: int, m: int):
@@ -93,8 +93,8 @@ class _Groups:
         """Swap the best pair of channels of each pair of groups, where that gains something.
 
         Args:
-            left: the first group of each pair, [pairs].
-            right: the second group of each pair, [pairs]; no group occurs twice.
+            left: The first group of each pair, [pairs].
+            right: The second group of each pair, [pairs]; no group occurs twice.
 
         Returns:
             Whether any channels were swapped.

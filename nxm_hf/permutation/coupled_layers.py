@@ -20,13 +20,13 @@ class CoupledLayers:
     """A layer and the layers that write its input channels: hidden units of an FFN, or values of attention.
 
     Attributes:
-        consumer: the layer that reads the channels.
-        producers: the layers that write them; two in a gated FFN.
-        columns: the inputs of the consumer that read each channel, [copies, channels]. There are several copies if
+        consumer: The layer that reads the channels.
+        producers: The layers that write them; two in a gated FFN.
+        columns: The inputs of the consumer that read each channel, [copies, channels]. There are several copies if
             several heads share one value.
-        rows: for each producer, its outputs that write each channel, [copies, channels]. There are two copies if gate
+        rows: For each producer, its outputs that write each channel, [copies, channels]. There are two copies if gate
             and input of an FFN are one matrix.
-        section: the number of channels within which the order is free: one head of attention, or the whole FFN.
+        section: The number of channels within which the order is free: one head of attention, or the whole FFN.
     """
 
     consumer: Layer
@@ -51,7 +51,7 @@ class CoupledLayers:
         """Return the order of the consumer's inputs that an order of the channels implies.
 
         Args:
-            order: the channel at each place, [channels].
+            order: The channel at each place, [channels].
 
         Returns:
             The old input at each place, [in].
@@ -65,7 +65,7 @@ class CoupledLayers:
         """Reorder the channels in all layers, in place.
 
         Args:
-            order: the old channel at each place, [channels].
+            order: The old channel at each place, [channels].
         """
         matrix = self.consumer.matrix(self.consumer.weight)
         matrix.copy_(matrix[:, self.input_order(order)])
@@ -82,7 +82,7 @@ def find_coupled_layers(model: nn.Module) -> tuple[list[CoupledLayers], dict[str
     """Find the coupled layers of a model.
 
     Args:
-        model: the model, without wrappers.
+        model: The model, without wrappers.
 
     Returns:
         The coupled layers in the order of the model, and the consumers whose inputs cannot be reordered, each with

@@ -24,9 +24,9 @@ class EquivalenceCheck:
     must be the recorded input in the new order.
 
     Args:
-        model: the model, without wrappers.
-        layers: the layers whose inputs are compared, by name.
-        example: the arguments of the model.
+        model: The model, without wrappers.
+        layers: The layers whose inputs are compared, by name.
+        example: The arguments of the model.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], example: Mapping[str, Any]):
@@ -42,15 +42,15 @@ class EquivalenceCheck:
         """Run the model on an example, and record the inputs and outputs of the layers.
 
         Args:
-            model: the model, without wrappers.
-            layers: the layers whose inputs will be compared, by name.
-            example: the arguments of the model; by default a random text or image.
+            model: The model, without wrappers.
+            layers: The layers whose inputs will be compared, by name.
+            example: The arguments of the model; by default a random text or image.
 
         Returns:
             The check.
 
         Raises:
-            ValueError: if the model cannot be run on the example, or returns NaN.
+            ValueError: If the model cannot be run on the example, or returns NaN.
         """
         try:
             check = cls(model, layers, _random_example(model) if example is None else dict(example))
@@ -69,7 +69,7 @@ class EquivalenceCheck:
         """Run the model again, after its layers were permuted.
 
         Args:
-            orders: for each permuted layer, the old input at each place, [in].
+            orders: For each permuted layer, the old input at each place, [in].
 
         Returns:
             The permuted layers whose inputs are not the recorded ones in their order, and whether the model's output

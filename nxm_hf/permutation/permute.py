@@ -24,13 +24,13 @@ class PermutedLayer:
     """A layer whose inputs were reordered.
 
     Attributes:
-        name: the name of the layer's module.
-        role: its role in a Transformer block: "ffn_out" or an attention output.
-        pattern: the N:M pattern that the order was chosen for.
-        magnitude: the sum of the magnitudes of its weights.
-        before: the share of the magnitude that a mask kept before.
-        after: the share that a mask keeps now.
-        producers: the layers whose outputs were reordered accordingly.
+        name: The name of the layer's module.
+        role: Its role in a Transformer block: "ffn_out" or an attention output.
+        pattern: The N:M pattern that the order was chosen for.
+        magnitude: The sum of the magnitudes of its weights.
+        before: The share of the magnitude that a mask kept before.
+        after: The share that a mask keeps now.
+        producers: The layers whose outputs were reordered accordingly.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Permutation:
     """What `permute` did to a model. Printing it shows a table of the layers.
 
     Attributes:
-        layers: the layers whose inputs were reordered.
-        skipped: the layers that were not changed, each with the reason.
+        layers: The layers whose inputs were reordered.
+        skipped: The layers that were not changed, each with the reason.
     """
 
     layers: tuple[PermutedLayer, ...]
@@ -97,16 +97,16 @@ def permute(
     not the old ones in the new order.
 
     Args:
-        model: a dense model with a stack of Transformer blocks.
-        pattern: an N:M pattern, or a mapping by role; or a config, whose `include` and `exclude` are used too.
-        inputs: the example, as the keyword arguments of the model; by default a random text or image.
-        rounds: the number of rounds of the search. More rounds gain a little more, and take proportionally longer.
+        model: A dense model with a stack of Transformer blocks.
+        pattern: An N:M pattern, or a mapping by role; or a config, whose `include` and `exclude` are used too.
+        inputs: The example, as the keyword arguments of the model; by default a random text or image.
+        rounds: The number of rounds of the search. More rounds gain a little more, and take proportionally longer.
 
     Returns:
         The layers that were reordered, what masks keep of each, and the layers that were skipped.
 
     Raises:
-        ValueError: if the model is sparse already, no pattern is N:M, or the model cannot be run on the example.
+        ValueError: If the model is sparse already, no pattern is N:M, or the model cannot be run on the example.
 
     Example:
         >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)

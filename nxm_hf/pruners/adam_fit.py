@@ -14,13 +14,13 @@ def adam_fit(
     """Minimise the mean squared error of the outputs by Adam, and apply the mask after each step.
 
     Args:
-        weight: the dense weight, [out, in].
-        bias: the dense layer's bias, or None to leave the bias out of the fit.
-        start: the weight to start from, and the mask.
-        sample: inputs of the layer, [tokens, in].
-        steps: the number of steps.
-        batch: tokens per step.
-        seed: the seed of the minibatches.
+        weight: The dense weight, [out, in].
+        bias: The dense layer's bias, or None to leave the bias out of the fit.
+        start: The weight to start from, and the mask.
+        sample: Inputs of the layer, [tokens, in].
+        steps: The number of steps.
+        batch: Tokens per step.
+        seed: The seed of the minibatches.
 
     Returns:
         The fitted weight and bias; the mask is that of `start`.

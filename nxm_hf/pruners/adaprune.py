@@ -26,13 +26,20 @@ class AdaPrune(OneShot):
         min over V and c of || (W - mask * V) X + (b - c) 1^T ||^2
 
     Reference: Hubara et al., 2021, https://arxiv.org/abs/2102.08124
-    Relations: `scores` names the method that gives the mask: `magnitude`, `wanda` or `sparsegpt`. After the first
-    two the fit starts from mean absorption: the sum of a group's pruned weights is spread over its kept weights.
+    Relations: takes the mask of `magnitude`, `wanda` or `sparsegpt`. With the first two, the fit starts from mean
+    absorption: the sum of a group's pruned weights is spread over its kept weights.
 
-    solver="gram" solves the least squares from the Gram matrix alone, to a share `tolerance` above the least error.
-    solver="adam" is the paper's: `steps` minibatches of `batch` tokens from a sample. It ends with a larger error,
-    and fits weights and bias together, as bias="joint" does. With bias="after" the bias is set after the weights;
-    with "keep" it does not change.
+    Args:
+        scores: The method that gives the mask: "magnitude", "wanda" or "sparsegpt".
+        solver: "gram" solves the least squares from the Gram matrix alone. "adam" is the paper's; it uses a sample of
+            inputs, and ends with a larger error.
+        bias: "after": set after the weights. "joint": fitted with the weights, as solver="adam" always does. "keep":
+            not changed.
+        damping: The value added to the diagonal of the Hessian, as a share of its mean; for solver="gram".
+        tolerance: The share of the least error at which solver="gram" stops above it.
+        steps: The number of steps of solver="adam".
+        batch: Tokens per step of solver="adam".
+        seed: The seed of the minibatches of solver="adam".
     """
 
     scores: str = "magnitude"
@@ -85,9 +92,9 @@ def mean_absorption(weight: Tensor, mask: Tensor, width: int) -> Tensor:
     """Spread the sum of the pruned weights of each group evenly over the kept weights of the group.
 
     Args:
-        weight: the dense weight, [out, in].
+        weight: The dense weight, [out, in].
         mask: True where a weight is kept, [out, in].
-        width: the number of columns of a group.
+        width: The number of columns of a group.
 
     Returns:
         The new weight, [out, in], zero outside the mask.

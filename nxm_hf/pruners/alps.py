@@ -31,7 +31,14 @@ class ALPS(OneShot):
 
     There are four candidate masks: the mask of ADMM and those of `magnitude`, `wanda` and `sparsegpt`. Each gets its
     best weights by least squares, and the candidate with the least error wins. The choice is made row by row if the
-    pattern does not couple rows. `bias` is as in `sparsegpt`.
+    pattern does not couple rows.
+
+    Args:
+        damping: The value added to the diagonal of H, as a share of its mean.
+        bias: "after", "joint" or "keep"; see `SparseGPT`.
+        rho: The penalty at the start.
+        steps: The largest number of iterations of ADMM.
+        tolerance: The share of the least error at which each fit stops above it.
     """
 
     damping: float = 0.1
@@ -77,11 +84,11 @@ def admm_search(weight: Tensor, hessian: Hessian, pattern: Pattern, rho: float, 
     """Run ADMM until the mask no longer changes. The more of the mask changes, the faster rho grows.
 
     Args:
-        weight: the dense weight, [out, in].
-        hessian: the Hessian of the output error.
-        pattern: where zeros may stand.
-        rho: the penalty at the start.
-        steps: the largest number of iterations.
+        weight: The dense weight, [out, in].
+        hessian: The Hessian of the output error.
+        pattern: Where zeros may stand.
+        rho: The penalty at the start.
+        steps: The largest number of iterations.
 
     Returns:
         The sparse iterate Z and its mask.

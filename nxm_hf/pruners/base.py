@@ -15,10 +15,10 @@ class Inputs:
     """Statistics of the inputs x of one layer over the calibration tokens.
 
     Attributes:
-        gram: the sum of x x^T over the tokens, [in, in].
-        mean: the mean of x, [in].
-        count: the number of tokens.
-        sample: some of the inputs, [tokens, in], for methods with `needs_sample`.
+        gram: The sum of x x^T over the tokens, [in, in].
+        mean: The mean of x, [in].
+        count: The number of tokens.
+        sample: Some of the inputs, [tokens, in], for methods with `needs_sample`.
     """
 
     gram: Tensor
@@ -37,10 +37,10 @@ class PrunedWeight:
     """The result of pruning one layer.
 
     Attributes:
-        weight: the pruned weight, [out, in]. It holds the pattern, and its zeros are +0.0.
-        bias: the new bias, or None if the layer has none or keeps its own.
+        weight: The pruned weight, [out, in]. It holds the pattern, and its zeros are +0.0.
+        bias: The new bias, or None if the layer has none or keeps its own.
         mask: True where a weight is kept, [out, in].
-        note: a remark for the user, for example that calibration saw no input; "" without one.
+        note: A remark for the user, for example that calibration saw no input; "" without one.
     """
 
     weight: Tensor
@@ -76,10 +76,10 @@ class OneShot(ABC):
         """Prune a weight that does not hold the pattern yet.
 
         Args:
-            weight: the dense weight, [out, in], fp32 or fp64.
-            bias: the bias in the same dtype, or None.
-            inputs: statistics of the layer's inputs; finite, and not all zero.
-            pattern: where zeros may stand.
+            weight: The dense weight, [out, in], fp32 or fp64.
+            bias: The bias in the same dtype, or None.
+            inputs: Statistics of the layer's inputs; finite, and not all zero.
+            pattern: Where zeros may stand.
 
         Returns:
             The pruned weight, in the dtype of `weight`. No argument is modified.
@@ -90,16 +90,16 @@ class OneShot(ABC):
         """Prune one layer.
 
         Args:
-            weight: the dense weight, [out, in], in any floating-point dtype.
-            bias: the layer's bias, or None.
-            inputs: statistics of the layer's inputs, or None for a method without `needs_inputs`.
-            pattern: where zeros may stand.
+            weight: The dense weight, [out, in], in any floating-point dtype.
+            bias: The layer's bias, or None.
+            inputs: Statistics of the layer's inputs, or None for a method without `needs_inputs`.
+            pattern: Where zeros may stand.
 
         Returns:
             The pruned weight, in the dtype of `weight`. No argument is modified.
 
         Raises:
-            ValueError: if the pattern does not fit the shape, or if the inputs are missing, of another shape or not
+            ValueError: If the pattern does not fit the shape, or if the inputs are missing, of another shape or not
                 finite.
         """
         weight = weight.detach()
@@ -137,7 +137,7 @@ def group_width(pattern: Pattern) -> int:
     """Return the number of columns of a group of the pattern, or 0 for a pattern without groups.
 
     Args:
-        pattern: any pattern; N:M and transposable N:M have groups.
+        pattern: Any pattern; N:M and transposable N:M have groups.
 
     Returns:
         M, or 0.
@@ -149,9 +149,9 @@ def prune_by_magnitude(weight: Tensor, pattern: Pattern, note: str = "") -> Prun
     """Keep the largest entries of a weight.
 
     Args:
-        weight: the dense weight, [out, in].
-        pattern: where zeros may stand.
-        note: a remark for the user.
+        weight: The dense weight, [out, in].
+        pattern: Where zeros may stand.
+        note: A remark for the user.
 
     Returns:
         The pruned weight; kept entries are unchanged.
@@ -163,9 +163,9 @@ def apply_mask(weight: Tensor, mask: Tensor, note: str = "") -> PrunedWeight:
     """Set the entries of a weight outside the mask to +0.0, in a copy.
 
     Args:
-        weight: the weight, [out, in].
+        weight: The weight, [out, in].
         mask: True where an entry is kept, [out, in].
-        note: a remark for the user.
+        note: A remark for the user.
 
     Returns:
         The masked weight without a new bias.
@@ -195,11 +195,11 @@ def output_error(
         || (W - W') X + (b - b') 1^T ||_F^2 / || W X ||_F^2
 
     Args:
-        weight: the dense weight W, [out, in].
-        pruned: the pruned weight W', [out, in].
-        inputs: statistics of the inputs X.
-        bias: the dense layer's bias b; needed only with `pruned_bias`.
-        pruned_bias: the pruned layer's bias b', or None if the bias did not change.
+        weight: The dense weight W, [out, in].
+        pruned: The pruned weight W', [out, in].
+        inputs: Statistics of the inputs X.
+        bias: The dense layer's bias b; needed only with `pruned_bias`.
+        pruned_bias: The pruned layer's bias b', or None if the bias did not change.
 
     Returns:
         The relative error; infinity if all outputs of the dense layer are zero and the pruned layer's are not.

@@ -21,7 +21,7 @@ class Hessian:
 
     Attributes:
         matrix: H, [in, in].
-        factor: the upper triangular U with H^-1 = U^T U, [in, in].
+        factor: The upper triangular U with H^-1 = U^T U, [in, in].
         dead: True for inputs that are always zero (or constant, if centred), [in]. Their rows and columns of H are
             those of the identity.
     """
@@ -35,9 +35,9 @@ class Hessian:
         """Compute the Hessian from the statistics of a layer's inputs.
 
         Args:
-            inputs: statistics of the inputs.
-            damping: the value added to the diagonal, as a share of its mean; raised tenfold until H factorises.
-            centred: whether to subtract the mean of the inputs, for a bias that absorbs the mean error.
+            inputs: Statistics of the inputs.
+            damping: The value added to the diagonal, as a share of its mean; raised tenfold until H factorises.
+            centred: Whether to subtract the mean of the inputs, for a bias that absorbs the mean error.
 
         Returns:
             The damped Hessian and its factor.
@@ -64,10 +64,10 @@ class Hessian:
         other text differs, however. "after" therefore fits the weights alone and moves the bias afterwards.
 
         Args:
-            inputs: statistics of the inputs.
-            damping: see `from_inputs`.
-            bias: the layer's bias, or None.
-            bias_mode: one of `BIAS_MODES`.
+            inputs: Statistics of the inputs.
+            damping: See `from_inputs`.
+            bias: The layer's bias, or None.
+            bias_mode: One of `BIAS_MODES`.
 
         Returns:
             The Hessian, centred only for "joint" with a bias.
@@ -102,11 +102,11 @@ def correct_bias(
     """Set the bias that absorbs the mean of the output error, in place.
 
     Args:
-        pruned: the pruned weight, whose bias is set.
-        weight: the dense weight, [out, in].
-        bias: the layer's bias, or None.
-        inputs: statistics of the inputs.
-        bias_mode: one of `BIAS_MODES`; with "keep" the bias stays.
+        pruned: The pruned weight, whose bias is set.
+        weight: The dense weight, [out, in].
+        bias: The layer's bias, or None.
+        inputs: Statistics of the inputs.
+        bias_mode: One of `BIAS_MODES`; with "keep" the bias stays.
 
     Returns:
         `pruned`.

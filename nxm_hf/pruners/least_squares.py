@@ -14,11 +14,11 @@ def least_squares(weight: Tensor, mask: Tensor, start: Tensor, hessian: Hessian,
     Conjugate gradients on all rows at once, preconditioned by H^-1.
 
     Args:
-        weight: the dense weight W, [out, in].
+        weight: The dense weight W, [out, in].
         mask: True where V may be non-zero, [out, in].
-        start: the V to start from; entries outside the mask are ignored.
+        start: The V to start from; entries outside the mask are ignored.
         hessian: H.
-        tolerance: stop once the cost is at most this share above its minimum.
+        tolerance: Stop once the cost is at most this share above its minimum.
 
     Returns:
         V, [out, in].

@@ -25,9 +25,13 @@ class SparseGPT(OneShot):
 
     With groups (N:M, or the tiles of a transposable pattern), the mask of a group is chosen when the sweep reaches
     the group, with the scores w_i^2 / U_ii^2. Without groups, the mask of the whole layer is chosen first, with the
-    scores w_i^2 / [H^-1]_ii. The paper has damping=0.01 and bias="keep". That damping gives a lower error on the
-    calibration tokens and a higher error on others. With bias="after" the bias absorbs the mean error at the end;
-    with "joint" it is part of the fit.
+    scores w_i^2 / [H^-1]_ii.
+
+    Args:
+        damping: The value added to the diagonal of H, as a share of its mean. The paper's 0.01 gives a lower error on
+            the calibration tokens and a higher error on others.
+        bias: "after": the bias absorbs the mean error at the end. "joint": the fit counts on that from the start.
+            "keep" (the paper's): the bias does not change.
     """
 
     damping: float = 0.1
@@ -46,9 +50,9 @@ def obs_sweep(weight: Tensor, hessian: Hessian, pattern: Pattern) -> PrunedWeigh
     """Choose a mask and compensate for the pruned weights, in one pass over the columns.
 
     Args:
-        weight: the dense weight, [out, in].
-        hessian: the Hessian of the output error.
-        pattern: where zeros may stand.
+        weight: The dense weight, [out, in].
+        hessian: The Hessian of the output error.
+        pattern: Where zeros may stand.
 
     Returns:
         The pruned and updated weight, without a new bias.

@@ -18,8 +18,8 @@ class BlockCache:
     """A directory with a folder for each finished block.
 
     Args:
-        folder: the directory. If it holds blocks of another job, it is deleted with a warning.
-        job: everything that the numbers depend on (the weights, the texts, the settings), as JSON.
+        folder: The directory. If it holds blocks of another job, it is deleted with a warning.
+        job: Everything that the numbers depend on (the weights, the texts, the settings), as JSON.
     """
 
     def __init__(self, folder: str | Path, job: dict[str, Any]):
@@ -32,7 +32,7 @@ class BlockCache:
         """Read a finished block.
 
         Args:
-            block: the name of the block.
+            block: The name of the block.
 
         Returns:
             Its layers, or None if the block is not there or damaged.
@@ -54,8 +54,8 @@ class BlockCache:
         """Write a finished block, in full or not at all.
 
         Args:
-            block: the name of the block.
-            layers: its pruned layers.
+            block: The name of the block.
+            layers: Its pruned layers.
         """
         if not self.folder.exists():
             write_state(self.folder, {"job": self.job}, {})

@@ -38,12 +38,12 @@ class BlockReplay:
     Create one with `BlockReplay.trace`, which runs the model to find these facts.
 
     Args:
-        model: the model.
-        batches: the calibration batches.
-        blocks: the blocks of the model.
-        calls: the number of the block of each call in a forward pass.
-        last_use: for each call, the last call that uses its output; -1 if none does.
-        caches_outputs: whether cached outputs may replace blocks.
+        model: The model.
+        batches: The calibration batches.
+        blocks: The blocks of the model.
+        calls: The number of the block of each call in a forward pass.
+        last_use: For each call, the last call that uses its output; -1 if none does.
+        caches_outputs: Whether cached outputs may replace blocks.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class BlockReplay:
         """Run the model on the first batch, to learn its calls and whether cached outputs can replace blocks.
 
         Args:
-            model: the model, without wrappers.
-            batches: the calibration batches; at least one.
-            blocks: the blocks of the model.
+            model: The model, without wrappers.
+            batches: The calibration batches; at least one.
+            blocks: The blocks of the model.
 
         Returns:
             A replay that has computed no block yet.
@@ -92,11 +92,11 @@ class BlockReplay:
         The blocks before it must be final, and must have been collected in the order of `order`.
 
         Args:
-            block: the number of the block.
-            statistics: the statistics of its layers, which are updated.
+            block: The number of the block.
+            statistics: The statistics of its layers, which are updated.
 
         Raises:
-            ValueError: if the model calls its blocks in another order than in the first batch.
+            ValueError: If the model calls its blocks in another order than in the first batch.
         """
         own_calls = [call for call, called in enumerate(self.calls) if called == block]
         if not own_calls:

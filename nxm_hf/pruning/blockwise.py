@@ -26,13 +26,13 @@ def prune_blocks(
     """Prune one block after another, in the order in which the model calls them, in place.
 
     Args:
-        model: the model, without wrappers.
-        plan: the layers to prune, each with its pattern.
-        pruner: the method.
-        batches: the calibration batches, or None for a method that needs no inputs.
-        dense_inputs: whether each block receives the outputs of dense blocks. By default, the blocks before it are
+        model: The model, without wrappers.
+        plan: The layers to prune, each with its pattern.
+        pruner: The method.
+        batches: The calibration batches, or None for a method that needs no inputs.
+        dense_inputs: Whether each block receives the outputs of dense blocks. By default, the blocks before it are
             pruned already.
-        cache: finished blocks of an earlier run of the same job. They are not pruned again.
+        cache: Finished blocks of an earlier run of the same job. They are not pruned again.
 
     Returns:
         Layer -> what was done to it.

@@ -24,13 +24,13 @@ class Sampling:
     """How much text is read, and how it is cut into sequences.
 
     Attributes:
-        samples: the number of sequences.
-        length: the number of tokens of a sequence, at most.
-        batch_size: the number of sequences of a batch.
-        pack: whether to join all texts and cut them into sequences of full length. If False, each text is a sequence
+        samples: The number of sequences.
+        length: The number of tokens of a sequence, at most.
+        batch_size: The number of sequences of a batch.
+        pack: Whether to join all texts and cut them into sequences of full length. If False, each text is a sequence
             of its own, cut at `length`. By default, a file or dataset is packed if the tokenizer puts no special
             token after a text. Such models read a stream, while encoders are trained on single texts.
-        columns: the columns to read, if rows have several; by default the first that holds text.
+        columns: The columns to read, if rows have several; by default the first that holds text.
     """
 
     samples: int = 128
@@ -49,8 +49,8 @@ def evenly_spaced(count: int, total: int) -> list[int]:
     """Choose evenly spaced indices.
 
     Args:
-        count: the number of indices; at most `total`.
-        total: the number of entries to choose from.
+        count: The number of indices; at most `total`.
+        total: The number of entries to choose from.
 
     Returns:
         `count` increasing indices below `total`.
@@ -70,17 +70,17 @@ def make_batches(
     """Make the batches that the model is calibrated with, on the CPU.
 
     Args:
-        calibration: texts, or rows that hold texts; a file; the name of a Hub dataset; or ready batches (dicts of
+        calibration: Texts, or rows that hold texts; a file; the name of a Hub dataset; or ready batches (dicts of
             tensors, as a DataLoader yields), of which all are used unchanged.
-        model: the model, without wrappers.
-        tokenizer: the tokenizer; by default that of the model's own directory.
-        sampling: how much text to read.
+        model: The model, without wrappers.
+        tokenizer: The tokenizer; by default that of the model's own directory.
+        sampling: How much text to read.
 
     Returns:
         The keyword arguments of one forward pass each.
 
     Raises:
-        ValueError: if the data is empty, the model does not read text, or the tokenizer is missing or does not match.
+        ValueError: If the data is empty, the model does not read text, or the tokenizer is missing or does not match.
     """
     sampling = sampling or Sampling()
     is_file_or_dataset = isinstance(calibration, (str, Path))
@@ -116,13 +116,13 @@ def load_tokenizer(model: nn.Module) -> PreTrainedTokenizerBase:
     """Load the tokenizer of the directory or repository that a model was loaded from.
 
     Args:
-        model: the model.
+        model: The model.
 
     Returns:
         Its tokenizer.
 
     Raises:
-        ValueError: if the model was not loaded from a directory, or that has no tokenizer.
+        ValueError: If the model was not loaded from a directory, or that has no tokenizer.
     """
     folder = getattr(model, "name_or_path", "")
     remedy = "Pass tokenizer=AutoTokenizer.from_pretrained(...), or ready batches."
@@ -152,9 +152,9 @@ def max_length(model: nn.Module, tokenizer: PreTrainedTokenizerBase, length: int
     """Limit a length to what model and tokenizer can read.
 
     Args:
-        model: the model.
-        tokenizer: its tokenizer.
-        length: the number of tokens that is wanted.
+        model: The model.
+        tokenizer: Its tokenizer.
+        length: The number of tokens that is wanted.
 
     Returns:
         The length, or the smallest of the limits.

@@ -16,9 +16,9 @@ class CallGraph:
     of a later call then tells which outputs they are made of.
 
     Attributes:
-        calls: the number of the block of each call.
-        outputs: the output of each call.
-        last_use: for each call, the last call that uses its output; -1 if none does.
+        calls: The number of the block of each call.
+        outputs: The output of each call.
+        last_use: For each call, the last call that uses its output; -1 if none does.
     """
 
     def __init__(self) -> None:
@@ -31,9 +31,9 @@ class CallGraph:
         """Record a call and compute it.
 
         Args:
-            call: the number of the call.
-            block: the number of the block that is called.
-            compute: the block's forward with its arguments.
+            call: The number of the call.
+            block: The number of the block that is called.
+            compute: The block's forward with its arguments.
 
         Returns:
             The block's output, with floating-point tensors replaced by leaves.

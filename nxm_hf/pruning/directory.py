@@ -45,26 +45,26 @@ def prune_directory(
     blocks are kept in a hidden folder beside `out` until the job is done.
 
     Args:
-        source: the directory of a saved model, dense or sparse.
-        out: the directory to write; it must not exist, or be empty.
-        pattern: where zeros may stand, for all layers or by role.
-        method: a name of `nxm_hf.pruners.names()`.
-        calibration: a file of texts, or the name of a Hub dataset.
-        tokenizer: the directory of the tokenizer; by default the model's own.
-        sampling: how much text to read.
-        settings: the settings of the method.
-        evaluation: a file of labelled rows to score the model on before and after.
+        source: The directory of a saved model, dense or sparse.
+        out: The directory to write; it must not exist, or be empty.
+        pattern: Where zeros may stand, for all layers or by role.
+        method: A name of `nxm_hf.pruners.names()`.
+        calibration: A file of texts, or the name of a Hub dataset.
+        tokenizer: The directory of the tokenizer; by default the model's own.
+        sampling: How much text to read.
+        settings: The settings of the method.
+        evaluation: A file of labelled rows to score the model on before and after.
         inputs: "pruned" or "dense": what each block receives during calibration.
-        include: prune only these layers: names, roles, or "re:" patterns.
-        exclude: leave these layers dense; written like `include`.
+        include: Prune only these layers: names, roles, or "re:" patterns.
+        exclude: Leave these layers dense; written like `include`.
         on_indivisible: "error" or "skip", for layers whose shape does not fit the pattern.
 
     Returns:
         What was done to each layer. It is saved in `out` as well.
 
     Raises:
-        ValueError: if `out` exists, an argument is wrong, or the model or a file cannot be read.
-        FileNotFoundError: if there is no model in `source`, or no file or Hub dataset `calibration`.
+        ValueError: If `out` exists, an argument is wrong, or the model or a file cannot be read.
+        FileNotFoundError: If there is no model in `source`, or no file or Hub dataset `calibration`.
     """
     out = Path(out)
     _check_free(out)

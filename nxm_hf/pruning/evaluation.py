@@ -25,10 +25,10 @@ class Evaluation:
     """Labelled rows for one model. Calling it with a model returns the model's metrics.
 
     Attributes:
-        texts: one text of each row, or two.
-        labels: the label of each row: a class or a score.
-        regression: whether the labels are scores.
-        tokenizer: the model's tokenizer.
+        texts: One text of each row, or two.
+        labels: The label of each row: a class or a score.
+        regression: Whether the labels are scores.
+        tokenizer: The model's tokenizer.
     """
 
     texts: list[tuple[str, ...]]
@@ -43,16 +43,16 @@ class Evaluation:
         """Read labelled rows for a model.
 
         Args:
-            source: rows with one or two columns of text and a column `label`: a list, or a .parquet, .csv, .tsv or
+            source: Rows with one or two columns of text and a column `label`: a list, or a .parquet, .csv, .tsv or
                 .jsonl file.
-            model: a model for sequence classification or regression.
-            tokenizer: its tokenizer; by default that of the model's own directory.
+            model: A model for sequence classification or regression.
+            tokenizer: Its tokenizer; by default that of the model's own directory.
 
         Returns:
             The evaluation.
 
         Raises:
-            ValueError: if the model has another head, or the rows do not fit it.
+            ValueError: If the model has another head, or the rows do not fit it.
         """
         regression = _is_regression(model)
         rows: list[Any] = list(read_rows(source) if isinstance(source, (str, Path)) else source)
@@ -65,7 +65,7 @@ class Evaluation:
         """Return the accuracy of a classifier, or the correlations of a regression model's scores with the labels.
 
         Args:
-            model: the model; it is run in evaluation mode.
+            model: The model; it is run in evaluation mode.
 
         Returns:
             Metric -> value; None for a correlation that is undefined.
@@ -97,8 +97,8 @@ def pearson(x: Tensor, y: Tensor) -> float | None:
     """Return Pearson's correlation.
 
     Args:
-        x: values, [rows].
-        y: other values, [rows].
+        x: Values, [rows].
+        y: Other values, [rows].
 
     Returns:
         The correlation, or None if one of the two is constant.
@@ -115,7 +115,7 @@ def ranks(values: Tensor) -> Tensor:
     """Return the rank of each value, counted from 0; equal values share their mean rank.
 
     Args:
-        values: any values, [rows].
+        values: Any values, [rows].
 
     Returns:
         The ranks in fp64, [rows].

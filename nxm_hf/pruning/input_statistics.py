@@ -27,8 +27,8 @@ class GramSum:
         """Add inputs to the sums.
 
         Args:
-            x: inputs, [tokens, in].
-            sample_size: the largest number of them to copy into the sample, evenly spaced; 0 for none.
+            x: Inputs, [tokens, in].
+            sample_size: The largest number of them to copy into the sample, evenly spaced; 0 for none.
         """
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         for begin in range(0, x.shape[1], PANEL):  # products in fp32, sums in fp64; half of the matrix is enough
@@ -47,7 +47,7 @@ class GramSum:
         """Return the statistics of all inputs that were added.
 
         Args:
-            others: further sums of the same width, to be added to this one.
+            others: Further sums of the same width, to be added to this one.
 
         Returns:
             The statistics; the sample is None if none was taken.
@@ -65,10 +65,10 @@ class InputStatistics:
     Grouped convolutions are left out, because each of their groups has inputs of its own.
 
     Args:
-        layers: the layers of the block.
-        batches: the number of calibration batches.
-        with_sample: whether to keep a sample of the inputs.
-        two_stacks: whether the model has an encoder and a decoder, each with its own attention mask.
+        layers: The layers of the block.
+        batches: The number of calibration batches.
+        with_sample: Whether to keep a sample of the inputs.
+        two_stacks: Whether the model has an encoder and a decoder, each with its own attention mask.
     """
 
     def __init__(self, layers: Sequence[Layer], batches: int, with_sample: bool = False, two_stacks: bool = False):
@@ -93,7 +93,7 @@ class InputStatistics:
         """Use the attention masks of this batch for the inputs that follow.
 
         Args:
-            batch: the arguments that the model is called with.
+            batch: The arguments that the model is called with.
         """
         self._masks = token_masks(batch, self._two_stacks)
         self._call_inputs.clear()
@@ -126,7 +126,7 @@ class InputStatistics:
         """Return why the calibration data says little about a layer.
 
         Args:
-            name: the name of a layer of the block.
+            name: The name of a layer of the block.
 
         Returns:
             The reasons, separated by semicolons; "" if there are none.
@@ -157,8 +157,8 @@ def token_masks(batch: Mapping[str, Any], two_stacks: bool) -> tuple[Tensor | No
     """Return which positions of a batch are tokens rather than padding.
 
     Args:
-        batch: the arguments that the model is called with.
-        two_stacks: whether the model has an encoder and a decoder.
+        batch: The arguments that the model is called with.
+        two_stacks: Whether the model has an encoder and a decoder.
 
     Returns:
         Two boolean masks [batch, length], of the encoder's (or only) and of the decoder's input. None means that all
@@ -181,7 +181,7 @@ def token_rows(x: Tensor, mask: Tensor | None) -> tuple[Tensor, bool]:
     """Return the inputs of a layer without padding.
 
     Args:
-        x: inputs, [..., in].
+        x: Inputs, [..., in].
         mask: True for tokens, [batch, length]; None if all positions are tokens.
 
     Returns:

@@ -52,38 +52,38 @@ def prune(
     cached in CPU memory.
 
     Args:
-        model: a model with a stack of Transformer blocks.
-        pattern: where zeros may stand, such as "2:4"; or a mapping by role, such as
+        model: A model with a stack of Transformer blocks.
+        pattern: Where zeros may stand, such as "2:4"; or a mapping by role, such as
             `{"ffn": "2:4", "default": "4:8"}`.
-        method: a name of `nxm_hf.pruners.names()`, or a `nxm_hf.pruners.OneShot` object.
-        calibration: what the model reads, to compute statistics of the layers' inputs. One of: a list of texts; a
+        method: A name of `nxm_hf.pruners.names()`, or a `nxm_hf.pruners.OneShot` object.
+        calibration: What the model reads, to compute statistics of the layers' inputs. One of: a list of texts; a
             .txt, .parquet, .csv, .tsv or .jsonl file; the name of a Hub dataset; or ready batches (dicts of tensors).
             "magnitude" needs none.
-        tokenizer: the tokenizer of the texts; by default that of the model's own directory.
-        include: prune only these layers: names, roles such as "ffn", or "re:" patterns. By default, all matrices in
+        tokenizer: The tokenizer of the texts; by default that of the model's own directory.
+        include: Prune only these layers: names, roles such as "ffn", or "re:" patterns. By default, all matrices in
             the Transformer blocks.
-        exclude: leave these layers dense; written like `include`.
+        exclude: Leave these layers dense; written like `include`.
         on_indivisible: "error" or "skip", for layers whose shape does not fit the pattern.
         inputs: "pruned" if each block receives the outputs of the pruned blocks before it, or "dense" if it receives
             those of the dense blocks.
-        samples: the number of sequences that are read from texts.
-        length: the number of tokens of a sequence, at most.
-        batch_size: the number of sequences of a batch.
-        pack: whether to join texts and cut them into sequences of full length. By default, files and datasets are
+        samples: The number of sequences that are read from texts.
+        length: The number of tokens of a sequence, at most.
+        batch_size: The number of sequences of a batch.
+        pack: Whether to join texts and cut them into sequences of full length. By default, files and datasets are
             packed for models whose tokenizer marks no end of a text.
-        columns: the columns of a file or dataset to read; by default the first that holds text.
-        evaluation: labelled rows to score the model on before and after, in a list or a file. They have one or two
+        columns: The columns of a file or dataset to read; by default the first that holds text.
+        evaluation: Labelled rows to score the model on before and after, in a list or a file. They have one or two
             columns of text and a column `label`. The model must be one for sequence classification.
-        cache: where finished blocks are kept, so that a killed job can continue.
-        **settings: the settings of the method, if `method` is a name; see `nxm_hf.pruners.settings(method)`.
+        cache: Where finished blocks are kept, so that a killed job can continue.
+        **settings: The settings of the method, if `method` is a name; see `nxm_hf.pruners.settings(method)`.
 
     Returns:
         What was done to each layer. Printing it shows a table.
 
     Raises:
-        ValueError: if an argument is wrong, a layer does not fit the pattern, or weights or inputs are not finite.
+        ValueError: If an argument is wrong, a layer does not fit the pattern, or weights or inputs are not finite.
             The model is not changed then, unless the error appears during calibration.
-        FileNotFoundError: if `calibration` or `evaluation` is neither a file nor a Hub dataset.
+        FileNotFoundError: If `calibration` or `evaluation` is neither a file nor a Hub dataset.
 
     Example:
         >>> from transformers import BertConfig, BertModel
@@ -103,11 +103,11 @@ class PruningJob:
     """A pruning of one model that was checked, and that has changed nothing yet.
 
     Attributes:
-        model: the model, without wrappers.
-        config: the pattern, and the layers to prune.
-        plan: the layers of this model, each with its pattern.
-        pruner: the method.
-        dense_inputs: whether blocks receive the outputs of dense blocks.
+        model: The model, without wrappers.
+        config: The pattern, and the layers to prune.
+        plan: The layers of this model, each with its pattern.
+        pruner: The method.
+        dense_inputs: Whether blocks receive the outputs of dense blocks.
     """
 
     model: nn.Module
@@ -130,19 +130,19 @@ class PruningJob:
         """Check the arguments of `prune`, and find the layers to prune.
 
         Args:
-            model: the model.
-            pattern: where zeros may stand.
-            method: a name of a method, or a method object.
-            settings: the settings of the method, if it is a name.
+            model: The model.
+            pattern: Where zeros may stand.
+            method: A name of a method, or a method object.
+            settings: The settings of the method, if it is a name.
             inputs: "pruned" or "dense".
             layers: `include`, `exclude` and `on_indivisible`.
-            calibrates: whether there is calibration data.
+            calibrates: Whether there is calibration data.
 
         Returns:
             The job.
 
         Raises:
-            ValueError: if an argument is wrong, or a weight has no finite values to be pruned.
+            ValueError: If an argument is wrong, or a weight has no finite values to be pruned.
         """
         model = bare(model)
         config = NxMConfig(recipe="asp", **{"pattern": pattern, **layers})
@@ -163,11 +163,11 @@ class PruningJob:
         """Prune the model in place, and record in its config how.
 
         Args:
-            calibration: see `prune`.
-            tokenizer: see `prune`.
-            sampling: how much text to read.
-            evaluation: see `prune`.
-            cache: see `prune`.
+            calibration: See `prune`.
+            tokenizer: See `prune`.
+            sampling: How much text to read.
+            evaluation: See `prune`.
+            cache: See `prune`.
 
         Returns:
             What was done to each layer.

@@ -22,16 +22,16 @@ class PrunedLayer:
     are None without calibration data.
 
     Attributes:
-        name: the name of the layer's module.
-        role: its role in a Transformer block, such as "query" or "ffn_in".
+        name: The name of the layer's module.
+        role: Its role in a Transformer block, such as "query" or "ffn_in".
         shape: (out, in) of the weight.
-        pattern: the pattern that the weight holds, such as "2:4".
-        density: the fraction of the entries that are not zero.
-        kept_energy: the sum of squares of the kept entries before pruning, as a share of that of all entries.
-        magnitude_error: the error that pruning by magnitude would have caused.
-        error: the error of this pruning.
-        tokens: the number of calibration tokens that the layer received.
-        note: a remark, for example that the layer was never called; "" without one.
+        pattern: The pattern that the weight holds, such as "2:4".
+        density: The fraction of the entries that are not zero.
+        kept_energy: The sum of squares of the kept entries before pruning, as a share of that of all entries.
+        magnitude_error: The error that pruning by magnitude would have caused.
+        error: The error of this pruning.
+        tokens: The number of calibration tokens that the layer received.
+        note: A remark, for example that the layer was never called; "" without one.
     """
 
     name: str
@@ -50,7 +50,7 @@ class PrunedLayer:
         """Read a layer that `dataclasses.asdict` wrote and JSON changed.
 
         Args:
-            payload: the fields by name, with the shape as a list.
+            payload: The fields by name, with the shape as a list.
 
         Returns:
             The layer.
@@ -69,15 +69,15 @@ class PruningResult:
     """What `prune` did to a model. Printing it shows a table of the layers.
 
     Attributes:
-        method: the name of the method, such as "sparsegpt".
-        settings: the settings of the method.
-        layers: one entry for each pruned layer, in the order of the model.
-        skipped: layers that stayed dense, each with the reason.
-        tokens: the largest number of calibration tokens that a layer received; None without calibration data.
-        seconds: the time that pruning took, without the evaluation.
-        peak_memory: the peak memory of the process so far, in bytes; None if the system does not report it.
-        scores: metric -> (before, after) on the labelled rows; empty without an evaluation.
-        rows: the number of labelled rows.
+        method: The name of the method, such as "sparsegpt".
+        settings: The settings of the method.
+        layers: One entry for each pruned layer, in the order of the model.
+        skipped: Layers that stayed dense, each with the reason.
+        tokens: The largest number of calibration tokens that a layer received; None without calibration data.
+        seconds: The time that pruning took, without the evaluation.
+        peak_memory: The peak memory of the process so far, in bytes; None if the system does not report it.
+        scores: Metric -> (before, after) on the labelled rows; empty without an evaluation.
+        rows: The number of labelled rows.
     """
 
     method: str
@@ -115,7 +115,7 @@ class PruningResult:
         """Write the result into a model's directory, where `nxm report` reads it.
 
         Args:
-            folder: the directory; it must exist.
+            folder: The directory; it must exist.
         """
         (Path(folder) / RESULT_FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
@@ -124,13 +124,13 @@ class PruningResult:
         """Read the result from a model's directory.
 
         Args:
-            folder: a directory that `nxm prune` or `nxm convert` wrote.
+            folder: A directory that `nxm prune` or `nxm convert` wrote.
 
         Returns:
             The result.
 
         Raises:
-            ValueError: if the file is damaged, or was written by a newer version.
+            ValueError: If the file is damaged, or was written by a newer version.
         """
         path = Path(folder) / RESULT_FILE
         try:
@@ -177,8 +177,8 @@ def record_pruning(config: NxMConfig, result: PruningResult) -> NxMConfig:
     """Record in a config how its model was pruned, in place. Training by `asp` keeps the masks of such a model.
 
     Args:
-        config: the config that the model was pruned with.
-        result: the result of pruning.
+        config: The config that the model was pruned with.
+        result: The result of pruning.
 
     Returns:
         `config`.

@@ -15,17 +15,17 @@ def read_texts(source: str | Path | Iterable, columns: str | Sequence[str] | Non
     """Yield the texts of a list, a file or a Hub dataset, without empty ones.
 
     Args:
-        source: texts, or rows with columns; the path of a .txt, .parquet, .csv, .tsv or .jsonl file; or the name of
+        source: Texts, or rows with columns; the path of a .txt, .parquet, .csv, .tsv or .jsonl file; or the name of
             a Hub dataset.
-        columns: the columns to read; by default the first column that holds text.
+        columns: The columns to read; by default the first column that holds text.
 
     Yields:
         The texts, stripped.
 
     Raises:
-        ValueError: if a file cannot be read, or a column does not exist.
-        FileNotFoundError: if there is neither a file nor a Hub dataset of this name.
-        ImportError: if reading needs a package that is not installed.
+        ValueError: If a file cannot be read, or a column does not exist.
+        FileNotFoundError: If there is neither a file nor a Hub dataset of this name.
+        ImportError: If reading needs a package that is not installed.
 
     >>> list(read_texts([{"id": 1, "title": "One.", "body": "Two."}, {"id": 2, "title": " ", "body": "Three."}]))
     ['One.']
@@ -57,15 +57,15 @@ def read_rows(source: str | Path) -> Iterator[Row]:
     """Read the rows of a file, or of the training split of a Hub dataset.
 
     Args:
-        source: the path of a file, or the name of a Hub dataset. "name:configuration" selects a configuration.
+        source: The path of a file, or the name of a Hub dataset. "name:configuration" selects a configuration.
 
     Returns:
         An iterator over rows with columns; over lines, if the file has no columns.
 
     Raises:
-        ValueError: if the file is a directory or cannot be read.
-        FileNotFoundError: if there is neither a file nor a Hub dataset of this name.
-        ImportError: if reading needs a package that is not installed.
+        ValueError: If the file is a directory or cannot be read.
+        FileNotFoundError: If there is neither a file nor a Hub dataset of this name.
+        ImportError: If reading needs a package that is not installed.
     """
     path = Path(source)
     if path.is_dir():

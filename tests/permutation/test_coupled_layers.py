@@ -21,7 +21,7 @@ def test_heads_that_share_a_value_are_weighed_together():
 
 
 @pytest.mark.parametrize(
-    "kind, words, left",
+    "kind, kwargs, left",
     [
         ("GPTNeoXForCausalLM", dict(TINY, eos_token_id=2), 2),  # values stand between queries and keys, head by head
         ("FalconForCausalLM", dict(TINY, eos_token_id=2), 2),  # which writes into the output of its FFN, in place
@@ -32,8 +32,8 @@ def test_heads_that_share_a_value_are_weighed_together():
         ("SqueezeBertForSequenceClassification", dict(TINY, embedding_size=32), 4),  # convolutions in groups
     ],
 )
-def test_attention_of_another_kind_is_left_alone(kind, words, left):
-    model = make(kind, words)
+def test_attention_of_another_kind_is_left_alone(kind, kwargs, left):
+    model = make(kind, kwargs)
     before = answer(model)
     report = permute(model, "2:4")
     assert len(report.skipped) == left and len(report.layers) == 4 - left

@@ -119,7 +119,7 @@ def test_a_model_that_answers_with_nan_is_an_error():
 
 
 def test_experts_that_no_token_reaches_are_left_alone():
-    words = dict(SEQ, num_experts=8, num_sparse_encoder_layers=1, num_sparse_decoder_layers=1, expert_capacity=64)
-    model = make("SwitchTransformersForConditionalGeneration", words)
+    kwargs = dict(SEQ, num_experts=8, num_sparse_encoder_layers=1, num_sparse_decoder_layers=1, expert_capacity=64)
+    model = make("SwitchTransformersForConditionalGeneration", kwargs)
     report = permute(model, inputs={"input_ids": torch.tensor([[5]]), "decoder_input_ids": torch.tensor([[3]])})
     assert report.skipped and all("experts" in name for name in report.skipped)

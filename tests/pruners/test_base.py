@@ -169,7 +169,7 @@ def test_fitted_weights_that_half_precision_cannot_hold_stay_as_they_were():
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    "change, message",
     [
         (lambda inputs: None, "needs statistics of the layer.s inputs; got none"),
         (lambda inputs: replace(inputs, gram=torch.eye(4)), r"needs a Gram matrix of shape \(40, 40\).*got \(4, 4\)"),
@@ -177,9 +177,9 @@ def test_fitted_weights_that_half_precision_cannot_hold_stay_as_they_were():
         (lambda inputs: replace(inputs, mean=inputs.mean / 0), "mean holds 40 NaN or infinities"),
     ],
 )
-def test_inputs_that_no_number_can_be_made_of_are_refused(change, words):
+def test_inputs_that_no_number_can_be_made_of_are_refused(change, message):
     for name in METHODS.keys() - {"magnitude"}:
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=message):
             METHODS[name](*layer(), change(statistics(tokens())), parse("2:4"))
 
 

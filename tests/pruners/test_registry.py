@@ -51,7 +51,7 @@ def test_the_names_are_those_that_a_user_types():
 
 
 @pytest.mark.parametrize(
-    "name, settings, words",
+    "name, settings, message",
     [
         ("sparse", {}, "There is no method 'sparse'.*sparsegpt"),
         ("wanda", {"damping": 1}, "has no settings; got 'damping'"),
@@ -68,6 +68,6 @@ def test_the_names_are_those_that_a_user_types():
         ("alps", {"rho": float("nan")}, "rho of alps must be a number"),
     ],
 )
-def test_a_wrong_word_is_answered_with_the_right_ones(name, settings, words):
-    with pytest.raises(ValueError, match=words):
+def test_a_wrong_word_is_answered_with_the_right_ones(name, settings, message):
+    with pytest.raises(ValueError, match=message):
         pruners.make(name, **settings)

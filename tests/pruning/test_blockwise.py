@@ -38,7 +38,7 @@ def test_what_a_method_is_shown_is_what_enters_the_layers_of_the_dense_model(nam
 
 
 def in_order(model, layers):
-    """The layers as the walk meets them: its blocks as they are called, of each the layers as they are listed."""
+    """The layers as the replay meets them: its blocks as they are called, of each the layers as they are listed."""
     places = [path for path, _ in blocks(model)]
     return sorted(
         layers, key=lambda layer: next(n for n, path in enumerate(places) if f"{layer.name}.".startswith(f"{path}."))

@@ -127,7 +127,7 @@ def test_the_tokenizer_is_that_of_the_models_own_directory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, data, words, message",
+    "name, data, kwargs, message",
     [
         ("bert", [], {}, "The calibration data is empty"),
         ("bert", ["", " "], {}, "holds no text, only empty entries"),
@@ -136,9 +136,9 @@ def test_the_tokenizer_is_that_of_the_models_own_directory(tmp_path):
         ("bert", ["w1"], {"length": 2.5}, "length must be a whole number"),
     ],
 )
-def test_calibration_data_that_will_not_do_is_an_error(name, data, words, message):
+def test_calibration_data_that_will_not_do_is_an_error(name, data, kwargs, message):
     with pytest.raises(ValueError, match=message):
-        batches_of(data, make_model(name), make_tokenizer(), Sampling(**words))
+        batches_of(data, make_model(name), make_tokenizer(), Sampling(**kwargs))
 
 
 def test_a_tokenizer_of_another_model_is_an_error():

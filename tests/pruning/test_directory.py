@@ -49,8 +49,8 @@ def texts(tmp_path):
     return path
 
 
-def run(*words) -> int:
-    return main([str(word) for word in words])
+def run(*arguments) -> int:
+    return main([str(argument) for argument in arguments])
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -64,7 +64,7 @@ def test_prune_writes_a_whole_directory_that_loads_without_us(dense, texts, tmp_
     shown = capsys.readouterr().out
     chosen = [make_texts(60)[n * 60 // 8].split() for n in range(8)]  # each read between two marks
     assert "12 layers by wanda, density 0.5000, mean error 0." in shown
-    assert f"{sum(len(words) + 2 for words in chosen)} tokens" in shown
+    assert f"{sum(len(text) + 2 for text in chosen)} tokens" in shown
     assert files(dense) == before and [path.name for path in out.parent.iterdir()] == ["out"]
     left = {"optimizer.pt", "pytorch_model.bin", "trainer_state.json", "checkpoint-3/config.json"}
     assert set(files(out)) == set(before) - left | {"nxm_config.json", RESULT_FILE}
@@ -90,7 +90,7 @@ def test_every_option_reaches_the_pruning(dense, texts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words, message",
+    "arguments, message",
     [
         (["dense", "dense", "--method", "magnitude"], "dense is there already, and nothing is overwritten"),
         (["nowhere", "out"], "nowhere holds no config.json"),
@@ -106,11 +106,11 @@ def test_every_option_reaches_the_pruning(dense, texts, tmp_path):
     ],
 )
 def test_what_cannot_be_done_exits_with_2_and_writes_nothing(
-    words, message, dense, texts, tmp_path, monkeypatch, capsys
+    arguments, message, dense, texts, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     before = files(tmp_path)
-    assert run("prune", *words) == 2
+    assert run("prune", *arguments) == 2
     shown = capsys.readouterr().err
     assert message in shown.splitlines()[-1] and files(tmp_path) == before
 
@@ -148,8 +148,8 @@ def test_convert_goes_from_any_pattern_to_any_other(start, to, tmp_path, capsys)
 
 def test_convert_shows_what_the_outputs_lose_when_it_has_texts(dense, texts, tmp_path, capsys):
     assert run("prune", dense, tmp_path / "half", "--method", "magnitude", "--pattern", "unstructured:0.5") == 0
-    words = ["convert", tmp_path / "half", tmp_path / "out", "--to", "2:4", "--calibration", texts, *SHORT]
-    assert run(*words, "--method", "sparsegpt") == 0
+    arguments = ["convert", tmp_path / "half", tmp_path / "out", "--to", "2:4", "--calibration", texts, *SHORT]
+    assert run(*arguments, "--method", "sparsegpt") == 0
     rows = json.loads((tmp_path / "out" / RESULT_FILE).read_text())["layers"]
     assert all(0 < row["error"] < row["magnitude_error"] < 1 for row in rows)
     shown = capsys.readouterr().out
@@ -220,6 +220,6 @@ def test_an_unfinished_job_of_another_kind_is_begun_anew_and_that_is_said(dense,
 def test_a_decoder_is_pruned_from_the_command_line_too(tmp_path, texts):
     make_model("gpt2").save_pretrained(tmp_path / "dense")
     make_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    words = ["--tokenizer", tmp_path / "tokenizer", "--calibration", texts, *SHORT]
-    assert run("prune", tmp_path / "dense", tmp_path / "out", *words) == 0
+    arguments = ["--tokenizer", tmp_path / "tokenizer", "--calibration", texts, *SHORT]
+    assert run("prune", tmp_path / "dense", tmp_path / "out", *arguments) == 0
     assert run("verify", tmp_path / "out") == 0

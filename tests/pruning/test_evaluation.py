@@ -23,8 +23,8 @@ def labelled(count: int = 40, labels=lambda n: n % 2) -> list[dict]:
     return [{"idx": n, "one": TEXTS[n], "two": TEXTS[-n], "label": labels(n)} for n in range(count)]
 
 
-def run(*words) -> int:
-    return main([str(word) for word in words])
+def run(*arguments) -> int:
+    return main([str(argument) for argument in arguments])
 
 
 @torch.no_grad()
@@ -64,8 +64,8 @@ def test_scores_are_correlated_as_scipy_does_it(one_column):
     found = Evaluation.from_rows(rows, model, make_tokenizer())(model)
     tokenizer = make_tokenizer()
     with torch.no_grad():
-        words = [[v for k, v in row.items() if k in ("one", "two", "text")] for row in rows]
-        answers = [model.eval()(**tokenizer(*texts, return_tensors="pt")).logits.item() for texts in words]
+        row_texts = [[v for k, v in row.items() if k in ("one", "two", "text")] for row in rows]
+        answers = [model.eval()(**tokenizer(*texts, return_tensors="pt")).logits.item() for texts in row_texts]
     given = [float(row["label"]) for row in rows]
     assert found["pearson"] == pytest.approx(pearsonr(answers, given).statistic, abs=1e-5)
     assert found["spearman"] == pytest.approx(spearmanr(answers, given).statistic, abs=1e-5)
@@ -78,9 +78,9 @@ def test_ranks_share_ties_and_a_constant_correlates_with_nothing():
 
 
 def test_a_tokenizer_that_cannot_pad_reads_rows_one_at_a_time():
-    words = dict(n_embd=32, n_layer=2, n_head=2, vocab_size=50, n_positions=32, num_labels=3)
+    kwargs = dict(n_embd=32, n_layer=2, n_head=2, vocab_size=50, n_positions=32, num_labels=3)
     torch.manual_seed(0)
-    model = GPT2ForSequenceClassification(GPT2Config(**words)).eval()
+    model = GPT2ForSequenceClassification(GPT2Config(**kwargs)).eval()
     rows, tokenizer = labelled(20), make_tokenizer(special=False)
     with torch.no_grad():
         right = [model(**tokenizer(r["one"], r["two"], return_tensors="pt")).logits.argmax().item() for r in rows]

@@ -174,7 +174,7 @@ def test_layers_that_the_pattern_does_not_fit_are_an_error_or_are_said():
 
 
 @pytest.mark.parametrize(
-    "words, message",
+    "kwargs, message",
     [
         (
             {"method": "wanda"},
@@ -191,10 +191,10 @@ def test_layers_that_the_pattern_does_not_fit_are_an_error_or_are_said():
         ({"method": "wanda", "calibration": ["w1"]}, "is from no directory, so its tokenizer is not known"),
     ],
 )
-def test_what_cannot_be_done_is_an_error_before_anything_changes(words, message):
+def test_what_cannot_be_done_is_an_error_before_anything_changes(kwargs, message):
     model = make_bert()
     with pytest.raises(ValueError, match=message):
-        prune(model, **words)
+        prune(model, **kwargs)
     assert_equal_weights(model, make_bert())
     assert not hasattr(model.config, "nxm_config")
 

@@ -21,8 +21,8 @@ def test_the_outcome_prints_as_a_table_and_goes_into_json():
     assert [line.split()[0] for line in lines[2:14]] == [row.name for row in outcome.layers]
     assert [line.split()[3] for line in lines[2:8]] == ["4:8"] * 4 + ["2:4"] * 2
     assert "12 layers by wanda, density 0.5000, mean error 0." in lines[14] and "232 tokens" in lines[14]
-    words = json.loads(json.dumps(outcome.to_dict()))
-    assert words["layers"][0]["error"] == outcome.layers[0].error and words["method"] == "wanda"
+    payload = json.loads(json.dumps(outcome.to_dict()))
+    assert payload["layers"][0]["error"] == outcome.layers[0].error and payload["method"] == "wanda"
     assert outcome.error == pytest.approx(sum(row.error for row in outcome.layers) / 12)
 
 

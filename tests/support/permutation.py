@@ -56,12 +56,12 @@ FREE = {
 }
 
 
-def make(kind: str, words: dict, seed: int = 0) -> transformers.PreTrainedModel:
+def make(kind: str, kwargs: dict, seed: int = 0) -> transformers.PreTrainedModel:
     """A model with random weights, and random biases too, so that one that does not move along is seen."""
     torch.manual_seed(seed)
     model = getattr(transformers, kind)
     config = model.config_class(
-        **{key: value for key, value in words.items() if not (kind[:3] == "ViT" and key == "vocab_size")}
+        **{key: value for key, value in kwargs.items() if not (kind[:3] == "ViT" and key == "vocab_size")}
     )
     model = model(config).eval()
     for name, parameter in model.named_parameters():
