@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nxm_hf.analysis.density_schedule import Stretch, stretches
 from nxm_hf.analysis.forward_flops import Work, measure
 from nxm_hf.config.config import NxMConfig
-from nxm_hf.layers.plan import Target, resolve
+from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.patterns import Block, Pattern, Transposable
 from nxm_hf.text import table
 
@@ -121,7 +121,7 @@ def training_flops(
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is a whole number of at least 1; got {value!r}. Write {name}={example}.")
     config = NxMConfig.from_any(config)
-    plan, work = resolve(model, config), measure(model, inputs, tokens)
+    plan, work = Plan.of(model, config), measure(model, inputs, tokens)
     runs: dict[Pattern, tuple[Stretch, ...]] = {}
     for target in plan.targets:
         if target.pattern not in runs:

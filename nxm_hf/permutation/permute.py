@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
 from nxm_hf.config.config import NxMConfig
-from nxm_hf.layers.plan import resolve
+from nxm_hf.layers.plan import Plan
 from nxm_hf.patterns import NM, Pattern
 from nxm_hf.permutation.channel_order import ROUNDS, kept, regroup
 from nxm_hf.permutation.coupled_layers import Coupling, find_couplings
 from nxm_hf.permutation.equivalence import Probe
-from nxm_hf.storage.model_record import read_stamp
+from nxm_hf.storage.model_record import read_record
 from nxm_hf.text import table
 
 
@@ -106,10 +106,10 @@ def permute(
 
 def _choose(model: nn.Module, pattern: Any) -> tuple[list[Coupling], dict[str, NM], dict[str, str]]:
     """The couplings to look at, the pattern of each layer, and what is left alone from the start."""
-    if read_stamp(model) is not None:
+    if read_record(model) is not None:
         raise ValueError("This model is sparse already, and its masks would not move along; permute the dense model.")
     config = pattern if isinstance(pattern, NxMConfig) else NxMConfig(pattern=pattern)
-    plan = resolve(model, replace(config, recipe="asp", settings={}, on_indivisible="skip"))
+    plan = Plan.of(model, replace(config, recipe="asp", settings={}, on_indivisible="skip"))
     patterns = {target.name: target.pattern for target in plan.targets}
     if not any(isinstance(pattern, NM) for pattern in patterns.values()):
         raise ValueError(f'The order of channels matters to N:M; got {config.pattern!r}. Write pattern="2:4".')

@@ -13,15 +13,16 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from nxm_hf import pruners
 from nxm_hf._version import __version__
 from nxm_hf.layers.find import find_layers
-from nxm_hf.layers.plan import resolve
+from nxm_hf.layers.plan import Plan
 from nxm_hf.pruning.block_cache import BlockShelf
 from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
 from nxm_hf.pruning.prune import prune
 from nxm_hf.pruning.result import PruningResult
 from nxm_hf.storage.model_files import model_class
-from nxm_hf.storage.model_record import read_stamp
+from nxm_hf.storage.model_record import read_record
 from nxm_hf.storage.saving import check_written, copy_beside, write_record
 from nxm_hf.storage.state_file import fingerprint
+from nxm_hf.storage.verify import verify_targets
 from nxm_hf.text import shortened
 
 
@@ -93,9 +94,10 @@ def _write(model: PreTrainedModel, outcome: PruningResult, source: Path, whole: 
     shutil.rmtree(whole, ignore_errors=True)  # of a job that was killed here
     model.save_pretrained(whole)
     copy_beside(source, whole)
-    config = read_stamp(model)
-    plan = resolve(model, config)
-    write_record(whole, config, plan)
+    record = read_record(model)
+    assert record is not None  # prune has set it
+    plan = Plan.of(model, record.config)
+    write_record(whole, record, verify_targets(plan.targets))
     outcome.save(whole)
     with torch.no_grad():
-        check_written(whole, model, plan)
+        check_written(whole, plan)

@@ -11,15 +11,15 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from nxm_hf import pruners
-from nxm_hf.config.config import NxMConfig
+from nxm_hf.config import NxMConfig
 from nxm_hf.layers.modules import bare, eval_no_grad
-from nxm_hf.layers.plan import Plan, resolve
+from nxm_hf.layers.plan import Plan
 from nxm_hf.pruners import OneShot
 from nxm_hf.pruning.blockwise import Shelf, prune_blocks
 from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
 from nxm_hf.pruning.evaluation import Evaluation
 from nxm_hf.pruning.result import PrunedLayer, PruningResult, made_by, peak_memory
-from nxm_hf.storage.model_record import put_stamp, remove_stamp
+from nxm_hf.storage.model_record import remove_record, set_record
 from nxm_hf.storage.verify import verify_targets
 
 logger = logging.getLogger("nxm_hf")
@@ -64,18 +64,18 @@ def prune(
     sampling = Sampling(samples, length, batch_size, pack, columns)
     pruner = method if isinstance(method, OneShot) else pruners.make(method, **settings)
     _check(config, pruner, calibration, inputs, settings if pruner is method else {})
-    plan = resolve(model, config)
+    plan = Plan.of(model, config)
     _check_numbers(plan)
     asked = None if evaluation is None else Evaluation.of(evaluation, bare(model), tokenizer)
     before = asked and asked(bare(model))
     begin = time.perf_counter()
     batches = None if calibration is None else make_batches(calibration, bare(model), tokenizer, sampling)
-    remove_stamp(model)
+    remove_record(model)
     with eval_no_grad(model):
         layers = prune_blocks(bare(model), plan, pruner, batches, inputs == "dense", shelf)
     verify_targets(plan.targets).raise_for_problems()
     outcome = _outcome(pruner, layers, plan, batches, begin)
-    put_stamp(model, made_by(outcome, config))
+    set_record(model, made_by(outcome, config))
     if asked:
         after = asked(bare(model))
         outcome = replace(outcome, scores={name: (before[name], after[name]) for name in after}, rows=len(asked.labels))

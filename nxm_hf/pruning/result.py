@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nxm_hf.config.config import NxMConfig
+from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.text import table
 
 OUTCOME_FILE = "nxm_pruning.json"
@@ -118,12 +118,18 @@ class PruningResult:
         return "\n".join(parts)
 
 
-def made_by(outcome: PruningResult, config: NxMConfig) -> NxMConfig:
-    """The config that says of a model how it was made: its mask is there, and a training of `asp` keeps it."""
-    config.layers = {layer.name: layer.pattern for layer in outcome.layers}
-    config.density = outcome.density
-    config.pruning = {"method": outcome.method, "settings": outcome.settings, "tokens": outcome.tokens}
-    return config
+def made_by(outcome: PruningResult, config: NxMConfig) -> SparsityRecord:
+    """Describe a model that `prune` made. Its config keeps the masks when it is trained further.
+
+    Args:
+        outcome: What was done to each layer.
+        config: What was asked for.
+
+    Returns:
+        The record to save with the model.
+    """
+    pruning = {"method": outcome.method, "settings": outcome.settings, "tokens": outcome.tokens}
+    return SparsityRecord(config, {layer.name: layer.pattern for layer in outcome.layers}, outcome.density, pruning)
 
 
 def peak_memory() -> int | None:

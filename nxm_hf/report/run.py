@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nxm_hf.analysis.recording import ANALYSIS_FILE, FORMAT
-from nxm_hf.config.config import CONFIG_FILE
+from nxm_hf.config import CONFIG_FILE
 from nxm_hf.storage.checkpoints import LAST_WRITTEN, is_checkpoint
 from nxm_hf.storage.model_files import INDEX, WEIGHTS
 from nxm_hf.storage.verify import Verification, verify
