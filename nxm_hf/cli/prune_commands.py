@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from nxm_hf import pruners
-from nxm_hf.config.values import from_json
+from nxm_hf.config.values import parse_json
 from nxm_hf.pruning.calibration import Sampling
 from nxm_hf.pruning.directory import prune_directory
 
@@ -52,10 +52,10 @@ def prune_command(
     on after the last finished block. Exits with 0, or with 2 when something cannot be read or does not fit.
     """
     outcome = prune_directory(
-        *(model, out, from_json("pattern", pattern), method, calibration or None),
+        *(model, out, parse_json("pattern", pattern), method, calibration or None),
         sampling=Sampling(samples, length, batch_size, columns=columns or None),
         tokenizer=tokenizer or None,
-        settings=from_json("settings", settings),
+        settings=parse_json("settings", settings),
         inputs=inputs,
         include=include or None,
         exclude=exclude or None,

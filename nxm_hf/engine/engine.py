@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nxm_hf.config import NxMConfig, SparsityRecord
@@ -71,6 +71,11 @@ class Engine:
             logger.warning("Left dense: %s.", plan.reasons)
         self._begin()
         self._hooks.attach()
+
+    @property
+    def model(self) -> nn.Module:
+        """Return the model, without wrappers such as torch.compile."""
+        return self.plan.model
 
     # -- steps ---------------------------------------------------------------------------------------------------
 

@@ -81,8 +81,8 @@ def check_same_run(saved: Header, current: Header) -> None:
     for key in ("recipe", "pattern"):
         if current["config"][key] != saved["config"][key]:
             raise ValueError(
-                f"The state is of {key} {saved['config'][key]!r} and this run has {current['config'][key]!r}; they must "
-                f"match. Resume with {key}={saved['config'][key]!r}, or start from the weights alone."
+                f"The state is of {key} {saved['config'][key]!r} and this run has {current['config'][key]!r}; they "
+                f"must match. Resume with {key}={saved['config'][key]!r}, or start from the weights alone."
             )
     if current["layers"] != saved["layers"]:
         differing = sorted({*current["layers"].items()} ^ {*saved["layers"].items()})
@@ -190,7 +190,8 @@ def fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
     for name, tensor in sorted(named, key=lambda pair: pair[0]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+        # numpy arrays are buffers, but numpy's stubs say so only from Python 3.12 on
+        digest.update(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
     return digest.hexdigest()
 
 

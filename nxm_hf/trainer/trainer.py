@@ -170,8 +170,8 @@ class NxMTrainer(Trainer):
         if resume_from_checkpoint and not self.sparsity.is_dense:
             resume_from = resume_from_checkpoint = self._complete_checkpoint(resume_from_checkpoint)
         self._session_callback.resume_from = resume_from
-        if self.sparsity.is_dense:
-            remove_record(self._plain_model)  # dense training fills the zeros of a sparse model
+        if self.sparsity.is_dense and self.model is not None:  # None in a search, until model_init has made one
+            remove_record(self.model)  # dense training fills the zeros of a sparse model
         if self.engine is not None:
             self.engine.release()
         return super().train(resume_from_checkpoint, *args, **kwargs)

@@ -72,7 +72,9 @@ def state_of(engine: Any) -> dict[str, Any]:
     state = dict(engine.state_dict())
     header = json.loads(bytes(state.pop("header").tolist())) if "header" in state else {}
     kept = {key: header[key] for key in ("step", "last", "total_steps", "seed", "layers") if key in header}
-    return {**state, "header": {**kept, **config_words(header.get("config", {}))}}
+    asked = config_words(header.get("config", {}))
+    asked = {key: value for key, value in asked.items() if key not in ("layers", "density")}  # recorded, not asked
+    return {**state, "header": {**kept, **asked}}
 
 
 def config_words(words: dict[str, Any]) -> dict[str, Any]:
