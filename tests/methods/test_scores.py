@@ -8,7 +8,7 @@ from nxm_hf import NxMConfig, attach
 from nxm_hf.engine.optimizer_state import Moments
 from nxm_hf.layers.plan import Layer
 from nxm_hf.methods.schedules import Clock
-from nxm_hf.methods.scores import SCORES, worthiest
+from nxm_hf.methods.scores import SCORES, best_mask
 from nxm_hf.patterns import parse
 from tests.methods.test_methods import top
 from tests.support.toy_training import Toy, adamw, loss_at, same, train, weights
@@ -25,7 +25,7 @@ class Remembered:
 
 def kept(weight, squares, pattern="2:4", scores="fisher"):
     clock = Clock(0, 1, moments=Remembered(squares and torch.tensor([squares])))
-    return worthiest(torch.tensor([weight]), parse(pattern), scores, clock).int().tolist()[0]
+    return best_mask(torch.tensor([weight]), parse(pattern), scores, clock).int().tolist()[0]
 
 
 def test_a_small_weight_with_large_gradients_is_worth_more_than_a_large_one_without():
