@@ -76,7 +76,7 @@ def test_defaults_said_aloud_change_nothing(recipe):
 
 @pytest.mark.parametrize("recipe", NAMES)
 def test_describe_gives_the_first_line_and_the_reference(recipe):
-    sheet = inspect.getdoc(recipes.RECIPES.find(recipe)[1])
+    sheet = inspect.getdoc(recipes.RECIPES.find(recipe)[1].make)
     first, reference = recipes.describe(recipe)
     assert first == sheet.splitlines()[0] and "https://" in reference and "Reference" not in reference
 
