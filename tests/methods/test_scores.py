@@ -10,7 +10,7 @@ from nxm_hf.layers.plan import Layer
 from nxm_hf.methods.schedules import Clock
 from nxm_hf.methods.scores import SCORES, best_mask
 from nxm_hf.patterns import parse
-from tests.methods.test_methods import top
+from tests.support.references import top
 from tests.support.toy_training import Toy, adamw, loss_at, same, train, weights
 
 STEPS, WARM = 12, 6
@@ -63,7 +63,7 @@ def by_hand(make_optimizer, running):
         optimizer.step()
         if step + 1 == WARM:
             pairs = zip(weights(model), squares, strict=True)
-            masks = [top(weight.abs() * mean.sqrt()) for weight, mean in pairs]
+            masks = [top(weight.abs() * mean.sqrt(), "2:4") for weight, mean in pairs]
         for mask, linear in zip(masks or (), model.linears, strict=False):
             linear.weight.data *= mask
     return weights(model), masks
@@ -91,13 +91,15 @@ def test_asp_after_a_warm_up_goes_by_the_gradients_of_the_warm_up(make_optimizer
                 shown = weights(model)
             assert same(weights(model), early)
             known = [_squares(optimizer, linear.weight) for linear in model.linears]
-            expected_now = [weight * top(weight.abs() * mean.sqrt()) for weight, mean in zip(early, known, strict=True)]
+            expected_now = [
+                weight * top(weight.abs() * mean.sqrt(), "2:4") for weight, mean in zip(early, known, strict=True)
+            ]
             assert all(torch.equal(*pair) for pair in zip(shown, expected_now, strict=True))
     engine.finish()
     for weight, mask, other in zip(weights(model), masks, expected, strict=True):
         assert torch.equal(weight != 0, mask)
         torch.testing.assert_close(weight, other)
-    by_size = [top(weight.abs()) for weight in weights(_dense(make_optimizer))]
+    by_size = [top(weight.abs(), "2:4") for weight in weights(_dense(make_optimizer))]
     differ = any(not torch.equal(one, other) for one, other in zip(masks, by_size, strict=True))
     assert differ == (not isinstance(optimizer, torch.optim.SGD))
 
