@@ -53,8 +53,8 @@ class Method(ABC):
         """Begin training a weight, and leave in it what the first forward pass computes with.
 
         Args:
-            weight: the dense weight; edited in place.
-            clock: the clock at the first step of the method.
+            weight: The dense weight; edited in place.
+            clock: The clock at the first step of the method.
 
         Returns:
             The state of the method for this weight.
@@ -65,9 +65,9 @@ class Method(ABC):
         """Edit the weight and its gradient in place, just before the optimizer steps.
 
         Args:
-            weight: the weight that the model computed with; `weight.grad` is None if it has no gradient.
-            state: the state of the method; edited in place.
-            clock: the clock at the steps done before this one.
+            weight: The weight that the model computed with; `weight.grad` is None if it has no gradient.
+            state: The state of the method; edited in place.
+            clock: The clock at the steps done before this one.
         """
 
     @abstractmethod
@@ -75,9 +75,9 @@ class Method(ABC):
         """Edit the weight and the state in place, just after the optimizer stepped.
 
         Args:
-            weight: the weight that the optimizer trained.
-            state: the state of the method; edited in place.
-            clock: the clock at the steps done, this one included.
+            weight: The weight that the optimizer trained.
+            state: The state of the method; edited in place.
+            clock: The clock at the steps done, this one included.
         """
 
     @abstractmethod
@@ -85,9 +85,9 @@ class Method(ABC):
         """Write a weight that holds the pattern into `weight`, and leave the state unchanged.
 
         Args:
-            weight: the weight that the model computes with; edited in place.
-            state: the state of the method; only read, because training may go on afterwards.
-            clock: the clock at the steps done.
+            weight: The weight that the model computes with; edited in place.
+            state: The state of the method; only read, because training may go on afterwards.
+            clock: The clock at the steps done.
 
         Returns:
             The mask that was used, or None if the method does not tell it.
@@ -98,8 +98,8 @@ def restore_dense(weight: Tensor, state: State) -> None:
     """Copy the weight that the optimizer trains back into `weight`.
 
     Args:
-        weight: the weight that the model computes with; edited in place.
-        state: the state of its method; without a dense weight in it nothing is done.
+        weight: The weight that the model computes with; edited in place.
+        state: The state of its method; without a dense weight in it nothing is done.
     """
     if Slot.DENSE in state:
         weight.copy_(state[Slot.DENSE])
@@ -109,7 +109,7 @@ def pruned_part(weight: Tensor, mask: Tensor) -> Tensor:
     """Return the weight where the mask prunes, and zero elsewhere.
 
     Args:
-        weight: a tensor.
+        weight: A tensor.
         mask: True where an entry is kept.
     """
     return weight * (~mask).view(torch.uint8)
@@ -120,8 +120,8 @@ def mask_multiplier(mask: Tensor, pruned: float, like: Tensor) -> Tensor:
 
     Args:
         mask: True where an entry is kept.
-        pruned: the multiplier of pruned entries.
-        like: a tensor of the dtype to return.
+        pruned: The multiplier of pruned entries.
+        like: A tensor of the dtype to return.
     """
     if pruned <= 1:
         return mask.to(like.dtype).clamp_(min=pruned)

@@ -63,9 +63,9 @@ class Phases(Method):
         """Return True if this phase, or a later one, is about to begin for a weight.
 
         Args:
-            phase: a name in `PHASES`.
-            state: the state of the weight, or None before the first step.
-            clock: the clock at the steps done.
+            phase: A name in `PHASES`.
+            state: The state of the weight, or None before the first step.
+            clock: The clock at the steps done.
         """
         current = -1 if state is None else int(state[Slot.PHASE])
         return current < PHASES.index(phase) <= self.phase_at(clock)
@@ -74,7 +74,7 @@ class Phases(Method):
         """Return the index in `PHASES` of the phase at this step.
 
         Args:
-            clock: the clock at the steps done, and the length of training.
+            clock: The clock at the steps done, and the length of training.
         """
         begin, end = self.window(clock)
         if clock.step < begin:
@@ -87,7 +87,7 @@ class Phases(Method):
         """Return the steps a and e between which `method` acts.
 
         Args:
-            clock: a clock that knows the length of training.
+            clock: A clock that knows the length of training.
         """
         return round(self.warmup * clock.total), clock.total - round(self.settle * clock.total)
 

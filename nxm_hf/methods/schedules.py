@@ -27,14 +27,14 @@ class Clock:
     """The position in training, and the properties of the optimizer step there.
 
     Args:
-        step: optimizer steps done.
-        total: optimizer steps of the whole training.
-        since: steps done when the method last acted; `step - 1` unless a step was skipped (fp16 overflow).
-        epoch: optimizer steps of one epoch, where known.
+        step: Optimizer steps done.
+        total: Optimizer steps of the whole training.
+        since: Steps done when the method last acted; `step - 1` unless a step was skipped (fp16 overflow).
+        epoch: Optimizer steps of one epoch, where known.
         adaptive: True if the optimizer divides gradients by their size, as Adam does and plain SGD does not.
-        loss_scale: the factor that gradients still carry (a fused optimizer under a `GradScaler`).
-        moments: the optimizer's moments of this weight.
-        seed: the seed of the random choices for this run and this weight.
+        loss_scale: The factor that gradients still carry (a fused optimizer under a `GradScaler`).
+        moments: The optimizer's moments of this weight.
+        seed: The seed of the random choices for this run and this weight.
     """
 
     step: int
@@ -134,13 +134,15 @@ class EveryEpoch:
         """Return the number of steps of one epoch.
 
         Args:
-            clock: a clock whose `epoch` is known.
+            clock: A clock whose `epoch` is known.
 
         Raises:
-            ValueError: if `clock.epoch` is None.
+            ValueError: If `clock.epoch` is None.
         """
         if clock.epoch is None:
-            raise ValueError('"epoch" needs the steps of one epoch; give attach(..., steps_per_epoch=).')
+            raise ValueError(
+                'steps="epoch" needs the number of steps of one epoch. Write attach(..., steps_per_epoch=100).'
+            )
         return clock.epoch
 
 

@@ -19,13 +19,13 @@ def best_mask(weight: Tensor, pattern: Pattern, scores: str, clock: Clock) -> Te
     constant factor. If the optimizer keeps no such mean for each entry, "fisher" falls back to magnitude.
 
     Args:
-        weight: the dense weight, of shape [out, in].
-        pattern: the pattern that the mask holds.
+        weight: The dense weight, of shape [out, in].
+        pattern: The pattern that the mask holds.
         scores: "magnitude" or "fisher".
-        clock: the clock that gives access to the optimizer's moments.
+        clock: The clock that gives access to the optimizer's moments.
 
     Raises:
-        ValueError: if a score is NaN.
+        ValueError: If a score is NaN.
     """
     squares = clock.squares if scores == "fisher" else None
     if squares is None:

@@ -1,4 +1,8 @@
-"""Recipes: methods with a paper's settings. `RECIPES` is their registry; a recipe that is not in it fails the tests."""
+"""Recipes: methods with a paper's settings.
+
+A recipe is a function that takes the pattern and its settings, and returns a method. `RECIPES` is the registry; a
+recipe that is not in it fails the tests.
+"""
 
 from nxm_hf.recipes.acdc import acdc
 from nxm_hf.recipes.admm import ADMM_RECIPE, admm

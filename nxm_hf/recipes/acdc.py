@@ -23,8 +23,8 @@ class Alternating:
         """Return the number of turns that follow the turn of a step.
 
         Args:
-            step: the steps done.
-            total: the steps of the whole training.
+            step: The steps done.
+            total: The steps of the whole training.
         """
         return max(ceil((total - max(step, 0)) / max(self.period * total, 1)) - 1, 0)
 
@@ -32,8 +32,8 @@ class Alternating:
         """Return True in a dense turn: every second turn before the last, and always the first.
 
         Args:
-            step: the steps done.
-            total: the steps of the whole training.
+            step: The steps done.
+            total: The steps of the whole training.
         """
         turns = self.turns_after(step, total)
         return turns % 2 == 1 or (turns > 0 and turns == self.turns_after(0, total))
@@ -59,8 +59,8 @@ def acdc(pattern: Pattern, period: float = 0.1) -> Masked:
     Relations: `asp` in its last turn. The optimizer's moments are set to zero where the mask changes.
 
     Args:
-        pattern: the pattern of the sparse turns.
-        period: the length of a turn, as a fraction of training, above 0 and at most 0.5.
+        pattern: The pattern of the sparse turns.
+        period: The length of a turn, as a fraction of training, above 0 and at most 0.5.
     """
     if not 0 < at_least_zero("acdc", "period", period, example=0.1) <= 0.5:
         raise ValueError(f"period of acdc is a fraction of training, above 0 to 0.5; got {period!r}. Write period=0.1.")

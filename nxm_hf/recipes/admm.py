@@ -27,21 +27,21 @@ def admm(
     frozen-mask phase. The config's `settle` sets another frozen-mask phase.
 
     Args:
-        pattern: the final pattern.
-        rho: the strength of the coupled penalty; "auto" measures it for each weight, relative to its gradient.
-        steps: the number of steps from one update of Z and U to the next; "epoch"; or "auto", about 80 steps, with
+        pattern: The final pattern.
+        rho: The strength of the coupled penalty; "auto" measures it for each weight, relative to its gradient.
+        steps: The number of steps from one update of Z and U to the next; "epoch"; or "auto", about 80 steps, with
             at most 50 updates in all and the last at the end.
         penalty: "coupled" adds the penalty to the gradient; "decoupled" moves the weight before the step.
-        contraction: the strength of the decoupled penalty: the fraction of the way to Z - U between two updates.
-        start: the value of Z - U before the first update, "A", "B" or "C"; see `nxm_hf.methods.ADMM`.
-        dual: if False, there is no dual variable U.
-        scores: the scores of the final mask: "magnitude"; "fisher", |W| times the root of the optimizer's mean
+        contraction: The strength of the decoupled penalty: the fraction of the way to Z - U between two updates.
+        start: The value of Z - U before the first update, "A", "B" or "C"; see `nxm_hf.methods.ADMM`.
+        dual: If False, there is no dual variable U.
+        scores: The scores of the final mask: "magnitude"; "fisher", |W| times the root of the optimizer's mean
             squared gradient; or a method of `nxm_hf.prune`, which prunes with rows of the training data when the
             frozen-mask phase starts. "auto" is "alps" with `rho="auto"`, or "fisher" if there are no rows, and
             "magnitude" with any other `rho`.
 
     Raises:
-        ValueError: if a setting has a wrong value, or is not a setting of this `penalty`.
+        ValueError: If a setting has a wrong value, or is not a setting of this `penalty`.
     """
     one_of("admm", "scores", scores, ("auto", *SCORES, *CALIBRATED_METHODS))
     one_of("admm", "penalty", penalty, ("coupled", "decoupled"))

@@ -15,7 +15,7 @@ def asp(pattern: Pattern, scores: str = "magnitude") -> Masked:
     baseline for the others. With a `warmup` it prunes the weights that were trained densely until then.
 
     Args:
-        pattern: the pattern of the mask.
+        pattern: The pattern of the mask.
         scores: "magnitude"; "fisher", |W| times the root of the optimizer's mean squared gradient, which needs a
             `warmup`; or "wanda", "sparsegpt", "adaprune" or "alps", which prune the model as `nxm_hf.prune` does,
             with rows of the training data, and train the resulting weights. A model that holds its pattern already

@@ -19,9 +19,9 @@ class CalibratedStart:
     """A request to prune the model with calibration data when a phase of training begins.
 
     Args:
-        method: the pruning method, a name of `nxm_hf.pruners.names()`.
-        phase: the phase that continues from the pruned weights: "recipe" or "settle".
-        required: if False and no calibration rows are available, fall back to the recipe's own scores.
+        method: The pruning method, a name of `nxm_hf.pruners.names()`.
+        phase: The phase that continues from the pruned weights: "recipe" or "settle".
+        required: If False and no calibration rows are available, fall back to the recipe's own scores.
     """
 
     method: str
@@ -36,12 +36,12 @@ class Recipe:
     The rules are functions of all settings of the recipe, defaults included.
 
     Args:
-        make: the function that makes the method from a pattern and the settings. Its arguments after the pattern are
+        make: The function that makes the method from a pattern and the settings. Its arguments after the pattern are
             the settings of the recipe, and its docstring is the data sheet.
-        settle: the fraction of training with a frozen mask, if the config sets none: a number, or a rule that is given
+        settle: The fraction of training with a frozen mask, if the config sets none: a number, or a rule that is given
             the settings and the warm-up fraction.
-        calibrated_start: the rule for pruning with calibration data; None if the recipe never needs it.
-        needs_warmup: the rule that tells if the recipe needs dense steps first; None if it never does.
+        calibrated_start: The rule for pruning with calibration data; None if the recipe never needs it.
+        needs_warmup: The rule that tells if the recipe needs dense steps first; None if it never does.
 
     Example:
         >>> from nxm_hf.recipes.ste import ste
@@ -64,13 +64,14 @@ class RecipeRegistry:
     """The recipes by name. Names are spelled with hyphens; underscores are accepted.
 
     Args:
-        recipes: recipes, or functions that make a method; such a function is registered as `Recipe(function)`.
+        recipes: Recipes, or functions that make a method; such a function is registered as `Recipe(function)`.
     """
 
     def __init__(self, *recipes: Recipe | Callable[..., Method]):
         entries = [recipe if isinstance(recipe, Recipe) else Recipe(recipe) for recipe in recipes]
         self._recipes = {recipe.name: recipe for recipe in entries}
-        self._makers = Registry("recipe", {recipe.name: recipe.make for recipe in entries}, given=1)
+        # The first argument of a recipe's function is the pattern, which is not a setting.
+        self._makers = Registry("recipe", {recipe.name: recipe.make for recipe in entries}, 1)
 
     def names(self) -> list[str]:
         """Return the names of all recipes, in the order of registration."""
@@ -80,10 +81,10 @@ class RecipeRegistry:
         """Return the canonical name of a recipe, and the recipe.
 
         Args:
-            name: a name in any accepted spelling.
+            name: A name in any accepted spelling.
 
         Raises:
-            ValueError: if there is no such recipe; the message suggests the nearest name.
+            ValueError: If there is no such recipe; the message suggests the nearest name.
         """
         name, _ = self._makers.find(name)
         return name, self._recipes[name]
@@ -92,7 +93,7 @@ class RecipeRegistry:
         """Return the settings of a recipe and their defaults.
 
         Args:
-            name: the name of a recipe.
+            name: The name of a recipe.
         """
         return self._makers.settings(name)
 
@@ -100,7 +101,7 @@ class RecipeRegistry:
         """Return the first line of a recipe's data sheet, and its reference.
 
         Args:
-            name: the name of a recipe.
+            name: The name of a recipe.
         """
         return self._makers.describe(name)
 
@@ -108,12 +109,12 @@ class RecipeRegistry:
         """Return the method of a recipe.
 
         Args:
-            name: the name of a recipe.
-            pattern: the pattern that the weight shall hold at the end.
-            settings: the settings that differ from their defaults.
+            name: The name of a recipe.
+            pattern: The pattern that the weight shall hold at the end.
+            settings: The settings that differ from their defaults.
 
         Raises:
-            ValueError: if a setting is unknown or has a wrong value.
+            ValueError: If a setting is unknown or has a wrong value.
         """
         return self._makers.make(name, pattern, **settings)
 
@@ -121,9 +122,9 @@ class RecipeRegistry:
         """Return the fraction of training with a frozen mask, for a config that sets none.
 
         Args:
-            name: the name of a recipe.
-            settings: the settings that differ from their defaults.
-            warmup: the fraction of training that is dense first.
+            name: The name of a recipe.
+            settings: The settings that differ from their defaults.
+            warmup: The fraction of training that is dense first.
         """
         rule = self.find(name)[1].settle
         return rule(self._with_defaults(name, settings), warmup) if callable(rule) else rule
@@ -132,8 +133,8 @@ class RecipeRegistry:
         """Return how a training with these settings prunes with calibration data, or None if it does not.
 
         Args:
-            name: the name of a recipe.
-            settings: the settings that differ from their defaults.
+            name: The name of a recipe.
+            settings: The settings that differ from their defaults.
         """
         rule = self.find(name)[1].calibrated_start
         return rule(self._with_defaults(name, settings)) if rule else None
@@ -142,8 +143,8 @@ class RecipeRegistry:
         """Return True if a recipe with these settings needs dense steps before it.
 
         Args:
-            name: the name of a recipe.
-            settings: the settings that differ from their defaults.
+            name: The name of a recipe.
+            settings: The settings that differ from their defaults.
         """
         rule = self.find(name)[1].needs_warmup
         return rule is not None and rule(self._with_defaults(name, settings))

@@ -11,6 +11,6 @@ def dense(pattern: Pattern) -> DenseTraining:
     Relations: every other recipe with the pattern "dense".
 
     Args:
-        pattern: the pattern; it is not applied while training.
+        pattern: The pattern; it is not applied while training.
     """
     return DenseTraining(pattern)

@@ -13,9 +13,9 @@ def fix(pattern: Pattern, grad_scale: float = 1.0, refresh: int = 1) -> Masked:
     Relations: `ste` with settle=0.5. Another `settle` in the config moves the point where the mask is frozen.
 
     Args:
-        pattern: the pattern of the mask.
-        grad_scale: as in `ste`.
-        refresh: the number of steps from one mask to the next.
+        pattern: The pattern of the mask.
+        grad_scale: As in `ste`.
+        refresh: The number of steps from one mask to the next.
     """
     return ste(pattern, grad_scale, refresh)
 

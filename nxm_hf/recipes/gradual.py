@@ -38,12 +38,12 @@ def gradual(pattern: Pattern, start_density: float = 1.0, every: int = 100) -> M
     Relations: `asp` prunes in one step. N:M patterns go through a sequence such as 4:4, 3:4, 2:4.
 
     Args:
-        pattern: the final pattern, N:M or unstructured.
-        start_density: the density at the first step.
-        every: the number of steps from one pruning to the next.
+        pattern: The final pattern, N:M or unstructured.
+        start_density: The density at the first step.
+        every: The number of steps from one pruning to the next.
 
     Raises:
-        ValueError: if the pattern is of another form, or `start_density` is below its density or above 1.
+        ValueError: If the pattern is of another form, or `start_density` is below its density or above 1.
     """
     if not isinstance(pattern, (NM, Unstructured)):
         raise ValueError(

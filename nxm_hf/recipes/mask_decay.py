@@ -15,12 +15,12 @@ def mask_decay(
     Relations: `ste` once the gain is 0 and grad="ste". The paper's d and f are the config's `warmup` and `settle`.
 
     Args:
-        pattern: the pattern of the mask.
-        schedule: the shape of the fall, "linear" or "exponential".
-        rate: the amount subtracted from the gain in each step (linear), or the exponent of each step (exponential).
+        pattern: The pattern of the mask.
+        schedule: The shape of the fall, "linear" or "exponential".
+        rate: The amount subtracted from the gain in each step (linear), or the exponent of each step (exponential).
             By default, a linear gain reaches 0 at the end of the recipe's steps and an exponential gain e^-5.
         grad: "chain" scales the gradient of pruned weights by the gain, as the chain rule does; "ste" does not.
-        refresh: the number of steps from one mask to the next.
+        refresh: The number of steps from one mask to the next.
     """
     one_of("mask-decay", "schedule", schedule, ("linear", "exponential"))
     one_of("mask-decay", "grad", grad, ("chain", "ste"))

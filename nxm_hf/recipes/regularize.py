@@ -17,10 +17,10 @@ def regularize(pattern: Pattern, shrink: float = 2e-4, grad_scale: float = 1.0, 
     and on Adam's scaling. The pull of `regularize` is the same at every step.
 
     Args:
-        pattern: the pattern of the mask.
-        shrink: the fraction of pruned weights that is subtracted after each step.
-        grad_scale: as in `ste`.
-        refresh: the number of steps from one mask to the next.
+        pattern: The pattern of the mask.
+        shrink: The fraction of pruned weights that is subtracted after each step.
+        grad_scale: As in `ste`.
+        refresh: The number of steps from one mask to the next.
     """
     shrink = at_least_zero("regularize", "shrink", shrink, example=2e-4)
     return replace(ste(pattern, grad_scale, refresh), shrink=Constant(shrink))

@@ -18,12 +18,12 @@ def reset(
     Relations: `ste` when `every` is longer than training. With every=1 masks hardly change, as in `asp`.
 
     Args:
-        pattern: the pattern of the mask.
-        every: the number of steps from one reset to the next.
-        reset_moments: the optimizer's moments that a reset sets to zero: "none", "first" or "both". With "none",
+        pattern: The pattern of the mask.
+        every: The number of steps from one reset to the next.
+        reset_moments: The optimizer's moments that a reset sets to zero: "none", "first" or "both". With "none",
             momentum grows pruned weights back at once.
-        grad_scale: as in `ste`.
-        refresh: the number of steps from one mask to the next.
+        grad_scale: As in `ste`.
+        refresh: The number of steps from one mask to the next.
     """
     one_of("reset", "reset_moments", reset_moments, ("none", "first", "both"))
     return replace(ste(pattern, grad_scale, refresh), reset=Every(every), clear=reset_moments)

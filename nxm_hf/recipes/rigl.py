@@ -14,10 +14,10 @@ def rigl(pattern: Pattern, every: int = 100, fraction: float = 0.3, schedule: st
     does not train the weights.
 
     Args:
-        pattern: the pattern of the mask.
-        every: the number of steps from one rewiring to the next.
-        fraction: the share of kept weights that the first rewiring drops; it falls to 0 by `schedule`.
-        schedule: the shape of the fall, "cosine" or "linear".
+        pattern: The pattern of the mask.
+        every: The number of steps from one rewiring to the next.
+        fraction: The share of kept weights that the first rewiring drops; it falls to 0 by `schedule`.
+        schedule: The shape of the fall, "cosine" or "linear".
     """
     return make_rewiring("rigl", pattern, "gradient", every, fraction, schedule)
 
@@ -26,15 +26,15 @@ def make_rewiring(name: str, pattern: Pattern, grow: str, every: int, fraction: 
     """Check the settings of `rigl` or `set`, and return its method.
 
     Args:
-        name: the recipe that error messages name.
-        pattern: the pattern of the mask.
-        grow: the growth scores, "gradient" or "random".
-        every: the number of steps from one rewiring to the next.
-        fraction: the share of kept weights that the first rewiring drops.
-        schedule: the shape of its fall, "cosine" or "linear".
+        name: The recipe that error messages name.
+        pattern: The pattern of the mask.
+        grow: The growth scores, "gradient" or "random".
+        every: The number of steps from one rewiring to the next.
+        fraction: The share of kept weights that the first rewiring drops.
+        schedule: The shape of its fall, "cosine" or "linear".
 
     Raises:
-        ValueError: if a setting has a wrong value.
+        ValueError: If a setting has a wrong value.
     """
     if at_least_zero(name, "fraction", fraction, example=0.3) > 1:
         raise ValueError(f"fraction of {name} is a share, 0 to 1; got {fraction!r}. Write fraction=0.3.")

@@ -12,9 +12,9 @@ def set(pattern: Pattern, every: int = 100, fraction: float = 0.3, schedule: str
     Relations: `rigl` grows where the gradient is largest; `set` needs no dense gradient.
 
     Args:
-        pattern: the pattern of the mask.
-        every: the number of steps from one rewiring to the next.
-        fraction: the share of kept weights that the first rewiring drops; it falls to 0 by `schedule`.
-        schedule: the shape of the fall, "cosine" or "linear".
+        pattern: The pattern of the mask.
+        every: The number of steps from one rewiring to the next.
+        fraction: The share of kept weights that the first rewiring drops; it falls to 0 by `schedule`.
+        schedule: The shape of the fall, "cosine" or "linear".
     """
     return make_rewiring("set", pattern, "random", every, fraction, schedule)

@@ -16,11 +16,11 @@ def sr_ste(pattern: Pattern, decay: float = 2e-4, grad_scale: float = 1.0, refre
     Relations: `ste` when decay=0.
 
     Args:
-        pattern: the pattern of the mask.
-        decay: the strength of the pull to zero. It is applied after gradient clipping, once per optimizer step. Under
+        pattern: The pattern of the mask.
+        decay: The strength of the pull to zero. It is applied after gradient clipping, once per optimizer step. Under
             Adam its strength is relative to the size of the gradients.
-        grad_scale: as in `ste`.
-        refresh: the number of steps from one mask to the next.
+        grad_scale: As in `ste`.
+        refresh: The number of steps from one mask to the next.
     """
     decay = at_least_zero("sr-ste", "decay", decay, example=2e-4)
     return replace(ste(pattern, grad_scale, refresh), pull=Constant(decay))

@@ -13,10 +13,10 @@ def ste(pattern: Pattern, grad_scale: float = 1.0, refresh: int = 1) -> Masked:
     Relations: `sr-ste` with decay=0.
 
     Args:
-        pattern: the pattern of the mask.
-        grad_scale: the scale of the gradient of pruned weights. Under an adaptive optimizer, which would cancel it,
+        pattern: The pattern of the mask.
+        grad_scale: The scale of the gradient of pruned weights. Under an adaptive optimizer, which would cancel it,
             it scales the update of pruned weights instead.
-        refresh: the number of steps from one mask to the next.
+        refresh: The number of steps from one mask to the next.
     """
     scale = at_least_zero("ste", "grad_scale", grad_scale)
     return Masked(Constant(pattern), refresh=Every(refresh), grad_scale=Constant(scale))

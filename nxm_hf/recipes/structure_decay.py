@@ -20,11 +20,11 @@ def structure_decay(
     Relations: `ste` when there is one frame.
 
     Args:
-        pattern: the final pattern.
+        pattern: The final pattern.
         schedule: "stepwise" keeps fewer of every M: 15:16, 8:16, 4:16, 2:16, 1:16. "geometric" narrows the groups at
             one density: 8:64, 4:32, 2:16, 1:8.
-        frames: a custom sequence of patterns, which ends with `pattern`; it replaces `schedule`.
-        refresh: the number of steps from one mask to the next.
+        frames: A custom sequence of patterns, which ends with `pattern`; it replaces `schedule`.
+        refresh: The number of steps from one mask to the next.
     """
     one_of("structure-decay", "schedule", schedule, ("stepwise", "geometric"))
     patterns = _default_frames(pattern, schedule) if frames is None else _custom_frames(pattern, frames)

@@ -118,10 +118,10 @@ def _dense(make_optimizer):
     return model
 
 
-def ends(recipe, **words):
+def ends(recipe, **fields):
     model = Toy()
     optimizer = adamw(model)
-    engine = attach(model, optimizer, NxMConfig(recipe, **words), total_steps=STEPS)
+    engine = attach(model, optimizer, NxMConfig(recipe, **fields), total_steps=STEPS)
     for _ in train(model, optimizer, 0, STEPS):
         pass
     engine.finish()

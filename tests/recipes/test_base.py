@@ -147,9 +147,9 @@ def test_the_phases_that_recipes_add_by_themselves():
 
 @pytest.mark.parametrize(("recipe", "setting"), SETTINGS)
 def test_each_setting_changes_the_outcome_of_a_short_training(recipe, setting):
-    if (words := other(recipe, setting)) is None:
+    if (case := other(recipe, setting)) is None:
         pytest.skip("has one value here")
-    base, value = words
+    base, value = case
     default = recipes.settings(recipe)[setting]
     assert value != default
     first, then = ({**base, setting: chosen} for chosen in (default, value))
@@ -161,7 +161,7 @@ def test_each_setting_changes_the_outcome_of_a_short_training(recipe, setting):
 @pytest.mark.parametrize("phase", ["warmup", "settle"])
 def test_each_phase_changes_the_outcome_of_a_short_training(recipe, phase):
     share = 0.25 if NxMConfig(recipe).phases[1] == 0.5 else 0.5  # not what the recipe does anyway
-    outcomes = [[*_trained_weights(short(recipe, **words))] for words in ({}, {phase: share})]
+    outcomes = [[*_trained_weights(short(recipe, **fields))] for fields in ({}, {phase: share})]
     alike = same(*outcomes)
     assert alike == (recipe == "asp" and phase == "settle"), "asp is settled from the start, and only it"
 

@@ -21,7 +21,7 @@ OVER_OPTIMIZERS = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 
 
 def is_adaptive(optimizer):
-    """Whether a scale of the gradient would be divided out again."""
+    """Return True if the optimizer cancels a scale of the gradient."""
     return isinstance(optimizer, torch.optim.Adam)  # which AdamW is too
 
 
@@ -81,7 +81,7 @@ def by_algorithm_1(optimizer, **settings):
 
 
 def assert_agrees(method, make_optimizer, reference, **tolerance):
-    """By verbs, attached and by the reference, weights and their zeros are the same at every step, used and shipped."""
+    """Assert that verbs, engine and reference give the same weights and zeros at every step, used and deployed."""
     runs = by_verbs(method, make_optimizer), by_attach(method, make_optimizer), reference
     for step, (verbs, attached, (used, shown)) in enumerate(zip(*runs, strict=True)):
         expected = [*used, *(shown if step in LOOKS else [])]
