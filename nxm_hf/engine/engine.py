@@ -86,7 +86,9 @@ class Engine:
     def _prune_if_due(self, clock: Clock) -> None:
         """Where the phase begins now that goes on from weights made by a method of `prune`, have them made."""
         phase = None if self._prune is None else self.config.calibrated_start.phase
-        if phase and any(method.is_entering(phase, self._states.get(name), clock) for name, method in self._methods.items()):
+        if phase and any(
+            method.is_entering(phase, self._states.get(name), clock) for name, method in self._methods.items()
+        ):
             self._prune()
             remove_stamp(self.model)
 
