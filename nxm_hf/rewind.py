@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.layers.find import find_layers
 from nxm_hf.layers.plan import Plan, Target
-from nxm_hf.methods import keep
+from nxm_hf.methods import Slot, keep
 from nxm_hf.storage.model_files import layer_weights, load_model, skeleton
 from nxm_hf.storage.model_record import set_record
 from nxm_hf.storage.same_model import check_same_model
@@ -93,7 +93,7 @@ def _restore_dense(checkpoint: str | Path, model: PreTrainedModel) -> None:
     states = by_layer(tensors)
     for target in plan.targets:
         state = states[target.name]
-        target.matrix().copy_(state.get("dense", state["weight"]))
+        target.matrix().copy_(state.get(Slot.DENSE, state["weight"]))
 
 
 def _masks(trained: str | Path, plan: Plan) -> Iterator[Tensor]:

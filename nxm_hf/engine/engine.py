@@ -16,7 +16,7 @@ from nxm_hf.engine.optimizer_state import Moments, check_moments
 from nxm_hf.engine.requirements import check_held, check_trainable
 from nxm_hf.engine.step_hooks import StepHooks
 from nxm_hf.layers.plan import Plan, Target
-from nxm_hf.methods import PHASES, State, restore_dense
+from nxm_hf.methods import PHASES, Slot, State, restore_dense
 from nxm_hf.methods.schedules import Clock
 from nxm_hf.pruning.during_training import CalibratedPruner
 from nxm_hf.storage.model_record import remove_record, set_record
@@ -143,7 +143,7 @@ class Engine:
         if self._pruner is None:
             return
         phase, methods = self._pruner.phase, self._methods.items()
-        if any(method.enters(phase, self._states.get(name), clock) for name, method in methods):
+        if any(method.is_entering(phase, self._states.get(name), clock) for name, method in methods):
             self._pruner.prune()
             remove_record(self.plan.model)
 
@@ -267,12 +267,12 @@ class Engine:
     @property
     def phase(self) -> str:
         """Return the current phase: "warmup", "recipe" or "settle"."""
-        return PHASES[min((int(state["phase"]) for state in self._states.values()), default=1)]
+        return PHASES[min((int(state[Slot.PHASE]) for state in self._states.values()), default=1)]
 
     def trained_weights(self) -> Iterator[tuple[Target, Tensor]]:
         """Yield each target with the weight that the optimizer trains."""
         for target in self.plan.targets:
-            yield target, self._states[target.name].get("dense", self._training_view(target))
+            yield target, self._states[target.name].get(Slot.DENSE, self._training_view(target))
 
     def _training_view(self, target: Target) -> Tensor:
         return target.matrix().detach() if self._training is None else self._training[target.name]

@@ -6,7 +6,7 @@ from math import isnan
 from torch import Tensor
 
 from nxm_hf.layers.plan import Target
-from nxm_hf.methods import NO_CHANGE, PHASES, State, pruned_part
+from nxm_hf.methods import NO_CHANGE, PHASES, Slot, State, pruned_part
 
 
 def residual(weights: Iterable[tuple[Target, Tensor]]) -> float:
@@ -40,7 +40,7 @@ def mask_movement(targets: Iterable[Target], states: Mapping[str, State]) -> dic
     """
     added = removed = before = entries = 0
     for target in targets:
-        change = states[target.name].get("moved", NO_CHANGE).tolist()
+        change = states[target.name].get(Slot.MASK_CHANGE, NO_CHANGE).tolist()
         added, removed, before = added + change[0], removed + change[1], before + change[2]
         entries += target.numel
     return {"nxm/mask_similarity": 1 - removed / max(before, 1), "nxm/flip_rate": (added + removed) / entries}
