@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import nxm_hf
 from nxm_hf import NxMConfig, recipes
-from nxm_hf.cli import recipe_guide
+from nxm_hf.cli import options, recipe_guide
 from nxm_hf.cli.main import COMMANDS, main
 from nxm_hf.patterns import PATTERNS, parse
 from nxm_hf.solvers import SOLVERS, gpu
@@ -234,13 +234,15 @@ def test_recipes_says_what_to_start_with_and_what_that_rests_on(more, monkeypatc
     shown = " ".join(capsys.readouterr().out.split())
     assert ("Kao et al." in shown) == (not more)  # the catalogue only where nothing is asked
     pattern = more[1] if "--pattern" in more else "2:4"
-    seen = sorted((one for one in recipe_guide.SEEN if one.pattern == pattern), key=lambda one: one.rank)
-    told = [place for one in recipe_guide.SEEN if (place := shown.find(f"{one.recipe} {one.closed:.0%} (")) >= 0]
-    assert len(told) == len(seen)
-    if seen:
-        best = max(seen, key=lambda one: (len(one.tasks), one.seeds, one.closed))
+    measured = sorted(
+        (one for one in recipe_guide.MEASUREMENTS if one.pattern == pattern), key=lambda one: one.sort_key
+    )
+    told = [one for one in recipe_guide.MEASUREMENTS if f"{one.recipe} {one.gap_closed:.0%} (" in shown]
+    assert len(told) == len(measured)
+    if measured:
+        best = max(measured, key=lambda one: (len(one.tasks), one.seeds, one.gap_closed))
         assert f"start with {best.recipe}." in shown and all(f"{task} (" in shown for task in best.tasks)
-        assert ("take it as a guess" in shown) == ("400000" in more)
+        assert ("only a guess" in shown) == ("400000" in more)
     else:
         assert f"Nothing has been measured with {pattern}" in shown
 
@@ -251,7 +253,7 @@ def test_the_guide_says_how_to_write_what_it_advises():
 
     expected = NxMConfig("admm", "1:4", {"rho": 0.01, "start": "A"}, warmup=0.1, settle=0.3)
     assert read("admm rho=1e-2 start=A settle=0.3 warmup=0.1") == expected
-    assert all(read(one.recipe).recipe == one.recipe.split()[0] for one in recipe_guide.SEEN)
+    assert all(read(one.recipe).recipe == one.recipe.split()[0] for one in recipe_guide.MEASUREMENTS)
 
 
 def test_help_has_one_line_for_each_command(capsys):
@@ -279,7 +281,7 @@ def test_without_a_command_the_help_is_shown_and_it_counts_as_misuse(capsys):
 
 
 def test_a_command_is_one_function(monkeypatch, capsys):
-    def say_twice_command(word: main.Directory, *, times_more: main.PatternText = "0") -> int:
+    def say_twice_command(word: options.ModelDirectory, *, times_more: options.PatternText = "0") -> int:
         """Say a word.
 
         And more.
