@@ -8,8 +8,8 @@ from operator import mul
 
 import torch
 
-from nxm_hf.analysis.correlation import FEWEST, Learning, learning_correlation, random_walk_null
-from nxm_hf.analysis.recording import in_mask
+from nxm_hf.analysis.correlation import MIN_POINTS, Learning, learning_correlation, random_walk_null
+from nxm_hf.analysis.recording import decode_in_mask
 from nxm_hf.report.run import Run
 
 
@@ -99,7 +99,7 @@ def in_mask_counts(run: Run) -> dict[str, list[int]]:
     layers, records = run.analysis["layers"], [texts for _, texts in run.sampled("in_mask")]
     counts = {}
     for number, (name, layer) in enumerate(layers.items()):
-        seen = [in_mask(texts[number], len(layer["index"])) for texts in records]
+        seen = [decode_in_mask(texts[number], len(layer["index"])) for texts in records]
         counts[name] = [sum(column) for column in zip(*seen, strict=True)]
     return counts
 
@@ -144,11 +144,11 @@ def snapshots(run: Run) -> list[list[float]]:
 def _learning(run: Run, of: str) -> list[Chart]:
     """For how long weights keep their direction, beside random walks: the f of Stosic and Stosic."""
     ways = snapshots(run)
-    if len(ways) <= FEWEST:
+    if len(ways) <= MIN_POINTS:
         return []
     layers, (_, texts) = run.analysis["layers"].values(), run.sampled("in_mask")[-1]
     width = [len(way) for way in run.sampled("way")[-1][1]]
-    bits = [in_mask(text, len(x["index"]))[:many] for text, x, many in zip(texts, layers, width, strict=True)]
+    bits = [decode_in_mask(text, len(x["index"]))[:many] for text, x, many in zip(texts, layers, width, strict=True)]
     kept = torch.tensor([bit for layer in bits for bit in layer])
     ours, null = learning_correlation(torch.tensor(ways, dtype=torch.float64), kept), random_walk_null(len(ways))
     everyone = torch.ones_like(null.delta, dtype=torch.bool)

@@ -22,7 +22,7 @@ class AnalysisCallback(TrainerCallback):
     def __init__(self):
         self._engine: Engine | None = None
         self._begun = False
-        self._words: recording.Words = {}
+        self._recording: recording.Recording | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._engine, self._begun = None, False
@@ -36,13 +36,13 @@ class AnalysisCallback(TrainerCallback):
             logger.warning("AnalysisCallback writes nothing: this training makes no layer sparse.")
         elif state.is_world_process_zero:
             self._engine = engine
-            self._words = recording.opened(args.output_dir, state.global_step, engine, args.seed)
-            if not self._words["records"]:
+            self._recording = recording.open_recording(args.output_dir, state.global_step, engine, args.seed)
+            if not self._recording["records"]:
                 self._look(args, state)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         watching = self._engine is not None and not self._engine.finished
-        if watching and "loss" in (logs or {}) and recording.is_due(self._words, state.global_step):
+        if watching and "loss" in (logs or {}) and recording.is_due(self._recording, state.global_step):
             self._look(args, state)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -50,4 +50,4 @@ class AnalysisCallback(TrainerCallback):
             self._look(args, state)
 
     def _look(self, args: TrainingArguments, state: TrainerState) -> None:
-        recording.record(self._words, self._engine, state.global_step, args.output_dir)
+        recording.record_step(self._recording, self._engine, state.global_step, args.output_dir)

@@ -9,7 +9,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 import nxm_hf
 from nxm_hf import NxMConfig, analysis, attach, recipes
-from nxm_hf.analysis.density_schedule import stretches
+from nxm_hf.analysis.density_schedule import density_schedule
 from nxm_hf.analysis.diversity import transposable_tiles
 from nxm_hf.cli.main import main
 from nxm_hf.methods import Masked
@@ -286,9 +286,9 @@ def test_a_stream_remembers_as_much_after_many_snapshots_as_after_few():
 
 def test_lags_and_snapshots_that_do_not_fit_are_refused():
     for lags in ([], [0, 1], [1.5]):
-        with pytest.raises(ValueError, match="whole numbers of at least 1"):
+        with pytest.raises(ValueError, match="must be whole numbers of at least 1"):
             analysis.LearningCorrelation(lags)
-        with pytest.raises(ValueError, match="whole numbers of at least 1"):
+        with pytest.raises(ValueError, match="must be whole numbers of at least 1"):
             analysis.learning_correlation(torch.randn(30, 2), lags=lags)
     for few in (torch.randn(8, 2), torch.randn(0, 2)):
         with pytest.raises(ValueError, match="needs at least 9 snapshots"):
@@ -339,7 +339,7 @@ def test_the_gradient_of_weights_counts_as_sparse_only_where_pruned_ones_get_non
 
 def planned(config: NxMConfig, total: int) -> list[float]:
     """What the account says that each forward pass multiplies by."""
-    parts = stretches(config.method(config.patterns()["default"]), total)
+    parts = density_schedule(config.method(config.patterns()["default"]), total)
     return [part.pattern.density for part in parts for _ in range(part.steps)]
 
 
@@ -468,9 +468,9 @@ def test_an_account_says_its_conventions():
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5])
 def test_a_training_has_at_least_one_step_and_a_text_one_token(steps):
-    with pytest.raises(ValueError, match="total_steps is a whole number"):
+    with pytest.raises(ValueError, match="total_steps must be a whole number"):
         analysis.training_flops(make_bert(), "asp", steps)
-    with pytest.raises(ValueError, match="tokens is a whole number"):
+    with pytest.raises(ValueError, match="tokens must be a whole number"):
         analysis.training_flops(make_bert(), "asp", 5, tokens=steps)
 
 
@@ -489,7 +489,7 @@ def test_nxm_flops_prints_the_account(tmp_path, capsys):
     [
         ([], "Give --model DIR to plan a training, or RUN_DIR"),
         (["a", "--model", "b"], "Give --model DIR to plan a training, or RUN_DIR"),
-        (["a", "--steps", "5"], "a has its recipe and steps on record; only --tokens goes with it."),
+        (["a", "--steps", "5"], "a has its recipe and steps on record; RUN_DIR can be combined with --tokens only."),
         (["nowhere"], "nowhere does not exist"),
         (["--model", "nowhere"], "nowhere does not exist"),
         (["--model", ".", "--recipe", "stee"], "Write 'ste'"),

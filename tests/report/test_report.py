@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback
 
 from nxm_hf import AnalysisCallback, NxMCallback, NxMConfig, NxMTrainer, analysis
 from nxm_hf.analysis import recording
-from nxm_hf.analysis.recording import ANALYSIS_FILE, in_mask
+from nxm_hf.analysis.recording import ANALYSIS_FILE, FOLLOWED_WEIGHTS, TRACED_WEIGHTS, decode_in_mask
 from nxm_hf.cli.main import main
 from nxm_hf.report import charts, cost, read_runs, write_report
 from nxm_hf.report.axes import fitted
@@ -114,7 +114,7 @@ def test_times_in_the_mask_and_residuals_are_those_of_an_independent_count(recip
         assert found[name] == expected.tolist()
     for record, residuals in zip(words["records"], witness.residuals, strict=True):
         assert record["residual"] == pytest.approx(residuals, rel=1e-5)
-    assert sum(weights for _, weights, _, _ in magnitude_by_count(run)) == 12 * recording.FOLLOWED
+    assert sum(weights for _, weights, _, _ in magnitude_by_count(run)) == 12 * FOLLOWED_WEIGHTS
 
 
 def test_first_and_last_values_are_the_weights_and_the_excerpt_is_the_mask(tmp_path):
@@ -123,9 +123,9 @@ def test_first_and_last_values_are_the_weights_and_the_excerpt_is_the_mask(tmp_p
     for name, layer in words["layers"].items():
         weight = model.get_submodule(name).weight
         assert layer["first"] == weight.flatten()[layer["index"]].tolist()
-        assert len(set(layer["index"])) == len(layer["index"]) == recording.FOLLOWED
+        assert len(set(layer["index"])) == len(layer["index"]) == FOLLOWED_WEIGHTS
         shipped = type(model).from_pretrained(folder).get_submodule(name).weight.flatten()
-        kept = in_mask(words["records"][-1]["in_mask"][list(words["layers"]).index(name)], recording.FOLLOWED)
+        kept = decode_in_mask(words["records"][-1]["in_mask"][list(words["layers"]).index(name)], FOLLOWED_WEIGHTS)
         followed = shipped[layer["index"]].tolist()
         assert [value if is_kept else 0.0 for value, is_kept in zip(layer["last"], kept, strict=True)] == followed
         if name == words["excerpt"]["layer"]:
@@ -189,7 +189,7 @@ def test_a_new_training_in_the_same_directory_begins_a_new_file(tmp_path, made):
 
 
 def test_the_number_of_records_is_bounded_and_they_stay_evenly_spaced(tmp_path, monkeypatch):
-    monkeypatch.setattr(recording, "RECORDS", 5)
+    monkeypatch.setattr(recording, "MAX_RECORDS", 5)
     _run(tmp_path, logging_steps=1)
     assert [record["step"] for record in _analysis(tmp_path)["records"]] == [0, 4, 8, 12]
 
@@ -197,11 +197,11 @@ def test_the_number_of_records_is_bounded_and_they_stay_evenly_spaced(tmp_path, 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_weights_that_are_not_finite_are_passed_over(value):
     model, engine = trained("admm", steps=3, total=12)
-    words = recording.begun(engine, 0)
-    recording.look(words, engine, 3)
+    words = recording.new_recording(engine, 0)
+    recording.add_record(words, engine, 3)
     before = json.dumps(words, allow_nan=False)
     model.linears[1].weight.data[0, 0] = value
-    recording.look(words, engine, 4)
+    recording.add_record(words, engine, 4)
     assert json.dumps(words, allow_nan=False) == before
 
 
@@ -231,14 +231,14 @@ def test_the_learning_correlation_is_that_of_the_weights_themselves(tmp_path):
     _run(tmp_path, "admm", callbacks=(AnalysisCallback, walker), logging_steps=1, max_steps=14, eval_strategy="no")
     (run,) = read_runs([tmp_path])
     layers = run.analysis["layers"]
-    places = [(f"{name}.weight", i) for name, layer in layers.items() for i in layer["index"][: recording.MOVING]]
+    places = [(f"{name}.weight", i) for name, layer in layers.items() for i in layer["index"][:TRACED_WEIGHTS]]
     seen = [[weights[name].flatten()[i].item() for name, i in places] for weights in walker.weights]
     ways, found = (torch.tensor(x, dtype=torch.float64) for x in (seen, snapshots(run)))
     assert len(found) == 15 and torch.allclose(found[:14], ways - ways[0], atol=1e-9, rtol=1e-5)
     (chart,) = (chart for chart in charts([run]) if chart.title == "Learning correlation")
     lines = {line.name: line for line in chart.lines}
     texts = zip(run.sampled("in_mask")[-1][1], layers.values(), strict=True)
-    kept = [bit for text, layer in texts for bit in in_mask(text, len(layer["index"]))[: recording.MOVING]]
+    kept = [bit for text, layer in texts for bit in decode_in_mask(text, len(layer["index"]))[:TRACED_WEIGHTS]]
     assert list(lines) == ["kept", "pruned", "random walk"] and 0 < sum(kept) < len(kept) == len(places)
     for name, chosen in (("kept", True), ("pruned", False)):
         deltas = [_first_crossing(found[:, i].numpy()) for i, bit in enumerate(kept) if bit == chosen]
