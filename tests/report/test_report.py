@@ -18,9 +18,9 @@ from nxm_hf.analysis import recording
 from nxm_hf.analysis.recording import ANALYSIS_FILE, FOLLOWED_WEIGHTS, TRACED_WEIGHTS, decode_in_mask
 from nxm_hf.cli.main import main
 from nxm_hf.report import charts, cost, read_runs, write_report
-from nxm_hf.report.axes import fitted
+from nxm_hf.report.axes import fit_axis
 from nxm_hf.report.charts import in_mask_counts, magnitude_by_count, snapshots
-from nxm_hf.report.training_page import page
+from nxm_hf.report.training_page import training_page
 from tests.support.models import assert_equal_weights, make_arguments, make_bert, make_rows
 from tests.support.toy_training import trained
 
@@ -237,7 +237,7 @@ def test_the_learning_correlation_is_that_of_the_weights_themselves(tmp_path):
     assert len(found) == 15 and torch.allclose(found[:14], ways - ways[0], atol=1e-9, rtol=1e-5)
     (chart,) = (chart for chart in charts([run]) if chart.title == "Learning correlation")
     lines = {line.name: line for line in chart.lines}
-    texts = zip(run.sampled("in_mask")[-1][1], layers.values(), strict=True)
+    texts = zip(run.recorded("in_mask")[-1][1], layers.values(), strict=True)
     kept = [bit for text, layer in texts for bit in decode_in_mask(text, len(layer["index"]))[:TRACED_WEIGHTS]]
     assert list(lines) == ["kept", "pruned", "random walk"] and 0 < sum(kept) < len(kept) == len(places)
     for name, chosen in (("kept", True), ("pruned", False)):
@@ -247,7 +247,7 @@ def test_the_learning_correlation_is_that_of_the_weights_themselves(tmp_path):
         assert f"{name} {sorted(deltas)[round(0.5 * (len(deltas) - 1))]:.3f}" in chart.note
     null = lines["random walk"].ys
     assert null[-1] == 1 and null[0] < 0.05 and list(null) == sorted(null)
-    assert f"{len(kept)} weights at 15 looks" in chart.note and "random walk 0." in chart.note
+    assert f"{len(kept)} weights at 15 recorded steps" in chart.note and "random walk 0." in chart.note
 
 
 def _first_crossing(series):
@@ -316,7 +316,7 @@ class Reader(HTMLParser):
 
 @pytest.mark.parametrize("chosen", [["admm"], ["sr-ste"], ["rigl"], ["admm", "sr-ste", "rigl"]], ids="+".join)
 def test_a_page_is_whole_has_every_section_and_names_each_picture(chosen, made):
-    text = page(read_runs([made[name] for name in chosen]))
+    text = training_page(read_runs([made[name] for name in chosen]))
     reader = Reader(text)
     assert [a["id"] for tag, a in reader.found if tag == "section"] == SECTIONS
     assert 'class="none"' not in text, "every section has something to show"
@@ -327,7 +327,7 @@ def test_a_page_is_whole_has_every_section_and_names_each_picture(chosen, made):
 
 
 def test_a_page_refers_to_nothing_outside_but_papers(made):
-    text = page(read_runs(list(made.values())))
+    text = training_page(read_runs(list(made.values())))
     for tag, attributes in Reader(text).found:
         assert tag not in ("script", "link", "iframe", "img", "image", "use", "object"), tag
         assert not attributes.keys() & {"src", "srcset", "xlink:href", "onload", "data"}
@@ -349,7 +349,7 @@ def test_a_page_refers_to_nothing_outside_but_papers(made):
 )
 def test_the_numbers_of_a_figure_are_those_of_the_logs(title, key, made):
     chosen = [made["admm"], made["sr-ste"]]
-    head, *rows = Reader(page(read_runs(chosen))).tables[title]
+    head, *rows = Reader(training_page(read_runs(chosen))).tables[title]
     assert head == ["step", "admm", "sr-ste"]
     for column, folder in enumerate(chosen, start=1):
         expected = [(record["step"], record[key]) for record in _log(folder) if key in record]
@@ -357,7 +357,7 @@ def test_the_numbers_of_a_figure_are_those_of_the_logs(title, key, made):
 
 
 def test_the_summary_shows_the_last_of_each_run_side_by_side(made):
-    head, *rows = Reader(page(read_runs(list(made.values())))).tables["Summary"]
+    head, *rows = Reader(training_page(read_runs(list(made.values())))).tables["Summary"]
     table = {row[0]: row[1:] for row in rows}
     assert head[1:] == table["recipe"] == list(made)
     assert table["verified"] == ["ok"] * 3 and table["density of the final model"][:2] == ["0.5000"] * 2
@@ -379,7 +379,7 @@ def test_what_a_training_has_cost_is_what_its_recipe_costs_before(recipe, made, 
     assert found.spent == pytest.approx(found.counted * before.overall)
     assert main(["flops", str(made[recipe]), "--tokens", "8"]) == 0
     assert capsys.readouterr().out == f"{found}\n"
-    assert f"{cost(run).flops.overall:.4g}</td>" in page([run])
+    assert f"{cost(run).flops.overall:.4g}</td>" in training_page([run])
 
 
 def test_of_a_training_that_ended_early_only_what_was_done_is_counted(runs):
@@ -416,12 +416,12 @@ def test_a_cost_that_is_not_known_is_one_sentence(name, runs, capsys):
     change(runs["admm"])
     assert main(["flops", str(runs["admm"])]) == 2
     assert why in capsys.readouterr().err
-    assert why in page(read_runs([runs["admm"]]))
+    assert why in training_page(read_runs([runs["admm"]]))
 
 
 def test_a_run_without_samples_is_drawn_and_says_how_to_get_them(runs):
     (runs["admm"] / ANALYSIS_FILE).unlink()
-    text = page(read_runs([runs["admm"]]))
+    text = training_page(read_runs([runs["admm"]]))
     assert [a["id"] for tag, a in Reader(text).found if tag == "section"] == SECTIONS
     assert "Add AnalysisCallback()" in text
 
@@ -429,7 +429,7 @@ def test_a_run_without_samples_is_drawn_and_says_how_to_get_them(runs):
 def test_a_dense_run_is_drawn_beside_a_sparse_one(runs, tmp_path):
     _trainer(tmp_path / "plain", "dense", callbacks=()).train()
     found = read_runs([tmp_path / "plain", runs["admm"]])
-    assert Reader(page(found)).tables["Summary"][1] == ["recipe", "dense", "admm"]
+    assert Reader(training_page(found)).tables["Summary"][1] == ["recipe", "dense", "admm"]
 
 
 def test_a_log_without_evaluation_or_finite_loss_still_makes_a_page(runs):
@@ -437,7 +437,7 @@ def test_a_log_without_evaluation_or_finite_loss_still_makes_a_page(runs):
         words = json.loads(path.read_text())
         log = [{**r, "loss": float("nan")} for r in words["log_history"] if "loss" in r]
         path.write_text(json.dumps({**words, "log_history": log}))
-    text = page(read_runs([runs["admm"]]))
+    text = training_page(read_runs([runs["admm"]]))
     assert "No loss was logged" in text and "No evaluation was logged" in text
     Reader(text)
 
@@ -446,7 +446,7 @@ def test_names_of_directories_and_layers_are_text_and_no_markup(runs, tmp_path):
     folder = runs["admm"].rename(tmp_path / "<b>&run")
     path = folder / ANALYSIS_FILE
     path.write_text(path.read_text().replace("bert.encoder.layer.0.attention.self.query", "<script>alert(1)//"))
-    text = page(read_runs([folder]))
+    text = training_page(read_runs([folder]))
     Reader(text)
     assert "<script" not in text and html.escape("<script>alert(1)//") in text and "&lt;b&gt;&amp;run" in text
 
@@ -458,17 +458,17 @@ def test_a_model_that_breaks_its_pattern_is_shown_as_such(runs):
     weights = load_file(path)
     weights["bert.encoder.layer.0.attention.self.query.weight"].fill_(1.0)
     save_file(weights, path, metadata={"format": "pt"})
-    text = page(read_runs([runs["admm"]]))
+    text = training_page(read_runs([runs["admm"]]))
     assert "breaks 2:4 in" in text and 'class="bad"' in text
 
 
 def test_ticks_are_round_few_and_inside():
     for low, high in ((0, 1), (0.99993, 1.0), (-3e-7, 4e-7), (1e5, 3e6), (5, 5), (0, 0)):
-        axis = fitted([low, high], 0, 100)
-        assert 1 <= len(axis.ticks) <= 7 and all(-0.1 <= axis.at(tick) <= 100.1 for tick in axis.ticks)
-    axis = fitted([1e-4, 0.5], 100, 0, logarithmic=True)
+        axis = fit_axis([low, high], 0, 100)
+        assert 1 <= len(axis.ticks) <= 7 and all(-0.1 <= axis.position(tick) <= 100.1 for tick in axis.ticks)
+    axis = fit_axis([1e-4, 0.5], 100, 0, logarithmic=True)
     assert [round(tick, 9) for tick in axis.ticks] == [1e-4, 1e-3, 1e-2, 1e-1]
-    assert axis.at(1e-2) == pytest.approx((axis.at(1e-3) + axis.at(1e-1)) / 2, abs=0.02)
+    assert axis.position(1e-2) == pytest.approx((axis.position(1e-3) + axis.position(1e-1)) / 2, abs=0.02)
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -496,7 +496,7 @@ def test_without_matplotlib_there_is_the_same_page_and_no_picture(runs, monkeypa
             raise ImportError(name)
         return real(name, *rest)
 
-    before = page(read_runs([runs["admm"]]))
+    before = training_page(read_runs([runs["admm"]]))
     monkeypatch.setattr(builtins, "__import__", lacking)
     assert write_report([runs["admm"]]) == [runs["admm"] / "report.html"]
     assert (runs["admm"] / "report.html").read_text(encoding="utf-8") == before
