@@ -153,7 +153,15 @@ def random_walk_null(snapshots: int, weights: int = 2000, seed: int = 0, lags: S
 
 
 def make_learning(delta: Tensor, mask: Tensor | None) -> Learning:
-    """Return a `Learning` after checking that the mask has the shape of `delta`."""
+    """Return a `Learning` after checking its mask.
+
+    Args:
+        delta: as in `Learning`.
+        mask: a mask of any dtype, or None.
+
+    Raises:
+        ValueError: if the mask has not the shape of `delta`.
+    """
     if mask is not None and mask.shape != delta.shape:
         raise ValueError(
             f"The mask has the shape {tuple(mask.shape)} but a snapshot has {tuple(delta.shape)}. "
@@ -163,14 +171,29 @@ def make_learning(delta: Tensor, mask: Tensor | None) -> Learning:
 
 
 def sorted_lags(lags: Sequence[int]) -> list[int]:
-    """Return the distinct lags in increasing order, or raise if one is not a positive whole number."""
+    """Return the distinct lags in increasing order.
+
+    Args:
+        lags: lags as a user gives them.
+
+    Raises:
+        ValueError: if there is none, or one is not a positive whole number.
+    """
     if not len(lags) or any(type(lag) is not int or lag < 1 for lag in lags):
         raise ValueError(f"Lags must be whole numbers of at least 1; got {list(lags)!r}. Write range(1, 101).")
     return sorted(set(lags))
 
 
 def usable_lags(lags: Sequence[int], count: int) -> list[int]:
-    """Return the lags that leave enough points of `count` snapshots, or raise if there is none."""
+    """Return the lags that leave enough points for a correlation.
+
+    Args:
+        lags: lags in increasing order.
+        count: the number of snapshots.
+
+    Raises:
+        ValueError: if there is none.
+    """
     usable = [lag for lag in lags if lag <= count - MIN_POINTS]
     if not usable:
         needed = MIN_POINTS + (lags[0] if lags else 1)

@@ -80,7 +80,7 @@ def advice(width: int, rows: int = 0, pattern: str = "2:4") -> str:
         For 2:4 start with admm
     """
     if rows < 0:
-        raise ValueError(f"rows={rows} is no number of training rows; it must be 1 or more. Write --rows 4000.")
+        raise ValueError(f"The number of training rows must be 1 or more; got rows={rows}. Write --rows 4000.")
     pattern = str(parse(pattern))
     measured = sorted((one for one in MEASUREMENTS if one.pattern == pattern), key=lambda one: one.sort_key)
     recipe = measured[0].recipe if measured else "admm"

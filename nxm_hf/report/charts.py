@@ -62,7 +62,7 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
     drawn += [_curves(runs, key, f"Evaluation: {_metric_label(key)}", _metric_label(key)) for key in evaluations]
     drawn += [
         _curves(runs, "nxm/mask_similarity", "Mask similarity", "share of kept weights kept again"),
-        _curves(runs, "nxm/flip_rate", "Flip rate", "share of all weights that changed place"),
+        _curves(runs, "nxm/flip_rate", "Flip rate", "share of all weights that entered or left the mask"),
         _curves(runs, "nxm/residual", "Residual", "‖W - P(W)‖ / ‖W‖", logarithmic=True),
         Chart("curves", "Density in training", "step", "fraction kept", _densities(runs)),
     ]

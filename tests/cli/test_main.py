@@ -48,7 +48,7 @@ def complaint(words: list[str], capsys) -> str:
         (["verify", "a", "--pattern"], "expected one argument"),
         (["--vresion"], "Did you mean --version?"),
         (["recipes", "all"], "unrecognized arguments: all"),
-        (["recipes", "--rows", "-3"], "rows=-3 is no number of training rows"),
+        (["recipes", "--rows", "-3"], "training rows must be 1 or more; got rows=-3"),
         (["verify", ".", "--pattern", "4:2"], "Write '2:4'"),
         (["verify", "a\nb"], "a b does not exist"),
         (["verify", ".", "--pattern", "half"], "There is no pattern 'half'"),
