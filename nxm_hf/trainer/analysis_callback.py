@@ -24,12 +24,12 @@ class AnalysisCallback(TrainerCallback):
     def __init__(self) -> None:
         self._engine: Engine | None = None
         self._begun = False
-        self._words: recording.Words = {}
+        self._recording: recording.Recording | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._engine, self._begun = None, False
+        self._engine, self._recording, self._begun = None, None, False
 
     def on_step_begin(
         self,
@@ -48,8 +48,9 @@ class AnalysisCallback(TrainerCallback):
             logger.warning("AnalysisCallback writes nothing: this training makes no layer sparse.")
         elif state.is_world_process_zero:
             self._engine = engine
-            self._words = recording.opened(str(args.output_dir), state.global_step, engine, args.seed)
-            if not self._words["records"]:
+            opened = recording.open_recording(str(args.output_dir), state.global_step, engine, args.seed)
+            self._recording = opened
+            if not opened["records"]:
                 self._record(args, state)
 
     def on_log(
@@ -60,14 +61,15 @@ class AnalysisCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        training = self._engine is not None and not self._engine.finished
-        if training and "loss" in (logs or {}) and recording.is_due(self._words, state.global_step):
+        if self._recording is None or self._engine is None or self._engine.finished:
+            return
+        if "loss" in (logs or {}) and recording.is_due(self._recording, state.global_step):
             self._record(args, state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if control.should_training_stop and self._engine is not None:
+        if control.should_training_stop:
             self._record(args, state)
 
     def _record(self, args: TrainingArguments, state: TrainerState) -> None:
-        if self._engine is not None:
-            recording.record(self._words, self._engine, state.global_step, str(args.output_dir))
+        if self._engine is not None and self._recording is not None:
+            recording.record_step(self._recording, self._engine, state.global_step, str(args.output_dir))

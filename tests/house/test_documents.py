@@ -122,7 +122,9 @@ def test_files_and_folders_that_contributing_names_exist():
     for path in named:
         assert (ROOT / path).exists(), path
     table = text.split("| folder | what it does |")[1].split("\n\n")[0]
-    folders = {name for cell in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)}
+    folders = {
+        name for cell in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)
+    }
     assert folders == {path.parent.name for path in (ROOT / "nxm_hf").glob("*/__init__.py")}
 
 
