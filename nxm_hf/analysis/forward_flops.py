@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nxm_hf.layers.example_inputs import zeros
-from nxm_hf.layers.modules import bare, eval_no_grad, is_matrix, is_transposed, plain
+from nxm_hf.layers.example_inputs import example_inputs
+from nxm_hf.layers.modules import eval_no_grad, is_linear, is_transposed, plain_name, unwrap
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Work:
 
 def measure(model: nn.Module, inputs: Mapping[str, Tensor] | None, tokens: int) -> Work:
     """Count one forward pass on these inputs, or on zeros of our own that fit; where none do, one row per matrix."""
-    model = bare(model)
-    found = {plain(name): module for name, module in model.named_modules() if is_matrix(module)}
+    model = unwrap(model)
+    found = {plain_name(name): module for name, module in model.named_modules() if is_linear(module)}
     if inputs is not None:
         return _run(model, found, inputs)
     try:
-        return _run(model, found, zeros(model, tokens))
+        return _run(model, found, example_inputs(model, tokens))
     except Exception:  # what a model makes of zeros can be any error, and the shares of its matrices need no run
         return Work({name: 2 * module.weight.numel() for name, module in found.items()}, None)
 

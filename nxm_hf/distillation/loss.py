@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 LOGITS = ("logits", "start_logits", "end_logits")
-STATES = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states")
-MAPS = ("attentions", "encoder_attentions", "decoder_attentions", "cross_attentions")
+HIDDEN_STATES = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states")
+ATTENTIONS = ("attentions", "encoder_attentions", "decoder_attentions", "cross_attentions")
 
 
 @dataclass(frozen=True)
@@ -41,59 +41,66 @@ class DistillationConfig:
                 raise ValueError(f"{name} must be a number {needed}; got {value!r}. Write {name}={default}.")
 
     @classmethod
-    def from_any(cls, words: "DistillationConfig | Mapping[str, float] | None") -> "DistillationConfig":
+    def from_any(cls, value: "DistillationConfig | Mapping[str, float] | None") -> "DistillationConfig":
         """From what a user may give: a DistillationConfig, a dict, or nothing, which is all defaults."""
-        if isinstance(words, cls):
-            return words
-        if not isinstance(words, Mapping | None):
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping | None):
             raise TypeError(
-                f'distillation must be a DistillationConfig, or a dict such as {{"weight": 0.5}}; got {words!r}.'
+                f'distillation must be a DistillationConfig, or a dict such as {{"weight": 0.5}}; got {value!r}.'
             )
         known = [f.name for f in fields(cls)]
-        if wrong := [key for key in words or () if key not in known]:
+        if wrong := [key for key in value or () if key not in known]:
             raise ValueError(f"distillation has no {', '.join(map(repr, wrong))}; its keys are {', '.join(known)}.")
-        return cls(**(words or {}))
+        return cls(**(value or {}))
 
     @property
-    def is_on(self) -> bool:
+    def enabled(self) -> bool:
         """Whether a teacher changes anything."""
         return any((self.weight, self.hidden, self.attention))
 
     @property
-    def flags(self) -> dict[str, bool]:
+    def output_flags(self) -> dict[str, bool]:
         """What a model has to be called with to return all that is compared."""
         asked = {"output_hidden_states": self.hidden, "output_attentions": self.attention}
         return {name: True for name, weight in asked.items() if weight}
 
-    def part(self, student: Any, teacher: Any, inputs: Mapping[str, Any], shifts: bool, problem: str | None) -> Tensor:
+    def loss(
+        self, student: Any, teacher: Any, inputs: Mapping[str, Any], causal: bool, problem_type: str | None
+    ) -> Tensor:
         """The teacher's part of the loss, as a mean over this batch.
 
         Args:
             student, teacher: what the two models have returned for `inputs`.
-            shifts: whether the answer at a position is to the label of the next one.
-            problem: the `problem_type` of the student's config.
+            causal: whether the answer at a position is to the label of the next one.
+            problem_type: the `problem_type` of the student's config.
         """
         terms = []
         if self.weight:
-            logits = _pairs("logits", LOGITS, student, teacher)
-            means = [_distance(ours, theirs, inputs, shifts, problem, self.temperature) for _, ours, theirs in logits]
+            logits = _matched_outputs("logits", LOGITS, student, teacher)
+            means = [
+                _logit_loss(ours, theirs, inputs, causal, problem_type, self.temperature) for _, ours, theirs in logits
+            ]
             terms.append(self.weight * torch.stack(means).mean())
-        for word, names, weight in (("hidden states", STATES, self.hidden), ("attentions", MAPS, self.attention)):
+        for word, names, weight in (
+            ("hidden states", HIDDEN_STATES, self.hidden),
+            ("attentions", ATTENTIONS, self.attention),
+        ):
             if weight:
-                means = [_error(*pair, inputs) for pair in _pairs(word, names, student, teacher)]
+                means = [_feature_loss(*pair, inputs) for pair in _matched_outputs(word, names, student, teacher)]
                 terms.append(weight * torch.stack(means).mean())
         return torch.stack(terms).sum()
 
 
-def labels_of(inputs: Mapping[str, Any], shifts: bool) -> Tensor | None:
+def target_labels(inputs: Mapping[str, Any], causal: bool) -> Tensor | None:
     """The labels of a batch that answers are given to."""
-    if shifts and inputs.get("shift_labels") is not None:
+    if causal and inputs.get("shift_labels") is not None:
         return inputs["shift_labels"]
     labels = inputs.get("labels")
-    return labels[..., 1:] if shifts and labels is not None else labels
+    return labels[..., 1:] if causal and labels is not None else labels
 
 
-def _pairs(word: str, names: tuple[str, ...], student: Any, teacher: Any) -> list[tuple[str, Tensor, Tensor]]:
+def _matched_outputs(word: str, names: tuple[str, ...], student: Any, teacher: Any) -> list[tuple[str, Tensor, Tensor]]:
     """Name by name, and layer by layer, what the student returned and what the teacher did."""
     found = []
     for name in names:
@@ -111,16 +118,16 @@ def _pairs(word: str, names: tuple[str, ...], student: Any, teacher: Any) -> lis
     return found
 
 
-def _distance(
-    ours: Tensor, theirs: Tensor, inputs: Mapping[str, Any], shifts: bool, problem: str | None, temperature: float
+def _logit_loss(
+    ours: Tensor, theirs: Tensor, inputs: Mapping[str, Any], causal: bool, problem_type: str | None, temperature: float
 ) -> Tensor:
     """How far logits are apart, as a mean over what has a label."""
-    if shifts and inputs.get("shift_labels") is None:
+    if causal and inputs.get("shift_labels") is None:
         ours, theirs = ours[..., :-1, :], theirs[..., :-1, :]
-    labels = labels_of(inputs, shifts)
-    if problem == "regression" or ours.shape[-1] == 1:
+    labels = target_labels(inputs, causal)
+    if problem_type == "regression" or ours.shape[-1] == 1:
         return (ours - theirs).square().mean()
-    if problem == "multi_label_classification":  # each label is a yes or no of its own: softmax over (z, 0)
+    if problem_type == "multi_label_classification":  # each label is a yes or no of its own: softmax over (z, 0)
         ours, theirs = (torch.stack((z, torch.zeros_like(z)), -1) for z in (ours, theirs))
     log_q, log_p = (log_softmax(z / temperature, -1) for z in (ours, theirs))
     apart = temperature**2 * kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
@@ -130,14 +137,14 @@ def _distance(
     return (apart * kept).sum() / kept.sum().clamp(min=1)
 
 
-def _error(name: str, ours: Tensor, theirs: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+def _feature_loss(name: str, ours: Tensor, theirs: Tensor, inputs: Mapping[str, Any]) -> Tensor:
     """The squared error of one layer: a mean over each row's own positions, and then over rows.
 
     Of hidden states it is a mean over features; of attention maps a sum over what is attended to, so that padding
     does not count, and a mean over heads.
     """
     error = (ours - theirs).square()
-    error = error.sum(-1).mean(1) if name in MAPS else error.flatten(2).mean(-1)
+    error = error.sum(-1).mean(1) if name in ATTENTIONS else error.flatten(2).mean(-1)
     kept = inputs.get("decoder_attention_mask" if name.startswith(("decoder", "cross")) else "attention_mask")
     if kept is None or kept.shape != error.shape:
         return error.mean()

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from nxm_hf.config.hub import read_json
-from nxm_hf.distillation.loss import DistillationConfig, labels_of
+from nxm_hf.distillation.loss import DistillationConfig, target_labels
 from nxm_hf.storage.state_file import fingerprint
 
 _LAYERS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
@@ -45,21 +45,21 @@ class Teacher:
         self._source = str(source) if teacher is not source else type(teacher).__name__
         self._config = getattr(student, "config", None)
         loss = LOSS_MAPPING.get(getattr(student, "loss_type", None))
-        self._shifts = loss is ForCausalLMLoss and not getattr(self._config, "is_encoder_decoder", False)
+        self._causal = loss is ForCausalLMLoss and not getattr(self._config, "is_encoder_decoder", False)
 
     @cached_property
-    def words(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """Who this is, for the state of a training."""
         weights = fingerprint(self.model.named_parameters())  # hashed once: nothing trains a teacher
         return {"source": self._source, "weights": weights, "distillation": asdict(self.distillation)}
 
-    def part(self, outputs: Any, inputs: Mapping[str, Any], items: Tensor | int | None) -> Tensor:
+    def loss(self, outputs: Any, inputs: Mapping[str, Any], items: Tensor | int | None) -> Tensor:
         """The teacher's part of the loss: a mean over this batch, or this batch's share of that over `items` labels."""
         with torch.no_grad():
             answers = self.model.eval()(**inputs)  # whoever else holds the teacher may have called train()
-        problem = getattr(self._config, "problem_type", None)
-        part = self.distillation.part(outputs, answers, inputs, self._shifts, problem)
-        return part if items is None else part * labels_of(inputs, self._shifts).ne(-100).sum() / items
+        problem_type = getattr(self._config, "problem_type", None)
+        part = self.distillation.loss(outputs, answers, inputs, self._causal, problem_type)
+        return part if items is None else part * target_labels(inputs, self._causal).ne(-100).sum() / items
 
 
 def _load(source: str | PathLike, student: nn.Module) -> PreTrainedModel:
@@ -100,13 +100,13 @@ def _check(teacher: Any, student: nn.Module, distillation: DistillationConfig) -
     if any(id(parameter) in own for parameter in teacher.parameters()):
         raise ValueError("The teacher is the student, or has weights of it; give a model of its own, or a directory.")
     for name, words in (("num_labels", "labels"), ("vocab_size", "words in its vocabulary")):
-        ours, theirs = (_word(model, name) for model in (student, teacher))
+        ours, theirs = (_config_value(model, name) for model in (student, teacher))
         if ours != theirs:
             raise ValueError(
                 f"The teacher has {theirs} {words} and the student {ours}; take a teacher of the same task and "
                 "tokenizer."
             )
-    _check_order(*(_word(model, "id2label") or {} for model in (student, teacher)))
+    _check_order(*(_config_value(model, "id2label") or {} for model in (student, teacher)))
     _check_shape(teacher, student, distillation)
     if distillation.attention:
         _check_attention("teacher", teacher)
@@ -124,7 +124,7 @@ def _check_order(ours: dict[int, str], theirs: dict[int, str]) -> None:
 
 def _check_shape(teacher: nn.Module, student: nn.Module, distillation: DistillationConfig) -> None:
     for term, names in (("hidden", ("hidden_size", *_LAYERS)), ("attention", (*_HEADS, *_LAYERS))):
-        shapes = [{name: _word(model, name) for name in names} for model in (student, teacher)]
+        shapes = [{name: _config_value(model, name) for name in names} for model in (student, teacher)]
         wrong = [name for name in names if shapes[0][name] != shapes[1][name]]
         if getattr(distillation, term) and wrong:
             raise ValueError(
@@ -142,7 +142,7 @@ def _check_attention(who: str, model: nn.Module) -> None:
         )
 
 
-def _word(model: nn.Module, name: str) -> Any:
+def _config_value(model: nn.Module, name: str) -> Any:
     """What a model's config says; of models with several parts, what that of its text says."""
     config = getattr(model, "config", None)
     if name == "vocab_size" and hasattr(config, "get_text_config"):

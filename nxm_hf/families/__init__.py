@@ -5,7 +5,7 @@ To add a family, write one file of data, import it and list it here.
 
 from nxm_hf.families.albert import ALBERT
 from nxm_hf.families.bart import BART
-from nxm_hf.families.base import FEEDS, GROUPS, HEAD_SIZES, ROLES, Family
+from nxm_hf.families.base import GROUPS, HEAD_SIZE_ATTRIBUTES, PRODUCERS, ROLES, Family
 from nxm_hf.families.bert import BERT
 from nxm_hf.families.clip import CLIP
 from nxm_hf.families.deberta import DEBERTA
@@ -30,11 +30,11 @@ from nxm_hf.families.vit import VIT
 from nxm_hf.families.wav2vec2 import WAV2VEC2
 from nxm_hf.families.xlnet import XLNET
 
-CATALOGUE = (
+FAMILIES = (
     *(ALBERT, BART, BERT, CLIP, DEBERTA, DISTILBERT, FUNNEL, GPT2, GPTJ, GPT_NEO, GPT_NEOX, LILT, LLAMA),
     *(LONGFORMER, LUKE, MOBILEBERT, MODERNBERT, MPNET, OPT, SQUEEZEBERT, T5, VIT, WAV2VEC2, XLNET),
 )
-FAMILIES: dict[str, Family] = {model_type: family for family in CATALOGUE for model_type in family.model_types}
+BY_MODEL_TYPE: dict[str, Family] = {model_type: family for family in FAMILIES for model_type in family.model_types}
 
 
 def role_of(model_type: str | None, name: str) -> str:
@@ -49,33 +49,33 @@ def role_of(model_type: str | None, name: str) -> str:
     return family.role(name) or "other"
 
 
-def place_of(model_type: str | None, name: str) -> str:
+def scope_of(model_type: str | None, name: str) -> str:
     """The part of the model that the layer called `name` has its role in: the name without the end that tells it.
 
-    >>> place_of("bert", "encoder.layer.0.attention.output.dense"), place_of("bert", "encoder.layer.0.output.dense")
+    >>> scope_of("bert", "encoder.layer.0.attention.output.dense"), scope_of("bert", "encoder.layer.0.output.dense")
     ('encoder.layer.0', 'encoder.layer.0')
     """
     family, name = _family(model_type, name)
-    end = family.end(name) or name.rpartition(".")[2]
+    end = family.suffix(name) or name.rpartition(".")[2]
     return name.removesuffix(end).rstrip(".")
 
 
 def _family(model_type: str | None, name: str) -> tuple[Family, str]:
     """Whose table knows the name, and the name as it is there."""
     name = name.removesuffix(".base_layer")  # where PEFT keeps the layer that an adapter wraps
-    family = FAMILIES.get(model_type, GENERIC)
-    return (family if family.end(name) else GENERIC), name
+    family = BY_MODEL_TYPE.get(model_type, GENERIC)
+    return (family if family.suffix(name) else GENERIC), name
 
 
 __all__ = [
-    "CATALOGUE",
+    "BY_MODEL_TYPE",
     "FAMILIES",
-    "FEEDS",
     "GENERIC",
     "GROUPS",
-    "HEAD_SIZES",
+    "HEAD_SIZE_ATTRIBUTES",
+    "PRODUCERS",
     "ROLES",
     "Family",
-    "place_of",
     "role_of",
+    "scope_of",
 ]

@@ -22,13 +22,14 @@ GROUPS = {
     "attention": tuple(role for role in ROLES if role not in ("ffn_in", "ffn_out", "other")),
     "ffn": ("ffn_in", "ffn_out"),
 }
-# Whose outputs are the inputs of whom, channel by channel, within the same part of the model.
-FEEDS = {
+# For each role, the roles whose output channels it consumes in the same scope.
+PRODUCERS = {
     "ffn_out": ("ffn_in",),
     "attention_output": ("value", "qkv"),
     "cross_output": ("cross_value",),
 }
-HEAD_SIZES = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size")  # what attention modules call it
+# The attributes in which attention modules keep the number of channels per head.
+HEAD_SIZE_ATTRIBUTES = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size")
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class Family:
 
     def role(self, name: str) -> str | None:
         """The role of the longest end that `name` has, or None when it has none of them."""
-        end = self.end(name)
+        end = self.suffix(name)
         return None if end is None else self.roles[end]
 
-    def end(self, name: str) -> str | None:
+    def suffix(self, name: str) -> str | None:
         """The longest end that `name` has, or None when it has none of them."""
         return max((end for end in self.roles if f".{name}".endswith(f".{end}")), key=len, default=None)

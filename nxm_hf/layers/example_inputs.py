@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
-def zeros(model: nn.Module, tokens: int) -> dict[str, Tensor]:
+def example_inputs(model: nn.Module, tokens: int) -> dict[str, Tensor]:
     """One example of zeros: a text of so many tokens (or as many as the model takes), or an image."""
     config, device = model.config, next(model.parameters()).device
     if model.main_input_name == "pixel_values":

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nxm_hf.families import FAMILIES, GROUPS, ROLES, place_of, role_of
-from nxm_hf.layers.modules import bare, blocks, is_matrix, is_transposed, plain
+from nxm_hf.families import BY_MODEL_TYPE, GROUPS, ROLES, role_of, scope_of
+from nxm_hf.layers.modules import find_blocks, is_linear, is_transposed, plain_name, unwrap
 from nxm_hf.layers.selection import Selection
 from nxm_hf.text import shortened
 
@@ -25,13 +25,13 @@ _NEVER = re.compile(
 class Layer:
     """A matrix of the model that can be pruned. `name` is its module's name in the plain model, without wrappers.
 
-    `place` is the part of the model that it has its role in: layers of one place work together.
+    `scope` is the part of the model that it has its role in: layers of one scope work together.
     """
 
     name: str
     role: str
     module: nn.Module
-    place: str
+    scope: str
 
     @property
     def weight(self) -> nn.Parameter:
@@ -62,7 +62,7 @@ def find_layers(
     >>> [(layer.name, layer.role, layer.shape) for layer in find_layers(model, include="ffn")]
     [('layers.0.linear1', 'ffn_in', (16, 8)), ('layers.0.linear2', 'ffn_out', (8, 16))]
     """
-    model = bare(model)
+    model = unwrap(model)
     layers = _prunable(model)
     if not layers:
         raise ValueError(_nothing(model))
@@ -79,16 +79,16 @@ def find_layers(
 
 def left_dense(model: nn.Module) -> dict[str, str]:
     """Every matrix, stack of matrices and embedding that is never pruned, and why."""
-    model = bare(model)
+    model = unwrap(model)
     return _refused(model, _prunable(model))
 
 
-def stacked(model: nn.Module) -> dict[str, str]:
+def stacked_weights(model: nn.Module) -> dict[str, str]:
     """Every parameter of the blocks that holds several matrices, as those of experts do, and why it stays dense."""
     return {
-        plain(f"{prefix}.{place}.{name}"): "it holds several matrices, of experts or of heads, in one parameter"
-        for prefix, block in blocks(bare(model))
-        for place, module in block.named_modules()
+        plain_name(f"{prefix}.{path}.{name}"): "it holds several matrices, of experts or of heads, in one parameter"
+        for prefix, block in find_blocks(unwrap(model))
+        for path, module in block.named_modules()
         for name, parameter in module.named_parameters(recurse=False)
         if parameter.dim() == 3 and len(parameter) > 1 and not isinstance(module, nn.Conv1d)
     }
@@ -97,10 +97,10 @@ def stacked(model: nn.Module) -> dict[str, str]:
 def _prunable(model: nn.Module) -> list[Layer]:
     """Every matrix in the blocks once, but for the never-pruned and those shared with something else."""
     found = [
-        (plain(f"{prefix}.{name}"), module)
-        for prefix, block in blocks(model)
+        (plain_name(f"{prefix}.{name}"), module)
+        for prefix, block in find_blocks(model)
         for name, module in block.named_modules()
-        if is_matrix(module) and not _NEVER.search(plain(name))
+        if is_linear(module) and not _NEVER.search(plain_name(name))
     ]
     inside = {id(module) for _, module in found}
     shared = {id(p) for m in model.modules() if id(m) not in inside for p in m.parameters(recurse=False)}
@@ -109,7 +109,7 @@ def _prunable(model: nn.Module) -> list[Layer]:
     for name, module in found:
         if (key := id(_weight(name, module))) not in shared:
             family = _model_type(name, types)
-            layers.setdefault(key, Layer(name, role_of(family, name), module, place_of(family, name)))
+            layers.setdefault(key, Layer(name, role_of(family, name), module, scope_of(family, name)))
     return list(layers.values())
 
 
@@ -128,10 +128,10 @@ def _model_types(model: nn.Module) -> dict[str, str]:
     types = {}
     for name, module in model.named_modules():
         try:
-            types[plain(name)] = module.config.model_type
+            types[plain_name(name)] = module.config.model_type
         except AttributeError:
             continue
-    return {name: model_type for name, model_type in types.items() if model_type in FAMILIES}
+    return {name: model_type for name, model_type in types.items() if model_type in BY_MODEL_TYPE}
 
 
 def _model_type(name: str, types: Mapping[str, str]) -> str | None:
@@ -146,12 +146,12 @@ def _refused(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(plain(name))
+            owners.setdefault(id(parameter), []).append(plain_name(name))
     refused = {}
     for name, module in model.named_modules():
-        if (is_matrix(module) or isinstance(module, nn.Embedding)) and id(module.weight) not in kept:
-            refused[plain(name)] = _reason(plain(name), module, owners.get(id(module.weight), []))
-    return refused | stacked(model)
+        if (is_linear(module) or isinstance(module, nn.Embedding)) and id(module.weight) not in kept:
+            refused[plain_name(name)] = _reason(plain_name(name), module, owners.get(id(module.weight), []))
+    return refused | stacked_weights(model)
 
 
 def _reason(name: str, module: nn.Module, owners: Sequence[str]) -> str:
@@ -165,7 +165,7 @@ def _reason(name: str, module: nn.Module, owners: Sequence[str]) -> str:
 
 
 def _nothing(model: nn.Module) -> str:
-    names = shortened([plain(name) for name, module in model.named_modules() if is_matrix(module)]) or "none"
+    names = shortened([plain_name(name) for name, module in model.named_modules() if is_linear(module)]) or "none"
     return (
         f"Nothing to prune in this {type(model).__name__}: no Linear or Conv1D of its own stands in a stack of blocks, "
         f"an nn.ModuleList of one kind of block with two or more in each. Its Linear layers are: {names}."

@@ -10,7 +10,7 @@ _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # of torch.compile and 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
-def blocks(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+def find_blocks(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The elements of every stack, outermost stacks only."""
     stacked = _is_stack(module)
     for child_name, child in module.named_children():
@@ -18,18 +18,18 @@ def blocks(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]
         if stacked:
             yield path, child
         else:
-            yield from blocks(child, path)
+            yield from find_blocks(child, path)
 
 
 def _is_stack(module: nn.Module) -> bool:
     """Whether `module` is a list of blocks of one kind with two or more matrices each."""
-    elements = [bare(block) for block in module.children()]
+    elements = [unwrap(block) for block in module.children()]
     return (
         isinstance(module, nn.ModuleList)
         and _are_of_one_kind(elements)
         and not isinstance(elements[0], nn.ModuleList)  # Funnel has lists of lists
         and not hasattr(elements[0], "save_pretrained")  # whole models, each with stacks of its own
-        and all(sum(map(is_matrix, block.modules())) >= 2 for block in elements)
+        and all(sum(map(is_linear, block.modules())) >= 2 for block in elements)
     )
 
 
@@ -40,7 +40,7 @@ def _are_of_one_kind(elements: Sequence[nn.Module]) -> bool:
     return len(kinds) == 1 or not shared <= {*nn.Sequential.__mro__}
 
 
-def is_matrix(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> bool:
     """Whether it multiplies by one matrix: a Linear, a Conv1D, or a convolution of width one (SqueezeBERT)."""
     if isinstance(module, nn.Conv1d):
         return module.kernel_size == (1,)
@@ -52,18 +52,18 @@ def is_transposed(module: nn.Module) -> bool:
     return any(kind.__name__ == "Conv1D" for kind in type(module).__mro__)
 
 
-def bare(module: nn.Module) -> nn.Module:
+def unwrap(module: nn.Module) -> nn.Module:
     """The module inside compilation, checkpointing and data parallelism."""
     for name, child in module.named_children():
         if name in _WRAPPERS or isinstance(module, _PARALLEL):
-            return bare(child)
+            return unwrap(child)
     return module
 
 
-def plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A module's name without those wrappers.
 
-    >>> plain("_orig_mod.layer.0._checkpoint_wrapped_module.query")
+    >>> plain_name("_orig_mod.layer.0._checkpoint_wrapped_module.query")
     'layer.0.query'
     """
     return ".".join(part for part in name.split(".") if part not in ("", *_WRAPPERS))

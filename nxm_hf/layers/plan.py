@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from nxm_hf.config.config import NxMConfig
-from nxm_hf.layers.find import GROUPS, Layer, find_layers, stacked
+from nxm_hf.layers.find import GROUPS, Layer, find_layers, stacked_weights
 from nxm_hf.patterns import Dense, Pattern
 from nxm_hf.text import shortened
 
@@ -80,7 +80,7 @@ def resolve(model: nn.Module, config: NxMConfig) -> Plan:
         raise ValueError(
             f"Nothing is left to prune in this {type(model).__name__} by {config.pattern!r}. {_why(skipped)}"
         )
-    return Plan(tuple(targets), skipped if config.include else skipped | stacked(model))
+    return Plan(tuple(targets), skipped if config.include else skipped | stacked_weights(model))
 
 
 def holds_pattern(plan: Plan) -> bool:

@@ -31,7 +31,7 @@ class RecipeRegistry(Registry):
     """Recipes by name. A recipe is given the pattern first, then its settings."""
 
     def __init__(self, *recipes: Recipe):
-        super().__init__("recipe", {recipe.__name__.replace("_", "-"): recipe for recipe in recipes}, given=1)
+        super().__init__("recipe", {recipe.__name__.replace("_", "-"): recipe for recipe in recipes}, positional=1)
 
     def settle(self, name: str, settings: dict[str, Any], warmup: float) -> float:
         """The fraction of training that a recipe with these settings settles for where the config sets none."""

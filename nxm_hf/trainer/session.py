@@ -50,7 +50,7 @@ class Bridge(TrainerCallback):
                 load_weights(folder, model)  # the Trainer has, but not when it enters a training again after an OOM
         if folder:
             check_same_model(folder, header, model, self.config)
-            check_same_teacher(folder, header, self.teacher and self.teacher.words)
+            check_same_teacher(folder, header, self.teacher and self.teacher.record)
         epoch = _steps_per_epoch(args, train_dataloader)
         prune = pruner(model, self.config, train_dataloader)
         self.engine = Engine(model, unwrapped(optimizer), self.config, state.max_steps, epoch, args.seed, prune)
@@ -99,7 +99,7 @@ class Bridge(TrainerCallback):
         if args.world_size > 1 and any(theirs != prints for theirs in gather_object([prints])):
             raise RuntimeError("The processes hold different weights; do they use the same seed?")
         if args.should_save:
-            header = {**self.engine.header(), **prints, "teacher": self.teacher and self.teacher.words}
+            header = {**self.engine.header(), **prints, "teacher": self.teacher and self.teacher.record}
             write_state(folder, header, self.engine.tensors())
 
 

@@ -58,7 +58,7 @@ class NxMTrainer(Trainer):
             logger.warning("This model is sparse already; training restarts from its weights with %r.", config.recipe)
         if teacher is not None:
             teacher = Teacher(teacher, self.model, distillation, self.processing_class, self.args)
-        self._teacher = teacher if distillation.is_on else None
+        self._teacher = teacher if distillation.enabled else None
         self._searched_from, self._fix = self.sparsity, fix_loss_scale
         self._bridge = Bridge(self.sparsity, self._teacher)
         self._follow(self.sparsity)
@@ -139,13 +139,13 @@ class NxMTrainer(Trainer):
         """As in Trainer; while it trains, with what the teacher says."""
         if self._teacher is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        asked = {**inputs, **self._teacher.distillation.flags}
+        asked = {**inputs, **self._teacher.distillation.output_flags}
         loss, outputs = super().compute_loss(model, dict(asked), True, num_items_in_batch)  # it may take labels out
         scales = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
         items = num_items_in_batch if scales else None
         ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices and items is not None else 1
         with self.accelerator.autocast():
-            part = self._teacher.part(outputs, asked, None if self._loss_ignores_items else items)
+            part = self._teacher.loss(outputs, asked, None if self._loss_ignores_items else items)
         loss = (1 - self._teacher.distillation.weight) * loss + ranks * part
         return (loss, outputs) if return_outputs else loss
 

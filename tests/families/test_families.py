@@ -9,7 +9,7 @@ import transformers
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from nxm_hf.families import CATALOGUE, FAMILIES, GENERIC, GROUPS, ROLES, Family, role_of
+from nxm_hf.families import BY_MODEL_TYPE, FAMILIES, GENERIC, GROUPS, ROLES, Family, role_of
 from nxm_hf.layers.find import find_layers
 
 # One block of each kind: the layer's name in the block, its role, and how many when `#` stands for several.
@@ -842,11 +842,11 @@ def test_the_tables_cover_many_kinds_of_model():
 
 def test_every_model_type_of_the_catalogue_has_a_case():
     untested = {"siglip_text_model"}  # one of the towers of siglip, and no AutoModel
-    assert set(FAMILIES) - {case.model_type for case in CASES} == untested
+    assert set(BY_MODEL_TYPE) - {case.model_type for case in CASES} == untested
 
 
 def test_no_model_type_has_two_families():
-    assert len(FAMILIES) == sum(len(family.model_types) for family in CATALOGUE)
+    assert len(BY_MODEL_TYPE) == sum(len(family.model_types) for family in FAMILIES)
 
 
 def test_the_roles_and_groups_are_those_of_the_contract():
@@ -894,4 +894,4 @@ def test_the_family_decides_then_the_usual_names_then_other(model_type, name, ro
 
 
 def test_the_generic_family_stands_for_no_model_type():
-    assert GENERIC.model_types == () and GENERIC not in CATALOGUE
+    assert GENERIC.model_types == () and GENERIC not in FAMILIES
