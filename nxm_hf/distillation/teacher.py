@@ -5,11 +5,11 @@ from dataclasses import asdict
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, TrainingArguments
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from nxm_hf.config.hub import read_json
@@ -19,6 +19,18 @@ from nxm_hf.storage.state_file import fingerprint
 # The attributes in which configs keep the number of layers and the number of heads.
 _LAYERS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
 _HEADS = ("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads")
+
+
+class DeviceArguments(Protocol):
+    """The part of `TrainingArguments` that says where the student is."""
+
+    @property
+    def n_gpu(self) -> int:
+        """Number of GPUs that this process uses."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the student."""
 
 
 class Teacher:
@@ -42,7 +54,7 @@ class Teacher:
         student: nn.Module,
         distillation: DistillationConfig,
         tokenizer: Any,
-        args: TrainingArguments,
+        args: DeviceArguments,
     ) -> None:
         self.distillation = distillation
         if args.n_gpu > 1:
