@@ -63,13 +63,13 @@ class Layer:
 def find_layers(
     model: nn.Module, include: str | Sequence[str] | None = None, exclude: str | Sequence[str] | None = None
 ) -> list[Layer]:
-    """Return the layers to prune, in the order of the model.
+    r"""Return the layers to prune, in the order of the model.
 
     An entry of `include` or `exclude` is one of:
 
     - a name or whole components of it: `"attention.self.query"`, `"encoder.layer.0"`;
     - a role: `"query"`; or a group of roles: `"ffn"`;
-    - a pattern for `re.search`: `"re:layer\\.[0-3]\\."`.
+    - a pattern for `re.search`: `"re:layer\.[0-3]\."`.
 
     Args:
         model: The model, in wrappers or not.
