@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nxm_hf.layers.example_inputs import zeros
-from nxm_hf.layers.modules import bare, eval_no_grad, is_matrix, is_transposed, plain
+from nxm_hf.layers.example_inputs import example_inputs
+from nxm_hf.layers.modules import eval_no_grad, is_linear, is_transposed, plain_name, unwrap
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ def count_forward_flops(model: nn.Module, inputs: Mapping[str, Tensor] | None, t
         inputs: keyword arguments of the model; by default one example of zeros.
         tokens: the length of that example.
     """
-    model = bare(model)
-    matrices = {plain(name): module for name, module in model.named_modules() if is_matrix(module)}
+    model = unwrap(model)
+    matrices = {plain_name(name): module for name, module in model.named_modules() if is_linear(module)}
     if inputs is not None:
         return _count_run(model, matrices, inputs)
     try:
-        return _count_run(model, matrices, zeros(model, tokens))
+        return _count_run(model, matrices, example_inputs(model, tokens))
     except Exception:  # a model may raise any error on zeros, and the fallback needs no run
         return ForwardFlops({name: 2 * _weight(module).numel() for name, module in matrices.items()}, None)
 

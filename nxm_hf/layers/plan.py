@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from nxm_hf.config import NxMConfig
-from nxm_hf.layers.find import GROUPS, Layer, find_layers, stacked
-from nxm_hf.layers.modules import bare
+from nxm_hf.layers.find import GROUPS, Layer, find_layers, stacked_weights
+from nxm_hf.layers.modules import unwrap
 from nxm_hf.patterns import Dense, Pattern
 from nxm_hf.text import shortened
 
@@ -82,7 +82,7 @@ class Plan:
         Raises:
             ValueError: If a pattern does not fit a layer and `on_indivisible` is "error", or if no layer is left.
         """
-        model = bare(model)
+        model = unwrap(model)
         if config.is_dense:
             return cls(model, (), {})
         targets, skipped = [], {}
@@ -102,7 +102,7 @@ class Plan:
                 f"Nothing is left to prune in this {type(model).__name__} by {config.pattern!r}. "
                 f"{_nothing_left(skipped)}"
             )
-        return cls(model, tuple(targets), skipped if config.include else skipped | stacked(model))
+        return cls(model, tuple(targets), skipped if config.include else skipped | stacked_weights(model))
 
     @property
     def layers(self) -> dict[str, str]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nxm_hf.families import FEEDS, HEAD_SIZES
+from nxm_hf.families import HEAD_SIZE_ATTRIBUTES, PRODUCERS
 from nxm_hf.layers.find import Layer, find_layers
-from nxm_hf.layers.modules import bare, plain
+from nxm_hf.layers.modules import plain_name, unwrap
 from nxm_hf.text import shortened
 
 QUERIES_KEYS_VALUES = "qkv"  # the role of the three in one
@@ -63,13 +63,13 @@ class Coupling:
 
 def find_couplings(model: nn.Module) -> tuple[list[Coupling], dict[str, str]]:
     """The couplings of a model, in its order, and the layers that read channels in no way we know: name -> why."""
-    model = bare(model)
+    model = unwrap(model)
     layers, found, left = find_layers(model), [], {}
-    modules = {plain(name): module for name, module in model.named_modules()}
+    modules = {plain_name(name): module for name, module in model.named_modules()}
     owners = Counter(id(p) for module in modules.values() for p in module.parameters(recurse=False))
-    for consumer in (layer for layer in layers if layer.role in FEEDS):
+    for consumer in (layer for layer in layers if layer.role in PRODUCERS):
         try:
-            coupling = _coupled(consumer, [layer for layer in layers if layer.place == consumer.place], modules)
+            coupling = _coupled(consumer, [layer for layer in layers if layer.scope == consumer.scope], modules)
             for layer in coupling.layers:
                 _check(layer, owners)
         except ValueError as why:
@@ -81,7 +81,7 @@ def find_couplings(model: nn.Module) -> tuple[list[Coupling], dict[str, str]]:
 
 def _coupled(consumer: Layer, neighbours: Sequence[Layer], modules: Mapping[str, nn.Module]) -> Coupling:
     """The coupling that ends in a layer; a ValueError says why there is none."""
-    producers = tuple(layer for layer in neighbours if layer.role in FEEDS[consumer.role])
+    producers = tuple(layer for layer in neighbours if layer.role in PRODUCERS[consumer.role])
     rivals = [layer.name for layer in neighbours if layer.role == consumer.role and layer is not consumer]
     if not producers or rivals:
         raise ValueError(f"{rivals[0]} may read the same channels" if rivals else "no layer is known to lead into it")
@@ -121,7 +121,7 @@ def _readers(width: int, channels: int, section: int) -> Tensor:
 def _head_size(producer: Layer, modules: Mapping[str, nn.Module]) -> int:
     """The width of a head, as the module around the values says it."""
     known = vars(modules[producer.name.rpartition(".")[0]])
-    sizes = [known[name] for name in HEAD_SIZES if isinstance(known.get(name), int)]
+    sizes = [known[name] for name in HEAD_SIZE_ATTRIBUTES if isinstance(known.get(name), int)]
     if not sizes:
         raise ValueError("the width of its heads is not known")
     return sizes[0]

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nxm_hf.layers.example_inputs import zeros
-from nxm_hf.layers.modules import bare, eval_no_grad
+from nxm_hf.layers.example_inputs import example_inputs
+from nxm_hf.layers.modules import eval_no_grad, unwrap
 
 TOKENS = 8
 _ROUNDING = 1e-4  # of the norm, in float32 and above
@@ -22,7 +22,7 @@ class Probe:
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], inputs: Mapping[str, Any] | None):
-        self._model, self._layers = bare(model), layers
+        self._model, self._layers = unwrap(model), layers
         self._given: dict[str, list[Tensor]] = {name: [] for name in layers}
         self._returned: dict[str, list[Tensor]] = {name: [] for name in layers}
 
@@ -76,7 +76,7 @@ def _example(model: nn.Module) -> dict[str, Tensor]:
     """A text or an image of chance, the same every time: in one of zeros all positions would look alike."""
     chance, first = torch.Generator().manual_seed(0), next(model.parameters())
     end, found = getattr(model.config, "eos_token_id", None), {}
-    for name, empty in zeros(model, TOKENS).items():
+    for name, empty in example_inputs(model, TOKENS).items():
         if empty.is_floating_point():
             found[name] = torch.randn(empty.shape, generator=chance).to(first)
             continue

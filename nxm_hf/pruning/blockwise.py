@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
 from nxm_hf import pruners
-from nxm_hf.layers.modules import blocks, plain
+from nxm_hf.layers.modules import find_blocks, plain_name
 from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.pruners import Inputs, OneShot, Pruned, output_error
 from nxm_hf.pruning.block_replay import BlockReplay
@@ -37,18 +37,18 @@ def prune_blocks(
     shelf: Shelf | None = None,
 ) -> dict[str, PrunedLayer]:
     """Prune block after block, as the model calls them; what is on the shelf is taken from there."""
-    found = dict(blocks(model))
-    targets = {name: [t for t in plan.targets if t.name.startswith(f"{plain(name)}.")] for name in found}
+    found = dict(find_blocks(model))
+    targets = {name: [t for t in plan.targets if t.name.startswith(f"{plain_name(name)}.")] for name in found}
     walk = BlockReplay(model, batches, list(found.values())) if batches else None
     names = [list(found)[number] for number in (walk.order if walk else range(len(found)))]
     outcomes, waiting = {}, []
     for name in tqdm([name for name in names if targets[name]], desc="Pruning blocks", dynamic_ncols=True):
-        done = shelf.load(plain(name)) if shelf else None
+        done = shelf.load(plain_name(name)) if shelf else None
         if done is None:
             gathering = walk and _gather(walk, list(found).index(name), targets[name], pruner.needs_sample)
             done = [_prune_layer(target, pruner, gathering) for target in targets[name]]
             if shelf:
-                shelf.save(plain(name), done)
+                shelf.save(plain_name(name), done)
         waiting += zip(targets[name], [pruned for _, pruned in done], strict=True)
         if not dense:  # with dense inputs all blocks wait for the last to have seen theirs
             _put(waiting)

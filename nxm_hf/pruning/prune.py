@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nxm_hf import pruners
 from nxm_hf.config import NxMConfig
-from nxm_hf.layers.modules import bare, eval_no_grad
+from nxm_hf.layers.modules import eval_no_grad, unwrap
 from nxm_hf.layers.plan import Plan
 from nxm_hf.pruners import OneShot
 from nxm_hf.pruning.blockwise import Shelf, prune_blocks
@@ -66,18 +66,18 @@ def prune(
     _check(config, pruner, calibration, inputs, settings if pruner is method else {})
     plan = Plan.of(model, config)
     _check_numbers(plan)
-    asked = None if evaluation is None else Evaluation.of(evaluation, bare(model), tokenizer)
-    before = asked and asked(bare(model))
+    asked = None if evaluation is None else Evaluation.of(evaluation, unwrap(model), tokenizer)
+    before = asked and asked(unwrap(model))
     begin = time.perf_counter()
-    batches = None if calibration is None else make_batches(calibration, bare(model), tokenizer, sampling)
+    batches = None if calibration is None else make_batches(calibration, unwrap(model), tokenizer, sampling)
     remove_record(model)
     with eval_no_grad(model):
-        layers = prune_blocks(bare(model), plan, pruner, batches, inputs == "dense", shelf)
+        layers = prune_blocks(unwrap(model), plan, pruner, batches, inputs == "dense", shelf)
     verify_targets(plan.targets).raise_for_problems()
     outcome = _outcome(pruner, layers, plan, batches, begin)
     set_record(model, made_by(outcome, config))
     if asked:
-        after = asked(bare(model))
+        after = asked(unwrap(model))
         outcome = replace(outcome, scores={name: (before[name], after[name]) for name in after}, rows=len(asked.labels))
     return outcome
 

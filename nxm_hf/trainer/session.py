@@ -197,7 +197,7 @@ class SparseTrainingSession:
             write_record(args.output_dir, engine.record(verification), verification)
 
     def _teacher_description(self) -> dict[str, Any] | None:
-        return None if self.teacher is None else self.teacher.words
+        return None if self.teacher is None else self.teacher.record
 
 
 def _steps_per_epoch(args: TrainingArguments, train_dataloader: Any) -> int | None:

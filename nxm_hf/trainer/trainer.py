@@ -131,7 +131,7 @@ class NxMTrainer(Trainer):
         self._teacher: Teacher | None = None
         if teacher is not None:  # made even if it counts for nothing, to check it
             made = Teacher(teacher, self._plain_model, distillation, self.processing_class, self.args)
-            self._teacher = made if distillation.is_on else None
+            self._teacher = made if distillation.enabled else None
         self._session = SparseTrainingSession(self.sparsity, self._teacher)
         self._session_callback = _SessionCallback(self._session)
         self._config_before_search, self._fix_loss_scale = self.sparsity, fix_loss_scale
@@ -213,13 +213,13 @@ class NxMTrainer(Trainer):
         """Compute the loss as Trainer does; during training with the teacher's part, if there is a teacher."""
         if self._teacher is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        asked = {**inputs, **self._teacher.distillation.flags}
+        asked = {**inputs, **self._teacher.distillation.output_flags}
         loss, outputs = super().compute_loss(model, dict(asked), True, num_items_in_batch)  # may remove the labels
         counts_items = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
         items = num_items_in_batch if counts_items else None
         ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices and items is not None else 1
         with self.accelerator.autocast():
-            part = self._teacher.part(outputs, asked, None if self._loss_scale.ignores_items else items)
+            part = self._teacher.loss(outputs, asked, None if self._loss_scale.ignores_items else items)
         loss = (1 - self._teacher.distillation.weight) * loss + ranks * part
         return (loss, outputs) if return_outputs else loss
 

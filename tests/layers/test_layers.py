@@ -8,7 +8,7 @@ from torch.nn.utils import parametrizations
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from nxm_hf import NxMConfig, attach
-from nxm_hf.layers.find import Layer, find_layers, left_dense, stacked
+from nxm_hf.layers.find import Layer, find_layers, left_dense, stacked_weights
 from nxm_hf.layers.plan import Plan
 
 TEXT = {
@@ -270,7 +270,7 @@ def test_experts_in_one_parameter_stay_dense_and_that_is_said(caplog):
 
 def test_convolutions_are_no_stacks_of_matrices():
     model = MODELS["squeezebert"]()
-    assert stacked(model) == {} and not left_dense(model).keys() & set(names(model))
+    assert stacked_weights(model) == {} and not left_dense(model).keys() & set(names(model))
 
 
 def test_a_weight_that_is_computed_is_refused_by_name():

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from nxm_hf import prune, pruners
 from nxm_hf.layers.find import find_layers
-from nxm_hf.layers.modules import blocks
+from nxm_hf.layers.modules import find_blocks
 from nxm_hf.patterns import parse
 from nxm_hf.pruners import Inputs, OneShot
 from nxm_hf.pruning.block_replay import BlockReplay
@@ -104,7 +104,7 @@ def test_what_a_method_is_shown_is_what_enters_the_layers_of_the_dense_model(nam
 
 def in_order(model, layers):
     """The layers as the walk meets them: its blocks as they are called, of each the layers as they are listed."""
-    places = [path for path, _ in blocks(model)]
+    places = [path for path, _ in find_blocks(model)]
     return sorted(
         layers, key=lambda layer: next(n for n, path in enumerate(places) if f"{layer.name}.".startswith(f"{path}."))
     )
@@ -117,7 +117,7 @@ def test_a_model_is_pruned_as_by_hand_with_a_whole_forward_for_each_block(name, 
     by_hand, dense = copy.deepcopy(model), copy.deepcopy(model)
     prune(model, "2:4", "wanda", batches, inputs=inputs)
     layers, pattern = find_layers(by_hand), parse("2:4")
-    for path, _ in blocks(by_hand):
+    for path, _ in find_blocks(by_hand):
         own = [layer for layer in layers if layer.name.startswith(f"{path}.")]
         source = by_hand if inputs == "pruned" else dense
         twins = [layer for layer in find_layers(source) if layer.name.startswith(f"{path}.")]
@@ -136,7 +136,7 @@ def test_a_model_is_pruned_as_by_hand_with_a_whole_forward_for_each_block(name, 
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_kept_is_what_later_blocks_are_made_of_and_no_more(name):
     model, batches = make_model(name), make_batches(name)
-    found = list(blocks(model))
+    found = list(find_blocks(model))
     walk = BlockReplay(model, batches, [block for _, block in found])
     assert walk.keeps
     most = 0
