@@ -158,9 +158,8 @@ class NxMTrainer(Trainer):
         if self._session_callback in callbacks:
             callbacks.remove(self._session_callback)
         if not config.is_dense:
-            callbacks.insert(
-                0, self._session_callback
-            )  # first: the other callbacks see the deployed weights at the end
+            # Before the other callbacks, so that they see the deployed weights when training ends.
+            callbacks.insert(0, self._session_callback)
 
     # -- training ------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Pin the bits of the library: hash what every recipe, pattern and pruning method makes of tiny models.
 
-Run `python tests/support/pinned_bits.py` to print one JSON object, `{"section/case/part": "sha256[:16]"}`, by sorted key.
+Run `python tests/support/pinned_bits.py` to print one JSON object, `{"section/case/part": "sha256[:16]"}`, sorted.
 Run it with `--only PREFIX` for a part of the keys.
 Run it with `--against REV` to list the keys that differ between this tree and a revision; it exits with 1 if any do.
 Hashes depend on the CPU and on the versions of torch and transformers, so compare only what one machine has printed.
