@@ -2,7 +2,7 @@
 
 from nxm_hf import analysis
 from nxm_hf._version import __version__
-from nxm_hf.config import NxMConfig
+from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.distillation import DistillationConfig
 from nxm_hf.engine import Engine, attach
 from nxm_hf.permutation import permute
@@ -18,6 +18,7 @@ __all__ = [
     "NxMCallback",
     "NxMConfig",
     "NxMTrainer",
+    "SparsityRecord",
     "__version__",
     "analysis",
     "attach",

@@ -1,4 +1,4 @@
-"""Rewinding: the mask of a training that is over, on the weights of its beginning: a lottery ticket."""
+"""Lottery tickets: the mask at the end of a training on the weights of its beginning."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nxm_hf.config.config import NxMConfig
+from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.layers.find import find_layers
-from nxm_hf.layers.plan import Plan, Target, resolve
-from nxm_hf.methods import keep
+from nxm_hf.layers.plan import Plan, Target
+from nxm_hf.methods import Slot, keep
 from nxm_hf.storage.model_files import layer_weights, load_model, skeleton
-from nxm_hf.storage.model_record import put_stamp
+from nxm_hf.storage.model_record import set_record
 from nxm_hf.storage.same_model import check_same_model
 from nxm_hf.storage.saving import check_written, copy_beside, write_record
 from nxm_hf.storage.state_file import STATE_FILE, by_layer, read_state
@@ -25,73 +25,79 @@ def rewind(
 ) -> Verification:
     """Write the model of an early checkpoint with the mask of the trained one: a lottery ticket.
 
-    Training what was written with `NxMTrainer(model=...)` and no `sparsity` keeps its mask, with an optimizer and a
-    schedule that begin anew.
+    To train the ticket, load it and write `NxMTrainer(model=...)` without `sparsity`. That keeps the mask, and starts
+    with a new optimizer and schedule.
 
     Args:
-        trained: a directory with the model that says what is kept: a sparse one's mask, or of a dense one the largest
-            weights.
-        checkpoint: a checkpoint of the same training, or the model that it began from. Of a training that was making
-            a model sparse, the weights are those that its optimizer trained.
-        output_dir: a new directory.
-        pattern: for a trained model that is dense.
+        trained: Directory of the model that gives the mask. A sparse model gives its own mask, a dense one the mask of
+            its largest weights.
+        checkpoint: A checkpoint of the same training, or the model that it began from. If that training was making the
+            model sparse, the weights are those that its optimizer trained.
+        output_dir: A new directory.
+        pattern: The pattern of the mask, if the trained model is dense.
+
+    Returns:
+        What was found in the weights that were written.
+
+    Raises:
+        FileExistsError: If `output_dir` is not empty.
+        ValueError: If the two models do not belong together, or the checkpoint holds no dense weights.
     """
     if Path(output_dir).exists() and (not Path(output_dir).is_dir() or any(Path(output_dir).iterdir())):
-        raise FileExistsError(f"{output_dir} is there already, and not empty. Name a new directory.")
-    config, model = _config_of(trained, pattern), load_model(checkpoint)
+        raise FileExistsError(f"{output_dir} exists and is not empty. Name a new directory.")
+    config, layers = _config_of(trained, pattern)
+    model = load_model(checkpoint)
     _restore_dense(checkpoint, model)
-    plan = resolve(model, config)
-    if config.layers not in (None, plan.layers):
+    plan = Plan.of(model, config)
+    if layers not in (None, plan.layers):
         raise ValueError(f"{checkpoint} is not of the model in {trained}: other layers are sparse there. Name its own.")
     for target, mask in zip(plan.targets, _masks(trained, plan), strict=True):
         _apply(target, mask, checkpoint)
-    report = verify_targets(plan.targets)
-    report.raise_for_problems()
-    config.layers, config.density = plan.layers, report.density
-    put_stamp(model, config)
+    verification = verify_targets(plan.targets)
+    verification.raise_for_problems()
+    record = SparsityRecord(config, plan.layers, verification.density)
+    set_record(model, record)
     model.save_pretrained(output_dir)
     copy_beside(checkpoint, output_dir)
-    write_record(output_dir, config, plan)
-    check_written(output_dir, model, plan)
-    return report
+    write_record(output_dir, record, verification)
+    check_written(output_dir, plan)
+    return verification
 
 
-def _config_of(trained: str | Path, pattern: str | dict[str, str] | None) -> NxMConfig:
-    """What the mask is of: as the trained model's record says, or, of a dense model, as we are told."""
+def _config_of(trained: str | Path, pattern: str | dict[str, str] | None) -> tuple[NxMConfig, dict[str, str] | None]:
+    """Return the config of the ticket, and the sparse layers of the trained model if it has a record of them."""
     try:
-        record = NxMConfig.from_pretrained(trained)
+        record = SparsityRecord.from_pretrained(trained)
     except FileNotFoundError:
         if pattern is None:
             raise ValueError(
                 f"{trained} has no record of being sparse. Say what to keep of it: --pattern 2:4."
             ) from None
-        return NxMConfig("asp", pattern)
+        return NxMConfig("asp", pattern), None  # type: ignore[arg-type]  # the field is a string for HfArgumentParser
     if pattern is not None:
         raise ValueError(
-            f"{trained} is sparse already, with {record.pattern}, and its mask is taken. Leave pattern out."
+            f"{trained} is sparse already, with {record.config.pattern}, and its mask is taken. Leave pattern out."
         )
     verify(trained).raise_for_problems()
-    config = record.for_finetuning()
-    config.layers = record.layers
-    return config
+    return record.config.for_finetuning(), record.layers
 
 
 @torch.no_grad()
 def _restore_dense(checkpoint: str | Path, model: PreTrainedModel) -> None:
-    """Put in what the optimizer trained, where the checkpoint of a sparse training holds what could be shipped."""
+    """Load the weights that the optimizer trained, if the checkpoint of a sparse training holds them."""
     if not (Path(checkpoint) / STATE_FILE).is_file():
         return
     header, tensors = read_state(checkpoint)
-    config = NxMConfig.from_dict(header["config"])
-    check_same_model(checkpoint, header, model, config)
+    plan = Plan.of(model, NxMConfig.from_dict(header["config"]))
+    check_same_model(checkpoint, header, plan)
     states = by_layer(tensors)
-    for target in resolve(model, config).targets:
+    for target in plan.targets:
         state = states[target.name]
-        target.matrix().copy_(state.get("dense", state["weight"]))
+        target.matrix().copy_(state.get(Slot.DENSE, state["weight"]))
 
 
 def _masks(trained: str | Path, plan: Plan) -> Iterator[Tensor]:
-    """What the trained model keeps of each target: the largest of its weights, and of a sparse one all it has."""
+    """Yield the mask of each target: the largest weights of the trained model, which are all that a sparse one has."""
     model = skeleton(trained)
     layers = {layer.name: layer for layer in find_layers(model)}
     if missing := [target.name for target in plan.targets if target.name not in layers]:
@@ -107,6 +113,7 @@ def _masks(trained: str | Path, plan: Plan) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def _apply(target: Target, mask: Tensor, checkpoint: str | Path) -> None:
+    """Prune a weight of the checkpoint, unless it is pruned already and its dense values are lost."""
     weight = target.matrix()
     if target.pattern.violations(weight) == 0 and bool((weight[mask] == 0).any()):
         raise ValueError(

@@ -1,63 +1,93 @@
-"""What the forward pass of each step multiplies by, as a method's schedules have it before any training."""
+"""The pattern that each training step multiplies by, worked out from a method's schedules before any training."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import singledispatch
 from itertools import chain, groupby, islice, repeat
+from typing import NamedTuple
 
 from nxm_hf.methods import Masked, Phases, Rewiring
 from nxm_hf.methods.schedules import Clock, Every
 from nxm_hf.patterns import Dense, Pattern
 
-Use = tuple[Pattern, bool]  # what the weight holds exactly, and whether pruned entries get no gradient
-WHOLE: Use = (Dense(), False)
+
+class StepUse(NamedTuple):
+    """How one step uses a weight: the pattern that it holds exactly, and whether pruned entries get no gradient."""
+
+    pattern: Pattern
+    frozen: bool
+
+
+DENSE_USE = StepUse(Dense(), frozen=False)
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Steps in a row with the same use of the weight."""
+class DensityPeriod:
+    """Consecutive steps that use the weight in the same way, as in `StepUse`."""
 
     pattern: Pattern
     frozen: bool
     steps: int
 
 
-def stretches(phases: Phases, total: int, done: int | None = None) -> tuple[Stretch, ...]:
-    """The steps of a training, or the first so many of them.
+def density_schedule(phases: Phases, total_steps: int, steps_done: int | None = None) -> tuple[DensityPeriod, ...]:
+    """Divide a training into periods of equal density.
 
-    >>> from nxm_hf import patterns, recipes
-    >>> asp = recipes.make("asp", patterns.parse("2:4"), {})
-    >>> [(str(part.pattern), part.steps) for part in stretches(Phases(asp, asp.pattern.value, warmup=0.1), 50)]
-    [('dense', 5), ('2:4', 45)]
+    Args:
+        phases: the method with its warm-up and its frozen-mask phase.
+        total_steps: optimizer steps of the whole training.
+        steps_done: consider only so many steps from the start; by default all.
+
+    Returns:
+        The periods in order; their steps add up to the steps considered.
+
+    Example:
+        >>> from nxm_hf import patterns, recipes
+        >>> asp = recipes.make("asp", patterns.parse("2:4"), {})
+        >>> periods = density_schedule(Phases(asp, asp.pattern.value, warmup=0.1), 50)
+        >>> [(str(period.pattern), period.steps) for period in periods]
+        [('dense', 5), ('2:4', 45)]
     """
-    begin, end = phases.window(Clock(0, total))
-    settled = (phases.pattern, True)
-    every = chain(repeat(WHOLE, begin), uses(phases.method, end - begin), repeat(settled, total - end))
-    return tuple(Stretch(*use, steps=sum(1 for _ in run)) for use, run in groupby(islice(every, done)))
+    begin, end = phases.window(Clock(0, total_steps))
+    uses = chain(
+        repeat(DENSE_USE, begin),
+        step_uses(phases.method, end - begin),
+        repeat(StepUse(phases.pattern, frozen=True), total_steps - end),
+    )
+    runs = groupby(islice(uses, steps_done))
+    return tuple(DensityPeriod(use.pattern, use.frozen, steps=sum(1 for _ in run)) for use, run in runs)
 
 
 @singledispatch
-def uses(method: object, steps: int) -> Iterator[Use]:
-    """What the forward pass uses at each of the method's own steps; the whole weight, unless we know better."""
-    return repeat(WHOLE, steps)
+def step_uses(method: object, steps: int) -> Iterator[StepUse]:
+    """Yield how the forward pass uses the weight at each of the method's own steps.
+
+    A class of methods without an implementation here counts as dense.
+
+    Args:
+        method: the method, without warm-up and frozen-mask phase.
+        steps: the number of steps between these two phases.
+    """
+    return repeat(DENSE_USE, steps)
 
 
-@uses.register
-def _(method: Masked, steps: int) -> Iterator[Use]:
-    held, frozen = Dense(), False
+@step_uses.register
+def _masked_uses(method: Masked, steps: int) -> Iterator[StepUse]:
+    pattern: Pattern = Dense()
+    frozen = False
     for step in range(steps):
         clock = Clock(step, steps)
         freezes = method.freeze(clock)
         if step == 0 or method.refresh(clock) or (freezes and not frozen):
-            held = method.pattern(clock)
+            pattern = method.pattern(clock)
         frozen = frozen or freezes
-        # A gain above 0 leaves something everywhere, so that no multiplication can be left out.
-        yield (held, frozen) if frozen or method.gain(clock) == 0 else WHOLE
+        # With a gain above 0 pruned entries are not exactly zero, so no multiplication can be skipped.
+        yield StepUse(pattern, frozen) if frozen or method.gain(clock) == 0 else DENSE_USE
 
 
-@uses.register
-def _(method: Rewiring, steps: int) -> Iterator[Use]:
+@step_uses.register
+def _rewiring_uses(method: Rewiring, steps: int) -> Iterator[StepUse]:
     for step in range(steps):
-        # The step that rewires by gradient needs that of every entry.
-        due = Every(method.every)(Clock(step + 1, steps))
-        yield method.pattern, not (due and method.grow == "gradient")
+        # A step that grows weights by gradient needs the gradients of pruned entries too.
+        rewires = Every(method.every)(Clock(step + 1, steps))
+        yield StepUse(method.pattern, not (rewires and method.grow == "gradient"))

@@ -1,4 +1,4 @@
-"""Training FLOPs: what a recipe would save on hardware that skips pruned weights, known before it runs."""
+"""Training FLOPs: the cost of a recipe on hardware that skips pruned weights, computed without training."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,38 +6,51 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nxm_hf.analysis.density_schedule import Stretch, stretches
-from nxm_hf.analysis.forward_flops import Work, measure
-from nxm_hf.config.config import NxMConfig
-from nxm_hf.layers.plan import Target, resolve
+from nxm_hf.analysis.density_schedule import DensityPeriod, density_schedule
+from nxm_hf.analysis.forward_flops import ForwardFlops, count_forward_flops
+from nxm_hf.config import NxMConfig
+from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.patterns import Block, Pattern, Transposable
 from nxm_hf.text import table
 
 
 @dataclass(frozen=True)
 class CostedLayer:
-    """One pruned layer: the densities of its three products (Y, dX, dW), averaged over training."""
+    """The cost of one pruned layer.
+
+    Args:
+        name: the name of the layer.
+        role: its role, such as "query".
+        pattern: its final pattern.
+        dense: FLOPs of all its training steps if it were dense.
+        forward: the density that the product Y counts with, averaged over training.
+        dx: the same for the gradient of the inputs, dX.
+        dw: the same for the gradient of the weight, dW.
+    """
 
     name: str
     role: str
     pattern: str
-    dense: int  # FLOPs of all its training steps, were it dense
+    dense: int
     forward: float
     dx: float
     dw: float
 
     @property
     def ratio(self) -> float:
-        """Its FLOPs over those of dense training: three products of equal cost."""
+        """Return its FLOPs divided by those of dense training; the three products cost the same."""
         return (self.forward + self.dx + self.dw) / 3
 
 
 @dataclass(frozen=True)
 class TrainingFlops:
-    """The account of a training; prints as a table with its conventions under it.
+    """The FLOPs of a training, for one example in each step; prints as a table with its conventions.
 
-    `linear` and `other` are the FLOPs of matrices that stay dense and of products that are no layer's (attention);
-    `other` is None where no forward pass could be run. The FLOPs are those of one example in each step.
+    Args:
+        layers: the pruned layers.
+        linear: FLOPs of the matrices that stay dense.
+        other: FLOPs of products outside linear layers (attention); None if no forward pass could be run.
+        conventions: the sentences that say what was counted.
     """
 
     layers: tuple[CostedLayer, ...]
@@ -47,43 +60,43 @@ class TrainingFlops:
 
     @property
     def ratio(self) -> float:
-        """FLOPs of the pruned layers over those of dense training."""
+        """Return the FLOPs of the pruned layers divided by those of dense training."""
         return self.sparse / self.pruned if self.pruned else 1.0
 
     @property
     def pruned(self) -> int:
-        """FLOPs of the pruned layers, were they dense."""
+        """Return the FLOPs of the pruned layers if they were dense."""
         return sum(layer.dense for layer in self.layers)
 
     @property
     def sparse(self) -> float:
-        """FLOPs of the pruned layers as they are trained."""
+        """Return the FLOPs of the pruned layers as they are trained."""
         return sum(layer.dense * layer.ratio for layer in self.layers)
 
     @property
     def total(self) -> int:
-        """FLOPs of dense training, all that was counted."""
+        """Return all counted FLOPs of dense training."""
         return self.pruned + self.linear + (self.other or 0)
 
     @property
     def overall(self) -> float:
-        """FLOPs of all that was counted over those of dense training."""
+        """Return all counted FLOPs divided by those of dense training."""
         return (self.total - self.pruned + self.sparse) / self.total if self.total else 1.0
 
     @property
     def other_share(self) -> float | None:
-        """The share of dense training that is in no linear layer; None where that was not counted."""
+        """Return the share of dense training outside linear layers; None if it was not counted."""
         return None if self.other is None or not self.total else self.other / self.total
 
     def __str__(self) -> str:
-        head = ("layer", "role", "pattern", "Y", "dX", "dW", "of dense")
-        rows = [
-            (one.name, one.role, one.pattern, *(f"{x:.4f}" for x in (one.forward, one.dx, one.dw, one.ratio)))
-            for one in self.layers
-        ]
-        return "\n\n".join([table(head, rows), "\n".join(self._sums()), "\n".join(self.conventions)])
+        header = ("layer", "role", "pattern", "Y", "dX", "dW", "of dense")
+        rows = []
+        for layer in self.layers:
+            numbers = (f"{value:.4f}" for value in (layer.forward, layer.dx, layer.dw, layer.ratio))
+            rows.append((layer.name, layer.role, layer.pattern, *numbers))
+        return "\n\n".join([table(header, rows), "\n".join(self._totals()), "\n".join(self.conventions)])
 
-    def _sums(self) -> list[str]:
+    def _totals(self) -> list[str]:
         share = self.other_share
         pruned, linear = (f"{part / max(self.total, 1):.1%} of dense training" for part in (self.pruned, self.linear))
         return [
@@ -96,7 +109,7 @@ class TrainingFlops:
 
 def training_flops(
     model: nn.Module,
-    config: NxMConfig | str | dict,
+    config: NxMConfig | str | dict[str, Any],
     total_steps: int,
     *,
     inputs: Mapping[str, Tensor] | None = None,
@@ -105,57 +118,82 @@ def training_flops(
     sparse_dx: bool | None = None,
     sparse_dw: bool = False,
 ) -> TrainingFlops:
-    """Work out what a training would cost from the schedules of its recipe; nothing is trained.
+    """Count the FLOPs of a training from the schedules of its recipe, without training.
 
-    A linear layer costs three equal products in each step: Y, dX and dW. Y counts the pattern's density where the
-    weight holds it exactly, else 1. dX counts it where both sides of the weight are sparse (transposable patterns and
-    two-dimensional blocks), or wherever Y does with `sparse_dx=True`. dW counts 1; with `sparse_dw=True` it counts
-    the density where pruned weights get no gradient.
+    In each step a linear layer costs three equal products: Y, dX and dW. Y counts with the density of the pattern while
+    the weight holds it exactly, otherwise with 1. One forward pass counts the FLOPs of each layer.
 
-    `done` counts the first so many steps only, of a training that ended early.
+    Args:
+        model: the model to be trained; it is left as it was.
+        config: the sparsity of the training.
+        total_steps: optimizer steps of the training.
+        inputs: keyword arguments of the model for that forward pass; by default zeros.
+        tokens: the length of the zeros.
+        done: count only so many steps, for a training that ended early.
+        sparse_dx: whether dX counts with the density of Y; by default it does for patterns that are sparse along both
+            dimensions of the weight (transposable patterns and two-dimensional blocks).
+        sparse_dw: whether dW counts with the density while pruned weights get no gradient; otherwise it counts with 1.
 
-    One forward pass on `inputs`, by default zeros of `tokens` tokens, weighs the layers and counts what is in none.
+    Returns:
+        The FLOPs of each layer and of the training.
+
+    Raises:
+        ValueError: if a number is not positive, or the config is wrong or does not fit the model.
     """
     done = total_steps if done is None else done
     for name, value, example in (("total_steps", total_steps, 1000), ("tokens", tokens, 128), ("done", done, 500)):
         if type(value) is not int or value < 1:
-            raise ValueError(f"{name} is a whole number of at least 1; got {value!r}. Write {name}={example}.")
+            raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}. Write {name}={example}.")
     config = NxMConfig.from_any(config)
-    plan, work = resolve(model, config), measure(model, inputs, tokens)
-    runs: dict[Pattern, tuple[Stretch, ...]] = {}
+    plan, forward = Plan.of(model, config), count_forward_flops(model, inputs, tokens)
+    schedules: dict[Pattern, tuple[DensityPeriod, ...]] = {}
     for target in plan.targets:
-        if target.pattern not in runs:
-            runs[target.pattern] = stretches(config.method(target.pattern), total_steps, done)
+        if target.pattern not in schedules:
+            schedules[target.pattern] = _schedule(config, target.pattern, total_steps, done)
+    passes = 3 * done  # products of each matrix over the training
     layers = tuple(
-        _layer(target, runs[target.pattern], 3 * done * work.matrices[target.name], sparse_dx, sparse_dw)
+        _cost(target, schedules[target.pattern], passes * forward.matrices[target.name], sparse_dx, sparse_dw)
         for target in plan.targets
     )
     pruned = {layer.name for layer in layers}
-    linear = sum(flops for name, flops in work.matrices.items() if name not in pruned)
-    scale = 3 * done
-    other = None if work.other is None else scale * work.other
-    return TrainingFlops(layers, scale * linear, other, _conventions(work, sparse_dx, sparse_dw))
+    linear = passes * sum(flops for name, flops in forward.matrices.items() if name not in pruned)
+    other = None if forward.other is None else passes * forward.other
+    return TrainingFlops(layers, linear, other, _conventions(forward, sparse_dx, sparse_dw))
 
 
-def _layer(target: Target, runs: Iterable[Stretch], dense: int, sparse_dx: bool | None, sparse_dw: bool) -> CostedLayer:
+def _schedule(config: NxMConfig, pattern: Pattern, total_steps: int, done: int) -> tuple[DensityPeriod, ...]:
+    return density_schedule(config.method(pattern), total_steps, done)
+
+
+def _cost(
+    target: Target, periods: Iterable[DensityPeriod], dense: int, sparse_dx: bool | None, sparse_dw: bool
+) -> CostedLayer:
+    """Average the densities of the three products over all steps."""
     steps = forward = dx = dw = 0.0
-    for run in runs:
-        density = run.pattern.kept(target.layer.shape) / target.numel
-        both = _both_sides(run.pattern) if sparse_dx is None else sparse_dx
-        steps += run.steps
-        forward += run.steps * density
-        dx += run.steps * (density if both else 1)
-        dw += run.steps * (density if sparse_dw and run.frozen else 1)
-    means: dict[str, Any] = {"forward": forward / steps, "dx": dx / steps, "dw": dw / steps}
-    return CostedLayer(target.name, target.layer.role, str(target.pattern), dense, **means)
+    for period in periods:
+        density = period.pattern.kept(target.layer.shape) / target.numel
+        is_dx_sparse = _is_sparse_transposed(period.pattern) if sparse_dx is None else sparse_dx
+        steps += period.steps
+        forward += period.steps * density
+        dx += period.steps * (density if is_dx_sparse else 1)
+        dw += period.steps * (density if sparse_dw and period.frozen else 1)
+    return CostedLayer(
+        name=target.name,
+        role=target.layer.role,
+        pattern=str(target.pattern),
+        dense=dense,
+        forward=forward / steps,
+        dx=dx / steps,
+        dw=dw / steps,
+    )
 
 
-def _both_sides(pattern: Pattern) -> bool:
-    """Whether the transpose of a weight is as sparse for hardware as the weight."""
+def _is_sparse_transposed(pattern: Pattern) -> bool:
+    """Return whether hardware can also skip the zeros of the transposed weight, which dX multiplies by."""
     return isinstance(pattern, Transposable) or (isinstance(pattern, Block) and min(pattern.rows, pattern.cols) > 1)
 
 
-def _conventions(work: Work, sparse_dx: bool | None, sparse_dw: bool) -> tuple[str, ...]:
+def _conventions(forward: ForwardFlops, sparse_dx: bool | None, sparse_dw: bool) -> tuple[str, ...]:
     dx = {
         None: "the density of Y for transposable patterns and two-dimensional blocks, else 1",
         True: "the density of Y for every pattern",
@@ -163,7 +201,7 @@ def _conventions(work: Work, sparse_dx: bool | None, sparse_dw: bool) -> tuple[s
     }
     weighed = (
         "Layers weigh what a forward pass on one example does in them; element-wise work is not counted."
-        if work.other is not None
+        if forward.other is not None
         else "No forward pass could be run on zeros, so each layer counts once per token. Give inputs= to weigh them."
     )
     return (

@@ -1,4 +1,4 @@
-"""The work of one forward pass: how often it uses each matrix, and what it multiplies beside them."""
+"""The FLOPs of one forward pass: those of each weight matrix, and those of all other products."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,43 +9,58 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nxm_hf.layers.example_inputs import zeros
-from nxm_hf.layers.modules import bare, eval_no_grad, is_matrix, is_transposed, plain
+from nxm_hf.layers.example_inputs import example_inputs
+from nxm_hf.layers.modules import eval_no_grad, is_linear, is_transposed, plain_name, unwrap
 
 
 @dataclass(frozen=True)
-class Work:
-    """FLOPs of one forward pass: by matrix, and of all other products; None where nothing was run to count those."""
+class ForwardFlops:
+    """FLOPs of one forward pass. `other` are those outside the matrices; None if the model could not be run."""
 
     matrices: dict[str, int]
     other: int | None
 
 
-def measure(model: nn.Module, inputs: Mapping[str, Tensor] | None, tokens: int) -> Work:
-    """Count one forward pass on these inputs, or on zeros of our own that fit; where none do, one row per matrix."""
-    model = bare(model)
-    found = {plain(name): module for name, module in model.named_modules() if is_matrix(module)}
+def count_forward_flops(model: nn.Module, inputs: Mapping[str, Tensor] | None, tokens: int) -> ForwardFlops:
+    """Count the FLOPs of one forward pass.
+
+    If the model cannot be run on zeros, each matrix counts as multiplied by one token.
+
+    Args:
+        model: the model; it is left as it was.
+        inputs: keyword arguments of the model; by default one example of zeros.
+        tokens: the length of that example.
+    """
+    model = unwrap(model)
+    matrices = {plain_name(name): module for name, module in model.named_modules() if is_linear(module)}
     if inputs is not None:
-        return _run(model, found, inputs)
+        return _count_run(model, matrices, inputs)
     try:
-        return _run(model, found, zeros(model, tokens))
-    except Exception:  # what a model makes of zeros can be any error, and the shares of its matrices need no run
-        return Work({name: 2 * module.weight.numel() for name, module in found.items()}, None)
+        return _count_run(model, matrices, example_inputs(model, tokens))
+    except Exception:  # a model may raise any error on zeros, and the fallback needs no run
+        return ForwardFlops({name: 2 * _weight(module).numel() for name, module in matrices.items()}, None)
 
 
-def _run(model: nn.Module, found: Mapping[str, nn.Module], inputs: Mapping[str, Any]) -> Work:
-    counts = dict.fromkeys(found, 0)
-    handles = [module.register_forward_hook(partial(_count, counts, name)) for name, module in found.items()]
+def _count_run(model: nn.Module, matrices: Mapping[str, nn.Module], inputs: Mapping[str, Any]) -> ForwardFlops:
+    flops = dict.fromkeys(matrices, 0)
+    handles = [module.register_forward_hook(partial(_add_flops, flops, name)) for name, module in matrices.items()]
     try:
-        # The plain form of attention is the one whose products the counter knows on every device.
+        # FlopCounterMode knows the products of the MATH form of attention on every device.
         with eval_no_grad(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(**inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return Work(counts, max(counter.get_total_flops() - sum(counts.values()), 0))
+    return ForwardFlops(flops, max(counter.get_total_flops() - sum(flops.values()), 0))
 
 
-def _count(counts: dict[str, int], name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-    outputs = module.weight.shape[1 if is_transposed(module) else 0]
-    counts[name] += 2 * (output.numel() // outputs) * module.weight.numel()
+def _add_flops(flops: dict[str, int], name: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    weight = _weight(module)
+    out_features = weight.shape[1 if is_transposed(module) else 0]
+    flops[name] += 2 * (output.numel() // out_features) * weight.numel()
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight

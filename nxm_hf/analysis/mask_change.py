@@ -1,33 +1,60 @@
-"""How a mask moved from one time to the next."""
+"""How much a mask changed between two times."""
 
 from torch import Tensor
 
 
 def mask_similarity(mask: Tensor, before: Tensor) -> float:
-    """The share of what was kept before that still is: 1 when nothing left, N/M for unrelated N:M masks.
+    """Return the share of the entries kept before that are still kept.
 
-    Whatever is not zero counts as kept, so weights may stand for their masks.
+    Args:
+        mask: the later mask, or a weight: every entry that is not zero counts as kept.
+        before: the earlier mask of the same layer.
 
-    >>> import torch
-    >>> before, mask = torch.tensor([1, 1, 0, 0, 1, 0, 1, 0]), torch.tensor([1, 0, 1, 0, 1, 0, 1, 0])
-    >>> mask_similarity(mask, before), flip_rate(mask, before)
-    (0.75, 0.25)
+    Returns:
+        1 if every entry stayed, N/M on average for two unrelated N:M masks.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> before, mask = torch.tensor([1, 1, 0, 0, 1, 0, 1, 0]), torch.tensor([1, 0, 1, 0, 1, 0, 1, 0])
+        >>> mask_similarity(mask, before)
+        0.75
     """
     mask, before = _as_masks(mask, before)
-    old = int(before.count_nonzero())
-    return int((mask & before).count_nonzero()) / old if old else 1.0
+    kept_before = int(before.count_nonzero())
+    return int((mask & before).count_nonzero()) / kept_before if kept_before else 1.0
 
 
 def flip_rate(mask: Tensor, before: Tensor) -> float:
-    """The share of all entries whose place in the mask changed; 2 * (1 - similarity) * N / M for N:M masks."""
+    """Return the share of all entries that entered or left the mask.
+
+    Args:
+        mask: the later mask, or a weight: every entry that is not zero counts as kept.
+        before: the earlier mask of the same layer.
+
+    Returns:
+        A value from 0 to 1; for N:M masks it is 2 * (1 - similarity) * N / M.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> before, mask = torch.tensor([1, 1, 0, 0, 1, 0, 1, 0]), torch.tensor([1, 0, 1, 0, 1, 0, 1, 0])
+        >>> flip_rate(mask, before)
+        0.25
+    """
     mask, before = _as_masks(mask, before)
     return int((mask ^ before).count_nonzero()) / max(mask.numel(), 1)
 
 
 def _as_masks(mask: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """Convert both to boolean masks after checking their shapes."""
     if mask.shape != before.shape:
         raise ValueError(
-            f"Two masks of one weight have one shape; got {tuple(mask.shape)} and {tuple(before.shape)}. "
+            f"Two masks of one weight must have the same shape; got {tuple(mask.shape)} and {tuple(before.shape)}. "
             "Give the masks of the same layer at two times."
         )
     return mask != 0, before != 0

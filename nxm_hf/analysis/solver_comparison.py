@@ -1,4 +1,4 @@
-"""A comparison of solvers on one weight: how long each takes, and how much of the best mask's magnitude it keeps."""
+"""Compare the solvers of a pattern on one weight: their time, and the magnitude that their masks keep."""
 
 import time
 from collections.abc import Sequence
@@ -8,19 +8,28 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from nxm_hf.patterns import Pattern, parse
+from nxm_hf.patterns import NM, Pattern, Transposable, parse
 from nxm_hf.solvers import SOLVERS, Solver
 from nxm_hf.solvers.published import PUBLISHED
 from nxm_hf.solvers.transposable_tiles import tiles
 from nxm_hf.text import table
 
-ENOUGH = 0.5  # seconds of a solver that need not be asked again
-TIMES = 5
+TIME_BUDGET = 0.5  # seconds, after which a solver is not timed again
+REPEATS = 5
 
 
 @dataclass(frozen=True)
 class SolverResult:
-    """What one solver made of a weight; `mean` and `worst` are over its groups or tiles, 1 being the best mask."""
+    """The result of one solver.
+
+    Args:
+        solver: the name of its function.
+        seconds: the median time of one mask.
+        mean: the magnitude kept as a share of that of the best mask, averaged over groups or tiles.
+        worst: the smallest such share.
+        density: the fraction of entries that its mask keeps.
+        violations: the number of groups or tiles that break the pattern.
+    """
 
     solver: str
     seconds: float
@@ -30,70 +39,93 @@ class SolverResult:
     violations: int
 
     def row(self) -> tuple[str, ...]:
-        """The solver's line of the table."""
-        shares = (f"{share:.6f}" for share in (self.mean, self.worst))
-        return self.solver, f"{self.seconds * 1e3:.2f} ms", *shares, f"{self.density:.4f}", str(self.violations)
+        """Return the solver's cells of the table."""
+        time_text, density = f"{self.seconds * 1e3:.2f} ms", f"{self.density:.4f}"
+        return self.solver, time_text, f"{self.mean:.6f}", f"{self.worst:.6f}", density, str(self.violations)
 
 
 @dataclass(frozen=True)
 class SolverComparison:
-    """The results of all solvers, the one that `solve` asks first; prints as a table."""
+    """The results of all compared solvers; prints as a table.
+
+    Args:
+        title: the pattern, and the shape, dtype and device of the weight.
+        results: our own solvers in the order in which `solve` tries them, then published ones.
+    """
 
     title: str
     results: tuple[SolverResult, ...]
 
     def __str__(self) -> str:
-        head = ("solver", "time", "kept", "worst", "density", "violations")
-        return f"{self.title}\n\n{table(head, [result.row() for result in self.results])}"
+        header = ("solver", "time", "kept", "worst", "density", "violations")
+        return f"{self.title}\n\n{table(header, [result.row() for result in self.results])}"
 
 
 @torch.no_grad()
 def compare_solvers(weight: Tensor, pattern: str | Pattern, only: Sequence[str] | None = None) -> SolverComparison:
-    """Ask every solver of a pattern, those of papers too, for the mask of a weight; or `only` those of some names.
+    """Run every solver of a pattern on a weight, published algorithms included.
 
-    "kept" and "worst" are the kept magnitude over that of the best mask, the mean and the least over the groups or
-    tiles of the pattern. A solver that leaves some short of N can come out above 1. Those of papers can be slow:
-    a part of a large weight tells as much.
+    A mask that keeps fewer or more entries than the pattern can have a share above 1. Published solvers can be slow;
+    a part of a large weight is enough.
 
-    >>> weight = torch.tensor([[9.0, -1, 7, 4], [1, 2, 3, 0], [8, 3, -5, 4], [1, 2, 6, 2]])
-    >>> print(compare_solvers(weight, "2:4-transposable", only=["by_enumeration", "2-approximation"]))
-    2:4-transposable of 4x4 torch.float32 on cpu
-    <BLANKLINE>
-    solver           time     kept      worst     density  violations
-    ---...
-    by_enumeration   ... ms  1.000000  1.000000  0.5000   0
-    2-approximation  ... ms  0.842105  0.842105  0.3125   0
+    Args:
+        weight: the weight, whose magnitudes are the scores.
+        pattern: the sparsity pattern.
+        only: the names of the solvers to run; by default all that support this weight and pattern.
+
+    Returns:
+        The results, which print as a table.
+
+    Raises:
+        ValueError: if the weight has NaN or does not fit the pattern, or if `only` has a wrong name.
+
+    Example:
+        >>> weight = torch.tensor([[9.0, -1, 7, 4], [1, 2, 3, 0], [8, 3, -5, 4], [1, 2, 6, 2]])
+        >>> print(compare_solvers(weight, "2:4-transposable", only=["by_enumeration", "2-approximation"]))
+        2:4-transposable of 4x4 torch.float32 on cpu
+        <BLANKLINE>
+        solver           time     kept      worst     density  violations
+        ---...
+        by_enumeration   ... ms  1.000000  1.000000  0.5000   0
+        2-approximation  ... ms  0.842105  0.842105  0.3125   0
     """
     pattern, scores = parse(pattern), weight.detach().abs()
     groups = _groups(_finite(scores), pattern)
     best = (groups * _groups(pattern.mask(scores), pattern)).sum(1)
     results = []
-    for name, solver in _chosen(scores, pattern, only).items():
+    for name, solver in _select(scores, pattern, only).items():
         mask, seconds = _timed(solver, scores, pattern)
-        share = ((groups * _groups(mask, pattern)).sum(1) / best).nan_to_num(1)  # where there was nothing to keep
-        quality = float(share.mean()), float(share.min()), float(mask.double().mean())
-        results.append(SolverResult(name, seconds, *quality, pattern.violations(mask)))
+        share = ((groups * _groups(mask, pattern)).sum(1) / best).nan_to_num(1)  # 0/0 where all scores are 0
+        result = SolverResult(
+            solver=name,
+            seconds=seconds,
+            mean=float(share.mean()),
+            worst=float(share.min()),
+            density=float(mask.double().mean()),
+            violations=pattern.violations(mask),
+        )
+        results.append(result)
     shape = "x".join(map(str, weight.shape))
     return SolverComparison(f"{pattern} of {shape} {weight.dtype} on {weight.device}", tuple(results))
 
 
-def _chosen(scores: Tensor, pattern: Pattern, only: Sequence[str] | None) -> dict[str, Solver]:
-    named = {solver.__name__: solver for solver in SOLVERS[pattern.kind]}
-    functions = {solver.one for solver in named.values()}
-    papers = PUBLISHED.get(pattern.kind, {})
-    named |= {name: solver for name, solver in papers.items() if solver.one not in functions}
-    named = {name: solver for name, solver in named.items() if solver.suits(scores, pattern)}
-    if wrong := set(only or ()) - set(named):
-        raise ValueError(
-            f"No solver {', '.join(map(repr, sorted(wrong)))} suits {pattern} here; these do: {', '.join(named)}."
-        )
-    return {name: solver for name, solver in named.items() if only is None or name in only}
+def _select(scores: Tensor, pattern: Pattern, only: Sequence[str] | None) -> dict[str, Solver]:
+    """Return the solvers that support these scores, by name, or raise if one of `only` does not."""
+    solvers = {solver.__name__: solver for solver in SOLVERS[pattern.kind]}
+    functions = {solver.one for solver in solvers.values()}
+    published = PUBLISHED.get(pattern.kind, {})
+    solvers |= {name: solver for name, solver in published.items() if solver.one not in functions}
+    solvers = {name: solver for name, solver in solvers.items() if solver.suits(scores, pattern)}
+    if unknown := set(only or ()) - set(solvers):
+        names = ", ".join(map(repr, sorted(unknown)))
+        raise ValueError(f"No solver {names} supports {pattern} here; these do: {', '.join(solvers)}.")
+    return {name: solver for name, solver in solvers.items() if only is None or name in only}
 
 
 def _timed(solver: Solver, scores: Tensor, pattern: Pattern) -> tuple[Tensor, float]:
-    """A mask, and the seconds it takes; the first time is left out unless it is enough."""
+    """Return a mask and its median time; the first run is a warm-up unless it alone exceeds the time budget."""
     times: list[float] = []
-    while len(times) < TIMES + 1 and sum(times) < ENOUGH:
+    while len(times) < REPEATS + 1 and sum(times) < TIME_BUDGET:
         begin = time.perf_counter()
         mask = solver(scores, pattern)
         if scores.is_cuda:
@@ -103,16 +135,16 @@ def _timed(solver: Solver, scores: Tensor, pattern: Pattern) -> tuple[Tensor, fl
 
 
 def _finite(scores: Tensor) -> Tensor:
-    """As doubles, an infinity as large as twice all others together."""
+    """Return the scores as doubles, with infinity replaced by more than twice the sum of the finite ones."""
     scores = scores.double()
     return scores.nan_to_num(posinf=2 * float(scores.masked_fill(scores.isinf(), 0).sum() + 1))
 
 
 def _groups(weight: Tensor, pattern: Pattern) -> Tensor:
-    """What is chosen from at a time, a row for each: groups, tiles, or the whole weight."""
-    if pattern.kind == "nm":
+    """Return a row for each group, each tile, or the whole weight: what a solver chooses from at a time."""
+    if isinstance(pattern, NM):
         return weight.reshape(-1, pattern.m)
-    if pattern.kind == "transposable":
+    if isinstance(pattern, Transposable):
         parts = tiles(weight.contiguous(), pattern.m, weight.numel())
         return torch.cat([part.reshape(pattern.m**2, -1).T for part in parts])
     return weight.reshape(1, -1)

@@ -1,1 +1,1 @@
-"""The command line `nxm`."""
+"""The command line `nxm`. Its entry point is `nxm_hf.cli.main.main`."""

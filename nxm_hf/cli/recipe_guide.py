@@ -1,131 +1,142 @@
-"""The guide to recipes that `nxm recipes` prints: what there is, and what to start with, by what was seen of it."""
+"""The guide to recipes that `nxm recipes` prints: the list of recipes, and a recommendation from measured results.
+
+The results are in `recipe_results.json`. Its `tasks` maps each task to its number of training rows.
+"""
 
 import json
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 from nxm_hf import recipes
 from nxm_hf.patterns import parse
 
-WIDEST = 100
-TASKS = {"MRPC": 3668, "CoLA": 8551, "STS-B": 5749}  # and the rows that they are trained on
-MODEL = "all-MiniLM-L6-v2"
-BEYOND = 4  # times as many rows as anybody has looked at is another kind of task
+MAX_WIDTH = 100
+MAX_EXTRAPOLATION = 4  # beyond this many times the rows of the largest task, advice is only a guess
 
 
 @dataclass(frozen=True)
-class Seen:
-    """How much of what `asp` loses to dense training a recipe won back, as a share, on the mean of the tasks.
+class Measurement:
+    """The result of training with one recipe and one pattern.
 
-    The measurements are those of examples/glue/RESULTS.md.
+    `gap_closed` is (recipe - asp) / (dense - asp) of the tasks' mean metric: 0 is as good as `asp`, 1 as good as dense
+    training.
     """
 
-    recipe: str  # as compare.py writes it, but for the pattern
+    recipe: str  # with its settings, as compare.py names it, but without the pattern
     pattern: str
-    closed: float
+    gap_closed: float
     seeds: int
-    tasks: tuple[str, ...] = tuple(TASKS)
+    tasks: tuple[str, ...]
 
     @property
-    def rank(self) -> tuple[float, ...]:
-        """What it comes by: how much of it was seen first, and only then what."""
-        return -len(self.tasks), -self.seeds, -self.closed
+    def sort_key(self) -> tuple[float, ...]:
+        """Sort by number of tasks, then by seeds, then by gap closed, largest first."""
+        return -len(self.tasks), -self.seeds, -self.gap_closed
 
 
-TWO, COLA, STSB = ("MRPC", "CoLA"), ("CoLA",), ("STS-B",)
-SEEN = (
-    Seen("admm", "2:4", 0.91, 3),
-    Seen("asp scores=alps warmup=0.5", "2:4", 0.86, 3),
-    Seen("admm scores=fisher", "2:4", 0.72, 3),
-    Seen("admm settle=0.3 scores=magnitude", "2:4", 0.67, 3, TWO),
-    Seen("mask-decay grad=ste", "2:4", 0.54, 3, TWO),
-    Seen("sr-ste", "2:4", 0.0, 3, TWO),
-    Seen("asp scores=alps", "2:4", 0.45, 1, TWO),
-    Seen("mask-decay grad=ste", "2:4", 0.56, 3, STSB),
-    Seen("sr-ste", "2:4", -0.53, 3, STSB),
-    Seen("structure-decay", "2:4", 0.08, 1, STSB),
-    Seen("fix", "2:4", -0.97, 1, STSB),
-    Seen("regularize", "2:4", -1.61, 1, STSB),
-    Seen("asp scores=alps warmup=0.5", "1:4", 0.53, 2, COLA),
-    Seen("admm scores=fisher", "1:4", 0.17, 1, COLA),
-    Seen("admm", "1:4", 0.41, 2, COLA),
-    Seen("asp scores=alps warmup=0.5", "4:8", 1.01, 1, COLA),
-    Seen("admm", "4:8", 1.03, 1, COLA),
-    Seen("admm scores=fisher", "4:8", 0.47, 1, COLA),
-    Seen("asp scores=alps warmup=0.5", "4:8-transposable", 0.82, 2, COLA),
-    Seen("admm", "4:8-transposable", 0.73, 2, COLA),
-    Seen("admm scores=fisher", "4:8-transposable", 0.39, 1, COLA),
-    Seen("admm", "unstructured:0.5", 0.48, 1, COLA),
-    Seen("admm", "block:4:0.5", 0.62, 1, COLA),
-)
+_RESULTS: dict[str, Any] = json.loads(files("nxm_hf.cli").joinpath("recipe_results.json").read_text(encoding="utf-8"))
+MODEL: str = _RESULTS["model"]
+TASKS: dict[str, int] = _RESULTS["tasks"]
+MEASUREMENTS = tuple(Measurement(**{**row, "tasks": tuple(row["tasks"])}) for row in _RESULTS["measurements"])
 
 
 def guide(width: int) -> str:
-    """The catalogue, and below it what to start with; no line wider than `width` where words allow."""
-    width = min(width, WIDEST)
-    left = max(map(len, recipes.names())) + 2
-    lines = [*_row("recipe", ["what it does, its settings with their defaults, its paper"], left, width), "-" * width]
+    """Return the list of all recipes, followed by the advice for 2:4.
+
+    Args:
+        width: the number of columns of the terminal; only a longer word makes a wider line.
+    """
+    width = min(width, MAX_WIDTH)
+    name_width = max(map(len, recipes.names())) + 2
+    header = _row("recipe", ["what it does, its settings with their defaults, its paper"], name_width, width)
+    lines = [*header, "-" * width]
     for name in recipes.names():
         sentence, paper = recipes.describe(name)
         settings = ", ".join(f"{key}={value!r}" for key, value in recipes.settings(name).items())
-        lines += _row(name, [sentence, f"Settings: {settings or 'none'}", paper], left, width)
+        lines += _row(name, [sentence, f"Settings: {settings or 'none'}", paper], name_width, width)
     lines += ["", *textwrap.wrap("Every recipe also takes the fractions warmup and settle of NxMConfig.", width)]
     return "\n".join([*lines, "", advice(width)])
 
 
 def advice(width: int, rows: int = 0, pattern: str = "2:4") -> str:
-    """What to start with, for a task of so many training rows (0: not said) and a pattern, and what that rests on.
+    """Recommend a recipe, and list the measurements behind the recommendation.
 
-    >>> print(advice(100, rows=4000).split(", ")[0].split(". ")[0])
-    For 2:4 start with admm
+    Args:
+        width: the number of columns of the terminal.
+        rows: the number of training rows of the task; 0 if it is not known.
+        pattern: the sparsity pattern.
+
+    Returns:
+        Three paragraphs: the recommendation, the same as Python code, and a command that compares recipes.
+
+    Raises:
+        ValueError: if `rows` is negative or there is no such pattern.
+
+    Example:
+        >>> print(advice(100, rows=4000).split(". ")[0])
+        For 2:4 start with admm
     """
     if rows < 0:
-        raise ValueError(f"rows={rows} is no number of training rows; it must be 1 or more. Write --rows 4000.")
+        raise ValueError(f"The number of training rows must be 1 or more; got rows={rows}. Write --rows 4000.")
     pattern = str(parse(pattern))
-    seen = sorted((one for one in SEEN if one.pattern == pattern), key=lambda one: one.rank)
-    words = " ".join([_first(pattern, seen), *_doubts(rows, seen)])
-    best = seen[0].recipe if seen else "admm"
-    parts = [words, f"In a script:  sparsity={in_python(best, pattern)}", f"To compare:  {_command(best, pattern)}"]
-    return "\n\n".join("\n".join(textwrap.wrap(part, min(width, WIDEST), break_on_hyphens=False)) for part in parts)
+    measured = sorted((one for one in MEASUREMENTS if one.pattern == pattern), key=lambda one: one.sort_key)
+    recipe = measured[0].recipe if measured else "admm"
+    paragraphs = [
+        " ".join([_recommendation(pattern, measured), *_limits(rows, measured)]),
+        f"In a script:  sparsity={in_python(recipe, pattern)}",
+        f"To compare:  {_compare_command(recipe, pattern)}",
+    ]
+    width = min(width, MAX_WIDTH)
+    return "\n\n".join("\n".join(textwrap.wrap(text, width, break_on_hyphens=False)) for text in paragraphs)
 
 
-def _first(pattern: str, seen: Sequence[Seen]) -> str:
-    if not seen:
+def _recommendation(pattern: str, measured: Sequence[Measurement]) -> str:
+    if not measured:
         return f"Nothing has been measured with {pattern} yet; start with the default, admm with no settings."
-    best, *others = seen
+    best = measured[0]
     tasks = ", ".join(f"{name} ({TASKS[name]} rows)" for name in best.tasks)
-    rest = "".join(f", {_share(other, best)}" for other in others)
+    shares = ", ".join(_share(one, best.tasks) for one in measured)
     return (
-        f"For {pattern} start with {best.recipe}. Of what asp loses to dense training on {tasks} with {MODEL}, it won "
-        f"back the most: {_share(best, best)}{rest}."
+        f"For {pattern} start with {best.recipe}. Measured on {tasks} with {MODEL}, each recipe closes this share of "
+        f"the gap between asp (0%) and dense training (100%): {shares}."
     )
 
 
-def _share(one: Seen, best: Seen) -> str:
-    fewer = f" on {' and '.join(one.tasks)}" if one.tasks != best.tasks else ""
-    return f"{one.recipe} {one.closed:.0%} ({one.seeds} seed{'s' if one.seeds > 1 else ''}{fewer})"
+def _share(measurement: Measurement, tasks: tuple[str, ...]) -> str:
+    """Return the share of one recipe, with its tasks if they are not `tasks`."""
+    other = f" on {' and '.join(measurement.tasks)}" if measurement.tasks != tasks else ""
+    seeds = f"{measurement.seeds} seed{'s' if measurement.seeds > 1 else ''}"
+    return f"{measurement.recipe} {measurement.gap_closed:.0%} ({seeds}{other})"
 
 
-def _doubts(rows: int, seen: Sequence[Seen]) -> Iterable[str]:
-    if rows > BEYOND * max(TASKS.values()):
-        yield f"No task nearly as large as {rows} rows has been looked at: take it as a guess."
-    elif seen:
-        yield "On other models and larger tasks this may turn out otherwise."
+def _limits(rows: int, measured: Sequence[Measurement]) -> Iterable[str]:
+    """Yield what restricts the advice."""
+    largest = max(TASKS.values())
+    if rows > MAX_EXTRAPOLATION * largest:
+        yield f"The largest measured task has {largest} rows, so for {rows} rows this is only a guess."
+    elif measured:
+        yield "Other models and larger tasks may rank recipes differently."
 
 
 def in_python(recipe: str, pattern: str) -> str:
-    """What compare.py calls so, as a config.
+    """Return the Python expression of a config.
 
-    >>> in_python("asp scores=alps warmup=0.5", "2:4")
-    "NxMConfig('asp', '2:4', settings={'scores': 'alps'}, warmup=0.5)"
+    Args:
+        recipe: the recipe and its settings, as compare.py names them.
+        pattern: the sparsity pattern.
+
+    Example:
+        >>> in_python("asp scores=alps warmup=0.5", "2:4")
+        "NxMConfig('asp', '2:4', settings={'scores': 'alps'}, warmup=0.5)"
     """
     name, *pairs = recipe.split()
-    words = {key: _value(value) for key, _, value in (pair.partition("=") for pair in pairs)}
-    phases = [f"{key}={words.pop(key)}" for key in ("warmup", "settle") if key in words]
-    settings = [f"settings={words}"] if words else []
-    return f"NxMConfig({', '.join([repr(name), repr(pattern), *settings, *phases])})"
+    settings = {key: _value(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+    phases = [f"{key}={settings.pop(key)}" for key in ("warmup", "settle") if key in settings]
+    arguments = [repr(name), repr(pattern), *([f"settings={settings}"] if settings else []), *phases]
+    return f"NxMConfig({', '.join(arguments)})"
 
 
 def _value(text: str) -> Any:
@@ -135,15 +146,15 @@ def _value(text: str) -> Any:
         return text
 
 
-def _command(best: str, pattern: str) -> str:
-    arms = " ".join(f'"{recipe} pattern={pattern}"' for recipe in dict.fromkeys(["asp", "admm", best]))
-    return f"python examples/glue/compare.py --recipes dense {arms} --model_name_or_path MODEL --tasks TASK"
+def _compare_command(recipe: str, pattern: str) -> str:
+    names = " ".join(f'"{name} pattern={pattern}"' for name in dict.fromkeys(["asp", "admm", recipe]))
+    return f"python examples/glue/compare.py --recipes dense {names} --model_name_or_path MODEL --tasks TASK"
 
 
-def _row(name: str, words: Sequence[str], left: int, width: int) -> list[str]:
-    """A name, and beside it paragraphs that wrap."""
-    room = max(width - left, 20)
-    lines = [
-        line for part in words for line in textwrap.wrap(part, room, break_long_words=False, break_on_hyphens=False)
-    ]
-    return [f"{first:{left}}{line}" for first, line in zip([name, *[""] * len(lines)], lines, strict=False)]
+def _row(name: str, paragraphs: Sequence[str], name_width: int, width: int) -> list[str]:
+    """Return the lines of a name with wrapped paragraphs beside it."""
+    room = max(width - name_width, 20)
+    lines = []
+    for text in paragraphs:
+        lines += textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+    return [f"{first:{name_width}}{line}" for first, line in zip([name, *[""] * len(lines)], lines, strict=False)]

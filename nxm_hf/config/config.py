@@ -1,242 +1,336 @@
-"""NxMConfig: what is pruned and how, in words that fit a JSON file."""
+"""NxMConfig: which layers to prune, to which pattern, and by which recipe."""
 
 import json
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers.utils import PushToHubMixin
 
 from nxm_hf import recipes
 from nxm_hf._version import __version__
-from nxm_hf.config.hub import read_json
-from nxm_hf.config.values import as_list, from_json, said, spelled
+from nxm_hf.config.hub import CONFIG_FILE, MODEL_CONFIG_KEY, read_payload, write_json
+from nxm_hf.config.values import as_list, canonical_pattern, check_fraction, describe_method, parse_json
 from nxm_hf.methods import Method, Phases
 from nxm_hf.methods.schedules import Frames
 from nxm_hf.patterns import Dense, Pattern, parse
 
-CONFIG_FILE = "nxm_config.json"
-STAMP = "nxm_config"  # the attribute of a model's own config that remembers ours
+RECORDED = ("layers", "density", "pruning", "nxm_version")  # keys of `nxm_config.json` that `SparsityRecord` reads
 
 
 def _help(text: str) -> dict[str, str]:
-    """What a command line's --help says of a field."""
+    """Return field metadata that `HfArgumentParser` shows in `--help`."""
     return {"help": text}
 
 
-@dataclass
+@dataclass(frozen=True)
 class NxMConfig(PushToHubMixin):
-    """What to prune, and how; wrong words fail here, not at step 0 on a cluster.
+    """Choose what to prune and how. Every value is checked when the config is made.
 
-    >>> config = NxMConfig(recipe="sr_ste", pattern="2:4", settings={"decay": 1e-4}, settle=0.2)
-    >>> config.recipe, NxMConfig.from_dict(config.to_dict()) == config
-    ('sr-ste', True)
-    >>> NxMConfig(pattern="4:2")
-    Traceback (most recent call last):
-    ...
-    ValueError: ...
+    A config is never changed; `replace` returns a changed copy.
+
+    Args:
+        recipe: Name of a recipe, as printed by `nxm recipes`, or a method object of your own.
+        pattern: Where zeros may stand, such as "2:4", or a dict from role to pattern such as
+            `{"ffn": "2:4", "default": "4:8"}`.
+        settings: The recipe's own settings, such as `{"rho": 0.01}`. A JSON string is accepted too.
+        include: Prune only these layers: names, roles such as "query", groups such as "ffn", or "re:" expressions.
+        exclude: Leave these layers dense. Same form as `include`.
+        on_indivisible: What to do with a layer whose shape does not fit the pattern: "error" or "skip".
+        warmup: Fraction of training that stays dense at the beginning.
+        settle: Fraction of training at the end during which the final mask is frozen. 0 means the recipe's default.
+
+    Raises:
+        ValueError: If a value is wrong. The message says what to write instead.
+
+    Example:
+        >>> config = NxMConfig(recipe="sr_ste", pattern="2:4", settings={"decay": 1e-4}, settle=0.2)
+        >>> config.recipe, NxMConfig.from_dict(config.to_dict()) == config
+        ('sr-ste', True)
+        >>> NxMConfig(pattern="4:2")
+        Traceback (most recent call last):
+        ...
+        ValueError: ...
     """
 
-    recipe: str = field(default="admm", metadata=_help("A name of `nxm recipes`, or a method object of your own."))
+    recipe: str = field(default="admm", metadata=_help("Name of a recipe (see `nxm recipes`)."))
     pattern: str = field(
         default="2:4",
         metadata=_help('Where zeros may stand: "2:4", or by role as JSON: {"ffn": "2:4", "default": "4:8"}.'),
     )
-    settings: dict | str | None = field(
-        default_factory=dict, metadata=_help("The recipe's own settings, as JSON on a command line.")
-    )
+    settings: dict | str | None = field(default_factory=dict, metadata=_help("Settings of the recipe, as JSON."))
     include: list[str] | None = field(
-        default=None, metadata=_help("Prune only these: layer names, roles, or 're:' patterns.")
+        default=None, metadata=_help("Prune only these layers: names, roles, or 're:' expressions.")
     )
     exclude: list[str] | None = field(
-        default=None, metadata=_help("Leave these dense: layer names, roles, or 're:' patterns.")
+        default=None, metadata=_help("Leave these layers dense: names, roles, or 're:' expressions.")
     )
     on_indivisible: str = field(
-        default="error", metadata=_help('Layers that the pattern does not fit: "error" or "skip".')
+        default="error", metadata=_help('What to do with layers that the pattern does not fit: "error" or "skip".')
     )
-    warmup: float = field(default=0.0, metadata=_help("Fraction of training that stays dense first."))
+    warmup: float = field(default=0.0, metadata=_help("Fraction of training that stays dense at the beginning."))
     settle: float = field(
-        default=0.0, metadata=_help("Last fraction of training, its mask frozen; 0: the recipe's own.")
+        default=0.0,
+        metadata=_help("Fraction of training at the end with a frozen mask; 0 means the recipe's default."),
     )
-    layers: dict | None = field(default=None, init=False, compare=False)
-    density: float | None = field(default=None, init=False, compare=False)
-    pruning: dict | None = field(default=None, init=False, compare=False)  # how `prune` made it, without training
-    nxm_version: str = field(default=__version__, init=False, compare=False)
 
-    def __post_init__(self):
-        if not isinstance(self.recipe, Method):
-            self.recipe = recipes.RECIPES.find(self.recipe)[0]
-        self.pattern = spelled(from_json("pattern", self.pattern))
-        self.settings = from_json("settings", self.settings) or {}
-        self.include, self.exclude = as_list("include", self.include), as_list("exclude", self.exclude)
-        self._check_words()
-        self.settings = dict(self.settings)
-        for pattern in self.patterns().values():  # a setting that is wrong fails here
+    def __post_init__(self) -> None:
+        if self.custom_method is None:
+            self._set("recipe", recipes.RECIPES.find(self.recipe)[0])
+        self._set("pattern", canonical_pattern(parse_json("pattern", self.pattern)))
+        self._set("settings", parse_json("settings", self.settings) or {})
+        self._set("include", as_list("include", self.include))
+        self._set("exclude", as_list("exclude", self.exclude))
+        self._check_values()
+        self._set("settings", dict(self.recipe_settings))
+        for pattern in self.patterns().values():  # the recipe checks its own settings
             if not isinstance(pattern, Dense):
                 self.method(pattern)
-        if not self.warmup and self._needs_warmup:
-            raise ValueError(
-                f"{self.recipe} with {self.settings} goes by gradients that the optimizer has seen, so there must be "
-                "dense steps before it; got warmup=0. Write warmup=0.5, or leave the settings out."
-            )
-        if self.calibrated_start and self.calibrated_start.phase == "settle" and not self.phases[1]:
-            raise ValueError(
-                f"{self.recipe} with {self.settings} is pruned by {self.calibrated_start.method} where settling begins "
-                'and with settle=0 it never does. Write settle=0.5, or scores="magnitude".'
-            )
+        self._check_phases()
 
-    def _check_words(self) -> None:
+    def _set(self, name: str, value: Any) -> None:
+        """Set a field while the frozen config is being made."""
+        object.__setattr__(self, name, value)
+
+    def _check_values(self) -> None:
         if self.on_indivisible not in ("error", "skip"):
             raise ValueError(f'on_indivisible must be "error" or "skip"; got {self.on_indivisible!r}. Write "skip".')
         if not isinstance(self.settings, dict):
             raise ValueError(f'settings must be a dict such as {{"rho": 0.01}}; got {self.settings!r}.')
-        for name in ("warmup", "settle"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-                raise ValueError(f"{name} is a fraction of training, 0 to below 1; got {value!r}. Write {name}=0.1.")
+        check_fraction("warmup", self.warmup)
+        check_fraction("settle", self.settle)
         if sum(self.phases) >= 1:
             raise ValueError(
                 f"warmup={self.warmup} and settle={self.phases[1]} leave no step for the recipe; "
                 "their sum must be below 1. Write warmup=0.1, settle=0.3."
             )
-        if isinstance(self.recipe, Method) and self.settings:
-            raise ValueError(f"A method object has its settings in it; got settings={self.settings!r}. Leave them out.")
+        if self.custom_method is not None and self.settings:
+            raise ValueError(
+                f"settings={self.settings!r} cannot be combined with a method object, which holds its own settings. "
+                "Leave settings out."
+            )
 
-    # -- what it means -------------------------------------------------------------------------------------------
+    def _check_phases(self) -> None:
+        if self.custom_method is not None:
+            return
+        if not self.warmup and recipes.RECIPES.needs_warmup(self.recipe, self.recipe_settings):
+            raise ValueError(
+                f"{self.recipe} with {self.settings} needs gradient statistics, so it needs a dense warm-up; got "
+                "warmup=0. Write warmup=0.5, or leave the settings out."
+            )
+        start = self.calibrated_start
+        if start and start.phase == "settle" and not self.phases[1]:
+            raise ValueError(
+                f"{self.recipe} with {self.settings} prunes with {start.method} when the frozen-mask phase starts, and "
+                'settle=0 has no such phase. Write settle=0.5, or scores="magnitude".'
+            )
+
+    # -- what the values mean ------------------------------------------------------------------------------------
+
+    @property
+    def custom_method(self) -> Method | None:
+        """Return the user's own method object, or None if `recipe` is a name."""
+        recipe: Any = self.recipe
+        return recipe if isinstance(recipe, Method) else None
+
+    @property
+    def recipe_settings(self) -> dict[str, Any]:
+        """Return `settings` as the dict that it is after construction."""
+        return cast(dict[str, Any], self.settings)
 
     def patterns(self) -> dict[str, Pattern]:
-        """Role, group or "default" -> pattern."""
-        if not isinstance(self.pattern, dict):
-            return {"default": parse(self.pattern)}
-        return {role: parse(text) for role, text in self.pattern.items()}
+        """Return the patterns by role, by group of roles, or under "default".
 
-    def method(self, pattern: Pattern) -> Method:
-        """The method that trains a weight of this pattern."""
-        method = self.recipe
-        if not isinstance(method, Method):
-            method = recipes.make(self.recipe, pattern, self.settings)
+        Returns:
+            A dict with one entry, "default", if the config names one pattern.
+        """
+        pattern: Any = self.pattern
+        if not isinstance(pattern, dict):
+            return {"default": parse(pattern)}
+        return {role: parse(text) for role, text in pattern.items()}
+
+    def method(self, pattern: Pattern) -> Phases:
+        """Make the method that trains a weight to a pattern.
+
+        Args:
+            pattern: The pattern that the weight must hold at the end.
+
+        Returns:
+            The recipe's method, between a dense warm-up and a phase with a frozen mask.
+        """
+        method = self.custom_method
+        if method is None:
+            method = recipes.make(self.recipe, pattern, self.recipe_settings)
         return Phases(method, pattern, *self.phases)
 
     @property
     def phases(self) -> tuple[float, float]:
-        """The fractions of training that are dense at first and settle at last; a settle of 0 is the recipe's own.
+        """Return the fractions of training with dense weights first and with a frozen mask last.
 
-        >>> NxMConfig("ste").phases, NxMConfig("admm", settings={"rho": 0.01}).phases
-        ((0.0, 0.0), (0.0, 0.0))
-        >>> NxMConfig("admm").phases, NxMConfig("admm", warmup=0.2).phases
-        ((0.0, 0.5), (0.2, 0.4))
+        Example:
+            >>> NxMConfig("ste").phases, NxMConfig("admm", settings={"rho": 0.01}).phases
+            ((0.0, 0.0), (0.0, 0.0))
+            >>> NxMConfig("admm").phases, NxMConfig("admm", warmup=0.2).phases
+            ((0.0, 0.5), (0.2, 0.4))
         """
-        if self.settle or isinstance(self.recipe, Method):
+        if self.settle or self.custom_method is not None:
             return self.warmup, self.settle
-        return self.warmup, recipes.RECIPES.settle(self.recipe, self.settings, self.warmup)
+        return self.warmup, recipes.RECIPES.settle(self.recipe, self.recipe_settings, self.warmup)
 
     @property
     def calibrated_start(self) -> recipes.CalibratedStart | None:
-        """The method of `nxm_hf.prune` that makes the model sparse, and when in a training, if the recipe has one.
+        """Return how the recipe prunes with calibration data during training, or None if it does not.
 
-        >>> NxMConfig("asp", settings={"scores": "sparsegpt"}).calibrated_start
-        CalibratedStart(method='sparsegpt', phase='recipe', required=True)
+        Example:
+            >>> NxMConfig("asp", settings={"scores": "sparsegpt"}).calibrated_start
+            CalibratedStart(method='sparsegpt', phase='recipe', required=True)
         """
-        return None if isinstance(self.recipe, Method) else recipes.RECIPES.calibrated_start(self.recipe, self.settings)
-
-    @property
-    def _needs_warmup(self) -> bool:
-        return not isinstance(self.recipe, Method) and recipes.RECIPES.needs_warmup(self.recipe, self.settings)
+        if self.custom_method is not None:
+            return None
+        return recipes.RECIPES.calibrated_start(self.recipe, self.recipe_settings)
 
     def stages(self, pattern: Pattern) -> tuple[Pattern, ...]:
-        """Every pattern that a weight goes through on its way to this one."""
+        """Return every pattern that a weight goes through on its way to the final one.
+
+        Args:
+            pattern: The final pattern.
+
+        Returns:
+            The patterns in order; the last one is `pattern`.
+        """
         schedule = getattr(self.method(pattern).method, "pattern", pattern)
         return schedule.values if isinstance(schedule, Frames) else (pattern,)
 
     @property
     def is_dense(self) -> bool:
-        """Whether nothing at all is to be pruned."""
+        """Return True if no layer is to be pruned."""
         return self.recipe == "dense" or all(isinstance(pattern, Dense) for pattern in self.patterns().values())
 
-    def replace(self, **changes: Any) -> "NxMConfig":
-        """A copy with other fields or settings; a word that is neither is an error that lists both.
+    # -- copies --------------------------------------------------------------------------------------------------
 
-        >>> NxMConfig("admm").replace(rho=0.01, settle=0.3).settings
-        {'rho': 0.01}
+    def replace(self, **changes: Any) -> "NxMConfig":
+        """Return a copy with other fields or other recipe settings.
+
+        Args:
+            **changes: Names of fields, or of settings of the recipe, with their new values.
+
+        Returns:
+            The changed copy.
+
+        Raises:
+            ValueError: If a name is neither a field nor a setting. The message lists both.
+
+        Example:
+            >>> NxMConfig("admm").replace(rho=0.01, settle=0.3).settings
+            {'rho': 0.01}
         """
-        names = [f.name for f in fields(self) if f.init and f.name != "settings"]
+        names = [f.name for f in fields(self) if f.name != "settings"]
         own = {key: changes.pop(key) for key in list(changes) if key in names}
         recipe = own.get("recipe", self.recipe)
         known = {} if isinstance(recipe, Method) else recipes.settings(recipe)
-        if wrong := sorted(set(changes) - set(known)):
+        if unknown := sorted(set(changes) - set(known)):
             raise ValueError(
-                f"There is no {', '.join(map(repr, wrong))} to set; the recipe {self.recipe!r} has "
+                f"There is no {', '.join(map(repr, unknown))} to set; the recipe {self.recipe!r} has "
                 f"{', '.join(known) or 'no settings'}, and the config has {', '.join(names)}."
             )
-        return replace(self, **own, settings={**self.settings, **changes})
+        return replace(self, **own, settings={**self.recipe_settings, **changes})
 
     def for_finetuning(self) -> "NxMConfig":
-        """A copy that trains what such a config has made sparse, and keeps its masks."""
+        """Return a copy that trains a model which is sparse already and keeps its masks."""
         return replace(self, recipe="asp", settings={}, warmup=0.0, settle=0.0)
 
     # -- files ---------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """All that is set and recorded, in JSON's words."""
-        words = {f.name: getattr(self, f.name) for f in fields(self)}
-        if isinstance(self.recipe, Method):
-            words["recipe"], words["settings"] = "custom", {"method": said(self.recipe)}
-        return {name: value for name, value in words.items() if value is not None}
+        """Return the values as a dict that fits a JSON file."""
+        payload: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.custom_method is not None:
+            payload["recipe"], payload["settings"] = "custom", {"method": describe_method(self.custom_method)}
+        payload = {name: value for name, value in payload.items() if value is not None}
+        return {**payload, "nxm_version": __version__}
 
     @classmethod
-    def from_dict(cls, words: dict[str, Any]) -> "NxMConfig":
-        """The config of a dict; a key of a newer version is an error that names it."""
-        known = {f.name: f for f in fields(cls)}
-        if wrong := sorted(set(words) - set(known)):
-            written = words.get("nxm_version", "unknown")
+    def from_dict(cls, payload: dict[str, Any]) -> "NxMConfig":
+        """Make a config from a dict.
+
+        Args:
+            payload: What `to_dict` returned, or the content of `nxm_config.json`. The keys of a `SparsityRecord` are
+                accepted and ignored.
+
+        Returns:
+            The config. A method object cannot be read back; the config then keeps the masks (recipe "asp").
+
+        Raises:
+            ValueError: If a key is unknown, for instance because a newer version wrote it.
+        """
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(payload) - {*known, *RECORDED}):
             raise ValueError(
-                f"nxm_hf {__version__} does not know {', '.join(map(repr, wrong))} (written by version {written}); "
-                f"it knows {', '.join(known)}. Install a newer nxm-hf, or remove the key."
+                f"nxm_hf {__version__} does not know {', '.join(map(repr, unknown))} (written by version "
+                f"{payload.get('nxm_version', 'unknown')}); it knows {', '.join((*known, *RECORDED))}. Install a newer "
+                "nxm-hf, or remove the key."
             )
-        words = dict(words)
-        if words.get("recipe") == "custom":  # a method object cannot be read back; its mask can be kept
-            words.update(recipe="asp", settings={})
-        config = cls(**{name: value for name, value in words.items() if known[name].init})
-        for name in ("layers", "density", "pruning", "nxm_version"):
-            setattr(config, name, words.get(name, getattr(config, name)))
-        layers = {} if config.layers is None else config.layers
-        if not (isinstance(layers, dict) and all(isinstance(text, str) for text in layers.values())):
-            example = '{"layer.0.query": "2:4"}'
-            raise ValueError(f"layers must be like {example}; got {str(layers)[:60]}. Save the model again.")
-        return config
+        values = {name: value for name, value in payload.items() if name in known}
+        if values.get("recipe") == "custom":
+            values.update(recipe="asp", settings={})
+        return cls(**values)
 
     @classmethod
-    def from_any(cls, sparsity: "NxMConfig | str | dict | Method") -> "NxMConfig":
-        """A config from what a user may give: a config, the name of a recipe, a dict, or a method object."""
+    def from_any(cls, sparsity: "NxMConfig | str | dict[str, Any] | Method") -> "NxMConfig":
+        """Make a config from anything that `sparsity=` takes.
+
+        Args:
+            sparsity: A config, the name of a recipe, a dict, or a method object.
+
+        Returns:
+            The config.
+
+        Raises:
+            TypeError: If it is none of these.
+        """
         if isinstance(sparsity, cls):
-            return replace(sparsity)
+            return sparsity
         if isinstance(sparsity, dict):
             return cls.from_dict(sparsity)
         if isinstance(sparsity, (str, Method)):
-            return cls(recipe=sparsity)
+            return cls(recipe=cast(str, sparsity))
         raise TypeError(f'sparsity must be an NxMConfig, a recipe such as "admm", or a dict; got {sparsity!r}.')
 
     def to_json_string(self) -> str:
-        """`to_dict` as JSON text."""
+        """Return `to_dict` as JSON text."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write `nxm_config.json` into a directory."""
+        """Write `nxm_config.json` into a directory.
+
+        Args:
+            save_directory: The directory; it is created if needed.
+            push_to_hub: Upload the directory to the Hub too.
+            **kwargs: Arguments of `push_to_hub`, such as `repo_id`.
+        """
         folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_FILE).write_text(self.to_json_string(), encoding="utf-8")
+        write_json(folder, CONFIG_FILE, self.to_dict())
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 
     @classmethod
     def from_pretrained(cls, directory_or_repo: str | Path, **kwargs: Any) -> "NxMConfig":
-        """Read `nxm_config.json`, or else the stamp in `config.json`, of a directory or a Hub repository."""
-        for name in (CONFIG_FILE, "config.json"):
-            words = read_json(directory_or_repo, name, kwargs)
-            words = words.get(STAMP) if words and name != CONFIG_FILE else words
-            if words:
-                return cls.from_dict(words)
-        raise FileNotFoundError(
-            f"{directory_or_repo} holds no {CONFIG_FILE}, and no {STAMP!r} in its config.json; it needs one of them. "
-            "A directory that NxMTrainer.save_model wrote has both."
-        )
+        """Read the config of a saved model.
+
+        Args:
+            directory_or_repo: A directory, or the name of a Hub repository.
+            **kwargs: Arguments of `huggingface_hub.hf_hub_download`, such as `revision`.
+
+        Returns:
+            The config in `nxm_config.json`, or else the one inside the model's `config.json`.
+
+        Raises:
+            FileNotFoundError: If there is neither.
+        """
+        payload = read_payload(directory_or_repo, kwargs)
+        if payload is None:
+            raise FileNotFoundError(
+                f"{directory_or_repo} holds no {CONFIG_FILE}, and no {MODEL_CONFIG_KEY!r} in its config.json; it needs "
+                "one of them. A directory that NxMTrainer.save_model wrote has both."
+            )
+        return cls.from_dict(payload)

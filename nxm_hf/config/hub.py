@@ -1,4 +1,4 @@
-"""Read JSON files of a directory or a Hub repository."""
+"""Read and write JSON files of a directory or a Hub repository."""
 
 import json
 from pathlib import Path
@@ -7,23 +7,74 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
+CONFIG_FILE = "nxm_config.json"
+MODEL_CONFIG_KEY = "nxm_config"  # key of the model's own config.json under which a copy of ours is kept
 
-def read_json(place: str | Path, name: str, kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """A JSON file of a directory or a Hub repository; None where there is no such file."""
-    path = Path(place) / name
-    if not Path(place).is_dir():
+
+def read_payload(directory_or_repo: str | Path, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """Read what a saved model says of its sparsity.
+
+    Args:
+        directory_or_repo: A directory, or the name of a Hub repository.
+        kwargs: Arguments of `hf_hub_download`.
+
+    Returns:
+        The content of `nxm_config.json`, or else the copy inside `config.json`, or None if there is neither.
+
+    Raises:
+        ValueError: If a file is not a JSON object.
+        FileNotFoundError: If the repository cannot be reached.
+    """
+    payload = read_json(directory_or_repo, CONFIG_FILE, kwargs)
+    if payload:
+        return payload
+    model_config = read_json(directory_or_repo, "config.json", kwargs) or {}
+    return model_config.get(MODEL_CONFIG_KEY) or None
+
+
+def read_json(directory_or_repo: str | Path, name: str, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """Read one JSON file of a directory or a Hub repository.
+
+    Args:
+        directory_or_repo: A directory, or the name of a Hub repository.
+        name: Name of the file.
+        kwargs: Arguments of `hf_hub_download`.
+
+    Returns:
+        The JSON object, or None if there is no such file.
+
+    Raises:
+        ValueError: If the file is not a JSON object.
+        FileNotFoundError: If the repository cannot be reached.
+    """
+    path = Path(directory_or_repo) / name
+    if not Path(directory_or_repo).is_dir():
         try:
-            path = Path(hf_hub_download(str(place), name, **kwargs))
+            path = Path(hf_hub_download(str(directory_or_repo), name, **kwargs))
         except EntryNotFoundError:
             return None
         except (OSError, HFValidationError, HfHubHTTPError) as error:
-            raise FileNotFoundError(f"{place} is neither a directory nor a Hub repository in reach: {error}") from error
+            raise FileNotFoundError(
+                f"{directory_or_repo} is neither a directory nor a Hub repository that can be reached: {error}"
+            ) from error
     if not path.is_file():
         return None
     try:
-        words = json.loads(path.read_text(encoding="utf-8"))
+        payload = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}). Save the model again, or restore the file.") from error
-    if not isinstance(words, dict):
-        raise ValueError(f"{path} holds a {type(words).__name__}; it must be an object. Save the model again.")
-    return words
+    if not isinstance(payload, dict):
+        raise ValueError(f"{path} holds a {type(payload).__name__}; it must be an object. Save the model again.")
+    return payload
+
+
+def write_json(folder: Path, name: str, payload: dict[str, Any]) -> None:
+    """Write one JSON file, and create the directory if needed.
+
+    Args:
+        folder: The directory.
+        name: Name of the file.
+        payload: Its content.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(payload, indent=2) + "\n", encoding="utf-8")

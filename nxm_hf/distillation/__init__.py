@@ -1,4 +1,4 @@
-"""Distillation: learn from a teacher as well as from the labels."""
+"""Distillation: train a student on the outputs of a teacher as well as on the labels."""
 
 from nxm_hf.distillation.loss import DistillationConfig
 

@@ -1,4 +1,4 @@
-"""DistillationConfig: what a student is to learn from a teacher's answers, beside its task."""
+"""DistillationConfig: the loss between the outputs of a student and those of its teacher."""
 
 import math
 from collections.abc import Mapping
@@ -10,21 +10,31 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 LOGITS = ("logits", "start_logits", "end_logits")
-STATES = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states")
-MAPS = ("attentions", "encoder_attentions", "decoder_attentions", "cross_attentions")
+HIDDEN_STATES = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states")
+ATTENTIONS = ("attentions", "encoder_attentions", "decoder_attentions", "cross_attentions")
 
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """How the loss is made of the task's and of what a teacher says.
+    """The weights of the terms by which a student learns from its teacher.
 
-    It is `(1 - weight) * task + weight * temperature**2 * KL(teacher || student)`, of logits divided by the
-    temperature; of regression heads, `weight` times the mean squared difference. To it come `hidden` times that of the
-    hidden states, and `attention` times that of the attention maps (with their dropout, as models return them), of a
-    teacher with the student's shape; where a batch is trained in parts, a part counts by its share of the labels.
+    With labels the loss is `(1 - weight) * task + weight * temperature**2 * KL(teacher || student)`, plus `hidden`
+    times the error of the hidden states, plus `attention` times the error of the attention maps. Regression heads use
+    the mean squared error of the logits in place of the divergence. With gradient accumulation, each part of a batch
+    counts by its share of the labels.
 
-    >>> DistillationConfig(weight=0.9).temperature
-    2.0
+    Args:
+        temperature: The logits are divided by it before the softmax. A higher one gives softer distributions.
+        weight: The share of the teacher's logits in the loss, from 0 to 1. The task has the rest.
+        hidden: The weight of the squared error of the hidden states, layer by layer. The teacher needs as many layers
+            and channels as the student.
+        attention: The weight of the squared error of the attention maps, layer by layer. The teacher needs as many
+            layers and heads as the student, and both need `attn_implementation="eager"`. The maps are those that
+            models return, with their dropout.
+
+    Example:
+        >>> DistillationConfig(weight=0.9).temperature
+        2.0
     """
 
     temperature: float = 2.0
@@ -32,113 +42,144 @@ class DistillationConfig:
     hidden: float = 0.0
     attention: float = 0.0
 
-    def __post_init__(self):
-        for name, value in vars(self).items():
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             if not number or value < 0 or (name == "weight" and value > 1) or (name == "temperature" and value == 0):
                 needed = {"weight": "from 0 to 1", "temperature": "above 0"}.get(name, "0 or above")
-                default = type(self).__dataclass_fields__[name].default
-                raise ValueError(f"{name} must be a number {needed}; got {value!r}. Write {name}={default}.")
+                raise ValueError(f"{name} must be a number {needed}; got {value!r}. Write {name}={field.default}.")
 
     @classmethod
-    def from_any(cls, words: "DistillationConfig | Mapping[str, float] | None") -> "DistillationConfig":
-        """From what a user may give: a DistillationConfig, a dict, or nothing, which is all defaults."""
-        if isinstance(words, cls):
-            return words
-        if not isinstance(words, Mapping | None):
+    def from_any(cls, value: "DistillationConfig | Mapping[str, float] | None") -> "DistillationConfig":
+        """Return a DistillationConfig made of the forms that the argument `distillation` takes.
+
+        Args:
+            value: A DistillationConfig, a dict of its fields, or None for the defaults.
+
+        Raises:
+            TypeError: If the value has another type.
+            ValueError: If a key is no field, or a field has a value out of range.
+        """
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping | None):
             raise TypeError(
-                f'distillation must be a DistillationConfig, or a dict such as {{"weight": 0.5}}; got {words!r}.'
+                f'distillation must be a DistillationConfig, or a dict such as {{"weight": 0.5}}; got {value!r}.'
             )
-        known = [f.name for f in fields(cls)]
-        if wrong := [key for key in words or () if key not in known]:
-            raise ValueError(f"distillation has no {', '.join(map(repr, wrong))}; its keys are {', '.join(known)}.")
-        return cls(**(words or {}))
+        settings = dict(value or {})
+        known = [field.name for field in fields(cls)]
+        if unknown := [key for key in settings if key not in known]:
+            raise ValueError(f"distillation has no {', '.join(map(repr, unknown))}; its keys are {', '.join(known)}.")
+        return cls(**settings)
 
     @property
-    def is_on(self) -> bool:
-        """Whether a teacher changes anything."""
+    def enabled(self) -> bool:
+        """True if the teacher changes the loss."""
         return any((self.weight, self.hidden, self.attention))
 
     @property
-    def flags(self) -> dict[str, bool]:
-        """What a model has to be called with to return all that is compared."""
-        asked = {"output_hidden_states": self.hidden, "output_attentions": self.attention}
-        return {name: True for name, weight in asked.items() if weight}
+    def output_flags(self) -> dict[str, bool]:
+        """The keyword arguments that make a model return all outputs that are compared."""
+        weights = {"output_hidden_states": self.hidden, "output_attentions": self.attention}
+        return {name: True for name, weight in weights.items() if weight}
 
-    def part(self, student: Any, teacher: Any, inputs: Mapping[str, Any], shifts: bool, problem: str | None) -> Tensor:
-        """The teacher's part of the loss, as a mean over this batch.
+    def loss(
+        self, student: Any, teacher: Any, inputs: Mapping[str, Any], causal: bool, problem_type: str | None
+    ) -> Tensor:
+        """Return the teacher's part of the loss, as a mean over this batch.
 
         Args:
-            student, teacher: what the two models have returned for `inputs`.
-            shifts: whether the answer at a position is to the label of the next one.
-            problem: the `problem_type` of the student's config.
+            student: The outputs of the student for `inputs`.
+            teacher: The outputs of the teacher for `inputs`.
+            inputs: The batch, with its labels and attention masks.
+            causal: True if the logits at a position predict the label of the next position.
+            problem_type: The `problem_type` of the student's config.
+
+        Raises:
+            ValueError: If the models do not return an output to compare, or return different shapes.
         """
         terms = []
         if self.weight:
-            logits = _pairs("logits", LOGITS, student, teacher)
-            means = [_distance(ours, theirs, inputs, shifts, problem, self.temperature) for _, ours, theirs in logits]
+            logits = _matched_outputs("logits", LOGITS, student, teacher)
+            means = [
+                _logit_loss(ours, theirs, inputs, causal, problem_type, self.temperature) for _, ours, theirs in logits
+            ]
             terms.append(self.weight * torch.stack(means).mean())
-        for word, names, weight in (("hidden states", STATES, self.hidden), ("attentions", MAPS, self.attention)):
+        features = (("hidden states", HIDDEN_STATES, self.hidden), ("attentions", ATTENTIONS, self.attention))
+        for noun, names, weight in features:
             if weight:
-                means = [_error(*pair, inputs) for pair in _pairs(word, names, student, teacher)]
+                matched = _matched_outputs(noun, names, student, teacher)
+                means = [_feature_loss(name, ours, theirs, inputs) for name, ours, theirs in matched]
                 terms.append(weight * torch.stack(means).mean())
         return torch.stack(terms).sum()
 
 
-def labels_of(inputs: Mapping[str, Any], shifts: bool) -> Tensor | None:
-    """The labels of a batch that answers are given to."""
-    if shifts and inputs.get("shift_labels") is not None:
+def target_labels(inputs: Mapping[str, Any], causal: bool) -> Tensor | None:
+    """Return the labels that the logits are aligned with, or None if the batch has no labels.
+
+    Args:
+        inputs: The batch. `shift_labels` are aligned already, `labels` of causal language models are not.
+        causal: True if the logits at a position predict the label of the next position.
+    """
+    if causal and inputs.get("shift_labels") is not None:
         return inputs["shift_labels"]
     labels = inputs.get("labels")
-    return labels[..., 1:] if shifts and labels is not None else labels
+    return labels[..., 1:] if causal and labels is not None else labels
 
 
-def _pairs(word: str, names: tuple[str, ...], student: Any, teacher: Any) -> list[tuple[str, Tensor, Tensor]]:
-    """Name by name, and layer by layer, what the student returned and what the teacher did."""
-    found = []
+def _matched_outputs(noun: str, names: tuple[str, ...], student: Any, teacher: Any) -> list[tuple[str, Tensor, Tensor]]:
+    """Return (name, tensor of the student, tensor of the teacher) for each of the named outputs and each layer."""
+    matched: list[tuple[str, Tensor, Tensor]] = []
     for name in names:
-        ours, theirs = (out.get(name) if isinstance(out, Mapping) else None for out in (student, teacher))
-        ours, theirs = ((x,) if isinstance(x, Tensor) else tuple(x or ()) for x in (ours, theirs))
-        shapes = [[tuple(x.shape) for x in layers] for layers in (ours, theirs)]
-        if shapes[0] != shapes[1]:
+        ours, theirs = _tensors(student, name), _tensors(teacher, name)
+        our_shapes, their_shapes = ([tuple(x.shape) for x in tensors] for tensors in (ours, theirs))
+        if our_shapes != their_shapes:
             raise ValueError(
-                f"The {name} of the teacher have the shapes {shapes[1]} where the student's have {shapes[0]}; "
+                f"The {name} of the teacher have the shapes {their_shapes} where the student's have {our_shapes}; "
                 "take a teacher of the student's kind, or leave this term out of distillation=."
             )
-        found += [(name, one.float(), other.float()) for one, other in zip(ours, theirs, strict=True)]
-    if not found:
-        raise ValueError(f"The models return no {word} to compare; leave this term out of distillation=.")
-    return found
+        matched += [(name, x.float(), y.float()) for x, y in zip(ours, theirs, strict=True)]
+    if not matched:
+        raise ValueError(f"The models return no {noun} to compare; leave this term out of distillation=.")
+    return matched
 
 
-def _distance(
-    ours: Tensor, theirs: Tensor, inputs: Mapping[str, Any], shifts: bool, problem: str | None, temperature: float
+def _tensors(outputs: Any, name: str) -> tuple[Tensor, ...]:
+    """Return the tensors of one output of a model: one, one per layer, or none if the model does not return it."""
+    value = outputs.get(name) if isinstance(outputs, Mapping) else None
+    return (value,) if isinstance(value, Tensor) else tuple(value or ())
+
+
+def _logit_loss(
+    ours: Tensor, theirs: Tensor, inputs: Mapping[str, Any], causal: bool, problem_type: str | None, temperature: float
 ) -> Tensor:
-    """How far logits are apart, as a mean over what has a label."""
-    if shifts and inputs.get("shift_labels") is None:
+    """Return the divergence of the logits, or their squared error for regression, as a mean over all labels."""
+    if causal and inputs.get("shift_labels") is None:
         ours, theirs = ours[..., :-1, :], theirs[..., :-1, :]
-    labels = labels_of(inputs, shifts)
-    if problem == "regression" or ours.shape[-1] == 1:
+    labels = target_labels(inputs, causal)
+    if problem_type == "regression" or ours.shape[-1] == 1:
         return (ours - theirs).square().mean()
-    if problem == "multi_label_classification":  # each label is a yes or no of its own: softmax over (z, 0)
+    if problem_type == "multi_label_classification":  # each label is a yes or no of its own: softmax over (z, 0)
         ours, theirs = (torch.stack((z, torch.zeros_like(z)), -1) for z in (ours, theirs))
     log_q, log_p = (log_softmax(z / temperature, -1) for z in (ours, theirs))
-    apart = temperature**2 * kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
-    if labels is None or labels.shape != apart.shape or labels.is_floating_point():
-        return apart.mean()
-    kept = labels.ne(-100)
-    return (apart * kept).sum() / kept.sum().clamp(min=1)
+    # The factor keeps the size of the gradients independent of the temperature.
+    divergence = temperature**2 * kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+    if labels is None or labels.shape != divergence.shape or labels.is_floating_point():
+        return divergence.mean()
+    labeled = labels.ne(-100)
+    return (divergence * labeled).sum() / labeled.sum().clamp(min=1)
 
 
-def _error(name: str, ours: Tensor, theirs: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-    """The squared error of one layer: a mean over each row's own positions, and then over rows.
+def _feature_loss(name: str, ours: Tensor, theirs: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    """Return the squared error of one layer: a mean over the positions of each row, and then over rows.
 
-    Of hidden states it is a mean over features; of attention maps a sum over what is attended to, so that padding
-    does not count, and a mean over heads.
+    The error of hidden states is a mean over features. The error of attention maps is a mean over heads, and a sum
+    over the positions attended to, so that padding does not change it.
     """
     error = (ours - theirs).square()
-    error = error.sum(-1).mean(1) if name in MAPS else error.flatten(2).mean(-1)
-    kept = inputs.get("decoder_attention_mask" if name.startswith(("decoder", "cross")) else "attention_mask")
-    if kept is None or kept.shape != error.shape:
+    error = error.sum(-1).mean(1) if name in ATTENTIONS else error.flatten(2).mean(-1)
+    attended = inputs.get("decoder_attention_mask" if name.startswith(("decoder", "cross")) else "attention_mask")
+    if attended is None or attended.shape != error.shape:
         return error.mean()
-    return ((error * kept).sum(1) / kept.sum(1).clamp(min=1)).mean()
+    return ((error * attended).sum(1) / attended.sum(1).clamp(min=1)).mean()

@@ -1,125 +1,175 @@
-"""The engine: carries methods through a training, around `optimizer.step()`, and shows the weights to ship."""
+"""The engine: applies a method to every weight around `optimizer.step()`, and shows the weights to deploy."""
 
 import logging
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from nxm_hf.config.config import NxMConfig
+from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.engine.metrics import residual, training_metrics
 from nxm_hf.engine.optimizer_state import Moments, check_moments
-from nxm_hf.engine.requirements import check_held, check_pruned, check_trainable
-from nxm_hf.engine.step_hooks import Bracket
-from nxm_hf.layers.plan import Target, resolve
-from nxm_hf.methods import PHASES, State, restore_dense
+from nxm_hf.engine.requirements import check_held, check_trainable
+from nxm_hf.engine.step_hooks import StepHooks
+from nxm_hf.layers.plan import Plan, Target
+from nxm_hf.methods import PHASES, Slot, State, restore_dense
 from nxm_hf.methods.schedules import Clock
-from nxm_hf.storage.model_record import put_stamp, remove_stamp
+from nxm_hf.pruning.during_training import CalibratedPruner
+from nxm_hf.storage.model_record import remove_record, set_record
 from nxm_hf.storage.state_file import Header, Tensors, by_layer, check_same_run, pack, unpack
-from nxm_hf.storage.verify import verify_targets
+from nxm_hf.storage.verify import Verification, verify_targets
 
 logger = logging.getLogger("nxm_hf")
 
 
 class Engine:
-    """Two views of the weights: *training*, what the forward pass uses, and *deployed*, what would be shipped.
+    """Train the weights of a plan with a recipe, and show them as they would be deployed.
 
-    Methods act in a `Bracket` around the optimizer's step. All edits are in place; nothing is touched between forward
-    and backward.
+    There are two views of the weights. The *training* view is what the forward pass uses during training. The
+    *deployed* view is the sparse model that would be saved. All changes are made in place. Nothing is changed between
+    the forward and the backward pass.
+
+    Args:
+        plan: The layers to prune.
+        optimizer: The optimizer of the training, without accelerate's wrapper.
+        config: What to prune and how.
+        total_steps: Number of optimizer steps of the whole training.
+        steps_per_epoch: Number of optimizer steps per epoch, or None if unknown.
+        seed: Seed of recipes that draw random numbers.
+        train_dataloader: The training data, for recipes that prune with calibration data during training.
+
+    Raises:
+        ValueError: If the model, the optimizer or the recipe cannot be trained so.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        plan: Plan,
         optimizer: torch.optim.Optimizer,
         config: NxMConfig,
         total_steps: int,
         steps_per_epoch: int | None = None,
         seed: int = 0,
-        prune: Callable[[], None] | None = None,
+        train_dataloader: DataLoader | None = None,
     ):
-        self._bracket = Bracket(optimizer, total_steps, steps_per_epoch, self._at_step)
-        self.model, self.optimizer, self.config = model, optimizer, replace(config)
-        self.total_steps, self.seed, self._prune = total_steps, seed, prune
-        self.plan = resolve(model, config)
-        check_trainable(self.plan)
-        check_held(self.plan, optimizer)
-        check_pruned(self.plan, config, prune)
-        self._methods = {target.name: config.method(target.pattern) for target in self.plan.targets}
+        self._hooks = StepHooks(optimizer, total_steps, steps_per_epoch, self)
+        self.plan, self.optimizer, self.config = plan, optimizer, config
+        self.total_steps, self.seed = total_steps, seed
+        check_trainable(plan)
+        check_held(plan, optimizer)
+        self._pruner = CalibratedPruner.of(plan, config, train_dataloader)
+        self._methods = {target.name: config.method(target.pattern) for target in plan.targets}
         check_moments(optimizer, self._methods.values())
         self._states: dict[str, State] = {}
-        self._training: dict[str, Tensor] | None = None  # the training view, while the deployed one is shown
+        self._training: dict[str, Tensor] | None = None  # the training view, while the deployed view is shown
         self.finished = self._warned = False
-        if self.plan.skipped:
-            logger.warning("Left dense: %s.", self.plan.reasons)
-        self._prune_if_due(self._bracket.clock())
-        remove_stamp(self.model)
-        self._each(self._begin)
-        self._bracket.close()
+        if plan.skipped:
+            logger.warning("Left dense: %s.", plan.reasons)
+        self._begin()
+        self._hooks.attach()
+
+    @property
+    def model(self) -> nn.Module:
+        """Return the model, without wrappers such as torch.compile."""
+        return self.plan.model
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
     @property
     def step(self) -> int:
-        """Steps done."""
-        return self._bracket.step
+        """Return the number of steps done."""
+        return self._hooks.step
 
     @step.setter
     def step(self, steps: int) -> None:
-        self._bracket.step = steps
+        self._hooks.step = steps
 
-    def _begin(self, target: Target, weight: Tensor) -> None:
-        clock = self._own(self._bracket.clock(), target)
-        self._states[target.name] = self._methods[target.name].init(weight, clock)
-
-    def _at_step(self, verb: str, clock: Clock) -> None:
-        if self._training is not None:
-            raise RuntimeError("optimizer.step() inside `with engine.deployed():` would train the weights to ship.")
+    def _begin(self) -> None:
+        """Make the state of every weight, and leave in the weight what the first forward pass uses."""
+        clock = self._hooks.clock()
         self._prune_if_due(clock)
-        self._each(partial(self._act, verb, clock))
+        remove_record(self.plan.model)
+        for target in self.plan.targets:
+            with torch.no_grad(), self._named_in_errors(target):
+                method = self._methods[target.name]
+                self._states[target.name] = method.init(target.matrix(), self._clock_of(target, clock))
+
+    def before_step(self, clock: Clock) -> None:
+        """Call `before_step` of every weight's method. `StepHooks` calls this just before the optimizer steps.
+
+        Args:
+            clock: Where training stands.
+        """
+        if self._training is not None:
+            raise RuntimeError(
+                "optimizer.step() inside `with engine.deployed():` would train the deployed weights. "
+                "Leave the block before the next step."
+            )
+        self._prune_if_due(clock)
+        for target in self.plan.targets:
+            with torch.no_grad(), self._named_in_errors(target):
+                weight, state = target.matrix(), self._states[target.name]
+                self._methods[target.name].before_step(weight, state, self._clock_of(target, clock))
+                _drop_gradient_if_dropped(target, weight)
+
+    def after_step(self, clock: Clock) -> None:
+        """Call `after_step` of every weight's method. `StepHooks` calls this just after the optimizer stepped.
+
+        Args:
+            clock: Where training stands after the step.
+        """
+        self._prune_if_due(clock)
+        for target in self.plan.targets:
+            with torch.no_grad(), self._named_in_errors(target):
+                weight, state = target.matrix(), self._states[target.name]
+                self._methods[target.name].after_step(weight, state, self._clock_of(target, clock))
+                _drop_gradient_if_dropped(target, weight)
+
+    @torch.no_grad()
+    def _finish_weights(self) -> None:
+        """Call `finish` of every weight's method: each weight then holds its pattern."""
+        clock = self._hooks.clock()
+        for target in self.plan.targets:
+            with self._named_in_errors(target):
+                state = self._states[target.name]
+                self._methods[target.name].finish(target.matrix(), state, self._clock_of(target, clock))
 
     def _prune_if_due(self, clock: Clock) -> None:
-        """Where the phase begins now that goes on from weights made by a method of `prune`, have them made."""
-        phase = None if self._prune is None else self.config.calibrated_start.phase
-        if phase and any(method.enters(phase, self._states.get(name), clock) for name, method in self._methods.items()):
-            self._prune()
-            remove_stamp(self.model)
+        """Prune with calibration data if the phase that needs it begins at this step."""
+        if self._pruner is None:
+            return
+        phase, methods = self._pruner.phase, self._methods.items()
+        if any(method.is_entering(phase, self._states.get(name), clock) for name, method in methods):
+            self._pruner.prune()
+            remove_record(self.plan.model)
 
-    def _act(self, verb: str, clock: Clock, target: Target, weight: Tensor) -> None:
-        state, clock = self._states[target.name], self._own(clock, target)
-        getattr(self._methods[target.name], verb)(weight, state, clock)
-        if weight.grad is None:
-            target.layer.weight.grad = None  # a method may pass over a step; a view's gradient is not the weight's
-
-    def _own(self, clock: Clock, target: Target) -> Clock:
-        """The clock of one weight: with what the optimizer remembers of it, and a seed of its own."""
+    def _clock_of(self, target: Target, clock: Clock) -> Clock:
+        """Return the clock of one weight, with the optimizer's moments of it and a seed of its own."""
         seed = self.seed ^ zlib.crc32(target.name.encode())
         return replace(clock, moments=Moments(self.optimizer, target.layer), seed=seed)
 
-    @torch.no_grad()
-    def _each(self, act: Callable[[Target, Tensor], Any]) -> None:
-        """Do something to every target; an error says which layer and step it is about."""
-        for target in self.plan.targets:
-            try:
-                act(target, target.matrix())
-            except ValueError as error:
-                raise ValueError(f"Layer {target.name}, step {self.step}: {error}") from error
+    @contextmanager
+    def _named_in_errors(self, target: Target) -> Iterator[None]:
+        """Name the layer and the step in every ValueError raised inside the block."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"Layer {target.name}, step {self.step}: {error}") from error
 
     # -- the two views -------------------------------------------------------------------------------------------
 
     @property
     def is_deployed(self) -> bool:
-        """Whether the model now holds the weights that would be shipped."""
+        """Return True if the model now holds the weights that would be deployed."""
         return self.finished or self._training is not None
 
     @contextmanager
     def deployed(self) -> Iterator[None]:
-        """Within it, the model is what would be shipped; after it, training goes on where it was."""
+        """Show the deployed view inside the block, and go back to the training view after it."""
         if self.is_deployed:
             yield
             return
@@ -131,26 +181,29 @@ class Engine:
 
     @torch.no_grad()
     def deploy(self) -> None:
-        """Show the weights that would be shipped, and stamp the model's config with what they are."""
+        """Show the deployed view, and write the sparsity record into the model's config."""
         if self.is_deployed:
             return
         self._training = {target.name: target.matrix().detach().clone() for target in self.plan.targets}
         try:
-            self._each(partial(self._act, "finish", self._bracket.clock()))
+            self._finish_weights()
         except BaseException:
             self.undeploy()
             raise
-        self._stamp()
+        self._set_record(verify_targets(self.plan.targets))
 
+    @torch.no_grad()
     def undeploy(self) -> None:
         """Go back to the training view."""
-        if self._training is not None:
-            self._each(lambda target, weight: weight.copy_(self._training[target.name]))
-            self._training = None
-            remove_stamp(self.model)
+        if self._training is None:
+            return
+        for target in self.plan.targets:
+            target.matrix().copy_(self._training[target.name])
+        self._training = None
+        remove_record(self.plan.model)
 
     def finish(self) -> None:
-        """End the training: from here on the model is an ordinary sparse model, and nothing is hooked any more."""
+        """End the training. The model is then an ordinary sparse model without hooks."""
         if self.finished:
             return
         self.warn_if_early()
@@ -158,55 +211,74 @@ class Engine:
         self.detach()
 
     def warn_if_early(self) -> None:
-        """Say, once, in what phase a training ends before its last step, and what pruning takes there."""
+        """Warn, once, if training ends before its last step: name the phase and the norm that pruning takes."""
         if self.plan.targets and self.step < self.total_steps and not self._warned:
             self._warned = True
             logger.warning(
                 "Training ends at step %d of %d, in the phase %r; pruning now takes %.4f of the norm of the weights.",
-                *(self.step, self.total_steps, self.phase, residual(self.trained_weights())),
+                self.step,
+                self.total_steps,
+                self.phase,
+                residual(self.trained_weights()),
             )
 
     def detach(self) -> None:
-        """Unhook and forget the state; the weights stay as they are, must hold their pattern, and are stamped."""
-        self._bracket.open()
+        """Remove the hooks and forget the state. The weights stay as they are.
+
+        Raises:
+            ValueError: If a weight does not hold its pattern.
+        """
+        self._hooks.detach()
         self._training, self.finished = None, True
         self._states.clear()
         if self.plan.targets:
-            verify_targets(self.plan.targets).raise_for_problems()
-            self._stamp()
+            verification = verify_targets(self.plan.targets)
+            verification.raise_for_problems()
+            self._set_record(verification)
 
+    @torch.no_grad()
     def release(self) -> None:
-        """Unhook, and give back the weights that the optimizer trained, as if no mask had been: to begin anew."""
+        """Remove the hooks and put back the weights that the optimizer trained, to begin anew."""
         if self.finished:
             return
         self.undeploy()
-        self._each(lambda target, weight: restore_dense(weight, self._states[target.name]))
-        self._bracket.open()
+        for target in self.plan.targets:
+            restore_dense(target.matrix(), self._states[target.name])
+        self._hooks.detach()
         self.finished = True
 
-    def _stamp(self) -> None:
-        self.config.layers, self.config.density = self.plan.layers, verify_targets(self.plan.targets).density
+    def record(self, verification: Verification) -> SparsityRecord:
+        """Describe the deployed model.
+
+        Args:
+            verification: What `verify_targets` found in its weights.
+
+        Returns:
+            The record to save with the model.
+        """
+        return SparsityRecord(self.config, self.plan.layers, verification.density)
+
+    def _set_record(self, verification: Verification) -> None:
         if self.plan.targets:
-            put_stamp(self.model, self.config)
+            set_record(self.plan.model, self.record(verification))
 
     # -- looking -------------------------------------------------------------------------------------------------
 
     @property
     def phase(self) -> str:
-        """Where the run is: warmup, recipe or settle."""
-        return PHASES[min((int(state["phase"]) for state in self._states.values()), default=1)]
+        """Return the current phase: "warmup", "recipe" or "settle"."""
+        return PHASES[min((int(state[Slot.PHASE]) for state in self._states.values()), default=1)]
 
     def trained_weights(self) -> Iterator[tuple[Target, Tensor]]:
-        """Each target with what the optimizer trains."""
+        """Yield each target with the weight that the optimizer trains."""
         for target in self.plan.targets:
-            yield target, self._states[target.name].get("dense", self._trained(target))
+            yield target, self._states[target.name].get(Slot.DENSE, self._training_view(target))
 
-    def _trained(self, target: Target) -> Tensor:
-        """The weight in the training view."""
+    def _training_view(self, target: Target) -> Tensor:
         return target.matrix().detach() if self._training is None else self._training[target.name]
 
     def metrics(self) -> dict[str, float]:
-        """What is logged beside the loss."""
+        """Return what is logged beside the loss, such as `nxm/density`; empty after the training."""
         if self.finished or not self.plan.targets:
             return {}
         return training_metrics(self.plan.targets, self._states, self.trained_weights(), self.phase)
@@ -214,27 +286,45 @@ class Engine:
     # -- state ---------------------------------------------------------------------------------------------------
 
     def header(self) -> Header:
-        """What the state says of itself."""
-        times = {"step": self.step, "last": self._bracket.last, "total_steps": self.total_steps, "seed": self.seed}
+        """Return the header of the state: step, seed, config and layers."""
+        times = {"step": self.step, "last": self._hooks.last, "total_steps": self.total_steps, "seed": self.seed}
         return {**times, "config": self.config.to_dict(), "layers": self.plan.layers}
 
     def tensors(self) -> Tensors:
-        """What the model computes with, and the state of every method, by layer."""
+        """Return the training view and the state of every method, as "layer/slot" -> tensor."""
         self._refuse_finished()
-        slots = {t.name: {"weight": self._trained(t), **self._states[t.name]} for t in self.plan.targets}
-        return {f"{name}/{slot}": tensor for name, state in slots.items() for slot, tensor in state.items()}
+        return {
+            f"{target.name}/{slot}": tensor
+            for target in self.plan.targets
+            for slot, tensor in {"weight": self._training_view(target), **self._states[target.name]}.items()
+        }
 
     def state_dict(self) -> Tensors:
-        """All that is needed to go on bit for bit, beside the model's and the optimizer's own state dicts."""
+        """Return all that is needed to resume bit for bit, beside the state dicts of model and optimizer."""
         return {name: tensor.clone() for name, tensor in pack(self.header(), self.tensors()).items()}
 
     def load_state_dict(self, state: Tensors) -> None:
-        """Go on from a `state_dict()` of an engine with the same recipe, pattern and layers."""
+        """Resume from a `state_dict()` of an engine with the same recipe, pattern and layers.
+
+        Args:
+            state: The state dict.
+
+        Raises:
+            ValueError: If the state is of another run.
+        """
         self.restore(*unpack(state))
 
     @torch.no_grad()
     def restore(self, header: Header, tensors: Tensors) -> None:
-        """Take over a header and tensors, if they are of such a run."""
+        """Resume from a header and tensors, as `header()` and `tensors()` returned them.
+
+        Args:
+            header: The header.
+            tensors: The tensors.
+
+        Raises:
+            ValueError: If they are of another run.
+        """
         self._refuse_finished()
         check_same_run(header, self.header())
         self.undeploy()
@@ -242,10 +332,16 @@ class Engine:
         for target in self.plan.targets:
             weight, state = target.matrix(), states[target.name]
             weight.copy_(state.pop("weight"))
-            # Counts stay where they are read, on the CPU; what has the weight's shape goes to the weight's device.
+            # Counters stay on the CPU, where they are read; tensors of the weight's shape go to the weight's device.
             self._states[target.name] = {k: (v.to(weight.device) if v.ndim else v).clone() for k, v in state.items()}
-        self._bracket.step, self._bracket.last, self.seed = header["step"], header["last"], header["seed"]
+        self._hooks.step, self._hooks.last, self.seed = header["step"], header["last"], header["seed"]
 
     def _refuse_finished(self) -> None:
         if self.finished:
             raise RuntimeError("This training is finished and has no state any more; attach() begins another.")
+
+
+def _drop_gradient_if_dropped(target: Target, weight: Tensor) -> None:
+    """Drop the layer's gradient if a method has dropped that of the weight, which may be a view of it."""
+    if weight.grad is None:
+        target.layer.weight.grad = None

@@ -1,4 +1,4 @@
-"""What is logged beside the loss: density, how much masks move, and how far the weights are from sparse."""
+"""Metrics that are logged beside the loss: density, movement of masks, and distance of the weights from sparse."""
 
 from collections.abc import Iterable, Mapping
 from math import isnan
@@ -6,39 +6,64 @@ from math import isnan
 from torch import Tensor
 
 from nxm_hf.layers.plan import Target
-from nxm_hf.methods import NO_CHANGE, PHASES, State, pruned_part
+from nxm_hf.methods import NO_CHANGE, PHASES, Slot, State, pruned_part
 
 
 def residual(weights: Iterable[tuple[Target, Tensor]]) -> float:
-    """The norm of W - P(W) over the norm of W, for all targets together: 0 when sparse."""
-    pruned = whole = 0.0
+    """Return the norm of W - P(W) over the norm of W, over all targets together.
+
+    Args:
+        weights: Each target with its weight W; P(W) keeps the largest entries that the pattern allows.
+
+    Returns:
+        0 if the weights are sparse, and at most 1; NaN if a weight holds NaN.
+    """
+    pruned = total = 0.0
     for target, weight in weights:
-        whole += weight.square().sum().item()
-        if isnan(whole):  # a log is no place to fail in; the next mask refuses NaN and says where it is
-            return whole
+        total += weight.square().sum().item()
+        if isnan(total):  # do not fail while logging: the next mask update raises on NaN and names the layer
+            return total
         mask = target.pattern.largest(weight)
         pruned += pruned_part(weight, mask).square().sum().item()
-    return (pruned / whole) ** 0.5 if whole else 0.0
+    return (pruned / total) ** 0.5 if total else 0.0
 
 
-def movement(targets: Iterable[Target], states: Mapping[str, State]) -> dict[str, float]:
-    """Flip rate and similarity of masks, between the last two times they were solved."""
-    came = left = before = entries = 0
+def mask_movement(targets: Iterable[Target], states: Mapping[str, State]) -> dict[str, float]:
+    """Return the similarity and the flip rate of masks between their last two updates.
+
+    Args:
+        targets: The pruned layers.
+        states: The state of each layer's method, by name.
+
+    Returns:
+        `nxm/mask_similarity` and `nxm/flip_rate`.
+    """
+    added = removed = before = entries = 0
     for target in targets:
-        moved = states[target.name].get("moved", NO_CHANGE)
-        came, left, before = (have + int(more) for have, more in zip((came, left, before), moved, strict=True))
+        change = states[target.name].get(Slot.MASK_CHANGE, NO_CHANGE).tolist()
+        added, removed, before = added + change[0], removed + change[1], before + change[2]
         entries += target.numel
-    return {"nxm/mask_similarity": 1 - left / max(before, 1), "nxm/flip_rate": (came + left) / entries}
+    return {"nxm/mask_similarity": 1 - removed / max(before, 1), "nxm/flip_rate": (added + removed) / entries}
 
 
 def training_metrics(
-    targets: tuple[Target, ...], states: Mapping[str, State], dense: Iterable[tuple[Target, Tensor]], phase: str
+    targets: tuple[Target, ...], states: Mapping[str, State], trained: Iterable[tuple[Target, Tensor]], phase: str
 ) -> dict[str, float]:
-    """The record of one logging step. The density is that of the weights that would be shipped."""
+    """Return the metrics of one logging step.
+
+    Args:
+        targets: The pruned layers.
+        states: The state of each layer's method, by name.
+        trained: Each target with the weight that the optimizer trains.
+        phase: The current phase.
+
+    Returns:
+        The metrics by name. The density is that of the deployed weights.
+    """
     entries, kept = sum(target.numel for target in targets), sum(target.kept for target in targets)
     return {
         "nxm/density": kept / entries,
-        **movement(targets, states),
-        "nxm/residual": residual(dense),
+        **mask_movement(targets, states),
+        "nxm/residual": residual(trained),
         "nxm/phase": PHASES.index(phase),
     }

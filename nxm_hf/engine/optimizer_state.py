@@ -1,77 +1,127 @@
-"""What we must know of an optimizer: whether its step is a step, skipped, scaled or adaptive."""
+"""Optimizers: which ones are supported, when they skip a step, and the moments that they keep of a weight."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
+from torch.optim import Optimizer
 
-_REFUSED = ("lomo", "schedulefree", "schedule_free", "layerwise", "lbfgs")
+from nxm_hf.layers.find import Layer
+from nxm_hf.methods import Method
+
+# Optimizers that do not update all weights once, in place, in step(); as parts of class names and of `args.optim`.
+UNSUPPORTED_OPTIMIZERS = ("lomo", "schedulefree", "schedule_free", "layerwise", "lbfgs")
 
 
-def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """What accelerate may have wrapped: the wrapper has no hooks, and steps by what it wraps."""
+def unwrapped(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer inside accelerate's wrapper, which has no hooks of its own.
+
+    Args:
+        optimizer: An optimizer, wrapped or not.
+
+    Returns:
+        The optimizer without the wrapper.
+    """
     return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse optimizers that do not update the weights once, in place, in `step()`."""
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Raise for an optimizer that does not update the weights once, in place, in `step()`.
+
+    Args:
+        optimizer: The optimizer.
+
+    Raises:
+        ValueError: If it is not supported.
+    """
     name = type(optimizer).__name__
-    if any(word in name.lower() for word in _REFUSED) or callable(getattr(optimizer, "train", None)):
+    if any(word in name.lower() for word in UNSUPPORTED_OPTIMIZERS) or callable(getattr(optimizer, "train", None)):
         raise ValueError(f"{name} does not update weights once per step() in place; use AdamW, SGD or Adafactor.")
 
 
-def overflowed(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a `GradScaler` has told a fused optimizer that it will skip this step."""
-    found = getattr(optimizer, "found_inf", None)
-    return found is not None and bool(found.item())
+def overflowed(optimizer: Optimizer) -> bool:
+    """Return True if a `GradScaler` has told a fused optimizer to skip this step.
+
+    Args:
+        optimizer: The optimizer.
+    """
+    found_inf = getattr(optimizer, "found_inf", None)
+    return found_inf is not None and bool(found_inf.item())
 
 
-def loss_scale(optimizer: torch.optim.Optimizer) -> float:
-    """What the gradients are still multiplied by; 1 unless a fused optimizer unscales them itself."""
+def loss_scale(optimizer: Optimizer) -> float:
+    """Return the factor that gradients are still multiplied by. It is 1 unless a fused optimizer unscales them itself.
+
+    Args:
+        optimizer: The optimizer.
+    """
     scale = getattr(optimizer, "grad_scale", None)
     return 1.0 if scale is None else float(scale.item())
 
 
-def is_adaptive(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the optimizer divides gradients by their size, so that scaling them does nothing."""
+def is_adaptive(optimizer: Optimizer) -> bool:
+    """Return True if the optimizer divides gradients by their size, so that scaling a gradient has no effect.
+
+    Args:
+        optimizer: The optimizer.
+    """
     return not isinstance(optimizer, torch.optim.SGD)
 
 
-# How torch's optimizers name them: Adam's and its kin's, SGD's and RMSprop's, Adamax's, Adagrad's, Adadelta's.
-FIRST = ("exp_avg", "momentum_buffer", "grad_avg")
-SECOND = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf", "sum", "acc_delta")
-SQUARES = ("exp_avg_sq", "square_avg", "sum")  # those that are squared gradients, averaged or summed
-# Factored, quantized or projected: of a class, or of the library that it is from, whose AdamW may be called just that.
-_NO_MOMENTS = ("adafactor", "8bit", "4bit", "lowbit", "bitsandbytes", "torchao", "galore", "apollo")
+# Names that torch's optimizers use: Adam and its relatives, SGD and RMSprop, Adamax, Adagrad, Adadelta.
+FIRST_MOMENTS = ("exp_avg", "momentum_buffer", "grad_avg")
+SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf", "sum", "acc_delta")
+SQUARED_GRADIENTS = ("exp_avg_sq", "square_avg", "sum")  # averaged or summed
+# Factored, quantized or projected moments, as parts of a class name or of a library's name: the AdamW of a library may
+# be called AdamW too.
+_WITHOUT_MOMENTS = ("adafactor", "8bit", "4bit", "lowbit", "bitsandbytes", "torchao", "galore", "apollo")
 
 
 class Moments:
-    """What an optimizer remembers of one weight's gradients, as matrices that can be edited in place."""
+    """The moments that an optimizer keeps of one weight, as matrices that can be changed in place.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, layer: Any):
+    Args:
+        optimizer: The optimizer.
+        layer: The layer of the weight.
+    """
+
+    def __init__(self, optimizer: Optimizer, layer: Layer):
         self._optimizer, self._layer = optimizer, layer
 
     @property
     def squares(self) -> Tensor | None:
-        """The running mean of squared gradients, but for a factor; None where there is none for each entry."""
+        """Return the mean of squared gradients, up to a factor, or None if the optimizer keeps none per entry."""
         if not keeps_moments(self._optimizer):
             return None
         state = self._optimizer.state.get(self._layer.weight, {})
-        return next((self._layer.matrix(state[name]) for name in SQUARES if state.get(name) is not None), None)
+        names = (name for name in SQUARED_GRADIENTS if state.get(name) is not None)
+        return next((self._layer.matrix(state[name]) for name in names), None)
 
     @torch.no_grad()
     def clear(self, where: Tensor, which: str) -> None:
-        """Set the moments of some entries to zero: the first, or both."""
+        """Set the moments of some entries to zero.
+
+        Args:
+            where: True for these entries.
+            which: "first" or "both" moments.
+        """
         state = self._optimizer.state.get(self._layer.weight, {})
-        for name in FIRST if which == "first" else FIRST + SECOND:
+        for name in FIRST_MOMENTS if which == "first" else FIRST_MOMENTS + SECOND_MOMENTS:
             if state.get(name) is not None:
                 self._layer.matrix(state[name]).masked_fill_(where, 0.0)
 
 
-def check_moments(optimizer: torch.optim.Optimizer, methods: Iterable[Any]) -> None:
-    """Refuse an optimizer whose moments are not kept entry by entry, for methods that have to edit them."""
+def check_moments(optimizer: Optimizer, methods: Iterable[Method]) -> None:
+    """Raise if a method has to edit moments that the optimizer does not keep per entry.
+
+    Args:
+        optimizer: The optimizer.
+        methods: The methods of the training.
+
+    Raises:
+        ValueError: If the two do not go together.
+    """
     if any(method.edits_moments for method in methods) and not keeps_moments(optimizer):
         raise ValueError(
             f"This recipe sets moments of single weights to zero, and {type(optimizer).__name__} keeps none of those. "
@@ -80,8 +130,12 @@ def check_moments(optimizer: torch.optim.Optimizer, methods: Iterable[Any]) -> N
         )
 
 
-def keeps_moments(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether what it remembers of gradients, if anything, is kept entry by entry."""
-    kind = type(optimizer)
-    full = f"{kind.__module__}.{kind.__name__}".lower()
-    return not any(word in full for word in _NO_MOMENTS)
+def keeps_moments(optimizer: Optimizer) -> bool:
+    """Return True if the moments of the optimizer, if it has any, are kept per entry of the weight.
+
+    Args:
+        optimizer: The optimizer.
+    """
+    cls = type(optimizer)
+    name = f"{cls.__module__}.{cls.__name__}".lower()
+    return not any(word in name for word in _WITHOUT_MOMENTS)

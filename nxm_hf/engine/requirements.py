@@ -1,19 +1,26 @@
-"""Checks of a model, an optimizer and a config before a training starts."""
+"""Checks of a model and an optimizer before a training starts."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 
-from nxm_hf.config.config import NxMConfig
-from nxm_hf.layers.plan import Plan, _some, holds_pattern
+from nxm_hf.layers.plan import Plan
+from nxm_hf.text import shortened
 
 
 def check_trainable(plan: Plan) -> None:
-    """Raise unless every target can be trained, in a precision that small edits survive."""
+    """Raise unless every target can be trained, in a precision that small updates survive.
+
+    Args:
+        plan: The layers to prune.
+
+    Raises:
+        ValueError: If a weight is in half precision, frozen, or holds NaN.
+    """
     layers = [target.layer for target in plan.targets]
     _refuse(
         [layer.name for layer in layers if layer.weight.dtype in (torch.bfloat16, torch.float16)],
-        "hold half-precision weights, in which small pulls and shrinks round to nothing. Load the model with "
+        "hold half-precision weights, in which small updates round to nothing. Load the model with "
         "dtype=torch.float32 and train with bf16=True (autocast).",
     )
     _refuse(
@@ -23,12 +30,20 @@ def check_trainable(plan: Plan) -> None:
     )
     _refuse(
         [layer.name for layer in layers if layer.weight.isnan().any()],
-        "hold NaN, of which no mask can be made. Load the model from a checkpoint before it diverged.",
+        "hold NaN, so no mask can be computed. Load the model from a checkpoint before it diverged.",
     )
 
 
 def check_held(plan: Plan, optimizer: torch.optim.Optimizer) -> None:
-    """Raise unless the optimizer trains every target."""
+    """Raise unless the optimizer holds every target.
+
+    Args:
+        plan: The layers to prune.
+        optimizer: The optimizer of the training.
+
+    Raises:
+        ValueError: If the optimizer does not update a weight that is to be pruned.
+    """
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     _refuse(
         [target.name for target in plan.targets if id(target.layer.weight) not in held],
@@ -36,26 +51,6 @@ def check_held(plan: Plan, optimizer: torch.optim.Optimizer) -> None:
     )
 
 
-def check_pruned(plan: Plan, config: NxMConfig, prune: Callable[[], None] | None) -> None:
-    """Raise unless a recipe that trains what a method of `prune` has made sparse has such a model, or can `prune`."""
-    by = config.calibrated_start
-    if prune is not None or by is None or not by.required:
-        return
-    if by.phase == "settle":
-        raise ValueError(
-            f"{config.recipe} with {config.settings} has {by.method} look at training data in the middle, as a Trainer "
-            'does; a loop of your own has none to show it. Write scores="fisher", which needs none.'
-        )
-    if config.warmup or not holds_pattern(plan):
-        warm = f" after a warmup of {config.warmup}" if config.warmup else ""
-        raise ValueError(
-            f"{config.recipe} with {config.settings} trains what {by.method} has pruned{warm}, and this model does not "
-            f"hold {config.pattern!r} by then. A Trainer prunes it from its training data; in a loop of your own call "
-            f'nxm_hf.prune(model, {config.pattern!r}, "{by.method}", calibration) before attach(...) without a warmup, '
-            "or load the weights that a training saved."
-        )
-
-
-def _refuse(names: list[str], what: str) -> None:
+def _refuse(names: Sequence[str], problem: str) -> None:
     if names:
-        raise ValueError(f"{len(names)} layers that are to be pruned {what} They are: {_some(names)}.")
+        raise ValueError(f"{len(names)} layers to prune {problem} They are: {shortened(names)}.")

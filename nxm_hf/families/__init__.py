@@ -1,11 +1,11 @@
-"""Families: what each layer of a known kind of model does. This list is the catalogue.
+"""Families: the role of each layer in the models of a known kind, as tables.
 
-To add a family, write one file of data, import it and list it here.
+To add a family, write one file of data, import it here and list it in `FAMILIES`.
 """
 
 from nxm_hf.families.albert import ALBERT
 from nxm_hf.families.bart import BART
-from nxm_hf.families.base import FEEDS, GROUPS, HEAD_SIZES, ROLES, Family
+from nxm_hf.families.base import GROUPS, HEAD_SIZE_ATTRIBUTES, PRODUCERS, ROLES, Family
 from nxm_hf.families.bert import BERT
 from nxm_hf.families.clip import CLIP
 from nxm_hf.families.deberta import DEBERTA
@@ -30,52 +30,88 @@ from nxm_hf.families.vit import VIT
 from nxm_hf.families.wav2vec2 import WAV2VEC2
 from nxm_hf.families.xlnet import XLNET
 
-CATALOGUE = (
-    *(ALBERT, BART, BERT, CLIP, DEBERTA, DISTILBERT, FUNNEL, GPT2, GPTJ, GPT_NEO, GPT_NEOX, LILT, LLAMA),
-    *(LONGFORMER, LUKE, MOBILEBERT, MODERNBERT, MPNET, OPT, SQUEEZEBERT, T5, VIT, WAV2VEC2, XLNET),
+FAMILIES = (
+    ALBERT,
+    BART,
+    BERT,
+    CLIP,
+    DEBERTA,
+    DISTILBERT,
+    FUNNEL,
+    GPT2,
+    GPTJ,
+    GPT_NEO,
+    GPT_NEOX,
+    LILT,
+    LLAMA,
+    LONGFORMER,
+    LUKE,
+    MOBILEBERT,
+    MODERNBERT,
+    MPNET,
+    OPT,
+    SQUEEZEBERT,
+    T5,
+    VIT,
+    WAV2VEC2,
+    XLNET,
 )
-FAMILIES: dict[str, Family] = {model_type: family for family in CATALOGUE for model_type in family.model_types}
+BY_MODEL_TYPE: dict[str, Family] = {model_type: family for family in FAMILIES for model_type in family.model_types}
 
 
 def role_of(model_type: str | None, name: str) -> str:
-    """The role of the layer called `name`: by its family, else by the usual names, else "other".
+    """Return the role of a layer: by the model's family, else by the names that most models use, else "other".
 
-    >>> role_of("t5", "encoder.block.0.layer.0.SelfAttention.q")
-    'query'
-    >>> role_of(None, "layers.0.linear1")
-    'ffn_in'
+    Args:
+        model_type: The `model_type` of the config of the model, or None if it has none.
+        name: The name of the layer.
+
+    Example:
+        >>> role_of("t5", "encoder.block.0.layer.0.SelfAttention.q")
+        'query'
+        >>> role_of(None, "layers.0.linear1")
+        'ffn_in'
     """
-    family, name = _family(model_type, name)
+    family, name = _family_of(model_type, name)
     return family.role(name) or "other"
 
 
-def place_of(model_type: str | None, name: str) -> str:
-    """The part of the model that the layer called `name` has its role in: the name without the end that tells it.
+def scope_of(model_type: str | None, name: str) -> str:
+    """Return the scope of a layer: its name without the suffix that determines its role.
 
-    >>> place_of("bert", "encoder.layer.0.attention.output.dense"), place_of("bert", "encoder.layer.0.output.dense")
-    ('encoder.layer.0', 'encoder.layer.0')
+    Layers of one scope work together, such as the query and the key of one attention module.
+
+    Args:
+        model_type: The `model_type` of the config of the model, or None if it has none.
+        name: The name of the layer.
+
+    Example:
+        >>> scope_of("bert", "encoder.layer.0.attention.output.dense")
+        'encoder.layer.0'
+        >>> scope_of("bert", "encoder.layer.0.output.dense")
+        'encoder.layer.0'
     """
-    family, name = _family(model_type, name)
-    end = family.end(name) or name.rpartition(".")[2]
-    return name.removesuffix(end).rstrip(".")
+    family, name = _family_of(model_type, name)
+    suffix = family.suffix(name) or name.rpartition(".")[2]
+    return name.removesuffix(suffix).rstrip(".")
 
 
-def _family(model_type: str | None, name: str) -> tuple[Family, str]:
-    """Whose table knows the name, and the name as it is there."""
-    name = name.removesuffix(".base_layer")  # where PEFT keeps the layer that an adapter wraps
-    family = FAMILIES.get(model_type, GENERIC)
-    return (family if family.end(name) else GENERIC), name
+def _family_of(model_type: str | None, name: str) -> tuple[Family, str]:
+    """Return the family whose table has the layer, and the name of the layer in that table."""
+    name = name.removesuffix(".base_layer")  # PEFT keeps the layer that an adapter wraps under this name
+    family = BY_MODEL_TYPE.get(model_type or "", GENERIC)
+    return (family if family.suffix(name) else GENERIC), name
 
 
 __all__ = [
-    "CATALOGUE",
+    "BY_MODEL_TYPE",
     "FAMILIES",
-    "FEEDS",
     "GENERIC",
     "GROUPS",
-    "HEAD_SIZES",
+    "HEAD_SIZE_ATTRIBUTES",
+    "PRODUCERS",
     "ROLES",
     "Family",
-    "place_of",
     "role_of",
+    "scope_of",
 ]

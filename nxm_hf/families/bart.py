@@ -5,8 +5,18 @@ from nxm_hf.families.base import Family
 BART = Family(
     name="bart",
     model_types=(
-        *("bart", "blenderbot", "blenderbot-small", "m2m_100", "marian", "mbart", "mvp", "pegasus", "pegasus_x"),
-        *("plbart", "speech_to_text", "whisper"),
+        "bart",
+        "blenderbot",
+        "blenderbot-small",
+        "m2m_100",
+        "marian",
+        "mbart",
+        "mvp",
+        "pegasus",
+        "pegasus_x",
+        "plbart",
+        "speech_to_text",
+        "whisper",
     ),
     roles={
         "self_attn.q_proj": "query",

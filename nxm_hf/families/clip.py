@@ -5,8 +5,12 @@ from nxm_hf.families.base import Family
 CLIP = Family(
     name="clip",
     model_types=(
-        *("clip", "clip_text_model", "clip_vision_model"),
-        *("siglip", "siglip_text_model", "siglip_vision_model"),
+        "clip",
+        "clip_text_model",
+        "clip_vision_model",
+        "siglip",
+        "siglip_text_model",
+        "siglip_vision_model",
     ),
     roles={
         "self_attn.q_proj": "query",

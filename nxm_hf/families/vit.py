@@ -5,8 +5,17 @@ from nxm_hf.families.base import Family
 VIT = Family(
     name="vit",
     model_types=(
-        *("beit", "data2vec-vision", "deit", "dinov2", "dinov3_vit", "ijepa", "swin", "swinv2", "vit"),
-        *("vit_mae", "vit_msn"),
+        "beit",
+        "data2vec-vision",
+        "deit",
+        "dinov2",
+        "dinov3_vit",
+        "ijepa",
+        "swin",
+        "swinv2",
+        "vit",
+        "vit_mae",
+        "vit_msn",
     ),
     roles={
         "attention.q_proj": "query",

@@ -1,20 +1,21 @@
-"""Layers: which matrices of a model are pruned, what each is called and what it does there."""
+"""Layers: the matrices of a model that can be pruned, with their names and roles."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
 
-from nxm_hf.families import FAMILIES, GROUPS, ROLES, place_of, role_of
-from nxm_hf.layers.modules import bare, blocks, is_matrix, is_transposed, plain
+from nxm_hf.families import BY_MODEL_TYPE, GROUPS, ROLES, role_of, scope_of
+from nxm_hf.layers.modules import find_blocks, is_linear, is_transposed, plain_name, unwrap
 from nxm_hf.layers.selection import Selection
 from nxm_hf.text import shortened
 
-__all__ = ["GROUPS", "ROLES", "Layer", "find_layers", "left_dense"]
+__all__ = ["GROUPS", "ROLES", "Layer", "find_layers", "left_dense", "stacked_weights"]
 
-# Inside a block and yet never pruned: adapters, the routers of experts, positions, and what joins two stages.
+# Inside a block, but never pruned: adapters, the routers of experts, positions, and steps between two stages.
 _NEVER = re.compile(
     r"(^|\.)(lora_\w+|\w+_adapter_list|router|gate|shared_expert_gate|relative_attention_bias|continuous_position_bias_mlp"
     r"|\w*rel_pos\w*|downsample)(\.|$)"
@@ -23,28 +24,37 @@ _NEVER = re.compile(
 
 @dataclass(frozen=True)
 class Layer:
-    """A matrix of the model that can be pruned. `name` is its module's name in the plain model, without wrappers.
+    """A matrix of a model that can be pruned.
 
-    `place` is the part of the model that it has its role in: layers of one place work together.
+    Attributes:
+        name: The name of its module in the model without wrappers.
+        role: One of `ROLES`, such as "query".
+        module: The module that holds the matrix as its `weight`.
+        scope: The part of the model that the role refers to. Layers of one scope work together.
     """
 
     name: str
     role: str
     module: nn.Module
-    place: str
+    scope: str
 
     @property
     def weight(self) -> nn.Parameter:
-        """The parameter, looked up at each use: sharding and loading may put another one in its place."""
-        return self.module.weight
+        """The parameter of the module. Sharding and loading can replace it, so it is looked up at each use."""
+        return cast(nn.Parameter, self.module.weight)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in) of the matrix, whatever way it is stored."""
-        return tuple(self.matrix(self.weight).shape)
+        """The shape (out, in) of the matrix, regardless of how it is stored."""
+        rows, columns = self.matrix(self.weight).shape
+        return rows, columns
 
     def matrix(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A view of `tensor`, which has the weight's shape, as [out, in]: the input dimension stands last."""
+        """Return a view of a tensor as a matrix [out, in].
+
+        Args:
+            tensor: A tensor with the shape of the weight, such as the weight itself, its gradient or its mask.
+        """
         if isinstance(self.module, nn.Conv1d):
             return tensor.squeeze(-1)
         return tensor.t() if is_transposed(self.module) else tensor
@@ -53,67 +63,89 @@ class Layer:
 def find_layers(
     model: nn.Module, include: str | Sequence[str] | None = None, exclude: str | Sequence[str] | None = None
 ) -> list[Layer]:
-    """The layers to prune, in the model's order: those of the repeated blocks, then `include`, then not `exclude`.
+    r"""Return the layers to prune, in the order of the model.
 
-    Both take one or several of: a name or whole components of it (`"attention.self.query"`, `"encoder.layer.0"`),
-    a role (`"query"`), a group (`"ffn"`), a pattern for `re.search` (`"re:layer\\.[0-3]\\."`).
+    An entry of `include` or `exclude` is one of:
 
-    >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 1, enable_nested_tensor=False)
-    >>> [(layer.name, layer.role, layer.shape) for layer in find_layers(model, include="ffn")]
-    [('layers.0.linear1', 'ffn_in', (16, 8)), ('layers.0.linear2', 'ffn_out', (8, 16))]
+    - a name or whole components of it: `"attention.self.query"`, `"encoder.layer.0"`;
+    - a role: `"query"`; or a group of roles: `"ffn"`;
+    - a pattern for `re.search`: `"re:layer\.[0-3]\."`.
+
+    Args:
+        model: The model, in wrappers or not.
+        include: One or several entries that select layers. By default all matrices in the repeated blocks.
+        exclude: One or several entries that select layers to leave out.
+
+    Raises:
+        ValueError: If the model has no layer to prune, an entry matches none, or all are left out.
+        TypeError: If an entry is not a string.
+
+    Example:
+        >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 1, enable_nested_tensor=False)
+        >>> [(layer.name, layer.role, layer.shape) for layer in find_layers(model, include="ffn")]
+        [('layers.0.linear1', 'ffn_in', (16, 8)), ('layers.0.linear2', 'ffn_out', (8, 16))]
     """
-    model = bare(model)
+    model = unwrap(model)
     layers = _prunable(model)
     if not layers:
-        raise ValueError(_nothing(model))
-    choices = Selection(type(model).__name__, {layer.name: layer.role for layer in layers}, _refused(model, layers))
-    chosen = set(choices.roles) if include is None else choices.names("include", include)
-    chosen -= set() if exclude is None else choices.names("exclude", exclude)
-    if not chosen:
+        raise ValueError(_no_layers(model))
+    roles = {layer.name: layer.role for layer in layers}
+    selection = Selection(type(model).__name__, roles, _left_dense(model, layers))
+    selected = set(roles) if include is None else selection.select("include", include)
+    selected -= set() if exclude is None else selection.select("exclude", exclude)
+    if not selected:
         raise ValueError(
-            f"Nothing to prune in this {choices.model}: include={include!r} and exclude={exclude!r} leave "
-            f"none of its {len(layers)} layers. {choices.present()}."
+            f"Nothing to prune in this {selection.model_class}: include={include!r} and exclude={exclude!r} leave "
+            f"none of its {len(layers)} layers. {selection.describe_roles()}."
         )
-    return [layer for layer in layers if layer.name in chosen]
+    return [layer for layer in layers if layer.name in selected]
 
 
 def left_dense(model: nn.Module) -> dict[str, str]:
-    """Every matrix, stack of matrices and embedding that is never pruned, and why."""
-    model = bare(model)
-    return _refused(model, _prunable(model))
+    """Return the reason why each of the other matrices, stacks of matrices and embeddings is never pruned, by name.
+
+    Args:
+        model: The model, in wrappers or not.
+    """
+    model = unwrap(model)
+    return _left_dense(model, _prunable(model))
 
 
-def stacked(model: nn.Module) -> dict[str, str]:
-    """Every parameter of the blocks that holds several matrices, as those of experts do, and why it stays dense."""
+def stacked_weights(model: nn.Module) -> dict[str, str]:
+    """Return the reason why each parameter of the blocks that holds several matrices stays dense, by name.
+
+    Args:
+        model: The model, in wrappers or not. Models with experts have such parameters.
+    """
     return {
-        plain(f"{prefix}.{place}.{name}"): "it holds several matrices, of experts or of heads, in one parameter"
-        for prefix, block in blocks(bare(model))
-        for place, module in block.named_modules()
+        plain_name(f"{prefix}.{path}.{name}"): "it holds several matrices, of experts or of heads, in one parameter"
+        for prefix, block in find_blocks(unwrap(model))
+        for path, module in block.named_modules()
         for name, parameter in module.named_parameters(recurse=False)
         if parameter.dim() == 3 and len(parameter) > 1 and not isinstance(module, nn.Conv1d)
     }
 
 
 def _prunable(model: nn.Module) -> list[Layer]:
-    """Every matrix in the blocks once, but for the never-pruned and those shared with something else."""
-    found = [
-        (plain(f"{prefix}.{name}"), module)
-        for prefix, block in blocks(model)
+    """Return each matrix in the blocks once, without those that are never pruned or shared with another module."""
+    matrices = [
+        (plain_name(f"{prefix}.{name}"), module)
+        for prefix, block in find_blocks(model)
         for name, module in block.named_modules()
-        if is_matrix(module) and not _NEVER.search(plain(name))
+        if is_linear(module) and not _NEVER.search(plain_name(name))
     ]
-    inside = {id(module) for _, module in found}
+    inside = {id(module) for _, module in matrices}
     shared = {id(p) for m in model.modules() if id(m) not in inside for p in m.parameters(recurse=False)}
     types = _model_types(model)
     layers: dict[int, Layer] = {}  # by weight: ALBERT runs one layer many times
-    for name, module in found:
-        if (key := id(_weight(name, module))) not in shared:
-            family = _model_type(name, types)
-            layers.setdefault(key, Layer(name, role_of(family, name), module, place_of(family, name)))
+    for name, module in matrices:
+        if (key := id(_own_weight(name, module))) not in shared:
+            model_type = _model_type_of(name, types)
+            layers.setdefault(key, Layer(name, role_of(model_type, name), module, scope_of(model_type, name)))
     return list(layers.values())
 
 
-def _weight(name: str, module: nn.Module) -> nn.Parameter:
+def _own_weight(name: str, module: nn.Module) -> nn.Parameter:
     weight = dict(module.named_parameters(recurse=False)).get("weight")
     if weight is None:
         raise ValueError(
@@ -124,34 +156,33 @@ def _weight(name: str, module: nn.Module) -> nn.Parameter:
 
 
 def _model_types(model: nn.Module) -> dict[str, str]:
-    """Module name -> model type, where its config gives one of the catalogue. Parts may have their own (CLIP)."""
-    types = {}
+    """Return the model type of each module whose config has one with a family. The parts of CLIP have their own."""
+    types: dict[str, str] = {}
     for name, module in model.named_modules():
-        try:
-            types[plain(name)] = module.config.model_type
-        except AttributeError:
-            continue
-    return {name: model_type for name, model_type in types.items() if model_type in FAMILIES}
+        model_type = getattr(getattr(module, "config", None), "model_type", None)
+        if model_type in BY_MODEL_TYPE:
+            types[plain_name(name)] = model_type
+    return types
 
 
-def _model_type(name: str, types: Mapping[str, str]) -> str | None:
-    """The type of the innermost part of the model that a layer stands in and that has one."""
+def _model_type_of(name: str, types: Mapping[str, str]) -> str | None:
+    """Return the model type of the innermost module around a layer that has one."""
     around = [prefix for prefix in types if f"{name}.".startswith(f"{prefix}." if prefix else "")]
     return types[max(around, key=len)] if around else None
 
 
-def _refused(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
-    """Name -> why it is never pruned, of every other matrix, stack of matrices and embedding."""
-    kept = {id(layer.weight) for layer in layers}
+def _left_dense(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
+    """Return the reason why each matrix, stack of matrices and embedding outside `layers` is never pruned, by name."""
+    prunable = {id(layer.weight) for layer in layers}
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(plain(name))
-    refused = {}
+            owners.setdefault(id(parameter), []).append(plain_name(name))
+    reasons = {}
     for name, module in model.named_modules():
-        if (is_matrix(module) or isinstance(module, nn.Embedding)) and id(module.weight) not in kept:
-            refused[plain(name)] = _reason(plain(name), module, owners.get(id(module.weight), []))
-    return refused | stacked(model)
+        if (is_linear(module) or isinstance(module, nn.Embedding)) and id(module.weight) not in prunable:
+            reasons[plain_name(name)] = _reason(plain_name(name), module, owners.get(id(module.weight), []))
+    return reasons | stacked_weights(model)
 
 
 def _reason(name: str, module: nn.Module, owners: Sequence[str]) -> str:
@@ -164,8 +195,8 @@ def _reason(name: str, module: nn.Module, owners: Sequence[str]) -> str:
     return "it stands outside the repeated blocks (poolers, heads and embeddings stay dense)"
 
 
-def _nothing(model: nn.Module) -> str:
-    names = shortened([plain(name) for name, module in model.named_modules() if is_matrix(module)]) or "none"
+def _no_layers(model: nn.Module) -> str:
+    names = shortened([plain_name(name) for name, module in model.named_modules() if is_linear(module)]) or "none"
     return (
         f"Nothing to prune in this {type(model).__name__}: no Linear or Conv1D of its own stands in a stack of blocks, "
         f"an nn.ModuleList of one kind of block with two or more in each. Its Linear layers are: {names}."

@@ -1,4 +1,4 @@
-"""Blocks: where the repeated blocks of a Transformer are, and which modules hold a matrix."""
+"""Modules: the repeated blocks of a Transformer, the modules that hold a matrix, unwrapping, and evaluation mode."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,68 +10,101 @@ _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # of torch.compile and 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
-def blocks(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The elements of every stack, outermost stacks only."""
-    stacked = _is_stack(module)
+def find_blocks(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the name and module of every block: the elements of the outermost lists of blocks.
+
+    Args:
+        module: The model or a part of it.
+        name: The name of that part, as a prefix of the names that are yielded.
+
+    Example:
+        >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 2, enable_nested_tensor=False)
+        >>> [name for name, block in find_blocks(model)]
+        ['layers.0', 'layers.1']
+    """
+    is_block_list = _is_block_list(module)
     for child_name, child in module.named_children():
         path = f"{name}.{child_name}".removeprefix(".")
-        if stacked:
+        if is_block_list:
             yield path, child
         else:
-            yield from blocks(child, path)
+            yield from find_blocks(child, path)
 
 
-def _is_stack(module: nn.Module) -> bool:
-    """Whether `module` is a list of blocks of one kind with two or more matrices each."""
-    elements = [bare(block) for block in module.children()]
+def _is_block_list(module: nn.Module) -> bool:
+    """Return True for a ModuleList of blocks of the same class with two or more matrices each."""
+    elements = [unwrap(block) for block in module.children()]
     return (
         isinstance(module, nn.ModuleList)
-        and _are_of_one_kind(elements)
+        and _share_a_class(elements)
         and not isinstance(elements[0], nn.ModuleList)  # Funnel has lists of lists
-        and not hasattr(elements[0], "save_pretrained")  # whole models, each with stacks of its own
-        and all(sum(map(is_matrix, block.modules())) >= 2 for block in elements)
+        and not hasattr(elements[0], "save_pretrained")  # whole models, each with lists of blocks of its own
+        and all(sum(map(is_linear, block.modules())) >= 2 for block in elements)
     )
 
 
-def _are_of_one_kind(elements: Sequence[nn.Module]) -> bool:
-    """Whether they share a class, or at least a base of their own, as layers with and without attention do (Jamba)."""
-    kinds = {type(block) for block in elements}
-    shared = set.intersection(*(set(kind.__mro__) for kind in kinds)) if kinds else set()
-    return len(kinds) == 1 or not shared <= {*nn.Sequential.__mro__}
+def _share_a_class(elements: Sequence[nn.Module]) -> bool:
+    """Return True if the elements have one class, or a common base class that PyTorch does not define.
+
+    The second case is that of Jamba, whose layers with and without attention have different classes.
+    """
+    classes = {type(block) for block in elements}
+    shared = set.intersection(*(set(cls.__mro__) for cls in classes)) if classes else set()
+    return len(classes) == 1 or not shared <= {*nn.Sequential.__mro__}
 
 
-def is_matrix(module: nn.Module) -> bool:
-    """Whether it multiplies by one matrix: a Linear, a Conv1D, or a convolution of width one (SqueezeBERT)."""
+def is_linear(module: nn.Module) -> bool:
+    """Return True if the module multiplies by one matrix.
+
+    Args:
+        module: Any module. A Linear, a Conv1D of Transformers and a convolution of width one (SqueezeBERT) match.
+    """
     if isinstance(module, nn.Conv1d):
         return module.kernel_size == (1,)
     return isinstance(module, nn.Linear) or is_transposed(module)
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Whether it is the Conv1D of Transformers (GPT-2): a Linear whose weight is [in, out]. Known by name alone."""
-    return any(kind.__name__ == "Conv1D" for kind in type(module).__mro__)
+    """Return True for the Conv1D of Transformers (GPT-2): a Linear whose weight is stored as [in, out].
+
+    Args:
+        module: Any module. It is recognized by the name of its class, so that copies in remote code match too.
+    """
+    return any(cls.__name__ == "Conv1D" for cls in type(module).__mro__)
 
 
-def bare(module: nn.Module) -> nn.Module:
-    """The module inside compilation, checkpointing and data parallelism."""
+def unwrap(module: nn.Module) -> nn.Module:
+    """Return the module inside compilation, activation checkpointing and data parallelism.
+
+    Args:
+        module: A module in any number of these wrappers, or in none.
+    """
     for name, child in module.named_children():
         if name in _WRAPPERS or isinstance(module, _PARALLEL):
-            return bare(child)
+            return unwrap(child)
     return module
 
 
-def plain(name: str) -> str:
-    """A module's name without those wrappers.
+def plain_name(name: str) -> str:
+    """Return the name that a module has without these wrappers.
 
-    >>> plain("_orig_mod.layer.0._checkpoint_wrapped_module.query")
-    'layer.0.query'
+    Args:
+        name: The name of the module in the wrapped model.
+
+    Example:
+        >>> plain_name("_orig_mod.layer.0._checkpoint_wrapped_module.query")
+        'layer.0.query'
     """
     return ".".join(part for part in name.split(".") if part not in ("", *_WRAPPERS))
 
 
 @contextmanager
 def eval_no_grad(model: nn.Module) -> Iterator[None]:
-    """Without gradients and dropout, and so without chance."""
+    """Run the body of a `with` in evaluation mode and without gradients, then restore the mode of each module.
+
+    Args:
+        model: The model, whose dropout is off in the body.
+    """
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -1,38 +1,50 @@
-"""Targets: the layers that a config prunes in a model, each with its pattern."""
+"""The plan: which layers of a model a config prunes, and to which pattern."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from nxm_hf.config.config import NxMConfig
-from nxm_hf.layers.find import GROUPS, Layer, find_layers, stacked
+from nxm_hf.config import NxMConfig
+from nxm_hf.layers.find import GROUPS, Layer, find_layers, stacked_weights
+from nxm_hf.layers.modules import unwrap
 from nxm_hf.patterns import Dense, Pattern
 from nxm_hf.text import shortened
 
 
 @dataclass(frozen=True)
 class Target:
-    """A layer, and the pattern that its weight is to hold."""
+    """A layer to prune, and the pattern that its weight must hold.
+
+    Args:
+        layer: The layer.
+        pattern: The pattern.
+    """
 
     layer: Layer
     pattern: Pattern
 
     @property
     def name(self) -> str:
+        """Return the layer's name."""
         return self.layer.name
 
     @property
     def numel(self) -> int:
-        """Entries of the weight."""
+        """Return the number of entries of the weight."""
         return self.layer.weight.numel()
 
     @property
     def kept(self) -> int:
-        """Entries that a mask of the pattern keeps."""
+        """Return the number of entries that a mask of the pattern keeps."""
         return self.pattern.kept(self.layer.shape)
 
     def matrix(self) -> Tensor:
-        """The weight as [out, in], with its gradient as `.grad` in the same shape; both share memory with the layer."""
+        """Return the weight as [out, in], with its gradient as `.grad` in the same shape.
+
+        Returns:
+            The parameter itself, or a view of it. Both share memory with the layer.
+        """
         weight = self.layer.weight
         view = self.layer.matrix(weight)
         if view is weight:
@@ -44,52 +56,72 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is pruned, and what stays dense though nobody asked for that: name -> why."""
+    """The layers of one model that are pruned. It is made once per training and handed on.
 
+    Args:
+        model: The model, without wrappers such as torch.compile.
+        targets: The layers to prune, in the model's order.
+        skipped: Layers that stay dense although the config did not exclude them: name -> reason.
+    """
+
+    model: nn.Module = field(repr=False, compare=False)
     targets: tuple[Target, ...]
     skipped: dict[str, str]
 
+    @classmethod
+    def of(cls, model: nn.Module, config: NxMConfig) -> "Plan":
+        """Find the layers that a config prunes in a model.
+
+        Args:
+            model: The model; wrappers such as torch.compile are taken off.
+            config: What to prune.
+
+        Returns:
+            The plan.
+
+        Raises:
+            ValueError: If a pattern does not fit a layer and `on_indivisible` is "error", or if no layer is left.
+        """
+        model = unwrap(model)
+        if config.is_dense:
+            return cls(model, (), {})
+        targets, skipped = [], {}
+        for layer in find_layers(model, config.include, config.exclude):
+            pattern = _pattern_of(layer.role, config.patterns())
+            try:
+                _check_shape(config.stages(pattern), layer.shape)
+            except ValueError as error:
+                skipped[layer.name] = str(error)
+                continue
+            if not isinstance(pattern, Dense):
+                targets.append(Target(layer, pattern))
+        if skipped and config.on_indivisible == "error":
+            raise ValueError(_does_not_fit(skipped))
+        if not targets:
+            raise ValueError(
+                f"Nothing is left to prune in this {type(model).__name__} by {config.pattern!r}. "
+                f"{_nothing_left(skipped)}"
+            )
+        return cls(model, tuple(targets), skipped if config.include else skipped | stacked_weights(model))
+
     @property
     def layers(self) -> dict[str, str]:
-        """Name -> pattern, in JSON's words."""
+        """Return the pattern of each target as text, by the layer's name."""
         return {target.name: str(target.pattern) for target in self.targets}
 
     @property
     def reasons(self) -> str:
-        """The first few that stay dense, each with why."""
+        """Return the first few skipped layers, each with its reason, as one line of text."""
         return shortened([f"{name}: {why.rstrip('.')}" for name, why in self.skipped.items()], "; ")
 
-
-def resolve(model: nn.Module, config: NxMConfig) -> Plan:
-    """Find what this config prunes in this model; what does not fit is an error, unless it is to be skipped."""
-    if config.is_dense:
-        return Plan((), {})
-    targets, skipped = [], {}
-    for layer in find_layers(model, config.include, config.exclude):
-        pattern = _pattern_of(layer.role, config.patterns())
-        try:
-            _check(config.stages(pattern), layer.shape)
-        except ValueError as error:
-            skipped[layer.name] = str(error)
-            continue
-        if not isinstance(pattern, Dense):
-            targets.append(Target(layer, pattern))
-    if skipped and config.on_indivisible == "error":
-        raise ValueError(_does_not_fit(skipped))
-    if not targets:
-        raise ValueError(
-            f"Nothing is left to prune in this {type(model).__name__} by {config.pattern!r}. {_why(skipped)}"
-        )
-    return Plan(tuple(targets), skipped if config.include else skipped | stacked(model))
+    def holds_pattern(self) -> bool:
+        """Return True if every target holds its pattern already."""
+        return all(target.pattern.violations(target.matrix()) == 0 for target in self.targets)
 
 
-def holds_pattern(plan: Plan) -> bool:
-    """Whether every target has its zeros already."""
-    return all(target.pattern.violations(target.matrix()) == 0 for target in plan.targets)
-
-
-def _check(stages: tuple[Pattern, ...], shape: tuple[int, int]) -> None:
-    """Raise unless a weight of this shape can hold the pattern, and every one on the way to it."""
+def _check_shape(stages: Iterable[Pattern], shape: tuple[int, int]) -> None:
+    """Raise unless a weight of this shape can hold the final pattern and every pattern on the way to it."""
+    stages = tuple(stages)
     stages[-1].check(shape)
     for number, stage in enumerate(stages):
         try:
@@ -107,11 +139,8 @@ def _fits(pattern: Pattern, shape: tuple[int, int]) -> bool:
     return True
 
 
-def _some(names: list[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def _pattern_of(role: str, patterns: dict[str, Pattern]) -> Pattern:
+    """Return the pattern of a role: its own, else that of its group, else the default, else dense."""
     groups = [group for group, roles in GROUPS.items() if role in roles]
     for key in (role, *groups, "default"):
         if key in patterns:
@@ -127,7 +156,7 @@ def _does_not_fit(skipped: dict[str, str]) -> str:
     )
 
 
-def _why(skipped: dict[str, str]) -> str:
+def _nothing_left(skipped: dict[str, str]) -> str:
     if skipped:
-        return f"It fits none of {_some(list(skipped))}. Choose another pattern."
+        return f"It fits none of {shortened(list(skipped))}. Choose another pattern."
     return 'No layer has a role named in pattern; add "default".'

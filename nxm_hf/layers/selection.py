@@ -1,4 +1,4 @@
-"""What `include` and `exclude` mean: names, roles, groups and patterns, and what to say when they mean nothing."""
+"""Selection: the layers that `include` and `exclude` name, and errors for entries that name none."""
 
 import difflib
 import re
@@ -11,44 +11,64 @@ from nxm_hf.text import shortened
 
 @dataclass(frozen=True)
 class Selection:
-    """The layers of one model to choose from (name -> role), and its other matrices (name -> why they stay dense)."""
+    """The matrices of one model, from which `include` and `exclude` select.
 
-    model: str
+    Attributes:
+        model_class: The name of the model's class, for error messages.
+        roles: The role of each layer that can be pruned, by name.
+        left_dense: The reason why each of the other matrices is never pruned, by name.
+    """
+
+    model_class: str
     roles: Mapping[str, str]
-    refused: Mapping[str, str]
+    left_dense: Mapping[str, str]
 
-    def names(self, option: str, entries: str | Sequence[str]) -> set[str]:
-        """The layers that the entries of `option` mean. An entry that means none is an error.
+    def select(self, option: str, entries: str | Sequence[str]) -> set[str]:
+        """Return the names of the layers that the entries match.
 
-        >>> toy = Selection("Toy", {"layer.0.q": "query", "layer.0.up": "ffn_in"}, {})
-        >>> toy.names("include", "ffn")
-        {'layer.0.up'}
+        Args:
+            option: The argument that the entries come from, for error messages.
+            entries: One or several layer names, components of names, roles, groups or "re:" patterns.
+
+        Raises:
+            ValueError: If an entry matches no layer, or is not a regular expression after "re:".
+            TypeError: If an entry is not a string.
+
+        Example:
+            >>> toy = Selection("Toy", {"layer.0.q": "query", "layer.0.up": "ffn_in"}, {})
+            >>> toy.select("include", "ffn")
+            {'layer.0.up'}
         """
-        names: set[str] = set()
+        selected: set[str] = set()
         for entry in [entries] if isinstance(entries, str) else entries:
             matches = _matcher(option, entry)
-            found = {name for name, role in self.roles.items() if matches(name, role)}
-            if not found:
-                raise ValueError(f"{option}={entry!r} matches no layer {self._unmatched(entry, matches)}.")
-            names |= found
-        return names
+            names = {name for name, role in self.roles.items() if matches(name, role)}
+            if not names:
+                raise ValueError(f"{option}={entry!r} matches no layer {self._explain(entry, matches)}.")
+            selected |= names
+        return selected
 
-    def present(self) -> str:
-        """The roles of these layers, as a clause."""
+    def describe_roles(self) -> str:
+        """Return a clause that lists the roles of these layers."""
         return f"Roles here: {', '.join(dict.fromkeys(self.roles.values()))}"
 
-    def _unmatched(self, entry: str, matches: Callable[[str, str], bool]) -> str:
-        """Why what `entry` names stays dense, or what it may have meant."""
-        refused = [f"{name} is never pruned, because {why}" for name, why in self.refused.items() if matches(name, "")]
-        if refused:
-            return f"that can be pruned: {shortened(refused, '; ')}"
-        runs = {run for name in self.roles for run in _runs(name)}
-        close = difflib.get_close_matches(entry, sorted(runs.union(ROLES, GROUPS)), n=3) or list(self.roles)[:1]
-        return f"of this {self.model}. {self.present()}; closest names: {shortened(close)}"
+    def _explain(self, entry: str, matches: Callable[[str, str], bool]) -> str:
+        """Say why the matrices that `entry` matches stay dense, or list the names closest to `entry`."""
+        reasons = [
+            f"{name} is never pruned, because {why}" for name, why in self.left_dense.items() if matches(name, "")
+        ]
+        if reasons:
+            return f"that can be pruned: {shortened(reasons, '; ')}"
+        candidates = {part for name in self.roles for part in _parts(name)}.union(ROLES, GROUPS)
+        closest = difflib.get_close_matches(entry, sorted(candidates), n=3) or list(self.roles)[:1]
+        return f"of this {self.model_class}. {self.describe_roles()}; closest names: {shortened(closest)}"
 
 
 def _matcher(option: str, entry: str) -> Callable[[str, str], bool]:
-    """What `entry` asks of a name and a role. A word that is a role or a group is never a name."""
+    """Return a function that tells whether a name and a role match `entry`.
+
+    A word that is a role or a group never matches as a part of a name.
+    """
     if not isinstance(entry, str):
         raise TypeError(f"{option} takes layer names, roles and 're:' patterns as strings; got {entry!r}.")
     if entry.startswith("re:"):
@@ -62,8 +82,8 @@ def _matcher(option: str, entry: str) -> Callable[[str, str], bool]:
     return lambda name, role: f".{entry.strip('.')}." in f".{name}."
 
 
-def _runs(name: str) -> Iterator[str]:
-    """Every run of components of a name: what an entry could have said to mean it."""
-    parts = name.split(".")
-    starts = [i for i, part in enumerate(parts) if not part.isdigit()]
-    return (".".join(parts[i:j]) for i in starts for j in range(i + 1, len(parts) + 1))
+def _parts(name: str) -> Iterator[str]:
+    """Yield every run of components of a name that does not begin with a number: the entries that would match it."""
+    components = name.split(".")
+    starts = [i for i, component in enumerate(components) if not component.isdigit()]
+    return (".".join(components[i:j]) for i in starts for j in range(i + 1, len(components) + 1))

@@ -1,13 +1,13 @@
-"""Methods: how a dense weight becomes a sparse one while it trains. This list is the catalogue."""
+"""Methods: how a dense weight becomes a sparse one while it trains. This list is the registry of methods."""
 
 from nxm_hf.methods.admm import ADMM
-from nxm_hf.methods.base import NO_CHANGE, Method, State, pruned_part, restore_dense
+from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State, pruned_part, restore_dense
 from nxm_hf.methods.dense import DenseTraining
 from nxm_hf.methods.masked import Masked
 from nxm_hf.methods.phases import PHASES, Phases
 from nxm_hf.methods.rewire import Rewiring
 from nxm_hf.methods.schedules import Clock, Schedule
-from nxm_hf.methods.scores import SCORES
+from nxm_hf.methods.scores import SCORES, best_mask
 from nxm_hf.solvers.weight_ops import keep
 
 __all__ = [
@@ -22,7 +22,9 @@ __all__ = [
     "Phases",
     "Rewiring",
     "Schedule",
+    "Slot",
     "State",
+    "best_mask",
     "keep",
     "pruned_part",
     "restore_dense",

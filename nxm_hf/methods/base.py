@@ -1,4 +1,4 @@
-"""What a method is: what happens to one weight just before and just after each optimizer step."""
+"""The interface of a method: what happens to one weight just before and just after each optimizer step."""
 
 from abc import ABC, abstractmethod
 
@@ -8,58 +8,121 @@ from torch import Tensor
 from nxm_hf.methods.schedules import Clock
 
 State = dict[str, Tensor]
-NO_CHANGE = torch.tensor([0, 0, 1])  # what `moved` says before there is a second mask
+
+
+class Slot:
+    """The names of the tensors in a `State`. Checkpoints hold them, so their values never change."""
+
+    DENSE = "dense"  # the weight that the optimizer trains, if the model computes with another one
+    MASK = "mask"  # the mask in use, True = kept
+    MASK_CHANGE = "moved"  # how the mask changed when it was last solved: came in, left, kept before
+    PHASE = "phase"  # the index of the phase in `PHASES`
+    R = "r"  # ADMM: R = Z - U, the sparse weight less the dual variable
+    UPDATES = "updates"  # ADMM: the number of updates done
+    RHO = "rho"  # ADMM: the measured strength of the penalty, 0 until it is measured
+
+
+NO_CHANGE = torch.tensor([0, 0, 1])  # the mask change before there is a second mask; the 1 keeps ratios finite
 VERBS = ("init", "before_step", "after_step", "finish")
 
 
 class Method(ABC):
-    """A bracket around `optimizer.step()`, in four verbs on one weight of shape [out, in].
+    """Sparse training of one weight, as four verbs around `optimizer.step()`.
 
-    Outside the bracket `weight` is what the model computes with; inside it is what the optimizer trains. All that a
-    method remembers of a weight is in its `State`, a dict of tensors, so that it saves and loads with the checkpoint.
-    Two names in it mean the same everywhere: `dense` is what the optimizer trains, where that is not `weight` itself,
-    and `moved` says how the mask changed when it was last solved.
+    A weight has the shape [out, in]. Between two optimizer steps `weight` is the weight that the model computes with.
+    During an optimizer step it is the weight that the optimizer trains. All that a method remembers is in its
+    `State`, a dict of tensors named by `Slot`, so that it saves and loads with the checkpoint.
 
     The clock counts steps done: `before_step` at step t, then `after_step` at step t + 1. Verbs run without autograd.
+    An object with the four verbs is a method; it does not have to inherit from this class.
     """
 
-    edits_moments = False  # whether it sets what the optimizer remembers of single entries to zero
+    @property
+    def edits_moments(self) -> bool:
+        """Return True if the method sets the optimizer's moments of single entries to zero."""
+        return False
 
     @classmethod
-    def __subclasshook__(cls, other):
-        # Whoever has the four verbs is a method: a user's own object needs nothing of ours.
-        return (cls is Method and all(callable(getattr(other, verb, None)) for verb in VERBS)) or NotImplemented
+    def __subclasshook__(cls, other: type) -> bool:
+        if cls is Method and all(callable(getattr(other, verb, None)) for verb in VERBS):
+            return True
+        return NotImplemented
 
     @abstractmethod
     def init(self, weight: Tensor, clock: Clock) -> State:
-        """Begin: make the state, and leave in `weight` what the first forward pass is to use."""
+        """Begin training a weight, and leave in it what the first forward pass computes with.
+
+        Args:
+            weight: The dense weight; edited in place.
+            clock: The clock at the first step of the method.
+
+        Returns:
+            The state of the method for this weight.
+        """
 
     @abstractmethod
     def before_step(self, weight: Tensor, state: State, clock: Clock) -> None:
-        """Edit `weight` and `weight.grad` (None where there is no gradient) in place, before the optimizer steps."""
+        """Edit the weight and its gradient in place, just before the optimizer steps.
+
+        Args:
+            weight: The weight that the model computed with; `weight.grad` is None if it has no gradient.
+            state: The state of the method; edited in place.
+            clock: The clock at the steps done before this one.
+        """
 
     @abstractmethod
     def after_step(self, weight: Tensor, state: State, clock: Clock) -> None:
-        """Edit `weight` and `state` in place, just after the optimizer stepped."""
+        """Edit the weight and the state in place, just after the optimizer stepped.
+
+        Args:
+            weight: The weight that the optimizer trained.
+            state: The state of the method; edited in place.
+            clock: The clock at the steps done, this one included.
+        """
 
     @abstractmethod
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor | None:
-        """Leave in `weight` a tensor that holds the pattern, and `state` as it is. May return the mask it used."""
+        """Write a weight that holds the pattern into `weight`, and leave the state unchanged.
+
+        Args:
+            weight: The weight that the model computes with; edited in place.
+            state: The state of the method; only read, because training may go on afterwards.
+            clock: The clock at the steps done.
+
+        Returns:
+            The mask that was used, or None if the method does not tell it.
+        """
 
 
 def restore_dense(weight: Tensor, state: State) -> None:
-    """Put back into `weight` what the optimizer trains."""
-    if "dense" in state:
-        weight.copy_(state["dense"])
+    """Copy the weight that the optimizer trains back into `weight`.
+
+    Args:
+        weight: The weight that the model computes with; edited in place.
+        state: The state of its method; without a dense weight in it nothing is done.
+    """
+    if Slot.DENSE in state:
+        weight.copy_(state[Slot.DENSE])
 
 
 def pruned_part(weight: Tensor, mask: Tensor) -> Tensor:
-    """The weight where the mask prunes, zero elsewhere."""
+    """Return the weight where the mask prunes, and zero elsewhere.
+
+    Args:
+        weight: A tensor.
+        mask: True where an entry is kept.
+    """
     return weight * (~mask).view(torch.uint8)
 
 
-def factors(mask: Tensor, pruned: float, like: Tensor) -> Tensor:
-    """Exactly 1 where kept and `pruned` elsewhere."""
+def mask_multiplier(mask: Tensor, pruned: float, like: Tensor) -> Tensor:
+    """Return a tensor that is exactly 1 where the mask keeps and `pruned` elsewhere.
+
+    Args:
+        mask: True where an entry is kept.
+        pruned: The multiplier of pruned entries.
+        like: A tensor of the dtype to return.
+    """
     if pruned <= 1:
         return mask.to(like.dtype).clamp_(min=pruned)
     return (~mask).to(like.dtype).mul_(pruned).clamp_(min=1)

@@ -1,32 +1,36 @@
-"""Masked training: the forward pass sees a masked weight, the optimizer trains the dense one behind it."""
+"""Masked training: the model computes with a masked weight, and the optimizer trains the dense weight behind it."""
 
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
-from nxm_hf.methods.base import NO_CHANGE, Method, factors, pruned_part, restore_dense
-from nxm_hf.methods.schedules import NEVER, Constant, Every, Schedule
-from nxm_hf.methods.scores import worthiest
+from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State, mask_multiplier, pruned_part, restore_dense
+from nxm_hf.methods.schedules import NEVER, Clock, Constant, Every, Schedule
+from nxm_hf.methods.scores import best_mask
 from nxm_hf.patterns import Pattern
-from nxm_hf.solvers.weight_ops import keep, moved, remask
+from nxm_hf.solvers.weight_ops import keep, mask_change, remask
 
 
 @dataclass(frozen=True)
 class Masked(Method):
-    """Eight schedules say all that masked-training papers differ in.
+    """Masked training; eight schedules hold everything in which its papers differ.
 
         forward    W = D * (mask + gain * ~mask)
         gradient   g = G * (mask + grad_scale * ~mask) + pull * D * ~mask
         step       D = optimizer(D, g)
-        after      D = D * (1 - shrink * ~mask);  where reset: D = D * mask
+        after      D = D * (1 - shrink * ~mask);  if reset: D = D * mask
 
-    with D the dense weight, W what the model computes with, and G the gradient at W. `after` uses the mask of the
-    step; then, where `refresh`, the mask is solved anew from D, by `scores`. An optimizer that divides by the size of
-    gradients hides `grad_scale`, so under such a one it scales the optimizer's update of pruned weights instead;
-    `chain` multiplies their gradient by the gain, as the chain rule has it, under any optimizer. Once `freeze` is true
-    there is no D any more: pruned weights are zero and get no gradient, and a refresh chooses among what W still holds.
-    `clear` names the moments ("none", "first", "both") of the optimizer that a reset, or a mask that changes once
-    frozen, sets to zero.
+    D is the dense weight, W the weight that the model computes with, and G the gradient at W. `after` uses the mask of
+    the step. Then, if `refresh`, the mask is solved again from D, by `scores`.
+
+    - `grad_scale`: an adaptive optimizer divides gradients by their size, which would cancel this scale. Under such an
+      optimizer it scales the optimizer's update of pruned weights instead.
+    - `chain` multiplies the gradient of pruned weights by the gain, as the chain rule does, under any optimizer.
+    - `freeze`: once it is true, there is no D any more. Pruned weights are zero and get no gradient, and a refresh
+      chooses among the weights that W still holds.
+    - `clear` names the optimizer's moments ("none", "first", "both") that are set to zero: those of pruned weights at
+      a reset, and those of entries whose mask changes once frozen.
     """
 
     pattern: Schedule[Pattern]
@@ -45,87 +49,91 @@ class Masked(Method):
     def edits_moments(self) -> bool:
         return self.clear != "none"
 
-    def init(self, weight, clock):
-        mask = self._solve(weight, clock)
-        state = {"mask": mask, "moved": NO_CHANGE.clone()}
+    def init(self, weight: Tensor, clock: Clock) -> State:
+        state = {Slot.MASK: self._solve(weight, clock), Slot.MASK_CHANGE: NO_CHANGE.clone()}
         if self.freeze(clock):
-            keep(weight, state["mask"])
+            keep(weight, state[Slot.MASK])
         else:
-            state["dense"] = weight.detach().clone()
-            self._enter(weight, state, clock)
+            state[Slot.DENSE] = weight.detach().clone()
+            self._apply_mask(weight, state, clock)
         return state
 
-    def before_step(self, weight, state, clock):
-        if "dense" in state:
+    def before_step(self, weight: Tensor, state: State, clock: Clock) -> None:
+        if Slot.DENSE in state:
             self._edit_gradient(weight.grad, state, clock)
-            weight.copy_(state["dense"])
+            weight.copy_(state[Slot.DENSE])
         elif weight.grad is not None:
-            weight.grad.mul_(state["mask"].view(torch.uint8))
+            weight.grad.mul_(state[Slot.MASK].view(torch.uint8))
 
-    def after_step(self, weight, state, clock):
-        if "dense" not in state:
+    def after_step(self, weight: Tensor, state: State, clock: Clock) -> None:
+        if Slot.DENSE not in state:
             self._after_frozen_step(weight, state, clock)
             return
         self._edit_update(weight, state, clock)
-        due, frozen = self.refresh(clock), self.freeze(clock)
-        if due and not frozen and self.gain(clock) == 0 and self.scores == "magnitude":
-            state["moved"] = remask(weight.detach(), state["mask"], state["dense"], self.pattern(clock))
-            return
-        if due or frozen:
+        if self.freeze(clock):
             self._refresh(weight, state, clock)
-        if frozen:
-            keep(weight, state["mask"])
-            del state["dense"]
+            keep(weight, state[Slot.MASK])
+            del state[Slot.DENSE]
+        elif self.refresh(clock) and self.gain(clock) == 0 and self.scores == "magnitude":
+            # The common case, which `ste` takes at every step. `remask` solves the mask, stores the dense weight and
+            # masks it in one pass over memory. The bits are those of the three calls below.
+            dense, pattern = state[Slot.DENSE], self.pattern(clock)
+            state[Slot.MASK_CHANGE] = remask(weight.detach(), state[Slot.MASK], dense, pattern)
         else:
-            state["dense"].copy_(weight)
-            self._enter(weight, state, clock)
+            if self.refresh(clock):
+                self._refresh(weight, state, clock)
+            state[Slot.DENSE].copy_(weight)
+            self._apply_mask(weight, state, clock)
 
-    def finish(self, weight, state, clock):
+    def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor:
         restore_dense(weight, state)
-        end = replace(clock, step=clock.total)
-        frozen = "dense" not in state and self.pattern(end).violations(state["mask"]) == 0
-        mask = state["mask"] if frozen else self._solve(weight, end)  # to the final pattern, whatever holds now
+        end = replace(clock, step=clock.total)  # the final pattern is due, whichever holds now
+        mask = state[Slot.MASK]
+        # A frozen mask is final. It is solved again only if it does not hold the final pattern yet, as in a dense
+        # turn of `acdc`.
+        if Slot.DENSE in state or self.pattern(end).violations(mask):
+            mask = self._solve(weight, end)
         keep(weight, mask)
         return mask
 
-    def _after_frozen_step(self, weight, state, clock):
-        keep(weight, state["mask"])
+    def _after_frozen_step(self, weight: Tensor, state: State, clock: Clock) -> None:
+        keep(weight, state[Slot.MASK])  # momentum may have moved pruned weights
         if self.refresh(clock):
-            before = state["mask"]
+            before = state[Slot.MASK]
             self._refresh(weight, state, clock)
-            keep(weight, state["mask"])
-            clock.clear_moments(before ^ state["mask"], self.clear)
+            keep(weight, state[Slot.MASK])
+            clock.clear_moments(before ^ state[Slot.MASK], self.clear)
 
-    def _solve(self, weight, clock):
-        return worthiest(weight, self.pattern(clock), self.scores, clock)
+    def _solve(self, weight: Tensor, clock: Clock) -> Tensor:
+        return best_mask(weight, self.pattern(clock), self.scores, clock)
 
-    def _refresh(self, weight, state, clock):
+    def _refresh(self, weight: Tensor, state: State, clock: Clock) -> None:
         mask = self._solve(weight, clock)
-        state["moved"] = moved(state["mask"], mask)
-        state["mask"] = mask
+        state[Slot.MASK_CHANGE] = mask_change(state[Slot.MASK], mask)
+        state[Slot.MASK] = mask
 
-    def _enter(self, weight, state, clock):
-        """Make of the dense `weight` what the forward pass uses of it."""
+    def _apply_mask(self, weight: Tensor, state: State, clock: Clock) -> None:
+        """Turn the dense `weight` into the weight of the forward pass."""
         gain = self.gain(clock)
         if gain == 0:
-            weight.mul_(state["mask"].view(torch.uint8))
+            weight.mul_(state[Slot.MASK].view(torch.uint8))
         elif gain != 1:
-            weight.mul_(factors(state["mask"], gain, weight))
+            weight.mul_(mask_multiplier(state[Slot.MASK], gain, weight))
 
-    def _edit_gradient(self, grad, state, clock):
-        scale, pull = self.grad_scale(clock), self.pull(clock)
+    def _edit_gradient(self, grad: Tensor | None, state: State, clock: Clock) -> None:
         if grad is None:
             return
+        scale, pull = self.grad_scale(clock), self.pull(clock)
         if scale != 1 and not clock.adaptive:
-            grad.mul_(factors(state["mask"], scale, grad))
+            grad.mul_(mask_multiplier(state[Slot.MASK], scale, grad))
         if self.chain:
-            grad.mul_(factors(state["mask"], self.gain(clock), grad))
+            grad.mul_(mask_multiplier(state[Slot.MASK], self.gain(clock), grad))
         if pull:
-            grad.add_(pruned_part(state["dense"], state["mask"]), alpha=pull * clock.loss_scale)
+            grad.add_(pruned_part(state[Slot.DENSE], state[Slot.MASK]), alpha=pull * clock.loss_scale)
 
-    def _edit_update(self, weight, state, clock):
-        """What is done to pruned weights after the step; `state["dense"]` is still the weight before it."""
-        mask, dense = state["mask"], state["dense"]
+    def _edit_update(self, weight: Tensor, state: State, clock: Clock) -> None:
+        """Scale, shrink or reset pruned weights after the step; the state still holds the dense weight before it."""
+        mask, dense = state[Slot.MASK], state[Slot.DENSE]
         scale, shrink = self.grad_scale(clock), self.shrink(clock)
         if scale != 1 and clock.adaptive:
             weight.copy_(torch.where(mask, weight, torch.lerp(dense, weight, scale)))

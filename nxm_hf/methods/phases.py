@@ -1,24 +1,27 @@
-"""Phases: a method between a dense warm-up and a last stretch with its mask frozen."""
+"""Phases: a method between a dense warm-up and a last stretch with a frozen mask."""
 
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
-from nxm_hf.methods.base import Method, State
+from nxm_hf.methods.base import Method, Slot, State
 from nxm_hf.methods.dense import DenseTraining
 from nxm_hf.methods.masked import Masked
 from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant
 from nxm_hf.patterns import Pattern
 
 PHASES = ("warmup", "recipe", "settle")
+_WARMUP, _RECIPE, _SETTLE = range(3)
 
 
 @dataclass(frozen=True)
 class Phases(Method):
-    """Of T steps, the first a = round(warmup * T) are dense, and from e = T - round(settle * T) the mask is frozen.
+    """A method with a dense phase before it and a frozen-mask phase after it.
 
-    `method` sees a clock of its own over [a, e). The hand-over to the frozen mask is `method.finish`: it keeps the
-    mask of step e. The phase stands in the state, so that a run resumed with another T never goes back a phase.
+    Of T steps, the first a = round(warmup * T) are dense, and from step e = T - round(settle * T) the mask is frozen.
+    `method` sees its own clock over [a, e). Its `finish` at step e makes the mask that is frozen. The phase is part of
+    the state, so that a run that is resumed with another T never goes back by a phase.
     """
 
     method: Method
@@ -28,58 +31,79 @@ class Phases(Method):
 
     @property
     def edits_moments(self) -> bool:
-        return getattr(self.method, "edits_moments", False)
+        return getattr(self.method, "edits_moments", False)  # a user's own object has the four verbs only
 
-    def init(self, weight, clock):
-        phase = self._due(clock)
-        return self._begin(phase, weight, clock)
+    def init(self, weight: Tensor, clock: Clock) -> State:
+        return self._begin(self.phase_at(clock), weight, clock)
 
-    def before_step(self, weight, state, clock):
-        method, clock = self._now(state, clock)
-        method.before_step(weight, state, clock)
+    def before_step(self, weight: Tensor, state: State, clock: Clock) -> None:
+        method, own_clock = self._current(state, clock)
+        method.before_step(weight, state, own_clock)
 
-    def after_step(self, weight, state, clock):
-        phase, due = int(state["phase"]), self._due(clock)
-        method, inner = self._now(state, clock)
-        method.after_step(weight, state, inner)
-        if due > phase:
-            mask = None if phase == 0 else method.finish(weight, state, inner)
-            state_of_next = self._begin(due, weight, clock)
-            if mask is not None:
-                state_of_next["mask"] = mask
-            state.clear()
-            state.update(state_of_next)
+    def after_step(self, weight: Tensor, state: State, clock: Clock) -> None:
+        method, own_clock = self._current(state, clock)
+        method.after_step(weight, state, own_clock)
+        phase, next_phase = int(state[Slot.PHASE]), self.phase_at(clock)
+        if next_phase <= phase:
+            return
+        # The warm-up hands over a dense weight, so it is not finished.
+        mask = None if phase == _WARMUP else method.finish(weight, state, own_clock)
+        next_state = self._begin(next_phase, weight, clock)
+        if mask is not None:
+            # Solved again from the weight, the mask might prefer a pruned zero to a kept weight that is zero.
+            next_state[Slot.MASK] = mask
+        state.clear()
+        state.update(next_state)
 
-    def finish(self, weight, state, clock):
-        method, clock = self._now(state, clock)
-        return method.finish(weight, state, clock)
+    def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor | None:
+        method, own_clock = self._current(state, clock)
+        return method.finish(weight, state, own_clock)
 
-    def enters(self, phase: str, state: State | None, clock: Clock) -> bool:
-        """Whether this phase, or one after it, is about to begin for a weight; it has no state before the first."""
-        before = -1 if state is None else int(state["phase"])
-        return before < PHASES.index(phase) <= self._due(clock)
+    def is_entering(self, phase: str, state: State | None, clock: Clock) -> bool:
+        """Return True if this phase, or a later one, is about to begin for a weight.
+
+        Args:
+            phase: A name in `PHASES`.
+            state: The state of the weight, or None before the first step.
+            clock: The clock at the steps done.
+        """
+        current = -1 if state is None else int(state[Slot.PHASE])
+        return current < PHASES.index(phase) <= self.phase_at(clock)
+
+    def phase_at(self, clock: Clock) -> int:
+        """Return the index in `PHASES` of the phase at this step.
+
+        Args:
+            clock: The clock at the steps done, and the length of training.
+        """
+        begin, end = self.window(clock)
+        if clock.step < begin:
+            return _WARMUP
+        if clock.step < end or end >= clock.total:  # without a settle phase, `method` keeps the last step too
+            return _RECIPE
+        return _SETTLE
 
     def window(self, clock: Clock) -> tuple[int, int]:
-        """The steps a and e between which `method` acts."""
+        """Return the steps a and e between which `method` acts.
+
+        Args:
+            clock: A clock that knows the length of training.
+        """
         return round(self.warmup * clock.total), clock.total - round(self.settle * clock.total)
 
-    def _begin(self, phase, weight, clock):
-        method, clock = self._of(phase, clock)
-        return {**method.init(weight, clock), "phase": torch.tensor(phase)}
+    def _begin(self, phase: int, weight: Tensor, clock: Clock) -> State:
+        method, own_clock = self._method_of(phase, clock)
+        return {**method.init(weight, own_clock), Slot.PHASE: torch.tensor(phase)}
 
-    def _now(self, state, clock):
-        return self._of(int(state["phase"]), clock)
+    def _current(self, state: State, clock: Clock) -> tuple[Method, Clock]:
+        return self._method_of(int(state[Slot.PHASE]), clock)
 
-    def _of(self, phase: int, clock: Clock) -> tuple[Method, Clock]:
-        """The method of a phase, and its own clock."""
-        if phase == 0:
+    def _method_of(self, phase: int, clock: Clock) -> tuple[Method, Clock]:
+        """Return the method of a phase and its own clock."""
+        if phase == _WARMUP:
             return DenseTraining(self.pattern, getattr(self.method, "scores", "magnitude")), clock
-        if phase == 2:
+        if phase == _SETTLE:
             return Masked(Constant(self.pattern), refresh=NEVER, freeze=ALWAYS), clock
         begin, end = self.window(clock)
-        inner = replace(clock, step=clock.step - begin, since=clock.last - begin, total=max(end - begin, 1))
-        return self.method, inner
-
-    def _due(self, clock: Clock) -> int:
-        begin, end = self.window(clock)
-        return 0 if clock.step < begin else 1 if clock.step < end or end >= clock.total else 2
+        own_clock = replace(clock, step=clock.step - begin, since=clock.last - begin, total=max(end - begin, 1))
+        return self.method, own_clock

@@ -1,26 +1,28 @@
-"""Rewiring training: the weight itself is sparse, and now and then some of its connections are put elsewhere."""
+"""Rewiring training: the weight itself is sparse, and from time to time some of its connections are replaced."""
 
 import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from nxm_hf.methods.base import NO_CHANGE, Method
+from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State
+from nxm_hf.methods.schedules import Clock
 from nxm_hf.patterns import Pattern
 from nxm_hf.solvers.unstructured_threshold import keep_highest
-from nxm_hf.solvers.weight_ops import keep, moved, refuse_nan
+from nxm_hf.solvers.weight_ops import keep, mask_change, refuse_nan
 
 
 @dataclass(frozen=True)
 class Rewiring(Method):
-    """On every `every`-th step, instead of training, drop the smallest kept weights and grow as many elsewhere.
+    """Training of a sparse weight that replaces connections on every `every`-th step, instead of training them.
 
         dropped   the share `fraction(t)` of kept weights with the smallest |W|
-        grown     of all that is not kept then, what scores highest: |G| ("gradient") or chance ("random")
+        grown     of all entries not kept then, those with the highest score: |G| ("gradient") or chance ("random")
 
-    with fraction(t) falling from `fraction` to 0, by a cosine or a line. What is grown depends on the pattern: of the
-    masks that hold it, the one that keeps all that was not dropped and the highest scores beside. A dropped weight
-    that grows at once keeps its value; others start at zero, with the optimizer's moments at zero too.
+    fraction(t) falls from `fraction` to 0, by a cosine or a line. What can grow depends on the pattern. Of the masks
+    that hold it, the new mask keeps every entry that was not dropped and the highest scores besides. A dropped weight
+    that grows at once keeps its value. Other grown weights start at zero, with the optimizer's moments at zero too.
     """
 
     pattern: Pattern
@@ -29,52 +31,55 @@ class Rewiring(Method):
     fraction: float = 0.3
     schedule: str = "cosine"
 
-    edits_moments = True
+    @property
+    def edits_moments(self) -> bool:
+        return True
 
-    def init(self, weight, clock):
-        mask = self.pattern.largest(weight)
-        state = {"mask": mask, "moved": NO_CHANGE.clone()}
-        keep(weight, state["mask"])
+    def init(self, weight: Tensor, clock: Clock) -> State:
+        state = {Slot.MASK: self.pattern.largest(weight), Slot.MASK_CHANGE: NO_CHANGE.clone()}
+        keep(weight, state[Slot.MASK])
         return state
 
-    def before_step(self, weight, state, clock):
+    def before_step(self, weight: Tensor, state: State, clock: Clock) -> None:
         if weight.grad is None:
             return
-        if self._due(clock):
-            self._rewire(weight, state, clock)
-            weight.grad = None  # an optimizer passes over a weight without a gradient
+        if self._rewires_next(clock):
+            self._rewire(weight, weight.grad, state, clock)
+            weight.grad = None  # an optimizer skips a weight without a gradient
         else:
-            weight.grad.mul_(state["mask"].view(torch.uint8))
+            weight.grad.mul_(state[Slot.MASK].view(torch.uint8))
 
-    def after_step(self, weight, state, clock):
-        keep(weight, state["mask"])
+    def after_step(self, weight: Tensor, state: State, clock: Clock) -> None:
+        keep(weight, state[Slot.MASK])
 
-    def finish(self, weight, state, clock):
-        keep(weight, state["mask"])
-        return state["mask"]
+    def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor:
+        keep(weight, state[Slot.MASK])
+        return state[Slot.MASK]
 
-    def _due(self, clock):
-        """Whether the step that is about to be taken is one that rewires."""
+    def _rewires_next(self, clock: Clock) -> bool:
+        """Return True if the step that is about to be taken rewires instead of training."""
         return clock.step < clock.total and (clock.step + 1) // self.every > clock.last // self.every
 
-    def _rewire(self, weight, state, clock):
-        before, fraction = state["mask"], self._fraction(clock)
-        ones = int(before.count_nonzero())
+    def _rewire(self, weight: Tensor, grad: Tensor, state: State, clock: Clock) -> None:
+        before, fraction = state[Slot.MASK], self._fraction(clock)
+        kept = int(before.count_nonzero())
         refuse_nan(weight.detach())
-        values = weight.detach().abs().masked_fill(~before, -1.0)
-        stay = keep_highest(values.flatten(), ones - int(fraction * ones)).view(before.shape)
-        mask = self.pattern.mask(self._growth(weight, clock).masked_fill(stay, torch.inf))
+        magnitudes = weight.detach().abs().masked_fill(~before, -1.0)
+        stays = keep_highest(magnitudes.flatten(), kept - int(fraction * kept)).view(before.shape)
+        # Scores are at most 1, so an infinite score keeps every entry that stays.
+        mask = self.pattern.mask(self._growth_scores(grad, clock).masked_fill(stays, torch.inf))
         clock.clear_moments(mask & ~before, "both")
-        state["moved"] = moved(before, mask)
-        state["mask"] = mask
+        state[Slot.MASK_CHANGE] = mask_change(before, mask)
+        state[Slot.MASK] = mask
 
-    def _growth(self, weight, clock):
-        """Scores between 0 and 1."""
+    def _growth_scores(self, grad: Tensor, clock: Clock) -> Tensor:
+        """Return scores between 0 and 1."""
         if self.grow == "random":
-            return torch.rand(weight.shape, generator=clock.generator()).to(weight)
-        gradient = weight.grad.abs()
-        return gradient / gradient.max().clamp_min(torch.finfo(gradient.dtype).tiny)
+            return torch.rand(grad.shape, generator=clock.generator()).to(grad)
+        magnitudes = grad.abs()
+        return magnitudes / magnitudes.max().clamp_min(torch.finfo(magnitudes.dtype).tiny)
 
-    def _fraction(self, clock):
+    def _fraction(self, clock: Clock) -> float:
+        """Return the share of kept weights that is dropped at this step."""
         left = (1 + math.cos(math.pi * clock.progress)) / 2 if self.schedule == "cosine" else 1 - clock.progress
         return self.fraction * left

@@ -3,26 +3,38 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
 
 
+class MomentEditor(Protocol):
+    """Access to the moments that an optimizer keeps for one weight."""
+
+    @property
+    def squares(self) -> Tensor | None:
+        """Return the running mean of the squared gradients, or None if there is none for each entry."""
+
+    def clear(self, where: Tensor, which: str) -> None:
+        """Set the "first" or "both" moments to zero where `where` is True."""
+
+
 @dataclass(frozen=True)
 class Clock:
-    """Where training stands, and what its optimizer step is like.
+    """The position in training, and the properties of the optimizer step there.
 
     Args:
-        step: optimizer steps done.
-        total: optimizer steps of the whole training.
-        since: steps done when the method last acted; `step - 1` unless a step was skipped (fp16 overflow).
-        epoch: optimizer steps of one epoch, where known.
-        adaptive: whether the optimizer divides gradients by their size, as Adam does and plain SGD does not.
-        loss_scale: what gradients are still multiplied by (a fused optimizer under a `GradScaler`).
-        moments: what the optimizer remembers of this weight's gradients.
-        seed: a number of this run and this weight, for what a method chooses by chance.
+        step: Optimizer steps done.
+        total: Optimizer steps of the whole training.
+        since: Steps done when the method last acted; `step - 1` unless a step was skipped (fp16 overflow).
+        epoch: Optimizer steps of one epoch, where known.
+        adaptive: True if the optimizer divides gradients by their size, as Adam does and plain SGD does not.
+        loss_scale: The factor that gradients still carry (a fused optimizer under a `GradScaler`).
+        moments: The optimizer's moments of this weight.
+        seed: The seed of the random choices for this run and this weight.
     """
 
     step: int
@@ -31,50 +43,65 @@ class Clock:
     epoch: int | None = None
     adaptive: bool = False
     loss_scale: float = 1.0
-    moments: Any = field(default=None, compare=False, repr=False)
+    moments: MomentEditor | None = field(default=None, compare=False, repr=False)
     seed: int = 0
 
     @property
     def last(self) -> int:
-        """Steps done when the method last acted."""
+        """Return the number of steps done when the method last acted."""
         return self.step - 1 if self.since is None else self.since
 
     @property
     def progress(self) -> float:
-        """The part of training that is done, 0 to 1."""
+        """Return the fraction of training that is done, from 0 to 1."""
         return min(max(self.step, 0) / max(self.total, 1), 1.0)
 
     @property
-    def squares(self) -> Any:
-        """The optimizer's running mean of this weight's squared gradients, where it keeps one."""
+    def squares(self) -> Tensor | None:
+        """Return the optimizer's running mean of this weight's squared gradients, or None if it keeps none."""
         return None if self.moments is None else self.moments.squares
 
-    def clear_moments(self, where: Any, which: str) -> None:
-        """Set the optimizer's "first" or "both" moments of some entries to zero; "none" leaves them."""
+    def clear_moments(self, where: Tensor, which: str) -> None:
+        """Set the optimizer's moments of some entries to zero.
+
+        Args:
+            where: True at the entries to clear.
+            which: "first", "both" or "none"; "none" clears nothing.
+        """
         if which != "none" and self.moments is not None:
             self.moments.clear(where, which)
 
     def generator(self) -> torch.Generator:
-        """Chance that is the same for the same seed and step, whatever else was drawn."""
+        """Return a random generator that depends on the seed and the step alone, not on earlier random numbers."""
         return torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
 
 
 Schedule = Callable[[Clock], T]
 
 
+class PeriodicSchedule(Protocol):
+    """A schedule of events that also knows the number of steps between two of them."""
+
+    def __call__(self, clock: Clock) -> bool:
+        """Return True if an event happens at this step."""
+
+    def interval(self, clock: Clock) -> float:
+        """Return the number of steps from one event to the next."""
+
+
 @dataclass(frozen=True)
-class Constant:
-    """The same value throughout."""
+class Constant(Generic[T]):
+    """The same value at every step."""
 
-    value: Any
+    value: T
 
-    def __call__(self, clock: Clock) -> Any:
+    def __call__(self, clock: Clock) -> T:
         return self.value
 
 
 @dataclass(frozen=True)
 class Every:
-    """True at every `steps`-th step; after skipped steps, at the next one that is taken.
+    """True at every `steps`-th step. If that step is skipped, the event happens at the next step that is taken.
 
     >>> [Every(2)(Clock(step, 10)) for step in (1, 2, 3, 4)]
     [False, True, False, True]
@@ -84,7 +111,7 @@ class Every:
 
     steps: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"A number of steps must be a whole number of at least 1; got {self.steps!r}. Write 1.")
 
@@ -92,7 +119,7 @@ class Every:
         return clock.step // self.steps > clock.last // self.steps
 
     def interval(self, clock: Clock) -> float:
-        """Steps from one event to the next."""
+        """Return the number of steps from one event to the next."""
         return self.steps
 
 
@@ -104,9 +131,18 @@ class EveryEpoch:
         return Every(self.interval(clock))(clock)
 
     def interval(self, clock: Clock) -> int:
-        """Steps of one epoch."""
+        """Return the number of steps of one epoch.
+
+        Args:
+            clock: A clock whose `epoch` is known.
+
+        Raises:
+            ValueError: If `clock.epoch` is None.
+        """
         if clock.epoch is None:
-            raise ValueError('"epoch" needs the steps of one epoch; give attach(..., steps_per_epoch=).')
+            raise ValueError(
+                'steps="epoch" needs the number of steps of one epoch. Write attach(..., steps_per_epoch=100).'
+            )
         return clock.epoch
 
 
@@ -122,7 +158,7 @@ class Evenly:
     most: int = 50
 
     def count(self, clock: Clock) -> int:
-        """How many events there are in all."""
+        """Return the number of events of the whole training, whose length is `clock.total`."""
         return min(max(round(clock.total / self.spacing), 1), self.most)
 
     def __call__(self, clock: Clock) -> bool:
@@ -130,15 +166,15 @@ class Evenly:
         return clock.step * count // total > clock.last * count // total
 
     def interval(self, clock: Clock) -> float:
-        """Steps from one event to the next."""
+        """Return the number of steps from one event to the next."""
         return max(clock.total, 1) / self.count(clock)
 
 
 @dataclass(frozen=True)
 class Decay:
-    """A gain that falls from 1: by `rate` in each step (linear) or with the exponent -rate (exponential).
+    """A gain that falls from 1: by `rate` in each step ("linear") or with the exponent -rate ("exponential").
 
-    Without a rate, a linear one reaches 0 at the end and an exponential one e^-5.
+    Without a rate, a linear gain reaches 0 at the end of training and an exponential gain e^-5.
 
     >>> [Decay("linear")(Clock(step, 4)) for step in range(5)]
     [1.0, 0.75, 0.5, 0.25, 0.0]
@@ -155,16 +191,16 @@ class Decay:
 
 
 @dataclass(frozen=True)
-class Frames:
-    """A value for each of several equal stretches of training, as a function of the clock alone.
+class Frames(Generic[T]):
+    """One value for each of several equal stretches of training.
 
     >>> [Frames(("a", "b"))(Clock(step, 4)) for step in range(5)]
     ['a', 'a', 'b', 'b', 'b']
     """
 
-    values: tuple
+    values: tuple[T, ...]
 
-    def __call__(self, clock: Clock) -> Any:
+    def __call__(self, clock: Clock) -> T:
         count = len(self.values)
         return self.values[min(max(clock.step, 0) * count // max(clock.total, 1), count - 1)]
 

@@ -1,4 +1,4 @@
-"""Scores: what the weights of a layer are worth when some of them have to go."""
+"""Scores: the importance of each entry of a weight, which decides what a mask keeps."""
 
 from torch import Tensor
 
@@ -6,17 +6,26 @@ from nxm_hf.methods.schedules import Clock
 from nxm_hf.patterns import Pattern
 
 SCORES = ("magnitude", "fisher")
-TINY = 1e-12  # of weights that have had no gradient, the larger is worth more
+TINY = 1e-12  # ranks entries without any gradient by their magnitude
 
 
-def worthiest(weight: Tensor, pattern: Pattern, scores: str, clock: Clock) -> Tensor:
-    """The mask that keeps the highest scores.
+def best_mask(weight: Tensor, pattern: Pattern, scores: str, clock: Clock) -> Tensor:
+    """Return the mask of the pattern that keeps the highest scores.
 
         magnitude   |W|
         fisher      |W| * sqrt(v),   v the optimizer's running mean of squared gradients
 
-    v estimates the diagonal of the Fisher information, so W^2 v is what the loss is expected to rise by without a
-    weight, but for a factor. An optimizer that keeps no such mean for each weight leaves magnitude to choose.
+    v estimates the diagonal of the Fisher information. Pruning a weight raises the loss by about W^2 v, up to a
+    constant factor. If the optimizer keeps no such mean for each entry, "fisher" falls back to magnitude.
+
+    Args:
+        weight: The dense weight, of shape [out, in].
+        pattern: The pattern that the mask holds.
+        scores: "magnitude" or "fisher".
+        clock: The clock that gives access to the optimizer's moments.
+
+    Raises:
+        ValueError: If a score is NaN.
     """
     squares = clock.squares if scores == "fisher" else None
     if squares is None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nxm_hf.families import FEEDS, HEAD_SIZES
+from nxm_hf.families import HEAD_SIZE_ATTRIBUTES, PRODUCERS
 from nxm_hf.layers.find import Layer, find_layers
-from nxm_hf.layers.modules import plain
+from nxm_hf.layers.modules import plain_name
 from nxm_hf.text import shortened
 
 FUSED_QKV = "qkv"  # the role of a layer that computes queries, keys and values at once
@@ -89,13 +89,13 @@ def find_coupled_layers(model: nn.Module) -> tuple[list[CoupledLayers], dict[str
         the reason.
     """
     layers = find_layers(model)
-    modules = {plain(name): module for name, module in model.named_modules()}
+    modules = {plain_name(name): module for name, module in model.named_modules()}
     owners = Counter(id(p) for module in modules.values() for p in module.parameters(recurse=False))
     coupled_layers: list[CoupledLayers] = []
     skipped: dict[str, str] = {}
-    for consumer in (layer for layer in layers if layer.role in FEEDS):
+    for consumer in (layer for layer in layers if layer.role in PRODUCERS):
         try:
-            coupled = _couple(consumer, [layer for layer in layers if layer.place == consumer.place], modules)
+            coupled = _couple(consumer, [layer for layer in layers if layer.scope == consumer.scope], modules)
             for layer in coupled.layers:
                 _check_movable(layer, owners)
         except ValueError as reason:
@@ -107,7 +107,7 @@ def find_coupled_layers(model: nn.Module) -> tuple[list[CoupledLayers], dict[str
 
 def _couple(consumer: Layer, neighbours: Sequence[Layer], modules: Mapping[str, nn.Module]) -> CoupledLayers:
     """Return the layers coupled to a consumer; the ValueError says why there are none."""
-    producers = tuple(layer for layer in neighbours if layer.role in FEEDS[consumer.role])
+    producers = tuple(layer for layer in neighbours if layer.role in PRODUCERS[consumer.role])
     rivals = [layer.name for layer in neighbours if layer.role == consumer.role and layer is not consumer]
     if not producers or rivals:
         raise ValueError(f"{rivals[0]} may read the same channels" if rivals else "no layer is known to lead into it")
@@ -147,7 +147,7 @@ def _consumer_columns(width: int, channels: int, section: int) -> Tensor:
 def _head_size(producer: Layer, modules: Mapping[str, nn.Module]) -> int:
     """Return the width of a head, from an attribute of the attention module."""
     attributes = vars(modules[producer.name.rpartition(".")[0]])
-    sizes = [attributes[name] for name in HEAD_SIZES if isinstance(attributes.get(name), int)]
+    sizes = [attributes[name] for name in HEAD_SIZE_ATTRIBUTES if isinstance(attributes.get(name), int)]
     if not sizes:
         raise ValueError("the width of its heads is not known")
     return sizes[0]

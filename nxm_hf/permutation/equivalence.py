@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nxm_hf.layers.example_inputs import zeros
+from nxm_hf.layers.example_inputs import example_inputs
 from nxm_hf.layers.modules import eval_no_grad
 
 TOKENS = 8
@@ -112,7 +112,7 @@ def _random_example(model: nn.Module) -> dict[str, Tensor]:
     config: Any = model.config
     generator, first = torch.Generator().manual_seed(0), next(model.parameters())
     end, example = getattr(config, "eos_token_id", None), {}
-    for name, empty in zeros(model, TOKENS).items():
+    for name, empty in example_inputs(model, TOKENS).items():
         if empty.is_floating_point():
             example[name] = torch.randn(empty.shape, generator=generator).to(first)
             continue

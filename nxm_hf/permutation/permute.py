@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
-from nxm_hf.config.config import NxMConfig
-from nxm_hf.layers.modules import bare
-from nxm_hf.layers.plan import resolve
+from nxm_hf.config import NxMConfig
+from nxm_hf.layers.modules import unwrap
+from nxm_hf.layers.plan import Plan
 from nxm_hf.patterns import NM, Pattern
 from nxm_hf.permutation.channel_order import ROUNDS, best_order, kept_score
 from nxm_hf.permutation.coupled_layers import CoupledLayers, find_coupled_layers
 from nxm_hf.permutation.equivalence import EquivalenceCheck
-from nxm_hf.storage.model_record import read_stamp
+from nxm_hf.storage.model_record import read_record
 from nxm_hf.text import table
 
 
@@ -114,7 +114,7 @@ def permute(
         >>> [layer.name for layer in result.layers], result.after > result.before, sorted(result.skipped)
         (['layers.0.linear2'], True, ['layers.0.self_attn.out_proj'])
     """
-    model = bare(model)
+    model = unwrap(model)
     patterns = _patterns(model, pattern)
     permutable, skipped = _permutable(model, patterns)
     check = EquivalenceCheck.record(model, {c.consumer.name: c.consumer.module for c in permutable}, inputs)
@@ -130,11 +130,11 @@ def permute(
 
 def _patterns(model: nn.Module, pattern: str | Pattern | Mapping[str, str] | NxMConfig) -> dict[str, Pattern]:
     """Return the pattern of each layer; raise if the model is sparse or no pattern is N:M."""
-    if read_stamp(model) is not None:
+    if read_record(model) is not None:
         raise ValueError("This model is sparse already, and its masks would not move along; permute the dense model.")
     options: dict[str, Any] = {"pattern": pattern}
     config = pattern if isinstance(pattern, NxMConfig) else NxMConfig(**options)
-    plan = resolve(model, replace(config, recipe="asp", settings={}, on_indivisible="skip"))
+    plan = Plan.of(model, replace(config, recipe="asp", settings={}, on_indivisible="skip"))
     patterns = {target.name: target.pattern for target in plan.targets}
     if not any(isinstance(pattern, NM) for pattern in patterns.values()):
         raise ValueError(f'The order of channels matters to N:M; got {config.pattern!r}. Write pattern="2:4".')

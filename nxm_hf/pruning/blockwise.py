@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
-from nxm_hf.layers.modules import blocks, plain
+from nxm_hf.layers.modules import find_blocks, plain_name
 from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.pruners import Inputs, Magnitude, OneShot, PrunedWeight, output_error
 from nxm_hf.pruning.block_cache import BlockCache, PrunedBlock
@@ -37,20 +37,20 @@ def prune_blocks(
     Returns:
         Layer -> what was done to it.
     """
-    modules = dict(blocks(model))
+    modules = dict(find_blocks(model))
     names = list(modules)
-    targets = {name: [t for t in plan.targets if t.name.startswith(f"{plain(name)}.")] for name in names}
+    targets = {name: [t for t in plan.targets if t.name.startswith(f"{plain_name(name)}.")] for name in names}
     replay = BlockReplay.trace(model, batches, list(modules.values())) if batches else None
     order = [names[number] for number in replay.order] if replay else names
     layers: dict[str, PrunedLayer] = {}
     unwritten: list[tuple[Target, PrunedWeight]] = []
     for name in tqdm([name for name in order if targets[name]], desc="Pruning blocks", dynamic_ncols=True):
-        block = cache.load(plain(name)) if cache else None
+        block = cache.load(plain_name(name)) if cache else None
         if block is None:
             statistics = _collect(replay, names.index(name), targets[name], pruner.needs_sample) if replay else None
             block = _prune_block(targets[name], pruner, statistics)
             if cache:
-                cache.save(plain(name), block)
+                cache.save(plain_name(name), block)
         unwritten += zip(targets[name], [pruned for _, pruned in block], strict=True)
         if not dense_inputs:  # with dense inputs, all blocks stay dense until the last one is collected
             _write(unwritten)

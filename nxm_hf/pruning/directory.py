@@ -16,10 +16,11 @@ from nxm_hf.layers.find import find_layers
 from nxm_hf.pruning.block_cache import BlockCache
 from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
 from nxm_hf.pruning.prune import PruningJob
-from nxm_hf.pruning.result import PruningResult
+from nxm_hf.pruning.result import PruningResult, record_pruning
 from nxm_hf.storage.model_files import load_with_missing, model_class
 from nxm_hf.storage.saving import check_written, copy_beside, write_record
 from nxm_hf.storage.state_file import fingerprint
+from nxm_hf.storage.verify import verify_targets
 from nxm_hf.text import shortened
 
 
@@ -116,7 +117,7 @@ def _write(model: PreTrainedModel, job: PruningJob, result: PruningResult, sourc
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that was killed while it wrote
     model.save_pretrained(folder)
     copy_beside(source, folder)
-    write_record(folder, job.config, job.plan)
+    write_record(folder, record_pruning(job.config, result), verify_targets(job.plan.targets))
     result.save(folder)
     with torch.no_grad():
-        check_written(folder, model, job.plan)
+        check_written(folder, job.plan)

@@ -1,10 +1,13 @@
-"""Beginning: a model pruned from rows of the data it is trained on, where its recipe or its settling begins."""
+"""Pruning during training: prune a model with rows of its training data when the phase that needs it begins.
+
+A recipe asks for this with a `CalibratedStart`. Everything else about it stands here: which trainings can do it, which
+rows are taken, and what happens if it fails.
+"""
 
 import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy
@@ -13,106 +16,181 @@ from accelerate.utils import broadcast, gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from nxm_hf.config.config import NxMConfig
-from nxm_hf.layers.plan import Plan, holds_pattern, resolve
+from nxm_hf.config import NxMConfig
+from nxm_hf.layers.plan import Plan
 from nxm_hf.pruning.calibration import Batch, Sampling, evenly_spaced
 from nxm_hf.pruning.prune import prune
+from nxm_hf.recipes import CalibratedStart
 
 logger = logging.getLogger("nxm_hf")
-ROWS, AT_ONCE = Sampling().samples, Sampling().batch_size
-TOKENS = Sampling().samples * Sampling().length  # fewer than these, of short rows, and more rows are read
-INSTEAD = 'so the scores "fisher" choose what is kept. scores="fisher" asks for no other.'
+ROWS, ROWS_PER_BATCH = Sampling().samples, Sampling().batch_size
+TOKENS = Sampling().samples * Sampling().length  # with fewer tokens in the first rows, more rows are read
+FALLBACK = 'using scores="fisher" instead. Set scores="fisher" to silence this warning.'
 
 
-def pruner(model: nn.Module, config: NxMConfig, loader: DataLoader) -> Callable[[], None] | None:
-    """What prunes a model in place by rows of its training data; None where its recipe has nothing pruned so."""
-    by = config.calibrated_start
-    if by is None:
-        return None
-    if not by.required and not _are_rows(_data(loader)):
-        logger.warning("%s looks at rows by their number, and a stream has none; %s", by.method, INSTEAD)
-        return None
-    if by.required and (config.warmup or by.phase == "settle"):
-        _rows(loader, by.method)  # what could not be done by then is said before the first step
-    return partial(prune_by_rows, model, config, loader)
+class CalibratedPruner:
+    """Prunes a model in place, with rows of its training data, by a method of `nxm_hf.prune`.
 
-
-def prune_by_rows(model: nn.Module, config: NxMConfig, loader: DataLoader) -> None:
-    """Prune a model in place as its recipe asks, if it does not hold its pattern; every process calls this.
-
-    Rows are taken by number, from all over the training data, and collated as the loader does; neither the order of
-    the training nor its chance is touched. Where the recipe can do without and this fails in one process, all leave
-    the weights as they were.
+    Args:
+        plan: The layers to prune.
+        config: The config of the training.
+        start: The method, and the phase that begins with what it made of the weights.
+        loader: The training data.
     """
-    plan = resolve(model, config)
-    if holds_pattern(plan):
-        return
-    before, failure = None if config.calibrated_start.required else _copies(plan), None
-    try:
-        _prune(model, config, loader)
-    except Exception as error:  # what a model or a collator makes of a few rows can be anything
-        if before is None:
-            raise
-        failure = f"{type(error).__name__}: {error}"
-    if failures := [said for said in gather_object([failure]) if said]:
-        logger.warning("%s could not prune this model (%s); %s", config.calibrated_start.method, failures[0], INSTEAD)
-        _put_back(plan, before)
-    else:
-        _agree(plan)
+
+    def __init__(self, plan: Plan, config: NxMConfig, start: CalibratedStart, loader: DataLoader):
+        self._plan, self._config, self._start, self._loader = plan, config, start, loader
+
+    @classmethod
+    def of(cls, plan: Plan, config: NxMConfig, loader: DataLoader | None) -> "CalibratedPruner | None":
+        """Make the pruner of a training, if its recipe prunes with calibration data.
+
+        Args:
+            plan: The layers to prune.
+            config: The config of the training.
+            loader: The training data; None in a custom loop.
+
+        Returns:
+            The pruner. None if the recipe needs none, or falls back to its own scores.
+
+        Raises:
+            ValueError: If the recipe requires rows that this training cannot give.
+        """
+        start = config.calibrated_start
+        if start is None:
+            return None
+        if loader is None:
+            if start.required:
+                _check_custom_loop(plan, config, start)
+            return None
+        if not start.required and not _has_rows(_dataset_of(loader)):
+            logger.warning(
+                "%s needs a map-style dataset (with __getitem__ and __len__), but the training data is iterable; %s",
+                start.method,
+                FALLBACK,
+            )
+            return None
+        if start.required and (config.warmup or start.phase == "settle"):
+            _rows_of(loader, start.method)  # raise now, and not in the middle of the training
+        return cls(plan, config, start, loader)
+
+    @property
+    def phase(self) -> str:
+        """Return the phase that begins with the pruned weights: "recipe" or "settle"."""
+        return self._start.phase
+
+    def prune(self) -> None:
+        """Prune the model, unless it holds its pattern already. Every process of a training calls this.
+
+        Rows are taken by index from all over the training data and collated by the loader. The order of the training
+        data and the random state stay as they are. If the recipe has a fallback and pruning fails in one process, all
+        processes put their weights back.
+
+        Raises:
+            ValueError: If the recipe requires rows and the training data has none.
+        """
+        if self._plan.holds_pattern():
+            return
+        if self._start.required:
+            self._prune_with_rows()
+        elif failure := self._failure_of_any_process():
+            logger.warning("%s could not prune this model (%s); %s", self._start.method, failure, FALLBACK)
+            return
+        _broadcast_weights(self._plan)
+
+    def _failure_of_any_process(self) -> str | None:
+        """Try to prune; return the first failure of any process, with the weights put back, or None."""
+        saved, failure = _copy_weights(self._plan), None
+        try:
+            self._prune_with_rows()
+        except Exception as error:  # a model or a collator can fail in any way on a few rows
+            failure = f"{type(error).__name__}: {error}"
+        failures = [text for text in gather_object([failure]) if text]
+        if not failures:
+            return None
+        _put_back_weights(self._plan, saved)
+        return failures[0]
+
+    def _prune_with_rows(self) -> None:
+        config, method = self._config, self._start.method
+        with _random_state_kept():
+            batches = list(_batches(self._loader, method))
+            result = prune(
+                self._plan.model,
+                config.pattern,
+                method,
+                batches,
+                include=config.include,
+                exclude=config.exclude,
+                on_indivisible=config.on_indivisible,
+            )
+        logger.info(
+            "%s pruned %d layers with %d batches of training rows: mean error %.4f (magnitude %.4f).",
+            method,
+            len(result.layers),
+            len(batches),
+            result.error or 0,
+            result.magnitude_error or 0,
+        )
 
 
-def _prune(model: nn.Module, config: NxMConfig, loader: DataLoader) -> None:
-    choices = {name: getattr(config, name) for name in ("include", "exclude", "on_indivisible")}
-    method = config.calibrated_start.method
-    with _chance_put_back():
-        batches = list(_batches(loader, method))
-        outcome = prune(model, config.pattern, method, batches, **choices)
-    logger.info(
-        "%s pruned %d layers, from %d batches of the training rows: mean error %.4f (magnitude %.4f).",
-        *(method, len(outcome.layers), len(batches), outcome.error or 0, outcome.magnitude_error or 0),
-    )
+def _check_custom_loop(plan: Plan, config: NxMConfig, start: CalibratedStart) -> None:
+    """Raise unless a custom loop, which has no training rows to give, can train with this recipe."""
+    if start.phase == "settle":
+        raise ValueError(
+            f'scores="{start.method}" needs training data, which is only available in NxMTrainer or NxMCallback. '
+            'In a custom loop use scores="fisher".'
+        )
+    if config.warmup or not plan.holds_pattern():
+        when = f" after a warm-up of {config.warmup}" if config.warmup else ""
+        raise ValueError(
+            f"{config.recipe} with {config.settings} trains a model that {start.method} has pruned{when}, and this "
+            f"model does not hold {config.pattern!r} by then. A Trainer prunes it with its training data; in a custom "
+            f'loop call nxm_hf.prune(model, {config.pattern!r}, "{start.method}", calibration) before attach(...) '
+            "without a warm-up, or load the weights that a training saved."
+        )
 
 
 def _batches(loader: DataLoader, method: str) -> Iterator[Batch]:
-    """A few batches of rows from all over the data of a loader."""
-    rows = _rows(loader, method)
-    few = list(_spread(rows, ROWS, loader.collate_fn))
+    """Return a few batches of rows from all over the data of a loader."""
+    rows = _rows_of(loader, method)
+    few = list(_collated(rows, ROWS, loader.collate_fn))
     tokens = sum(int(batch["attention_mask"].sum()) for batch in few if "attention_mask" in batch)
     if len(rows) <= ROWS or not 0 < tokens < TOKENS:
         return iter(few)
-    return _spread(rows, ROWS * TOKENS // tokens, loader.collate_fn)
+    return _collated(rows, ROWS * TOKENS // tokens, loader.collate_fn)
 
 
-def _spread(rows: Any, count: int, collate: Callable) -> Iterator[Batch]:
-    """So many rows, from all over the data, a few at a time."""
+def _collated(rows: Any, count: int, collate: Callable[[list[Any]], Any]) -> Iterator[Batch]:
+    """Yield batches of `count` rows that are evenly spaced over the data."""
     count = min(count, len(rows))
     chosen = evenly_spaced(count, len(rows))
-    for begin in range(0, count, AT_ONCE):
-        yield dict(collate([rows[number] for number in chosen[begin : begin + AT_ONCE]]))
+    for begin in range(0, count, ROWS_PER_BATCH):
+        yield dict(collate([rows[number] for number in chosen[begin : begin + ROWS_PER_BATCH]]))
 
 
-def _rows(loader: DataLoader, method: str) -> Any:
-    """The data set of a loader, whose rows have numbers."""
-    rows = _data(loader)
-    if not _are_rows(rows):
+def _rows_of(loader: DataLoader, method: str) -> Any:
+    """Return the dataset of a loader, or raise if its rows cannot be taken by index."""
+    rows = _dataset_of(loader)
+    if not _has_rows(rows):
         raise ValueError(
-            f"{method} looks at some rows of the training data by their number, and {type(rows).__name__} has none. "
-            f'Prune first, with nxm_hf.prune(model, pattern, "{method}", calibration), and train what comes out.'
+            f"{method} needs a map-style dataset (with __getitem__ and __len__); {type(rows).__name__} is not one. "
+            f'Prune first, with nxm_hf.prune(model, pattern, "{method}", calibration), and train the result.'
         )
     return rows
 
 
-def _data(loader: DataLoader) -> Any:
+def _dataset_of(loader: DataLoader) -> Any:
     return getattr(loader, "dataset", None)
 
 
-def _are_rows(data: Any) -> bool:
+def _has_rows(data: Any) -> bool:
     return not isinstance(data, IterableDataset) and hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
 
 @contextmanager
-def _chance_put_back() -> Iterator[None]:
-    """Whatever a row, a collator or a model draws meanwhile is not taken from the training."""
+def _random_state_kept() -> Iterator[None]:
+    """Put all random states back after the block, so that the training draws the same numbers as without it."""
     python, arrays = random.getstate(), numpy.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
@@ -123,19 +201,19 @@ def _chance_put_back() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _agree(plan: Plan) -> None:
-    """Have all processes go on from what the first has made, to the bit."""
+def _broadcast_weights(plan: Plan) -> None:
+    """Give all processes the weights of the first, because rounding may differ between them."""
     for parameter in _parameters(plan):
         broadcast(parameter.data)
 
 
-def _copies(plan: Plan) -> list[Tensor]:
+def _copy_weights(plan: Plan) -> list[Tensor]:
     return [parameter.detach().to("cpu", copy=True) for parameter in _parameters(plan)]
 
 
 @torch.no_grad()
-def _put_back(plan: Plan, before: list[Tensor]) -> None:
-    for parameter, value in zip(_parameters(plan), before, strict=True):
+def _put_back_weights(plan: Plan, saved: list[Tensor]) -> None:
+    for parameter, value in zip(_parameters(plan), saved, strict=True):
         parameter.copy_(value)
 
 

@@ -11,16 +11,16 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nxm_hf import pruners
-from nxm_hf.config.config import NxMConfig
-from nxm_hf.layers.modules import bare, eval_no_grad
-from nxm_hf.layers.plan import Plan, resolve
+from nxm_hf.config import NxMConfig
+from nxm_hf.layers.modules import eval_no_grad, unwrap
+from nxm_hf.layers.plan import Plan
 from nxm_hf.pruners import OneShot
 from nxm_hf.pruning.block_cache import BlockCache
 from nxm_hf.pruning.blockwise import prune_blocks
 from nxm_hf.pruning.calibration import Sampling, make_batches
 from nxm_hf.pruning.evaluation import Evaluation
 from nxm_hf.pruning.result import PrunedLayer, PruningResult, peak_memory, record_pruning
-from nxm_hf.storage.model_record import put_stamp, remove_stamp
+from nxm_hf.storage.model_record import remove_record, set_record
 from nxm_hf.storage.verify import verify_targets
 
 logger = logging.getLogger("nxm_hf")
@@ -144,11 +144,11 @@ class PruningJob:
         Raises:
             ValueError: If an argument is wrong, or a weight has no finite values to be pruned.
         """
-        model = bare(model)
+        model = unwrap(model)
         config = NxMConfig(recipe="asp", **{"pattern": pattern, **layers})
         pruner = method if isinstance(method, OneShot) else pruners.make(method, **settings)
         _check_arguments(config, pruner, inputs, settings if pruner is method else {}, calibrates)
-        plan = resolve(model, config)
+        plan = Plan.of(model, config)
         _check_weights(plan)
         return cls(model, config, plan, pruner, inputs == "dense")
 
@@ -177,12 +177,12 @@ class PruningJob:
         before = scorer(classifier) if scorer else {}
         begin = time.perf_counter()
         batches = None if calibration is None else make_batches(calibration, self.model, tokenizer, sampling)
-        remove_stamp(self.model)
+        remove_record(self.model)
         with eval_no_grad(self.model):
             layers = prune_blocks(self.model, self.plan, self.pruner, batches, self.dense_inputs, cache)
         verify_targets(self.plan.targets).raise_for_problems()
         result = self._result(layers, calibrated=bool(batches), seconds=time.perf_counter() - begin)
-        put_stamp(self.model, record_pruning(self.config, result))
+        set_record(self.model, record_pruning(self.config, result))
         if scorer is None:
             return result
         scores = {metric: (before[metric], value) for metric, value in scorer(classifier).items()}

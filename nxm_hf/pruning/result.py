@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nxm_hf.config.config import NxMConfig
+from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.text import table
 
 RESULT_FILE = "nxm_pruning.json"
@@ -173,20 +173,18 @@ class PruningResult:
         return "\n".join(parts)
 
 
-def record_pruning(config: NxMConfig, result: PruningResult) -> NxMConfig:
-    """Record in a config how its model was pruned, in place. Training by `asp` keeps the masks of such a model.
+def record_pruning(config: NxMConfig, result: PruningResult) -> SparsityRecord:
+    """Describe a model that `prune` made. Its config keeps the masks when it is trained further.
 
     Args:
         config: The config that the model was pruned with.
-        result: The result of pruning.
+        result: What was done to each layer.
 
     Returns:
-        `config`.
+        The record to save with the model.
     """
-    config.layers = {layer.name: layer.pattern for layer in result.layers}
-    config.density = result.density
-    config.pruning = {"method": result.method, "settings": result.settings, "tokens": result.tokens}
-    return config
+    pruning = {"method": result.method, "settings": result.settings, "tokens": result.tokens}
+    return SparsityRecord(config, {layer.name: layer.pattern for layer in result.layers}, result.density, pruning)
 
 
 def peak_memory() -> int | None:

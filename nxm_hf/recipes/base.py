@@ -1,6 +1,6 @@
-"""The catalogue of recipes: by name, with their settings, defaults and references."""
+"""What a recipe is, and the registry that finds recipes by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,17 @@ from nxm_hf.settings import Registry
 
 CALIBRATED_METHODS = tuple(name for name in pruners.names() if name != "magnitude")
 
+Settings = Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class CalibratedStart:
-    """The method, and the phase that begins with what it has made of the weights.
+    """A request to prune the model with calibration data when a phase of training begins.
 
-    Where it is no `must`, a training that has no rows to show it goes by the recipe's own scores instead.
+    Args:
+        method: The pruning method, a name of `nxm_hf.pruners.names()`.
+        phase: The phase that continues from the pruned weights: "recipe" or "settle".
+        required: If False and no calibration rows are available, fall back to the recipe's own scores.
     """
 
     method: str
@@ -24,30 +29,125 @@ class CalibratedStart:
     required: bool = True
 
 
-Recipe = Callable[..., Method]
+@dataclass(frozen=True)
+class Recipe:
+    """A method with a paper's settings, and what the training around it has to know.
+
+    The rules are functions of all settings of the recipe, defaults included.
+
+    Args:
+        make: The function that makes the method from a pattern and the settings. Its arguments after the pattern are
+            the settings of the recipe, and its docstring is the data sheet.
+        settle: The fraction of training with a frozen mask, if the config sets none: a number, or a rule that is given
+            the settings and the warm-up fraction.
+        calibrated_start: The rule for pruning with calibration data; None if the recipe never needs it.
+        needs_warmup: The rule that tells if the recipe needs dense steps first; None if it never does.
+
+    Example:
+        >>> from nxm_hf.recipes.ste import ste
+        >>> Recipe(ste, settle=0.5).name
+        'ste'
+    """
+
+    make: Callable[..., Method]
+    settle: float | Callable[[Settings, float], float] = 0.0
+    calibrated_start: Callable[[Settings], CalibratedStart | None] | None = None
+    needs_warmup: Callable[[Settings], bool] | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the name of the recipe: that of its function, spelled with hyphens."""
+        return self.make.__name__.replace("_", "-")
 
 
-class RecipeRegistry(Registry):
-    """Recipes by name. A recipe is given the pattern first, then its settings."""
+class RecipeRegistry:
+    """The recipes by name. Names are spelled with hyphens; underscores are accepted.
 
-    def __init__(self, *recipes: Recipe):
-        super().__init__("recipe", {recipe.__name__.replace("_", "-"): recipe for recipe in recipes}, given=1)
+    Args:
+        recipes: Recipes, or functions that make a method; such a function is registered as `Recipe(function)`.
+    """
 
-    def settle(self, name: str, settings: dict[str, Any], warmup: float) -> float:
-        """The fraction of training that a recipe with these settings settles for where the config sets none."""
-        rule = getattr(self.find(name)[1], "settle", 0.0)
-        return rule(warmup, **settings) if callable(rule) else rule
+    def __init__(self, *recipes: Recipe | Callable[..., Method]):
+        entries = [recipe if isinstance(recipe, Recipe) else Recipe(recipe) for recipe in recipes]
+        self._recipes = {recipe.name: recipe for recipe in entries}
+        # The first argument of a recipe's function is the pattern, which is not a setting.
+        self._makers = Registry("recipe", {recipe.name: recipe.make for recipe in entries}, 1)
 
-    def calibrated_start(self, name: str, settings: dict[str, Any]) -> CalibratedStart | None:
-        """The method of `prune` that such a training has make the model sparse, and when; None if it has none."""
-        rule = getattr(self.find(name)[1], "calibrated_start", None)
-        return rule(**settings) if rule else None
+    def names(self) -> list[str]:
+        """Return the names of all recipes, in the order of registration."""
+        return self._makers.names()
 
-    def needs_warmup(self, name: str, settings: dict[str, Any]) -> bool:
-        """Whether a recipe with these settings can do nothing without dense steps before it."""
-        rule = getattr(self.find(name)[1], "needs_warmup", None)
-        return bool(rule and rule(**settings))
+    def find(self, name: str) -> tuple[str, Recipe]:
+        """Return the canonical name of a recipe, and the recipe.
 
-    def make(self, name: str, pattern: Pattern, settings: dict[str, Any]) -> Method:
-        """The method of a recipe with these settings."""
-        return super().make(name, pattern, **settings)
+        Args:
+            name: A name in any accepted spelling.
+
+        Raises:
+            ValueError: If there is no such recipe; the message suggests the nearest name.
+        """
+        name, _ = self._makers.find(name)
+        return name, self._recipes[name]
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Return the settings of a recipe and their defaults.
+
+        Args:
+            name: The name of a recipe.
+        """
+        return self._makers.settings(name)
+
+    def describe(self, name: str) -> tuple[str, str]:
+        """Return the first line of a recipe's data sheet, and its reference.
+
+        Args:
+            name: The name of a recipe.
+        """
+        return self._makers.describe(name)
+
+    def make(self, name: str, pattern: Pattern, settings: Settings) -> Method:
+        """Return the method of a recipe.
+
+        Args:
+            name: The name of a recipe.
+            pattern: The pattern that the weight shall hold at the end.
+            settings: The settings that differ from their defaults.
+
+        Raises:
+            ValueError: If a setting is unknown or has a wrong value.
+        """
+        return self._makers.make(name, pattern, **settings)
+
+    def settle(self, name: str, settings: Settings, warmup: float) -> float:
+        """Return the fraction of training with a frozen mask, for a config that sets none.
+
+        Args:
+            name: The name of a recipe.
+            settings: The settings that differ from their defaults.
+            warmup: The fraction of training that is dense first.
+        """
+        rule = self.find(name)[1].settle
+        return rule(self._with_defaults(name, settings), warmup) if callable(rule) else rule
+
+    def calibrated_start(self, name: str, settings: Settings) -> CalibratedStart | None:
+        """Return how a training with these settings prunes with calibration data, or None if it does not.
+
+        Args:
+            name: The name of a recipe.
+            settings: The settings that differ from their defaults.
+        """
+        rule = self.find(name)[1].calibrated_start
+        return rule(self._with_defaults(name, settings)) if rule else None
+
+    def needs_warmup(self, name: str, settings: Settings) -> bool:
+        """Return True if a recipe with these settings needs dense steps before it.
+
+        Args:
+            name: The name of a recipe.
+            settings: The settings that differ from their defaults.
+        """
+        rule = self.find(name)[1].needs_warmup
+        return rule is not None and rule(self._with_defaults(name, settings))
+
+    def _with_defaults(self, name: str, settings: Settings) -> dict[str, Any]:
+        return {**self.settings(name), **settings}

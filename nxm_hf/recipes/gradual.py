@@ -1,4 +1,4 @@
-"""The recipe `gradual`: prune a little more every so often."""
+"""The recipe `gradual`: prune in many small steps."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,17 @@ from nxm_hf.settings import at_least_zero
 
 @dataclass(frozen=True)
 class Cubic:
-    """From a start density down to the pattern's, fast at first: d + (start - d) * (1 - progress)^3."""
+    """A pattern whose density falls from `start` to that of `pattern`, fast at first.
 
-    pattern: Pattern
+    The density is d + (start - d) * (1 - progress)^3, with d the density of `pattern`.
+    """
+
+    pattern: NM | Unstructured
     start: float
 
     def __call__(self, clock: Clock) -> Pattern:
-        left = (1 - clock.progress) ** 3
-        density = self.pattern.density + (self.start - self.pattern.density) * left
+        remaining = (1 - clock.progress) ** 3
+        density = self.pattern.density + (self.start - self.pattern.density) * remaining
         if clock.progress >= 1 or density <= self.pattern.density:
             return self.pattern
         if density >= 1:
@@ -29,10 +32,18 @@ class Cubic:
 
 
 def gradual(pattern: Pattern, start_density: float = 1.0, every: int = 100) -> Masked:
-    """Prune by magnitude every `every` steps, from `start_density` to the density of the pattern, and for good.
+    """Prune by magnitude every `every` steps, from `start_density` to the pattern's density; pruned weights stay zero.
 
     Reference: Zhu and Gupta, 2017, https://arxiv.org/abs/1710.01878
-    Relations: `asp` is the same in one go. For N:M the steps are a ladder: 4:4, 3:4, 2:4.
+    Relations: `asp` prunes in one step. N:M patterns go through a sequence such as 4:4, 3:4, 2:4.
+
+    Args:
+        pattern: The final pattern, N:M or unstructured.
+        start_density: The density at the first step.
+        every: The number of steps from one pruning to the next.
+
+    Raises:
+        ValueError: If the pattern is of another form, or `start_density` is below its density or above 1.
     """
     if not isinstance(pattern, (NM, Unstructured)):
         raise ValueError(

@@ -9,13 +9,18 @@ from nxm_hf.settings import at_least_zero, one_of
 def mask_decay(
     pattern: Pattern, schedule: str = "linear", rate: float | None = None, grad: str = "chain", refresh: int = 1
 ) -> Masked:
-    """Compute with pruned weights times a gain that falls from 1 to 0, so that they leave little by little.
+    """Multiply pruned weights in the forward pass by a gain that falls from 1 to 0, so that they fade out.
 
     Reference: Kao et al., 2022 (MDGF), https://arxiv.org/abs/2209.07617
-    Relations: `ste` once the gain is 0 and grad="ste". `rate` is what the gain loses in a step (linear) or its
-    exponent in a step (exponential); by default a linear gain reaches 0 at the end of the recipe's steps and an
-    exponential one e^-5. `grad` "chain" scales the gradient of pruned weights by the gain, as the chain rule has it;
-    "ste" leaves it whole. The paper's d and f are the config's `warmup` and `settle`.
+    Relations: `ste` once the gain is 0 and grad="ste". The paper's d and f are the config's `warmup` and `settle`.
+
+    Args:
+        pattern: The pattern of the mask.
+        schedule: The shape of the fall, "linear" or "exponential".
+        rate: The amount subtracted from the gain in each step (linear), or the exponent of each step (exponential).
+            By default, a linear gain reaches 0 at the end of the recipe's steps and an exponential gain e^-5.
+        grad: "chain" scales the gradient of pruned weights by the gain, as the chain rule does; "ste" does not.
+        refresh: The number of steps from one mask to the next.
     """
     one_of("mask-decay", "schedule", schedule, ("linear", "exponential"))
     one_of("mask-decay", "grad", grad, ("chain", "ste"))

@@ -1,4 +1,4 @@
-"""The recipe `reset`: straight-through training that zeroes pruned weights now and then."""
+"""The recipe `reset`: straight-through training that sets pruned weights to zero from time to time."""
 
 from dataclasses import replace
 
@@ -12,11 +12,18 @@ from nxm_hf.settings import one_of
 def reset(
     pattern: Pattern, every: int = 1000, reset_moments: str = "none", grad_scale: float = 1.0, refresh: int = 1
 ) -> Masked:
-    """Train as `ste`, and on every `every`-th step set pruned weights to zero.
+    """Train as `ste`, and set pruned weights to zero on every `every`-th step.
 
     Reference: Stosic and Stosic, 2021 (RESET of Algorithm 1), https://arxiv.org/abs/2105.12920
-    Relations: `ste` when `every` is longer than training; with every=1 masks hardly change, as in `asp`. The
-    optimizer's momentum grows pruned weights back at once, unless `reset_moments` is "first" or "both".
+    Relations: `ste` when `every` is longer than training. With every=1 masks hardly change, as in `asp`.
+
+    Args:
+        pattern: The pattern of the mask.
+        every: The number of steps from one reset to the next.
+        reset_moments: The optimizer's moments that a reset sets to zero: "none", "first" or "both". With "none",
+            momentum grows pruned weights back at once.
+        grad_scale: As in `ste`.
+        refresh: The number of steps from one mask to the next.
     """
     one_of("reset", "reset_moments", reset_moments, ("none", "first", "both"))
     return replace(ste(pattern, grad_scale, refresh), reset=Every(every), clear=reset_moments)

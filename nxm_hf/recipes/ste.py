@@ -7,11 +7,16 @@ from nxm_hf.settings import at_least_zero
 
 
 def ste(pattern: Pattern, grad_scale: float = 1.0, refresh: int = 1) -> Masked:
-    """Compute with the masked weight, give its gradient to the dense one, and solve the mask anew as it trains.
+    """Compute with the masked weight, apply its gradient to the dense weight, and refresh the mask as it trains.
 
     Reference: Bengio et al., 2013, https://arxiv.org/abs/1308.3432
-    Relations: `sr-ste` with decay=0. `grad_scale` scales the gradient of pruned weights; under Adam-like optimizers,
-    which would hide that, it scales their update. `refresh` is the number of steps from one mask to the next.
+    Relations: `sr-ste` with decay=0.
+
+    Args:
+        pattern: The pattern of the mask.
+        grad_scale: The scale of the gradient of pruned weights. Under an adaptive optimizer, which would cancel it,
+            it scales the update of pruned weights instead.
+        refresh: The number of steps from one mask to the next.
     """
     scale = at_least_zero("ste", "grad_scale", grad_scale)
     return Masked(Constant(pattern), refresh=Every(refresh), grad_scale=Constant(scale))

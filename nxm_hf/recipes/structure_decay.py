@@ -1,4 +1,4 @@
-"""The recipe `structure-decay`: one pattern after another, until the one that is wanted."""
+"""The recipe `structure-decay`: one pattern after another, up to the final pattern."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,32 +14,37 @@ from nxm_hf.settings import one_of
 def structure_decay(
     pattern: Pattern, schedule: str = "stepwise", frames: Sequence[str] | None = None, refresh: int = 1
 ) -> Masked:
-    """Train as `ste` through a ladder of patterns, each for an equal stretch of the recipe's steps.
+    """Train as `ste` through a sequence of patterns, each for an equal share of the recipe's steps.
 
     Reference: Kao et al., 2022 (SDGF), https://arxiv.org/abs/2209.07617
-    Relations: `ste` when there is one frame. "stepwise" keeps fewer of every M: 15:16, 8:16, 4:16, 2:16, 1:16;
-    "geometric" narrows the groups at one density: 8:64, 4:32, 2:16, 1:8. `frames` is a ladder of your own, which ends
-    with the pattern itself.
+    Relations: `ste` when there is one frame.
+
+    Args:
+        pattern: The final pattern.
+        schedule: "stepwise" keeps fewer of every M: 15:16, 8:16, 4:16, 2:16, 1:16. "geometric" narrows the groups at
+            one density: 8:64, 4:32, 2:16, 1:8.
+        frames: A custom sequence of patterns, which ends with `pattern`; it replaces `schedule`.
+        refresh: The number of steps from one mask to the next.
     """
     one_of("structure-decay", "schedule", schedule, ("stepwise", "geometric"))
-    ladder = _own(pattern, frames) if frames is not None else _ladder(pattern, schedule)
-    return replace(ste(pattern, refresh=refresh), pattern=Frames(ladder))
+    patterns = _default_frames(pattern, schedule) if frames is None else _custom_frames(pattern, frames)
+    return replace(ste(pattern, refresh=refresh), pattern=Frames(patterns))
 
 
-def _own(pattern: Pattern, frames: Sequence[str]) -> tuple[Pattern, ...]:
+def _custom_frames(pattern: Pattern, frames: Sequence[str]) -> tuple[Pattern, ...]:
     if not isinstance(frames, (list, tuple)) or not all(isinstance(frame, (str, Pattern)) for frame in frames):
         raise ValueError(
             f"frames of structure-decay is a list of patterns; got {frames!r}. Write ['3:4', '{pattern}']."
         )
-    ladder = tuple(parse(frame) for frame in frames)
-    if not ladder or ladder[-1] != pattern:
+    patterns = tuple(parse(frame) for frame in frames)
+    if not patterns or patterns[-1] != pattern:
         raise ValueError(
             f"frames of structure-decay must end with the pattern; got {frames!r}. Write [..., '{pattern}']."
         )
-    return ladder
+    return patterns
 
 
-def _ladder(pattern: Pattern, schedule: str) -> tuple[Pattern, ...]:
+def _default_frames(pattern: Pattern, schedule: str) -> tuple[Pattern, ...]:
     if not isinstance(pattern, NM):
         raise ValueError(f"structure-decay makes its frames from N:M; for {pattern} give frames=[..., '{pattern}'].")
     n, m = pattern.n, pattern.m

@@ -1,13 +1,23 @@
-"""Axes: from numbers to places on paper, and which numbers to write beside them."""
+"""Axes: map numbers to positions on paper, and choose ticks and their labels."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MAX_STEPS = 6  # between the ticks of a linear axis
+
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of numbers along a stretch of paper."""
+    """A range of numbers along a line of a drawing.
+
+    Args:
+        low: the smallest number.
+        high: the largest number.
+        begin: the position of `low`.
+        end: the position of `high`.
+        logarithmic: whether equal distances are equal ratios.
+    """
 
     low: float
     high: float
@@ -15,48 +25,74 @@ class Axis:
     end: float
     logarithmic: bool = False
 
-    def at(self, value: float) -> float:
-        """The place of a value."""
-        low, high, value = (math.log10(x) for x in (self.low, self.high, value)) if self.logarithmic else (
-            self.low, self.high, value
-        )  # fmt: skip
+    def position(self, value: float) -> float:
+        """Return the position of a number.
+
+        Args:
+            value: a number, usually between `low` and `high`.
+
+        Example:
+            >>> Axis(0, 10, 100, 200).position(2.5)
+            125.0
+        """
+        low, high = self.low, self.high
+        if self.logarithmic:
+            low, high, value = math.log10(low), math.log10(high), math.log10(value)
         return round(self.begin + (value - low) / (high - low) * (self.end - self.begin), 2)
 
     @property
     def ticks(self) -> list[float]:
-        """Round numbers within the range."""
-        if self.logarithmic and len(marks := _powers(self.low, self.high)) >= 2:
-            return marks
+        """Return round numbers within the range."""
+        if self.logarithmic and len(powers := _powers(self.low, self.high)) >= 2:
+            return powers
         first = math.ceil(self.low / self.step - 1e-9)
         return [count * self.step for count in range(first, math.floor(self.high / self.step + 1e-9) + 1)]
 
     @property
     def step(self) -> float:
-        """The round number between two ticks, of which there are at most six."""
-        span, most = self.high - self.low, 6
-        power = 10.0 ** math.floor(math.log10(span / most))
-        return next(factor * power for factor in (1, 2, 5, 10, 20) if span / (factor * power) <= most)
+        """Return the round number between two ticks of a linear axis."""
+        span = self.high - self.low
+        power = 10.0 ** math.floor(math.log10(span / MAX_STEPS))
+        return next(factor * power for factor in (1, 2, 5, 10, 20) if span / (factor * power) <= MAX_STEPS)
 
 
-def fitted(values: Sequence[float], begin: float, end: float, zero: bool = False, logarithmic: bool = False) -> Axis:
-    """An axis that holds these values with a little room, from zero on if `zero`; no room beyond shares of 0 and 1."""
+def fit_axis(
+    values: Sequence[float], begin: float, end: float, from_zero: bool = False, logarithmic: bool = False
+) -> Axis:
+    """Return an axis that holds all values with a small margin.
+
+    Args:
+        values: the numbers to be drawn.
+        begin: the position of the smallest number.
+        end: the position of the largest number.
+        from_zero: whether the axis starts at 0. It also does if the smallest value is 0.
+        logarithmic: whether equal distances are equal ratios; all values must be positive.
+
+    Returns:
+        The axis. A largest value of 1 gets no margin, because it usually is a share.
+    """
     low, high = min(values), max(values)
     if logarithmic:
         return Axis(low / 1.2, high * 1.2, begin, end, True)
-    room = (high - low) * 0.05 or abs(high) * 0.05 or 0.5
-    return Axis(0 if zero or low == 0 else low - room, 1 if high == 1 else high + room, begin, end)
+    margin = (high - low) * 0.05 or abs(high) * 0.05 or 0.5
+    return Axis(0 if from_zero or low == 0 else low - margin, 1 if high == 1 else high + margin, begin, end)
 
 
-def number(value: float, step: float = 0.0) -> str:
-    """A number as it stands at a tick, with the digits that tell it from the next, a step away.
+def tick_label(value: float, step: float = 0.0) -> str:
+    """Return the text of a number at a tick.
 
-    >>> [number(x) for x in (0, 0.30000000000000004, 1500.0, 25000, 2e-05, 3e6)]
-    ['0', '0.3', '1500', '25k', '2e-5', '3M']
-    >>> number(0.99994, 2e-5), number(1, 2e-5), number(500, 100)
-    ('0.99994', '1', '500')
+    Args:
+        value: the number.
+        step: the distance to the next tick; the text has enough digits to tell the two apart.
+
+    Example:
+        >>> [tick_label(value) for value in (0, 0.30000000000000004, 1500.0, 25000, 2e-05, 3e6)]
+        ['0', '0.3', '1500', '25k', '2e-5', '3M']
+        >>> tick_label(0.99994, 2e-5), tick_label(1, 2e-5), tick_label(500, 100)
+        ('0.99994', '1', '500')
     """
-    for size, unit, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
-        if abs(value) >= size:
+    for smallest, unit, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= smallest:
             return f"{value / unit:.4g}{letter}"
     digits = math.ceil(math.log10(abs(value) / step)) + 1 if value and step else 0
     mantissa, e, exponent = f"{value:.{max(digits, 4)}g}".partition("e")
@@ -64,9 +100,10 @@ def number(value: float, step: float = 0.0) -> str:
 
 
 def _powers(low: float, high: float) -> list[float]:
+    """Return powers of ten within a range, with multiples between them if there are fewer than three."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 3), (1, 2, 5)):
-        marks = [factor * 10.0**e for e in exponents for factor in factors if low <= factor * 10.0**e <= high]
-        if len(marks) >= 3:
+        numbers = [factor * 10.0**e for e in exponents for factor in factors if low <= factor * 10.0**e <= high]
+        if len(numbers) >= 3:
             break
-    return marks[:: math.ceil(len(marks) / 7)] if marks else []
+    return numbers[:: math.ceil(len(numbers) / 7)] if numbers else []

@@ -1,4 +1,7 @@
-"""Charts: what is to be drawn of runs, before anybody has chosen a pen."""
+"""Chart data for training runs, independent of the output format (SVG or PNG).
+
+Charts of the section "curves" come from the Trainer's log, those of "weights" from what AnalysisCallback recorded.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,15 +10,16 @@ from itertools import pairwise
 from operator import mul
 
 import torch
+from torch import Tensor
 
-from nxm_hf.analysis.correlation import FEWEST, Learning, learning_correlation, random_walk_null
-from nxm_hf.analysis.recording import in_mask
+from nxm_hf.analysis.correlation import MIN_POINTS, Learning, learning_correlation, random_walk_null
+from nxm_hf.analysis.recording import decode_in_mask
 from nxm_hf.report.run import Run
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve; in a chart of bars, `xs` are the edges, one more than the `ys`."""
+    """One curve of a chart. In a bar chart `xs` are the edges of the bars, one more than `ys`."""
 
     name: str
     xs: tuple[float, ...]
@@ -24,7 +28,18 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture's worth of curves or bars over one axis. `section` is the part of the page it belongs to."""
+    """One figure: curves, or bars, over a common axis.
+
+    Args:
+        section: the section of the page that shows it, "curves" or "weights".
+        title: its title.
+        x: the label of the x axis.
+        y: the label of the y axis.
+        lines: the curves, or one outline of bars each.
+        bars: whether to draw bars.
+        logarithmic: whether the y axis is logarithmic.
+        note: a text below the figure.
+    """
 
     section: str
     title: str
@@ -37,131 +52,177 @@ class Chart:
 
 
 def charts(runs: Sequence[Run]) -> list[Chart]:
-    """Every chart that these runs have the numbers for."""
+    """Return all charts for which the runs have data.
+
+    Args:
+        runs: the runs; a curve of each is drawn into the same chart where they are comparable.
+    """
     evaluations = dict.fromkeys(key for run in runs for key in run.evaluations)
-    found = [
-        _curves(runs, "loss", "Training loss", "loss"),
-        *(_curves(runs, key, f"Evaluation: {_words(key)}", _words(key)) for key in evaluations),
+    drawn = [_curves(runs, "loss", "Training loss", "loss")]
+    drawn += [_curves(runs, key, f"Evaluation: {_metric_label(key)}", _metric_label(key)) for key in evaluations]
+    drawn += [
         _curves(runs, "nxm/mask_similarity", "Mask similarity", "share of kept weights kept again"),
-        _curves(runs, "nxm/flip_rate", "Flip rate", "share of all weights that changed place"),
+        _curves(runs, "nxm/flip_rate", "Flip rate", "share of all weights that entered or left the mask"),
         _curves(runs, "nxm/residual", "Residual", "‖W - P(W)‖ / ‖W‖", logarithmic=True),
         Chart("curves", "Density in training", "step", "fraction kept", _densities(runs)),
-        *(chart for run in runs if run.analysis for chart in _of_samples(run, runs)),
     ]
-    return [chart for chart in found if chart.lines]
+    for run in runs:
+        if run.analysis:
+            suffix = f" of {run.name}" if len(runs) > 1 else ""
+            drawn += [_magnitudes(run, suffix), *_mask_counts(run, suffix), *_learning(run, suffix)]
+    return [chart for chart in drawn if chart.lines]
 
 
 def _curves(runs: Sequence[Run], key: str, title: str, y: str, logarithmic: bool = False) -> Chart:
-    points = [(run.name, run.points(key)) for run in runs]
-    lines = [Line(name, *zip(*found, strict=True)) for name, found in points if found]
+    """Return a chart of one key of the log, with a curve for each run that has it."""
+    lines = []
+    for run in runs:
+        if points := run.points(key):
+            steps, values = zip(*points, strict=True)
+            lines.append(Line(run.name, steps, values))
     logarithmic = logarithmic and all(value > 0 for line in lines for value in line.ys)
     return Chart("curves", title, "step", y, tuple(lines), logarithmic=logarithmic)
 
 
 def _densities(runs: Sequence[Run]) -> tuple[Line, ...]:
-    """Of the masks in use, all layers together, where they were recorded."""
+    """Return the density of all masks together, for each run with a recording."""
     lines = []
-    for run in (run for run in runs if run.analysis):
-        sizes = [layer["shape"][0] * layer["shape"][1] for layer in run.analysis["layers"].values()]
-        steps, densities = zip(*run.sampled("density"), strict=True)
-        kept = (sum(map(mul, sizes, values)) / sum(sizes) for values in densities)
-        lines.append(Line(run.name, steps, tuple(kept)))
+    for run in runs:
+        if run.analysis:
+            sizes = [layer["shape"][0] * layer["shape"][1] for layer in run.analysis["layers"].values()]
+            steps, densities = zip(*run.recorded("density"), strict=True)
+            kept = (sum(map(mul, sizes, values)) / sum(sizes) for values in densities)
+            lines.append(Line(run.name, steps, tuple(kept)))
     return tuple(lines)
 
 
-def _words(key: str) -> str:
-    """eval_rte_accuracy as "rte accuracy"."""
+def _metric_label(key: str) -> str:
+    """Return "rte accuracy" for "eval_rte_accuracy"."""
     return key.removeprefix("eval_").replace("_", " ")
 
 
-def _of_samples(run: Run, runs: Sequence[Run]) -> list[Chart]:
-    of = f" of {run.name}" if len(runs) > 1 else ""
-    return [_magnitudes(run, of), *_counts(run, of), *_learning(run, of)]
-
-
-def _magnitudes(run: Run, of: str) -> Chart:
-    found = run.analysis["magnitudes"]
-    lines = [Line(name, tuple(found["edges"]), tuple(found[name])) for name in ("kept", "pruned")]
+def _magnitudes(run: Run, suffix: str) -> Chart:
+    """Return the histogram of kept and pruned weights."""
+    histograms, step = run.analysis["magnitudes"], run.recorded("in_mask")[-1][0]
+    lines = [Line(name, tuple(histograms["edges"]), tuple(histograms[name])) for name in ("kept", "pruned")]
     return Chart(
         "weights",
-        f"Sizes of weights{of}",
+        f"Sizes of weights{suffix}",
         "|w| / root mean square of its layer",
         "weights",
         tuple(lines),
         bars=True,
-        note=f"The weights that the optimizer trains, at step {run.sampled('in_mask')[-1][0]}; the last bar also holds "
-        "what is larger.",
+        note=f"The weights that the optimizer trains, at step {step}; the last bar also holds larger weights.",
     )
 
 
 def in_mask_counts(run: Run) -> dict[str, list[int]]:
-    """Layer -> for each of its followed weights, at how many of the recorded steps it was in the mask."""
-    layers, records = run.analysis["layers"], [texts for _, texts in run.sampled("in_mask")]
+    """Count at how many recorded steps each followed weight was in the mask.
+
+    Args:
+        run: a run with a recording.
+
+    Returns:
+        The counts of the followed weights of each layer, by the name of the layer.
+    """
+    records = [texts for _, texts in run.recorded("in_mask")]
     counts = {}
-    for number, (name, layer) in enumerate(layers.items()):
-        seen = [in_mask(texts[number], len(layer["index"])) for texts in records]
-        counts[name] = [sum(column) for column in zip(*seen, strict=True)]
+    for number, (name, layer) in enumerate(run.analysis["layers"].items()):
+        in_mask = [decode_in_mask(texts[number], len(layer["index"])) for texts in records]
+        counts[name] = [sum(steps) for steps in zip(*in_mask, strict=True)]
     return counts
 
 
 def magnitude_by_count(run: Run) -> list[tuple[int, int, float, float]]:
-    """(times in the mask, followed weights, mean first |w|, mean last |w|), for each count that there is."""
+    """Group the followed weights by how many recorded steps they were in the mask.
+
+    Args:
+        run: a run with a recording.
+
+    Returns:
+        (steps in the mask, number of weights, mean first |w|, mean last |w|) for each group.
+    """
     groups: dict[int, list[tuple[float, float]]] = {}
     for name, counts in in_mask_counts(run).items():
         layer = run.analysis["layers"][name]
         for count, first, last in zip(counts, layer["first"], layer["last"], strict=True):
             groups.setdefault(count, []).append((abs(first), abs(last)))
-    means = {
-        count: [sum(values) / len(found) for values in zip(*found, strict=True)] for count, found in groups.items()
-    }
-    return [(count, len(groups[count]), *means[count]) for count in sorted(groups)]
+    rows = []
+    for count in sorted(groups):
+        first_sum, last_sum = (sum(magnitudes) for magnitudes in zip(*groups[count], strict=True))
+        size = len(groups[count])
+        rows.append((count, size, first_sum / size, last_sum / size))
+    return rows
 
 
-def _counts(run: Run, of: str) -> list[Chart]:
-    """How often weights were in the mask, and how large those are: Figs. 3 and 4 of NxMTransformer."""
-    table, looks = magnitude_by_count(run), len(run.sampled("in_mask"))
-    held = {count: weights for count, weights, _, _ in table}
-    edges = tuple(count - 0.5 for count in range(looks + 2))
-    counts, _, first, last = zip(*table, strict=True)
-    weights = Line("weights", edges, tuple(held.get(count, 0) for count in range(looks + 1)))
-    x, note = f"times in the mask, of {looks} looks", "A peak in the middle is of weights that go in and out by turns."
-    sizes = (Line("at the beginning", counts, first), Line("at the end", counts, last))
+def _mask_counts(run: Run, suffix: str) -> list[Chart]:
+    """Return how often weights were in the mask, and their magnitudes (Figures 3 and 4 of NxMTransformer)."""
+    groups, records = magnitude_by_count(run), len(run.recorded("in_mask"))
+    counts, sizes, first, last = zip(*groups, strict=True)
+    size_of = dict(zip(counts, sizes, strict=True))
+    edges = tuple(count - 0.5 for count in range(records + 2))
+    weights = Line("weights", edges, tuple(size_of.get(count, 0) for count in range(records + 1)))
+    magnitudes = (Line("at the beginning", counts, first), Line("at the end", counts, last))
+    x = f"times in the mask, of {records} recorded steps"
+    note = "A peak in the middle comes from weights that enter and leave the mask repeatedly."
     return [
-        Chart("weights", f"Times in the mask{of}", x, "followed weights", (weights,), bars=True, note=note),
-        Chart("weights", f"Size by times in the mask{of}", x, "mean |w|", sizes),
+        Chart("weights", f"Times in the mask{suffix}", x, "followed weights", (weights,), bars=True, note=note),
+        Chart("weights", f"Size by times in the mask{suffix}", x, "mean |w|", magnitudes),
     ]
 
 
 def snapshots(run: Run) -> list[list[float]]:
-    """The ways of some weights, at looks that are evenly far apart: those at the ends of a training may not be."""
-    found = dict(run.sampled("way"))
-    if len(found) < 2:
+    """Return the moves of the traced weights of all layers at evenly spaced steps.
+
+    The first and last record of a training may have another distance and are then left out.
+
+    Args:
+        run: a run with a recording.
+
+    Returns:
+        A list of all traced weights for each of these steps; empty for fewer than two records.
+    """
+    moves = dict(run.recorded("way"))
+    if len(moves) < 2:
         return []
-    gap = Counter(after - before for before, after in pairwise(found)).most_common(1)[0][0]
-    return [[value for layer in layers for value in layer] for step, layers in found.items() if step % gap == 0]
+    gap = Counter(after - before for before, after in pairwise(moves)).most_common(1)[0][0]
+    return [[value for layer in layers for value in layer] for step, layers in moves.items() if step % gap == 0]
 
 
-def _learning(run: Run, of: str) -> list[Chart]:
-    """For how long weights keep their direction, beside random walks: the f of Stosic and Stosic."""
-    ways = snapshots(run)
-    if len(ways) <= FEWEST:
+def _learning(run: Run, suffix: str) -> list[Chart]:
+    """Return how long weights keep their direction, beside random walks (Stosic and Stosic)."""
+    moves = snapshots(run)
+    if len(moves) <= MIN_POINTS:
         return []
-    layers, (_, texts) = run.analysis["layers"].values(), run.sampled("in_mask")[-1]
-    width = [len(way) for way in run.sampled("way")[-1][1]]
-    bits = [in_mask(text, len(x["index"]))[:many] for text, x, many in zip(texts, layers, width, strict=True)]
-    kept = torch.tensor([bit for layer in bits for bit in layer])
-    ours, null = learning_correlation(torch.tensor(ways, dtype=torch.float64), kept), random_walk_null(len(ways))
-    everyone = torch.ones_like(null.delta, dtype=torch.bool)
-    found = {"kept": (ours, kept), "pruned": (ours, ~kept), "random walk": (null, everyone)}
-    lines = [_shares(name, *pair) for name, pair in found.items() if pair[0].delta[pair[1]].isfinite().any()]
-    medians = ", ".join(f"{line.name} {found[line.name][0].quantile(0.5, found[line.name][1]):.3f}" for line in lines)
-    note = f"Of {len(kept)} weights at {len(ways)} looks. Medians: {medians}. Random walks learn nothing."
+    kept = _traced_in_mask(run)
+    trained, null = learning_correlation(torch.tensor(moves, dtype=torch.float64), kept), random_walk_null(len(moves))
+    groups = {
+        "kept": (trained, kept),
+        "pruned": (trained, ~kept),
+        "random walk": (null, torch.ones_like(null.delta, dtype=torch.bool)),
+    }
+    lines, medians = [], []
+    for name, (learning, where) in groups.items():
+        if learning.delta[where].isfinite().any():
+            lines.append(_cumulative(name, learning, where))
+            medians.append(f"{name} {learning.quantile(0.5, where):.3f}")
+    sample = f"Of {len(kept)} weights at {len(moves)} recorded steps."
+    note = f"{sample} Medians: {', '.join(medians)}. Random walks learn nothing."
     x = "% of training after which a weight has lost its direction"
-    return [Chart("weights", f"Learning correlation{of}", x, "share of the weights", tuple(lines), note=note)]
+    return [Chart("weights", f"Learning correlation{suffix}", x, "share of the weights", tuple(lines), note=note)]
 
 
-def _shares(name: str, learning: Learning, where: torch.Tensor) -> Line:
-    """The share of some weights whose correlation ends by then, in percent of the training."""
+def _traced_in_mask(run: Run) -> Tensor:
+    """Return which of the traced weights of all layers were in the last mask."""
+    texts, moves = run.recorded("in_mask")[-1][1], run.recorded("way")[-1][1]
+    kept: list[bool] = []
+    for text, layer, traced in zip(texts, run.analysis["layers"].values(), moves, strict=True):
+        kept += decode_in_mask(text, len(layer["index"]))[: len(traced)]
+    return torch.tensor(kept)
+
+
+def _cumulative(name: str, learning: Learning, where: Tensor) -> Line:
+    """Return the share of the selected weights whose correlation has ended, over the percentage of training."""
     delta = learning.delta[where]
     delta = delta[delta.isfinite()].sort().values
     grid = torch.linspace(0, 1, 51, dtype=delta.dtype)

@@ -1,4 +1,4 @@
-"""Costs: what a training that is over has cost in FLOPs, as it was and had it been dense."""
+"""The FLOPs that a finished training has cost, as it was trained and had it been dense."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,14 @@ from nxm_hf.storage.model_files import skeleton
 
 @dataclass(frozen=True)
 class Cost:
-    """The account of the steps that were done. `counted` is the Trainer's own count of a dense training's FLOPs."""
+    """The FLOPs of the steps that a training has done; prints as a table.
+
+    Args:
+        flops: the FLOPs by our count, for one example in each step.
+        steps: optimizer steps done.
+        planned: optimizer steps of the whole training.
+        counted: the Trainer's own count of the FLOPs of dense training; 0 if it has none.
+    """
 
     flops: TrainingFlops
     steps: int
@@ -19,7 +26,7 @@ class Cost:
 
     @property
     def spent(self) -> float:
-        """The Trainer's count, less what the account saves."""
+        """Return the Trainer's count, reduced by the share that sparsity saves."""
         return self.counted * self.flops.overall
 
     def __str__(self) -> str:
@@ -30,16 +37,25 @@ class Cost:
 
 
 def cost(run: Run, tokens: int = 128) -> Cost:
-    """Work out from the files of a run what its recipe has cost; a ValueError says why that is not known."""
+    """Work out from the files of a run what its training has cost.
+
+    Args:
+        run: a run that saved a model.
+        tokens: the length of the example on which FLOPs are counted.
+
+    Raises:
+        ValueError: if the run has no recipe, no model or no steps on record.
+        OSError: if its model cannot be read.
+    """
     recipe, planned = run.config.get("recipe"), run.state.get("max_steps", 0)
     if recipe is None:
         raise ValueError(f"{run.name} has no record of a recipe: every product was dense.")
     if recipe == "custom":
         raise ValueError(f"{run.name} was trained by a method of its own, whose schedule is not known.")
     if run.model is None:
-        raise ValueError(f"{run.name} holds no model to count the products of.")
+        raise ValueError(f"{run.name} holds no model, so the FLOPs of its layers cannot be counted.")
     if not 0 < run.steps <= planned:
-        raise ValueError(f"{run.name} has done {run.steps} of {planned} steps, which is no training to count.")
+        raise ValueError(f"{run.name} has done {run.steps} of {planned} steps; the FLOPs of that cannot be counted.")
     model, config = skeleton(run.model), NxMConfig.from_dict(run.config)
     flops = training_flops(model, config, planned, tokens=tokens, done=run.steps)
     return Cost(flops, run.steps, planned, float(run.state.get("total_flos") or 0))

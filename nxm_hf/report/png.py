@@ -1,14 +1,23 @@
-"""Pictures: the charts as PNG files, where matplotlib is installed."""
+"""Charts as PNG files, if matplotlib is installed."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nxm_hf.report.charts import Chart
 
 
-def write_pictures(charts: Sequence[Chart], folder: Path) -> list[Path]:
-    """Draw each chart into `folder/report/`; returns the files, none without matplotlib."""
+def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:
+    """Draw each chart into `folder/report/`.
+
+    Args:
+        charts: the charts.
+        folder: the directory of the report.
+
+    Returns:
+        The written files; none without matplotlib.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -18,12 +27,12 @@ def write_pictures(charts: Sequence[Chart], folder: Path) -> list[Path]:
     for chart in charts:
         figure = Figure(figsize=(6, 3.6), dpi=160, layout="constrained")
         _draw(chart, figure.subplots())
-        written.append(folder / "report" / f"{_slug(chart.title)}.png")
+        written.append(folder / "report" / f"{_file_name(chart.title)}.png")
         figure.savefig(written[-1])
     return written
 
 
-def _draw(chart: Chart, axes) -> None:
+def _draw(chart: Chart, axes: Any) -> None:  # matplotlib.axes.Axes, which may not be installed
     for line in chart.lines:
         if chart.bars:
             axes.stairs(line.ys, line.xs, fill=True, alpha=0.6, label=line.name)
@@ -35,5 +44,5 @@ def _draw(chart: Chart, axes) -> None:
         axes.legend()
 
 
-def _slug(title: str) -> str:
+def _file_name(title: str) -> str:
     return re.sub(r"\W+", "-", title.lower()).strip("-")

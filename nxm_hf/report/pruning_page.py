@@ -1,55 +1,55 @@
-"""The page of models that were pruned without training: what each layer's outputs lost, as bars and in a table."""
+"""The page of models that were pruned without training: the output error of each layer, as bars and in a table."""
 
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from nxm_hf._version import __version__
 from nxm_hf.pruning.result import RESULT_FILE, PrunedLayer, PruningResult
-from nxm_hf.report.stylesheet import STYLE
-from nxm_hf.report.tables import Drawn, grid
+from nxm_hf.report.html import html_page, html_table, share_bar
+
+HEADER = ("layer", "role", "shape", "pattern", "density", "energy kept", "error", "", "by magnitude", "", "note")
 
 
-def is_pruned(folder: str | Path) -> bool:
-    """Whether `nxm prune` or `nxm convert` wrote this directory."""
+def is_pruned_model(folder: str | Path) -> bool:
+    """Return whether `nxm prune` or `nxm convert` wrote a directory.
+
+    Args:
+        folder: the directory.
+    """
     return (Path(folder) / RESULT_FILE).is_file()
 
 
-def pruned_page(folders: Sequence[str | Path]) -> str:
-    """The report of these directories, one below the other."""
-    parts = "".join(_part(Path(folder)) for folder in folders)
-    names = escape(", ".join(Path(folder).resolve().name for folder in folders))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Pruning report: {names}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{names}</h1>\n"
-        f"<p>Pruning report, drawn by nxm_hf {__version__}</p>\n</header>\n<main>\n{parts}</main>\n</body>\n</html>\n"
-    )
+def pruning_page(folders: Sequence[str | Path]) -> str:
+    """Return the report of pruned models, one below the other, as HTML.
+
+    Args:
+        folders: directories that `nxm prune` or `nxm convert` wrote.
+
+    Raises:
+        ValueError: if the record of a directory cannot be read.
+    """
+    sections = "".join(_section(Path(folder)) for folder in folders)
+    return html_page("Pruning report", ", ".join(Path(folder).resolve().name for folder in folders), sections)
 
 
-def _part(folder: Path) -> str:
-    outcome = PruningResult.read(folder)
-    errors = [error for row in outcome.layers for error in (row.error, row.magnitude_error) if error is not None]
-    most = max(errors, default=0) or 1
-    head = ("layer", "role", "shape", "pattern", "density", "energy kept", "error", "", "by magnitude", "", "note")
-    table = grid(head, [_row(row, most) for row in outcome.layers], heads=1)
-    settings = ", ".join(f"{name}={value!r}" for name, value in outcome.settings.items()) or "none"
-    facts = {"method": outcome.method, "settings": settings, **outcome.summary, **outcome.score_summary}
+def _section(folder: Path) -> str:
+    result = PruningResult.read(folder)
+    errors = [error for layer in result.layers for error in (layer.error, layer.magnitude_error) if error is not None]
+    largest = max(errors, default=0) or 1
+    layers = html_table(HEADER, [_row(layer, largest) for layer in result.layers], row_headers=1)
+    settings = ", ".join(f"{name}={value!r}" for name, value in result.settings.items()) or "none"
+    facts = {"method": result.method, "settings": settings, **result.summary, **result.score_summary}
     note = "Errors are of each layer's outputs over the calibration tokens, squared, as a share of the outputs."
     return (
         f'<section id="layers">\n<h2>{escape(folder.resolve().name)}</h2>\n'
-        f"{grid(('name', 'value'), list(facts.items()), heads=1)}"
-        f'<h3>Layers</h3>{table}<p class="note">{note}</p>\n</section>\n'
+        f"{html_table(('name', 'value'), list(facts.items()), row_headers=1)}"
+        f'<h3>Layers</h3>{layers}<p class="note">{note}</p>\n</section>\n'
     )
 
 
-def _row(row: PrunedLayer, most: float) -> list[str]:
-    cells = [row.name, row.role, "x".join(map(str, row.shape)), row.pattern, f"{row.density:.4f}"]
-    cells.append(f"{row.kept_energy:.4f}")
-    for error in (row.error, row.magnitude_error):
-        cells += ["-", ""] if error is None else [f"{error:.4f}", _bar(error / most)]
-    return [*cells, row.note]
-
-
-def _bar(share: float) -> Drawn:
-    return Drawn(f'<span class="bar"><span style="width:{share:.1%}"></span></span>')
+def _row(layer: PrunedLayer, largest_error: float) -> list[str]:
+    cells = [layer.name, layer.role, "x".join(map(str, layer.shape)), layer.pattern, f"{layer.density:.4f}"]
+    cells.append(f"{layer.kept_energy:.4f}")
+    for error in (layer.error, layer.magnitude_error):
+        cells += ["-", ""] if error is None else [f"{error:.4f}", share_bar(error / largest_error)]
+    return [*cells, layer.note]

@@ -1,56 +1,78 @@
-"""Drawing: charts and masks as inline SVG, coloured by the page's style sheet."""
+"""Charts and masks as inline SVG, coloured by the style sheet of the page."""
 
 from collections.abc import Sequence
 from html import escape
+from itertools import groupby
 
-from nxm_hf.report.axes import Axis, fitted, number
+from nxm_hf.report.axes import Axis, fit_axis, tick_label
 from nxm_hf.report.charts import Chart, Line
 
 WIDTH, HEIGHT = 420, 250
-LEFT, RIGHT, TOP, BOTTOM = 62, 12, 30, 40
-COLOURS = 6  # classes c0 ... c5 of the style sheet; dashes tell further runs apart
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 30, 40  # margins around the plot
+COLOURS = 6  # classes c0 ... c5 of the style sheet; further curves are dashed
 DASHES = ("", "6 3", "2 3")
-FEW = 40  # points, up to which each gets a dot
+MAX_DOTS = 40  # a curve with more points is drawn without dots
 
 
-def draw(chart: Chart) -> str:
-    """A chart as one `<svg>`."""
+def draw_chart(chart: Chart) -> str:
+    """Return a chart as one `<svg>` element.
+
+    Args:
+        chart: the chart.
+    """
     x, y = _axes(chart)
     shapes = [_bars(line, n, x, y) if chart.bars else _curve(line, n, x, y) for n, line in enumerate(chart.lines)]
     label = f"{chart.title}: {chart.y} over {chart.x}, of {', '.join(line.name for line in chart.lines)}"
-    return "".join([_open(WIDTH, HEIGHT, label), *_grid(chart, x, y), *shapes, "</svg>"])
+    return "".join([_open_svg(WIDTH, HEIGHT, label), *_grid(chart, x, y), *shapes, "</svg>"])
 
 
 def legend(chart: Chart) -> str:
-    """Which colour is which; nothing where there is only one."""
+    """Return the colour of each curve as a list, or an empty text for a single curve.
+
+    Args:
+        chart: the chart.
+    """
     if len(chart.lines) < 2:
         return ""
-    keys = [f'<li><svg viewBox="0 0 24 10" aria-hidden="true">{_key(n, chart)}</svg>{escape(line.name)}</li>'
-            for n, line in enumerate(chart.lines)]  # fmt: skip
-    return f'<ul class="legend">{"".join(keys)}</ul>'
+    entries = []
+    for number, line in enumerate(chart.lines):
+        sample = f'<svg viewBox="0 0 24 10" aria-hidden="true">{_sample(number, chart)}</svg>'
+        entries.append(f"<li>{sample}{escape(line.name)}</li>")
+    return f'<ul class="legend">{"".join(entries)}</ul>'
 
 
-def picture(rows: Sequence[str], title: str, group: int = 4) -> str:
-    """A mask as squares, with faint lines between groups of columns."""
-    wide, tall = len(rows[0]), len(rows)
-    kept = "".join(f"M{x} {y}h{length}v1h-{length}z" for y, row in enumerate(rows) for x, length in _stretches(row))
-    lines = "".join(f"M{x} 0v{tall}" for x in range(group, wide, group))
+def draw_mask(rows: Sequence[str], title: str, group: int = 4) -> str:
+    """Return a mask as squares, with faint lines between groups of columns.
+
+    Args:
+        rows: the rows of the mask, as texts of "0" and "1".
+        title: a description for readers who do not see it.
+        group: the number of columns of a group.
+    """
+    width, height = len(rows[0]), len(rows)
+    kept = "".join(f"M{x} {y}h{length}v1h-{length}z" for y, row in enumerate(rows) for x, length in _runs_of_ones(row))
+    lines = "".join(f"M{x} 0v{height}" for x in range(group, width, group))
     return (
-        f'{_open(wide, tall, title, "mask")}<rect class="paper" width="{wide}" height="{tall}"/>'
+        f'{_open_svg(width, height, title, "mask")}<rect class="paper" width="{width}" height="{height}"/>'
         f'<path class="kept" d="{kept}"/><path class="groups" d="{lines}"/></svg>'
     )
 
 
-def spark(values: Sequence[float], title: str) -> str:
-    """A curve as small as a word, from zero on."""
-    x, y = fitted(range(max(len(values), 2)), 1, 79), Axis(0, max(*values, 1e-30), 19, 2)
-    points = " ".join(f"{x.at(n)},{y.at(value)}" for n, value in enumerate(values))
-    return f'{_open(80, 20, title, "spark")}<polyline class="line c0" points="{points}"/></svg>'
+def sparkline(values: Sequence[float], title: str) -> str:
+    """Return a curve of the size of a word, whose y axis starts at zero.
+
+    Args:
+        values: its values, evenly spaced.
+        title: a description for readers who do not see it.
+    """
+    x, y = fit_axis(range(max(len(values), 2)), 1, 79), Axis(0, max(*values, 1e-30), 19, 2)
+    points = " ".join(f"{x.position(n)},{y.position(value)}" for n, value in enumerate(values))
+    return f'{_open_svg(80, 20, title, "spark")}<polyline class="line c0" points="{points}"/></svg>'
 
 
-def _open(width: int, height: int, title: str, kind: str = "chart") -> str:
+def _open_svg(width: int, height: int, title: str, css_class: str = "chart") -> str:
     return (
-        f'<svg class="{kind}" role="img" viewBox="0 0 {width} {height}" aria-label="{escape(title)}">'
+        f'<svg class="{css_class}" role="img" viewBox="0 0 {width} {height}" aria-label="{escape(title)}">'
         f"<title>{escape(title)}</title>"
     )
 
@@ -58,63 +80,66 @@ def _open(width: int, height: int, title: str, kind: str = "chart") -> str:
 def _axes(chart: Chart) -> tuple[Axis, Axis]:
     xs = [x for line in chart.lines for x in line.xs]
     ys = [y for line in chart.lines for y in line.ys]
-    if chart.bars:
-        across = Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT)
-    else:
-        across = fitted(xs, LEFT, WIDTH - RIGHT)
-    up = fitted(ys, HEIGHT - BOTTOM, TOP, zero=chart.bars, logarithmic=chart.logarithmic)
-    return across, up
+    left, right = LEFT, WIDTH - RIGHT
+    x_axis = Axis(min(xs), max(xs), left, right) if chart.bars else fit_axis(xs, left, right)
+    y_axis = fit_axis(ys, HEIGHT - BOTTOM, TOP, from_zero=chart.bars, logarithmic=chart.logarithmic)
+    return x_axis, y_axis
 
 
 def _grid(chart: Chart, x: Axis, y: Axis) -> list[str]:
-    """Lines and numbers at the ticks, and what the axes are of."""
-    bottom = HEIGHT - BOTTOM
-    parts = [f'<text class="axis" x="4" y="14">{escape(chart.y)}{" (log)" if chart.logarithmic else ""}</text>']
-    parts.append(f'<text class="axis" text-anchor="middle" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}">'
-                 f"{escape(chart.x)}</text>")  # fmt: skip
+    """Return the axes with their labels, ticks and grid lines."""
+    bottom, center = HEIGHT - BOTTOM, (LEFT + WIDTH - RIGHT) / 2
+    y_label = f"{escape(chart.y)}{' (log)' if chart.logarithmic else ''}"
+    parts = [
+        f'<text class="axis" x="4" y="14">{y_label}</text>',
+        f'<text class="axis" text-anchor="middle" x="{center}" y="{HEIGHT - 6}">{escape(chart.x)}</text>',
+    ]
     for tick in y.ticks:
-        at, said = y.at(tick), number(tick, 0 if y.logarithmic else y.step)
+        at, label = y.position(tick), tick_label(tick, 0 if y.logarithmic else y.step)
         parts.append(f'<path class="grid" d="M{LEFT} {at}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text class="tick" text-anchor="end" x="{LEFT - 6}" y="{at + 4}">{said}</text>')
-    for tick in (tick for tick in x.ticks if tick == int(tick)):
-        at = x.at(tick)
-        parts.append(f'<path class="grid" d="M{at} {bottom}v4"/>')
-        parts.append(f'<text class="tick" text-anchor="middle" x="{at}" y="{bottom + 17}">{number(tick)}</text>')
+        parts.append(f'<text class="tick" text-anchor="end" x="{LEFT - 6}" y="{at + 4}">{label}</text>')
+    for tick in x.ticks:
+        if tick == int(tick):  # steps and percentages are whole numbers
+            at = x.position(tick)
+            parts.append(f'<path class="grid" d="M{at} {bottom}v4"/>')
+            parts.append(
+                f'<text class="tick" text-anchor="middle" x="{at}" y="{bottom + 17}">{tick_label(tick)}</text>'
+            )
     return [*parts, f'<path class="base" d="M{LEFT} {bottom}H{WIDTH - RIGHT}"/>']
 
 
-def _curve(line: Line, order: int, x: Axis, y: Axis) -> str:
-    points = [(x.at(a), y.at(b)) for a, b in zip(line.xs, line.ys, strict=True)]
-    drawn = f'<polyline {_pen(order)} points="{" ".join(f"{a},{b}" for a, b in points)}"/>'
-    if len(points) > FEW:
-        return drawn
-    return drawn + "".join(f'<circle class="dot c{order % COLOURS}" cx="{a}" cy="{b}" r="2.5"/>' for a, b in points)
+def _curve(line: Line, number: int, x: Axis, y: Axis) -> str:
+    points = [(x.position(a), y.position(b)) for a, b in zip(line.xs, line.ys, strict=True)]
+    curve = f'<polyline {_stroke(number)} points="{" ".join(f"{a},{b}" for a, b in points)}"/>'
+    if len(points) > MAX_DOTS:
+        return curve
+    return curve + "".join(f'<circle class="dot c{number % COLOURS}" cx="{a}" cy="{b}" r="2.5"/>' for a, b in points)
 
 
-def _bars(line: Line, order: int, x: Axis, y: Axis) -> str:
-    steps = "".join(f"V{y.at(b)}H{x.at(right)}" for b, right in zip(line.ys, line.xs[1:], strict=True))
-    outline = f"M{x.at(line.xs[0])} {y.at(0)}{steps}V{y.at(0)}"
-    return f'<path class="bars c{order % COLOURS}" d="{outline}z"/>'
+def _bars(line: Line, number: int, x: Axis, y: Axis) -> str:
+    steps = "".join(f"V{y.position(b)}H{x.position(right)}" for b, right in zip(line.ys, line.xs[1:], strict=True))
+    outline = f"M{x.position(line.xs[0])} {y.position(0)}{steps}V{y.position(0)}"
+    return f'<path class="bars c{number % COLOURS}" d="{outline}z"/>'
 
 
-def _pen(order: int) -> str:
-    dash = DASHES[order // COLOURS % len(DASHES)]
-    return f'class="line c{order % COLOURS}"' + (f' stroke-dasharray="{dash}"' if dash else "")
+def _stroke(number: int) -> str:
+    """Return the attributes that tell a curve from the others."""
+    dash = DASHES[number // COLOURS % len(DASHES)]
+    return f'class="line c{number % COLOURS}"' + (f' stroke-dasharray="{dash}"' if dash else "")
 
 
-def _key(order: int, chart: Chart) -> str:
+def _sample(number: int, chart: Chart) -> str:
     if chart.bars:
-        return f'<path class="bars c{order % COLOURS}" d="M2 1h20v8h-20z"/>'
-    return f'<path {_pen(order)} d="M1 5h22"/>'
+        return f'<path class="bars c{number % COLOURS}" d="M2 1h20v8h-20z"/>'
+    return f'<path {_stroke(number)} d="M1 5h22"/>'
 
 
-def _stretches(row: str) -> list[tuple[int, int]]:
-    """Where the runs of ones begin, and how long they are."""
-    found, begin = [], None
-    for place, bit in enumerate(f"{row}0"):
-        if bit == "1" and begin is None:
-            begin = place
-        elif bit == "0" and begin is not None:
-            found.append((begin, place - begin))
-            begin = None
-    return found
+def _runs_of_ones(row: str) -> list[tuple[int, int]]:
+    """Return where runs of ones begin, and their lengths."""
+    runs, position = [], 0
+    for bit, equal in groupby(row):
+        length = len(list(equal))
+        if bit == "1":
+            runs.append((position, length))
+        position += length
+    return runs

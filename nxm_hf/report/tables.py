@@ -1,148 +1,177 @@
-"""Tables: the numbers of runs as HTML tables."""
+"""The tables of a training report."""
 
 import json
 from collections.abc import Sequence
 from html import escape
 
 from nxm_hf.report.flops import cost
+from nxm_hf.report.html import Html, html_table, share_bar
 from nxm_hf.report.run import Run
-from nxm_hf.report.svg import spark
+from nxm_hf.report.svg import sparkline
 from nxm_hf.storage.verify import Verification
 
-NONE = "-"
+NO_VALUE = "-"
+TRAINER_SETTINGS = ("max_steps", "num_train_epochs", "train_batch_size", "logging_steps", "eval_steps", "save_steps")
 
 
-def grid(head: Sequence[str], rows: Sequence[Sequence[str]], heads: int = 0) -> str:
-    """A table in a frame that scrolls; `heads` is how many of the first columns are headings of their rows."""
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(f"<tr>{''.join(_cell(cell, n < heads) for n, cell in enumerate(row))}</tr>" for row in rows)
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+def summary_table(runs: Sequence[Run]) -> str:
+    """Return a table with a column for each run and a row for each quantity that at least one of them has.
 
-
-class Drawn(str):
-    """A cell that is HTML already."""
-
-
-def _cell(cell: str, is_head: bool) -> str:
-    text = cell if isinstance(cell, Drawn) else escape(cell)
-    # A name may break after its dots, where the screen is narrow.
-    breaking = text.replace(".", ".<wbr>").replace("_", "_<wbr>")
-    return f'<th scope="row">{breaking}</th>' if is_head else f"<td>{text}</td>"
-
-
-def summary(runs: Sequence[Run]) -> str:
-    """A column for each run, a row for each quantity that any of them has."""
-    keys = dict.fromkeys(key for run in runs for key in run.evaluations)
+    Args:
+        runs: the runs to compare.
+    """
     rows = [
         ["recipe", *(str(run.config.get("recipe", "dense")) for run in runs)],
-        ["pattern", *(_words(run.config.get("pattern", "dense")) for run in runs)],
+        ["pattern", *(_text(run.config.get("pattern", "dense")) for run in runs)],
         ["steps", *(f"{run.steps} of {run.state.get('max_steps', '?')}" for run in runs)],
         ["last training loss", *(_number(run.last("loss")) for run in runs)],
-        *([f"last evaluation {key.removeprefix('eval_')}", *(_number(run.last(key)) for run in runs)] for key in keys),
+    ]
+    for key in dict.fromkeys(key for run in runs for key in run.evaluations):
+        rows.append([f"last evaluation {key.removeprefix('eval_')}", *(_number(run.last(key)) for run in runs)])
+    rows += [
         ["best metric", *(_number(run.state.get("best_metric")) for run in runs)],
         ["last residual", *(_number(run.last("nxm/residual")) for run in runs)],
         ["last mask similarity", *(_number(run.last("nxm/mask_similarity")) for run in runs)],
         ["density of the final model", *(_density(run) for run in runs)],
         ["verified", *(_verdict(run.verified) for run in runs)],
     ]
-    return grid(["", *(run.name for run in runs)], [row for row in rows if any(c != NONE for c in row[1:])], heads=1)
+    known = [row for row in rows if any(cell != NO_VALUE for cell in row[1:])]
+    return html_table(["", *(run.name for run in runs)], known, row_headers=1)
 
 
-def layers(run: Run) -> str:
-    """What AnalysisCallback recorded of each layer."""
+def layer_table(run: Run) -> str:
+    """Return what AnalysisCallback recorded of each layer, or an empty text if it recorded nothing.
+
+    Args:
+        run: the run.
+    """
     if not run.analysis:
         return ""
-    residuals, densities, flips = (run.sampled(key) for key in ("residual", "density", "flips"))
+    residuals = run.recorded("residual")
+    steps = f"from step {residuals[0][0]} to {residuals[-1][0]}"
+    last_densities, last_flip_rates = run.recorded("density")[-1][1], run.recorded("flips")[-1][1]
     rows = []
     for number, (name, layer) in enumerate(run.analysis["layers"].items()):
         course = [values[number] for _, values in residuals]
-        about = f"Residual of {name}, from step {residuals[0][0]} to {residuals[-1][0]}"
-        curve = Drawn(spark(course, about))
-        size = "x".join(map(str, layer["shape"]))
-        ends = [_number(course[0]), curve, _number(course[-1])]
-        last = [_number(densities[-1][1][number]), _number(flips[-1][1][number])]
-        rows.append([name, layer["role"], size, layer["pattern"], *ends, *last])
-    head = ("layer", "role", "shape", "pattern", "residual first", "course", "last", "density in training", "flip rate")
-    return grid(head, rows, heads=1)
+        row = [
+            name,
+            layer["role"],
+            "x".join(map(str, layer["shape"])),
+            layer["pattern"],
+            _number(course[0]),
+            Html(sparkline(course, f"Residual of {name}, {steps}")),
+            _number(course[-1]),
+            _number(last_densities[number]),
+            _number(last_flip_rates[number]),
+        ]
+        rows.append(row)
+    residual_columns = ("residual first", "course", "last")
+    header = ("layer", "role", "shape", "pattern", *residual_columns, "density in training", "flip rate")
+    return html_table(header, rows, row_headers=1)
 
 
-def roles(run: Run) -> str:
-    """Density by role: of the final model, or of the training where no model was saved."""
+def role_table(run: Run) -> str:
+    """Return the density of each role: of the final model or, if none was saved, of the last recorded masks.
+
+    Args:
+        run: the run.
+    """
     if isinstance(run.verified, Verification):
-        found = [(layer.role, layer.numel, layer.density) for layer in run.verified.layers]
+        layers = [(layer.role, layer.numel, layer.density) for layer in run.verified.layers]
     elif run.analysis:
-        last = run.sampled("density")[-1][1]
-        known = run.analysis["layers"].values()
-        found = [(x["role"], x["shape"][0] * x["shape"][1], d) for x, d in zip(known, last, strict=True)]
+        recorded = zip(run.analysis["layers"].values(), run.recorded("density")[-1][1], strict=True)
+        layers = [(layer["role"], layer["shape"][0] * layer["shape"][1], density) for layer, density in recorded]
     else:
         return ""
     rows = []
-    for role in dict.fromkeys(role for role, _, _ in found):
-        sizes = [(numel, density) for other, numel, density in found if other == role]
-        density = sum(numel * d for numel, d in sizes) / sum(numel for numel, _ in sizes)
-        bar = Drawn(f'<span class="bar"><span style="width:{density:.1%}"></span></span>')
-        rows.append([role, str(len(sizes)), f"{sum(numel for numel, _ in sizes):,}", _number(density), bar])
-    return grid(("role", "layers", "weights", "density", ""), rows, heads=1)
+    for role in dict.fromkeys(role for role, _, _ in layers):
+        sizes = [(numel, density) for other, numel, density in layers if other == role]
+        total = sum(numel for numel, _ in sizes)
+        density = sum(numel * density for numel, density in sizes) / total
+        rows.append([role, str(len(sizes)), f"{total:,}", _number(density), share_bar(density)])
+    return html_table(("role", "layers", "weights", "density", ""), rows, row_headers=1)
 
 
-def settings(run: Run) -> str:
-    """The run's config, but for the layers, which have a table of their own; and what the Trainer says of itself."""
-    config = {key: value for key, value in run.config.items() if key != "layers"}
-    known = ("max_steps", "num_train_epochs", "train_batch_size", "logging_steps", "eval_steps", "save_steps")
-    trainer = {f"Trainer: {key}": run.state[key] for key in known if run.state.get(key) is not None}
-    return grid(("name", "value"), [[key, _words(value)] for key, value in {**config, **trainer}.items()], heads=1)
+def settings_table(run: Run) -> str:
+    """Return the sparsity config of a run without its layers, and settings of its Trainer.
+
+    Args:
+        run: the run.
+    """
+    settings = {key: value for key, value in run.config.items() if key != "layers"}
+    settings |= {f"Trainer: {key}": run.state[key] for key in TRAINER_SETTINGS if run.state.get(key) is not None}
+    return html_table(("name", "value"), [[key, _text(value)] for key, value in settings.items()], row_headers=1)
 
 
-def costs(run: Run) -> str:
-    """What the training has cost, of what it would have dense."""
+def cost_table(run: Run) -> str:
+    """Return the FLOPs of a training beside those of dense training, or a sentence why they are not known.
+
+    Args:
+        run: the run.
+    """
     try:
-        found = cost(run)
+        spent = cost(run)
     except (OSError, ValueError) as error:
         return f'<p class="none">{escape(" ".join(str(error).split()))}</p>'
-    flops, counted = found.flops, found.counted
     rows = [
-        ["steps", f"{found.steps} of {found.planned}"],
-        ["pruned layers, of their dense FLOPs", _number(flops.ratio)],
-        ["all that was counted, of dense training", _number(flops.overall)],
-        ["FLOPs by the Trainer's count, dense", _number(counted or None)],
-        ["FLOPs by this account", _number(found.spent if counted else None)],
+        ["steps", f"{spent.steps} of {spent.planned}"],
+        ["pruned layers, of their dense FLOPs", _number(spent.flops.ratio)],
+        ["all that was counted, of dense training", _number(spent.flops.overall)],
+        ["FLOPs by the Trainer's count, dense", _number(spent.counted or None)],
+        ["FLOPs by this account", _number(spent.spent if spent.counted else None)],
     ]
-    notes = f'<p class="note">{escape(" ".join(flops.conventions))}</p>'
-    return grid(("", ""), [row for row in rows if row[1] != NONE], heads=1) + notes
+    note = f'<p class="note">{escape(" ".join(spent.flops.conventions))}</p>'
+    return html_table(("", ""), [row for row in rows if row[1] != NO_VALUE], row_headers=1) + note
 
 
-def environments(run: Run) -> str:
-    """What the training ran on."""
-    words = run.analysis.get("environment", {})
-    return grid(("part", "version"), [[key, str(value)] for key, value in words.items()], heads=1) if words else ""
+def environment_table(run: Run) -> str:
+    """Return the versions and the device of a training, or an empty text if they were not recorded.
+
+    Args:
+        run: the run.
+    """
+    environment = run.analysis.get("environment", {})
+    rows = [[part, str(version)] for part, version in environment.items()]
+    return html_table(("part", "version"), rows, row_headers=1) if rows else ""
 
 
-def verdicts(run: Run) -> str:
-    """The table of `nxm verify`."""
+def verification_table(run: Run) -> str:
+    """Return the verification of the final model, as `nxm verify` prints it.
+
+    Args:
+        run: the run.
+    """
     if not isinstance(run.verified, Verification):
         return f'<p class="none">{escape(run.verified)}</p>'
     rows = [
-        [x.name, x.role, f"{x.shape[0]}x{x.shape[1]}", str(x.pattern), f"{x.density:.4f}", " ".join(x.problems) or "ok"]
-        for x in run.verified.layers
+        [
+            layer.name,
+            layer.role,
+            f"{layer.shape[0]}x{layer.shape[1]}",
+            str(layer.pattern),
+            f"{layer.density:.4f}",
+            " ".join(layer.problems) or "ok",
+        ]
+        for layer in run.verified.layers
     ]
     verdict = f"{len(rows)} layers, density {run.verified.density:.4f}: {_verdict(run.verified)}"
-    table = grid(("layer", "role", "shape", "pattern", "density", "verdict"), rows, heads=1)
+    table = html_table(("layer", "role", "shape", "pattern", "density", "verdict"), rows, row_headers=1)
     return f'<p class="{"good" if run.verified.ok else "bad"}">{escape(verdict)}</p>{table}'
 
 
 def _verdict(verified: Verification | str) -> str:
     if isinstance(verified, str):
-        return NONE
+        return NO_VALUE
     return "ok" if verified.ok else f"{len(verified.problems)} problems"
 
 
 def _density(run: Run) -> str:
-    return f"{run.verified.density:.4f}" if isinstance(run.verified, Verification) else NONE
+    return f"{run.verified.density:.4f}" if isinstance(run.verified, Verification) else NO_VALUE
 
 
 def _number(value: float | None) -> str:
-    return NONE if value is None else f"{value:.4g}"
+    return NO_VALUE if value is None else f"{value:.4g}"
 
 
-def _words(value: object) -> str:
+def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)

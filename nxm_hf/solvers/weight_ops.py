@@ -67,7 +67,7 @@ def keep(weight: Tensor, mask: Tensor) -> None:
         weight.masked_fill_(~mask, 0.0)
 
 
-def moved(before: Tensor, mask: Tensor) -> Tensor:
+def mask_change(before: Tensor, mask: Tensor) -> Tensor:
     """How a mask changed: entries that came in, those that left, and those kept before."""
     changed, old, new = (torch.count_nonzero(x) for x in (before ^ mask, before, mask))
     return torch.stack([(changed + new - old) // 2, (changed + old - new) // 2, old]).cpu()
@@ -155,7 +155,7 @@ def remask(weight: Tensor, mask: Tensor, dense: Tensor, pattern: Any) -> Tensor:
         found = _refusing_nan(run, weight, mask, dense)
         return _moved(found & 0xFFFFFFFF, found >> 32, pattern.kept(weight.shape))
     new = largest(weight, pattern)
-    found = moved(mask, new)
+    found = mask_change(mask, new)
     mask.copy_(new)
     dense.copy_(weight)
     weight.mul_(mask.view(torch.uint8))

@@ -1,54 +1,112 @@
-"""Checkpoints: which are whole, and which is the newest of those."""
+"""Checkpoints: tell complete ones from torn ones, and find the newest."""
 
 import json
 import logging
 import re
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from nxm_hf.config.config import CONFIG_FILE
+from nxm_hf.config import CONFIG_FILE
 from nxm_hf.storage.model_files import WeightFiles
 from nxm_hf.storage.state_file import STATE_FILE, read_header
 
 logger = logging.getLogger("nxm_hf")
-LAST_WRITTEN = "trainer_state.json"  # the Trainer writes it last, so without it a checkpoint is not whole
+LAST_WRITTEN = "trainer_state.json"  # Trainer writes it last: a checkpoint without it is not complete
 
 
 def is_checkpoint(folder: str | Path | None) -> bool:
-    """Whether this is where a Trainer puts a checkpoint."""
+    """Return True if Trainer writes a checkpoint into a directory of this name.
+
+    Args:
+        folder: The directory, or None.
+    """
     return folder is not None and re.fullmatch(r"checkpoint-\d+", Path(folder).name) is not None
 
 
 def begin_checkpoint(folder: str | Path) -> None:
-    """Before a checkpoint is written over an older one: make it count as not whole until it is."""
+    """Mark a checkpoint as not complete, before it is written over an older one.
+
+    Args:
+        folder: The checkpoint.
+    """
     (Path(folder) / LAST_WRITTEN).unlink(missing_ok=True)
 
 
 def drop_unsaved(folder: str | Path) -> None:
-    """Remove what was written for a checkpoint that the Trainer then did not save."""
+    """Remove the files that were written for a checkpoint which Trainer then did not save.
+
+    Args:
+        folder: The checkpoint. Other files in it stay.
+    """
     for name in (STATE_FILE, CONFIG_FILE, "README.md"):
         (Path(folder) / name).unlink(missing_ok=True)
-    with suppress(OSError):  # something else stands in it: that stays
+    with suppress(OSError):  # the directory is not empty: it stays
         Path(folder).rmdir()
 
 
 def missing_parts(folder: str | Path) -> list[str]:
-    """What a checkpoint lacks to be resumed from, as far as can be told without loading it."""
+    """List what a checkpoint lacks to be resumed from, as far as can be told without loading it.
+
+    Args:
+        folder: The checkpoint.
+
+    Returns:
+        Names of files, or descriptions of what is wrong with them; empty if the checkpoint is complete.
+    """
     folder = Path(folder)
-    found = [name for name in ("optimizer.pt", "scheduler.pt") if not zipfile.is_zipfile(folder / name)]
+    missing = [name for name in ("optimizer.pt", "scheduler.pt") if not zipfile.is_zipfile(folder / name)]
     if not any(zipfile.is_zipfile(path) for path in folder.glob("rng_state*.pth")):
-        found.append("rng_state.pth")
+        missing.append("rng_state.pth")
     needed = [CONFIG_FILE, LAST_WRITTEN]
     if (folder / "config.json").exists():  # a bare nn.Module has none
         needed.append("config.json")
-    found += [name for name in needed if not _is_json(folder / name)]
-    for read in (lambda: WeightFiles(folder).__enter__().__exit__(), lambda: read_header(folder)):
-        try:
-            read()
-        except (OSError, ValueError) as error:
-            found.append(str(error).rstrip("."))
-    return found
+    missing += [name for name in needed if not _is_json(folder / name)]
+    missing += [problem for check in (_open_weights, read_header) if (problem := _problem(check, folder))]
+    return missing
+
+
+def newest_complete(output_dir: str | Path) -> str:
+    """Find the newest complete checkpoint. Newer ones that are not complete are named in a warning.
+
+    Args:
+        output_dir: The output directory of a training.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        ValueError: If no checkpoint is complete.
+    """
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if is_checkpoint(path) and path.is_dir()]
+    skipped: list[str] = []
+    for folder in sorted(folders, key=lambda path: -int(path.name.removeprefix("checkpoint-"))):
+        missing = missing_parts(folder)
+        if not missing:
+            if skipped:
+                logger.warning("Resuming from %s; skipped, because incomplete: %s.", folder, "; ".join(skipped))
+            return str(folder)
+        skipped.append(f"{folder.name} ({', '.join(missing)})")
+    raise ValueError(
+        f"{output_dir} holds no complete checkpoint to resume from"
+        + (f"; incomplete are {'; '.join(skipped)}. " if skipped else ". ")
+        + "Train without resume_from_checkpoint, or name a checkpoint elsewhere."
+    )
+
+
+def _open_weights(folder: Path) -> None:
+    with WeightFiles(folder):
+        pass
+
+
+def _problem(check: Callable[[Path], object], folder: Path) -> str | None:
+    """Return the error that a check of a checkpoint raises, as a clause without a full stop."""
+    try:
+        check(folder)
+    except (OSError, ValueError) as error:
+        return str(error).rstrip(".")
+    return None
 
 
 def _is_json(path: Path) -> bool:
@@ -57,21 +115,3 @@ def _is_json(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def newest_complete(output_dir: str | Path) -> str:
-    """The newest checkpoint that is whole; says which newer ones it passed over, and why."""
-    folders = [path for path in Path(output_dir).glob("checkpoint-*") if is_checkpoint(path) and path.is_dir()]
-    passed = []
-    for folder in sorted(folders, key=lambda path: -int(path.name.removeprefix("checkpoint-"))):
-        missing = missing_parts(folder)
-        if not missing:
-            if passed:
-                logger.warning("Resuming from %s; passed over, as they are not whole: %s.", folder, "; ".join(passed))
-            return str(folder)
-        passed.append(f"{folder.name} ({', '.join(missing)})")
-    raise ValueError(
-        f"{output_dir} holds no whole checkpoint to resume from"
-        + (f"; not whole are {'; '.join(passed)}. " if passed else ". ")
-        + "Train without resume_from_checkpoint, or name a checkpoint elsewhere."
-    )

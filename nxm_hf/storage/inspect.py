@@ -1,4 +1,4 @@
-"""Inspection: what a saved model holds, layer by layer, and which GPU kernels could run it as 2:4."""
+"""Inspection: list the layers of a saved model, and the GPU kernels that could run each of them as 2:4."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,19 +8,26 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nxm_hf.config.config import NxMConfig
+from nxm_hf.config import SparsityRecord
 from nxm_hf.layers.find import Layer, find_layers, left_dense
 from nxm_hf.patterns import NM
 from nxm_hf.solvers import SOLVERS, cpu, gpu
 from nxm_hf.storage.model_files import layer_weights, skeleton
 from nxm_hf.text import table
 
-TWO_OF_FOUR = NM(2, 4)  # the one pattern that GPUs have kernels for
+TWO_OF_FOUR = NM(2, 4)  # the only pattern that GPUs have kernels for
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A 2:4 kernel of `torch.sparse`: its dtypes, and the multiples that the sides of a weight must be."""
+    """A 2:4 kernel of `torch.sparse`.
+
+    Args:
+        name: Name of the library.
+        dtypes: Types of weights that it takes.
+        rows: The number of rows must be a multiple of this.
+        columns: The number of columns must be a multiple of this.
+    """
 
     name: str
     dtypes: tuple[str, ...]
@@ -28,7 +35,11 @@ class Backend:
     columns: int
 
     def takes(self, shape: tuple[int, int]) -> bool:
-        """Whether a weight [out, in] of this shape fits."""
+        """Return True if a weight of this shape fits.
+
+        Args:
+            shape: Shape of the weight, [out, in].
+        """
         return min(shape) > 0 and shape[0] % self.rows == 0 and shape[1] % self.columns == 0
 
     def __str__(self) -> str:
@@ -45,7 +56,17 @@ BACKENDS = (
 
 @dataclass(frozen=True)
 class InspectedLayer:
-    """What was found in one layer. `obstacle` is what keeps it from every backend, whatever its shape."""
+    """Describe one layer of a saved model.
+
+    Args:
+        name: Name of the layer.
+        role: Role of the layer, such as "query".
+        shape: Shape of its matrix, [out, in].
+        dtype: Type of its weight in the file.
+        pattern: Recorded pattern, or "dense".
+        density: Fraction of the entries that are not zero.
+        obstacle: Reason why no backend can run the layer, whatever its shape, or None.
+    """
 
     name: str
     role: str
@@ -56,13 +77,20 @@ class InspectedLayer:
     obstacle: str | None
 
     def refusal(self, backend: Backend) -> str | None:
-        """Why this backend could not run the layer, or None where it could."""
+        """Return the reason why a backend cannot run the layer.
+
+        Args:
+            backend: The backend.
+
+        Returns:
+            The reason, or None if it can.
+        """
         if self.obstacle is None and not backend.takes(self.shape):
             return f"{self.shape[0]}x{self.shape[1]}, which is no multiple"
         return self.obstacle
 
     def row(self) -> tuple[str, ...]:
-        """The layer's line of the table."""
+        """Return the layer's row of the table."""
         marks = ["-" if self.refusal(backend) else str(number) for number, backend in enumerate(BACKENDS, 1)]
         size = f"{self.shape[0]}x{self.shape[1]}"
         return self.name, self.role, size, self.dtype, self.pattern, f"{self.density:.4f}", " ".join(marks)
@@ -70,7 +98,13 @@ class InspectedLayer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A saved model; prints as a table and what it means."""
+    """Describe a saved model. It prints as a table with explanations.
+
+    Args:
+        title: One line about the model.
+        layers: Its layers that can be pruned.
+        left_dense: Other matrices and embeddings: name -> why they are never pruned.
+    """
 
     title: str
     layers: tuple[InspectedLayer, ...]
@@ -78,7 +112,7 @@ class Inspection:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether any layer is on record as sparse."""
+        """Return True if any layer is recorded as sparse."""
         return any(layer.pattern != "dense" for layer in self.layers)
 
     def __str__(self) -> str:
@@ -105,13 +139,23 @@ class Inspection:
 
 
 def inspect(folder: str | Path) -> Inspection:
-    """Look at the model in a directory, sparse or dense, one weight at a time."""
-    model, config = skeleton(folder), _record(folder)
+    """Inspect the model in a directory, sparse or dense. Weights are read one at a time.
+
+    Args:
+        folder: Directory of the model.
+
+    Returns:
+        What was found; it prints as a table.
+
+    Raises:
+        FileNotFoundError: If the directory holds no model.
+    """
+    model, record = skeleton(folder), _record(folder)
     layers = find_layers(model)
-    patterns = (config and config.layers) or {}
+    patterns = record.layers if record else {}
     weights = layer_weights(folder, model, layers)
     views = [_view(layer, weight, patterns) for layer, weight in zip(layers, weights, strict=True)]
-    return Inspection(_title(folder, model, config), tuple(views), left_dense(model))
+    return Inspection(_title(folder, model, record), tuple(views), left_dense(model))
 
 
 @torch.no_grad()
@@ -121,7 +165,7 @@ def _view(layer: Layer, weight: Tensor, patterns: dict[str, str]) -> InspectedLa
     return InspectedLayer(
         name=layer.name,
         role=layer.role,
-        shape=tuple(matrix.shape),
+        shape=(matrix.shape[0], matrix.shape[1]),
         dtype=str(matrix.dtype).removeprefix("torch."),
         pattern=pattern,
         density=int(matrix.count_nonzero()) / matrix.numel(),
@@ -137,18 +181,18 @@ def _obstacle(layer: Layer, matrix: Tensor, pattern: str) -> str | None:
     return None
 
 
-def _record(folder: str | Path) -> NxMConfig | None:
+def _record(folder: str | Path) -> SparsityRecord | None:
     try:
-        return NxMConfig.from_pretrained(folder)
+        return SparsityRecord.from_pretrained(folder)
     except FileNotFoundError:
         return None
 
 
-def _title(folder: str | Path, model: nn.Module, config: NxMConfig | None) -> str:
-    if config is None or not config.layers:
+def _title(folder: str | Path, model: nn.Module, record: SparsityRecord | None) -> str:
+    if record is None:
         return f"{type(model).__name__} in {folder}: no record of being sparse."
-    words = config.to_dict()
-    made = f"recipe {words['recipe']}, pattern {words['pattern']}, made with nxm_hf {words['nxm_version']}"
+    payload = record.to_dict()
+    made = f"recipe {payload['recipe']}, pattern {payload['pattern']}, made with nxm_hf {payload['nxm_version']}"
     return f"{type(model).__name__} in {folder}: {made}."
 
 

@@ -1,9 +1,10 @@
-"""Model directories: the layers and weights of a saved model, without loading more of it than is looked at."""
+"""Files of a saved model: read its config, its skeleton and single weights, or load it whole."""
 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import transformers
@@ -18,42 +19,73 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def skeleton(folder: str | Path) -> PreTrainedModel:
-    """The model of a directory without its weights (on the meta device): names, shapes and classes."""
+    """Build the model of a directory on the meta device: names, shapes and classes without weights.
+
+    Args:
+        folder: Directory of the model.
+
+    Returns:
+        The model without weights.
+
+    Raises:
+        FileNotFoundError: If there is no `config.json`.
+        ValueError: If it is not the config of a model that transformers has.
+    """
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no config.json; it must be a directory that save_pretrained wrote.")
-    with _plain_errors(path, "is not the config of a model"):
+    with _one_line_errors(path, "is not the config of a model"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    kind = model_class(config, folder)
-    with _plain_errors(path, "is not the config of a model"), torch.device("meta"):
-        return kind(config)
+    cls = model_class(config, folder)
+    with _one_line_errors(path, "is not the config of a model"), torch.device("meta"):
+        return cls(config)
 
 
 @contextmanager
-def _plain_errors(path: str | Path, what: str) -> Iterator[None]:
-    """Whatever transformers finds wrong with a file, and that can be any error, in one line."""
+def _one_line_errors(path: str | Path, problem: str) -> Iterator[None]:
+    """Turn any error of transformers about a file into a ValueError of one line that names the file."""
     try:
         yield
     except Exception as error:
-        why = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} {what}: {why}") from error
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} {problem}: {reason}") from error
 
 
 def model_class(config: transformers.PreTrainedConfig, folder: str | Path) -> type[PreTrainedModel]:
-    """The class of transformers that saved a model."""
+    """Return the class of transformers that saved a model.
+
+    Args:
+        config: The model's config.
+        folder: Directory of the model, for the error.
+
+    Returns:
+        The class.
+
+    Raises:
+        ValueError: If transformers has no such class.
+    """
     name = (config.architectures or ["none"])[0]
-    kind = getattr(transformers, name, None)
-    if kind is None:
+    cls = getattr(transformers, name, None)
+    if cls is None:
         raise ValueError(f"{folder} was saved from {name}, which transformers lacks. Load it and verify(model).")
-    return kind
+    return cls
 
 
 class WeightFiles:
-    """The safetensors files of a directory, read one tensor at a time."""
+    """Read the safetensors files of a directory one tensor at a time. Use it in a `with` block.
+
+    Args:
+        folder: Directory of the model.
+
+    Raises:
+        FileNotFoundError: On entering the block, if the directory holds no safetensors files.
+        ValueError: On entering the block, if a file cannot be read.
+    """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self._stack, self._where = ExitStack(), {}
+        self._stack = ExitStack()
+        self._file_of: dict[str, Any] = {}  # tensor name -> open file
 
     def __enter__(self) -> "WeightFiles":
         for path in self._paths():
@@ -61,17 +93,17 @@ class WeightFiles:
                 file = self._stack.enter_context(safe_open(path, "pt"))
             except (SafetensorError, OSError) as error:
                 raise ValueError(f"{path} cannot be read ({error}). Save the model again.") from error
-            self._where.update(dict.fromkeys(file.keys(), file))
+            self._file_of.update(dict.fromkeys(file.keys(), file))
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._where
+        return name in self._file_of
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._where[name].get_tensor(name)
+        return self._file_of[name].get_tensor(name)
 
     def _paths(self) -> list[Path]:
         index = self.folder / INDEX
@@ -79,9 +111,11 @@ class WeightFiles:
             return [self.folder / shard for shard in _shards(index)]
         if not (self.folder / WEIGHTS).is_file():
             pickled = next(self.folder.glob("pytorch_model*.bin"), None)
-            way = f"{pickled.name} is read by transformers alone: load it and save_pretrained again." if pickled else ""
+            advice = (
+                f"{pickled.name} is a pickle: load it with transformers and save_pretrained again." if pickled else ""
+            )
             raise FileNotFoundError(
-                f"{self.folder} holds neither {WEIGHTS} nor {INDEX}; it needs one of them. {way}".strip()
+                f"{self.folder} holds neither {WEIGHTS} nor {INDEX}; it needs one of them. {advice}".strip()
             )
         return [self.folder / WEIGHTS]
 
@@ -94,30 +128,68 @@ def _shards(index: Path) -> list[str]:
 
 
 def load_weights(folder: str | Path, model: nn.Module) -> None:
-    """Copy the weights of a directory into a model, in place; what the directory does not name stays as it is."""
+    """Copy the weights of a directory into a model, in place. Weights that the directory lacks stay as they are.
+
+    Args:
+        folder: Directory of the model.
+        model: The model.
+    """
     with WeightFiles(folder) as files:
         model.load_state_dict({name: files[name] for name in model.state_dict() if name in files}, strict=False)
 
 
 def load_model(folder: str | Path) -> PreTrainedModel:
-    """The model of a directory, all of it: a weight that is not there would be random."""
+    """Load the model of a directory, in the class that saved it.
+
+    Args:
+        folder: Directory of the model.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If a weight is missing, because transformers would fill it with random numbers.
+    """
     model, missing = load_with_missing(type(skeleton(folder)), folder)
     if missing:
-        raise ValueError(f"{folder} lacks {shortened(missing)}. Name a directory that holds the whole model.")
+        raise ValueError(f"{folder} lacks {shortened(missing)}. Name a directory that holds the complete model.")
     return model
 
 
-def load_with_missing(kind: type[PreTrainedModel], folder: str | Path) -> tuple[PreTrainedModel, list[str]]:
-    """A model, and the names of the weights that were not there and so were drawn."""
-    with _plain_errors(folder, "cannot be loaded"), torch.random.fork_rng(devices=[]):
-        model, found = kind.from_pretrained(folder, output_loading_info=True)
-    return model, sorted(found["missing_keys"])
+def load_with_missing(cls: type[PreTrainedModel], folder: str | Path) -> tuple[PreTrainedModel, list[str]]:
+    """Load a model, and list the weights that were missing and have random values.
+
+    Args:
+        cls: The class of the model.
+        folder: Directory of the model.
+
+    Returns:
+        The model and the names of the missing weights. The global random state is not touched.
+
+    Raises:
+        ValueError: If transformers cannot load it.
+    """
+    with _one_line_errors(folder, "cannot be loaded"), torch.random.fork_rng(devices=[]):
+        loaded: Any = cls.from_pretrained(folder, output_loading_info=True)
+    model, info = loaded
+    return model, sorted(info["missing_keys"])
 
 
-def saved_weights(folder: str | Path, model: nn.Module, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """The weights of these layers as they stand in a directory; `model` is of the class that saved it.
+def saved_weights(folder: str | Path, model: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    """Read the weights of layers from a directory.
 
-    Some families save under other names than they compute with; those are loaded whole, as a user would.
+    Some families save weights under other names than they compute with. Such a model is loaded whole.
+
+    Args:
+        folder: Directory of the model.
+        model: A model of the class that saved it.
+        names: Names of the layers.
+
+    Yields:
+        Each name with its weight.
+
+    Raises:
+        ValueError: If a layer has no weight in the files.
     """
     keys = {name: f"{name}.weight" for name in names}
     with WeightFiles(folder) as files:
@@ -125,15 +197,27 @@ def saved_weights(folder: str | Path, model: nn.Module, names: list[str]) -> Ite
             for name, key in keys.items():
                 yield name, files[key]
             return
-    loaded, drawn = load_with_missing(type(model), folder)
-    if missing := [name for name, key in keys.items() if key in drawn]:
-        raise ValueError(f"{folder} holds no weight of {shortened(missing)}. Save the model again.")
+    loaded, missing = load_with_missing(cast(type[PreTrainedModel], type(model)), folder)
+    if absent := [name for name, key in keys.items() if key in missing]:
+        raise ValueError(f"{folder} holds no weight of {shortened(absent)}. Save the model again.")
     for name in names:
-        yield name, loaded.get_submodule(name).weight
+        yield name, cast(Tensor, loaded.get_submodule(name).weight)
 
 
 def layer_weights(folder: str | Path, model: nn.Module, layers: Sequence[Layer]) -> Iterator[Tensor]:
-    """The weights of these layers of a skeleton, which must have the shapes that the config says."""
+    """Read the weights of layers from a directory, and check their shapes against the model's config.
+
+    Args:
+        folder: Directory of the model.
+        model: Its skeleton.
+        layers: Layers of the skeleton.
+
+    Yields:
+        The weights, in the order of the layers.
+
+    Raises:
+        ValueError: If a weight is missing or has another shape.
+    """
     weights = saved_weights(folder, model, [layer.name for layer in layers])
     for layer, (_, weight) in zip(layers, weights, strict=True):
         if weight.shape != layer.weight.shape:

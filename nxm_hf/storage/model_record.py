@@ -1,23 +1,42 @@
-"""The stamp: our config inside a model's own, so that a later plain `save_pretrained` keeps the knowledge."""
+"""The sparsity record inside a model's own config, so that a later plain `save_pretrained` keeps it."""
 
 from torch import nn
 
-from nxm_hf.config.config import STAMP, NxMConfig
+from nxm_hf.config import MODEL_CONFIG_KEY, SparsityRecord
 
 
-def put_stamp(model: nn.Module, config: NxMConfig) -> None:
-    """Say in the model's config what its weights now are; a model without a config goes without."""
-    if (own := getattr(model, "config", None)) is not None:
-        setattr(own, STAMP, config.to_dict())
+def set_record(model: nn.Module, record: SparsityRecord) -> None:
+    """Write the sparsity record into a model's config. A model without a config is left alone.
+
+    Args:
+        model: The model.
+        record: What its weights now hold.
+    """
+    if (config := getattr(model, "config", None)) is not None:
+        setattr(config, MODEL_CONFIG_KEY, record.to_dict())
 
 
-def remove_stamp(model: nn.Module) -> None:
-    """Unsay it: the weights are about to be dense."""
-    if read_stamp(model) is not None:
-        delattr(model.config, STAMP)
+def remove_record(model: nn.Module) -> None:
+    """Remove the sparsity record from a model's config, because its weights are about to become dense.
+
+    Args:
+        model: The model.
+    """
+    if getattr(getattr(model, "config", None), MODEL_CONFIG_KEY, None):
+        delattr(model.config, MODEL_CONFIG_KEY)
 
 
-def read_stamp(model: nn.Module) -> NxMConfig | None:
-    """What a model's config says of its weights, if it says anything."""
-    words = getattr(getattr(model, "config", None), STAMP, None)
-    return NxMConfig.from_dict(words) if words else None
+def read_record(model: nn.Module) -> SparsityRecord | None:
+    """Read the sparsity record of a model's config.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The record, or None if the model has none.
+
+    Raises:
+        ValueError: If a newer version wrote it.
+    """
+    payload = getattr(getattr(model, "config", None), MODEL_CONFIG_KEY, None)
+    return SparsityRecord.from_dict(payload) if payload else None

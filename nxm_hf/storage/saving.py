@@ -1,46 +1,72 @@
-"""Shipping: what stands beside the weights of a sparse model, and the check that what was written is what was meant."""
+"""Saving: the files beside the weights of a sparse model, and the check of the weights that were written."""
 
 import shutil
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from nxm_hf.config.config import NxMConfig
+from nxm_hf.config import SparsityRecord
 from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.checkpoints import LAST_WRITTEN, is_checkpoint
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_files import INDEX, WEIGHTS, saved_weights
+from nxm_hf.storage.verify import Verification
 
-# Beside the weights of a model, but not of the model: other weights, and what trainings and reports left there.
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt")
-_LEFT = (INDEX, LAST_WRITTEN, "pytorch_model.bin.index.json", "nxm_pruning.json", "nxm_analysis.json", "report.html")
-_FOLDERS = ("onnx", "openvino", "runs", "report")
+# Files beside the weights that do not belong to the model: other weights, and what trainings and reports left there.
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt")
+_LEFTOVERS = (
+    INDEX,
+    LAST_WRITTEN,
+    "pytorch_model.bin.index.json",
+    "nxm_pruning.json",
+    "nxm_analysis.json",
+    "report.html",
+)
+_LEFTOVER_FOLDERS = ("onnx", "openvino", "runs", "report")
 
 
-def write_record(folder: str | Path, config: NxMConfig, plan: Plan) -> None:
-    """Write `nxm_config.json` and the model card's section beside the weights."""
-    config.save_pretrained(folder)
-    write_card(folder, config, plan)
+def write_record(folder: str | Path, record: SparsityRecord, verification: Verification) -> None:
+    """Write `nxm_config.json` and the model card's section beside the weights.
+
+    Args:
+        folder: Directory of the model.
+        record: What the model says of itself.
+        verification: What was found in its weights.
+    """
+    record.save_pretrained(folder)
+    write_card(folder, record, verification)
 
 
-def check_written(folder: str | Path, model: nn.Module, plan: Plan) -> None:
-    """Raise unless the weights in the files are, bit for bit, those in memory."""
+def check_written(folder: str | Path, plan: Plan) -> None:
+    """Raise unless the pruned weights in the files equal those in memory, bit for bit.
+
+    Args:
+        folder: Directory of the model.
+        plan: The pruned layers and their model.
+
+    Raises:
+        RuntimeError: If a weight differs, or if transformers has written no weights.
+    """
     if not any((Path(folder) / name).is_file() for name in (WEIGHTS, INDEX)):
         if any(Path(folder).glob("adapter_model.*")):
-            return  # adapters are all that this kind of model saves
+            return  # this kind of model saves adapters alone
         raise RuntimeError(
             f"transformers has written no weights into {folder}. With save_on_each_node=True some versions leave "
             "them out on all but the first machine; write save_on_each_node=False, and an output_dir that all share."
         )
-    meant = {target.name: target.layer.weight.detach() for target in plan.targets}
-    for name, weight in saved_weights(folder, model, list(meant)):
-        if not torch.equal(weight.detach(), meant[name].cpu()):
+    expected = {target.name: target.layer.weight.detach() for target in plan.targets}
+    for name, weight in saved_weights(folder, plan.model, list(expected)):
+        if not torch.equal(weight.detach(), expected[name].cpu()):
             raise RuntimeError(f"{name} in {folder} is not the weight that was saved; the disk may be full or failing.")
 
 
 def copy_beside(source: str | Path, folder: str | Path) -> None:
-    """Copy what lies beside the weights of a model and is of it, such as its tokenizer; what is there stays."""
+    """Copy the files beside a model's weights that belong to it, such as its tokenizer.
+
+    Args:
+        source: Directory of the model.
+        folder: The other directory. Files that are there stay.
+    """
     folder = Path(folder).resolve()
     for path in sorted(Path(source).resolve().iterdir()):
         if _belongs(path) and not (folder / path.name).exists() and not folder.is_relative_to(path):
@@ -48,15 +74,15 @@ def copy_beside(source: str | Path, folder: str | Path) -> None:
 
 
 def _belongs(path: Path) -> bool:
-    if path.name.startswith(".") or path.name in _LEFT:
+    if path.name.startswith(".") or path.name in _LEFTOVERS:
         return False
     if path.is_dir():
-        return path.name not in _FOLDERS and not is_checkpoint(path)
-    return path.suffix not in _WEIGHTS
+        return path.name not in _LEFTOVER_FOLDERS and not is_checkpoint(path)
+    return path.suffix not in _WEIGHT_SUFFIXES
 
 
 def _copy(path: Path, target: Path) -> None:
-    """A file or a folder, without its permissions: what was read-only there is to be ours to write."""
+    """Copy a file or a folder without its permissions, so that a read-only source gives a writable copy."""
     if path.is_dir():
         target.mkdir()
         for inner in path.iterdir():

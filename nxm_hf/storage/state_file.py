@@ -21,21 +21,46 @@ Tensors = dict[str, Tensor]
 
 
 def pack(header: Header, tensors: Tensors) -> Tensors:
-    """Header and tensors in one dict of tensors, which `torch.save` and safetensors both write."""
+    """Put header and tensors into one dict of tensors, which `torch.save` and safetensors both can write.
+
+    Args:
+        header: What the state says of itself; must fit JSON.
+        tensors: The tensors.
+
+    Returns:
+        The dict.
+    """
     text = json.dumps(header).encode()
     return {"header": torch.frombuffer(bytearray(text), dtype=torch.uint8), **tensors}
 
 
 def unpack(state: Tensors) -> tuple[Header, Tensors]:
-    """What `pack` put together."""
+    """Take apart what `pack` has put together.
+
+    Args:
+        state: The dict.
+
+    Returns:
+        The header and the tensors.
+
+    Raises:
+        ValueError: If the dict has no header.
+    """
     if "header" not in state:
-        raise ValueError("This is no state of nxm_hf: it has no header. Give what engine.state_dict() returned.")
+        raise ValueError("This is not a state of nxm_hf: it has no header. Give what engine.state_dict() returned.")
     header = json.loads(bytes(state["header"].tolist()))
     return header, {name: tensor for name, tensor in state.items() if name != "header"}
 
 
 def by_layer(tensors: Tensors) -> dict[str, Tensors]:
-    """Layer -> slot -> tensor, of names such as "encoder.layer.0.output.dense/mask"."""
+    """Group tensors named such as "encoder.layer.0.output.dense/mask" by layer.
+
+    Args:
+        tensors: The tensors by "layer/slot".
+
+    Returns:
+        For each layer its tensors by slot.
+    """
     states: dict[str, Tensors] = {}
     for name, tensor in tensors.items():
         layer, slot = name.rsplit("/", 1)
@@ -43,29 +68,45 @@ def by_layer(tensors: Tensors) -> dict[str, Tensors]:
     return states
 
 
-def check_same_run(theirs: Header, ours: Header) -> None:
-    """Raise unless a state is of a run with our recipe, pattern and layers; warn where its settings differ."""
+def check_same_run(saved: Header, current: Header) -> None:
+    """Raise unless a state is of a run with the same recipe, pattern and layers. Warn if its settings differ.
+
+    Args:
+        saved: The header of the state.
+        current: The header of this run.
+
+    Raises:
+        ValueError: If recipe, pattern or layers differ.
+    """
     for key in ("recipe", "pattern"):
-        if ours["config"][key] != theirs["config"][key]:
+        if current["config"][key] != saved["config"][key]:
             raise ValueError(
-                f"The state is of {key} {theirs['config'][key]!r} and this run has {ours['config'][key]!r}; they must "
-                f"match. Resume with {key}={theirs['config'][key]!r}, or start from the weights alone."
+                f"The state is of {key} {saved['config'][key]!r} and this run has {current['config'][key]!r}; they "
+                f"must match. Resume with {key}={saved['config'][key]!r}, or start from the weights alone."
             )
-    if ours["layers"] != theirs["layers"]:
-        other = sorted({*ours["layers"].items()} ^ {*theirs["layers"].items()})
-        names = ", ".join(dict.fromkeys(name for name, _ in other))
+    if current["layers"] != saved["layers"]:
+        differing = sorted({*current["layers"].items()} ^ {*saved["layers"].items()})
+        names = ", ".join(dict.fromkeys(name for name, _ in differing))
         raise ValueError(f"The state is of other layers than this run: see {names}. Check include and exclude.")
     for key in ("settings", "warmup", "settle"):
-        if ours["config"][key] != theirs["config"][key]:
-            given, made = ours["config"][key], theirs["config"][key]
-            logger.warning("Resuming with %s=%s; the state was made with %s.", key, given, made)
-    if ours["total_steps"] != theirs["total_steps"]:
-        made, given = theirs["total_steps"], ours["total_steps"]
-        logger.warning("Resuming towards %d steps; the state was made for %d.", given, made)
+        if current["config"][key] != saved["config"][key]:
+            logger.warning(
+                "Resuming with %s=%s; the state was made with %s.", key, current["config"][key], saved["config"][key]
+            )
+    if current["total_steps"] != saved["total_steps"]:
+        logger.warning(
+            "Resuming towards %d steps; the state was made for %d.", current["total_steps"], saved["total_steps"]
+        )
 
 
 def write_state(folder: str | Path, header: Header, tensors: Tensors) -> None:
-    """Write the state file of a checkpoint: whole or not at all, even when killed while writing."""
+    """Write the state file of a checkpoint. A process that is killed meanwhile leaves the old file or none.
+
+    Args:
+        folder: The checkpoint; it is created if needed.
+        header: What the state says of itself.
+        tensors: The tensors.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -79,7 +120,18 @@ def write_state(folder: str | Path, header: Header, tensors: Tensors) -> None:
 
 
 def read_header(folder: str | Path) -> Header:
-    """The header of a checkpoint's state; an error says whether it is missing, torn or foreign."""
+    """Read the header of a checkpoint's state.
+
+    Args:
+        folder: The checkpoint.
+
+    Returns:
+        The header.
+
+    Raises:
+        FileNotFoundError: If there is no state file.
+        ValueError: If the file is torn, foreign, damaged, or of a newer version.
+    """
     path = Path(folder) / STATE_FILE
     if not path.is_file():
         raise FileNotFoundError(
@@ -103,7 +155,18 @@ def read_header(folder: str | Path) -> Header:
 
 
 def read_state(folder: str | Path) -> tuple[Header, Tensors]:
-    """Header and tensors of a checkpoint, checked against the fingerprint they were written with."""
+    """Read the state of a checkpoint, and check it against its fingerprint.
+
+    Args:
+        folder: The checkpoint.
+
+    Returns:
+        The header and the tensors.
+
+    Raises:
+        FileNotFoundError: If there is no state file.
+        ValueError: If the file is torn, foreign, damaged, or of a newer version.
+    """
     header = read_header(folder)
     with safe_open(Path(folder) / STATE_FILE, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -115,17 +178,25 @@ def read_state(folder: str | Path) -> tuple[Header, Tensors]:
 
 
 def fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
+    """Return the SHA-256 of tensors: their names, types, shapes and bytes, in the order of the names.
+
+    Args:
+        named: Pairs of name and tensor.
+
+    Returns:
+        The digest in hexadecimal.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(named, key=lambda pair: pair[0]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
+        # numpy arrays are buffers, but numpy's stubs say so only from Python 3.12 on
+        digest.update(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
     return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:
-    """Have the operating system put a file or a folder on the disk."""
+    """Wait until the operating system has written a file or a folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

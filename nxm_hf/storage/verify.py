@@ -1,4 +1,4 @@
-"""Verification: does every layer hold its pattern, with true zeros? Of a model in memory or in a directory."""
+"""Verification: check that every layer of a model, in memory or in a directory, holds its pattern with true zeros."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,18 +7,29 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nxm_hf.config.config import CONFIG_FILE, STAMP, NxMConfig
+from nxm_hf.config import CONFIG_FILE, MODEL_CONFIG_KEY, SparsityRecord
 from nxm_hf.layers.find import Layer, find_layers
 from nxm_hf.layers.plan import Target
 from nxm_hf.patterns import Pattern, parse
 from nxm_hf.storage.model_files import layer_weights, skeleton
-from nxm_hf.storage.model_record import read_stamp
+from nxm_hf.storage.model_record import read_record
 from nxm_hf.text import table
 
 
 @dataclass(frozen=True)
 class VerifiedLayer:
-    """What was found in one layer."""
+    """Describe what was found in one layer.
+
+    Args:
+        name: Name of the layer.
+        role: Role of the layer, such as "query".
+        shape: Shape of its matrix, [out, in].
+        pattern: The pattern that it must hold.
+        nonzeros: Number of entries that are not zero.
+        violations: Number of places that break the pattern.
+        negative_zeros: Number of zeros that are -0.0.
+        not_finite: Number of entries that are NaN.
+    """
 
     name: str
     role: str
@@ -31,54 +42,64 @@ class VerifiedLayer:
 
     @property
     def numel(self) -> int:
+        """Return the number of entries."""
         return self.shape[0] * self.shape[1]
 
     @property
     def density(self) -> float:
-        """The fraction of entries that are not zero."""
+        """Return the fraction of entries that are not zero."""
         return self.nonzeros / self.numel
 
     @property
     def problems(self) -> list[str]:
-        """Each way in which the layer breaks its promise, as a sentence."""
-        found = (
+        """Return a sentence for each problem of the layer."""
+        counts = (
             (self.violations, f"breaks {self.pattern} in {self.violations} places"),
             (self.negative_zeros, f"holds {self.negative_zeros} zeros that are -0.0"),
             (self.not_finite, f"holds {self.not_finite} entries that are NaN"),
         )
-        return [f"{self.name} {what}." for count, what in found if count]
+        return [f"{self.name} {what}." for count, what in counts if count]
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found in all layers; prints as a table."""
+    """Describe what was found in all layers of a model. It prints as a table.
+
+    Args:
+        layers: What was found in each layer.
+        absent: Names of layers that are recorded as sparse, but which the model does not have.
+    """
 
     layers: tuple[VerifiedLayer, ...]
     absent: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether every layer holds its pattern with true +0.0 zeros."""
+        """Return True if every layer holds its pattern with true +0.0 zeros."""
         return not self.problems
 
     @property
     def problems(self) -> list[str]:
-        """Every problem, as a sentence."""
-        found = [problem for layer in self.layers for problem in layer.problems]
-        found += [f"{name} is recorded as sparse, and the model has no such layer." for name in self.absent]
-        return found or ([] if self.layers else ["No layer was found to verify."])
+        """Return a sentence for each problem of the model."""
+        problems = [problem for layer in self.layers for problem in layer.problems]
+        problems += [f"{name} is recorded as sparse, and the model has no such layer." for name in self.absent]
+        return problems or ([] if self.layers else ["No layer was found to verify."])
 
     @property
     def density(self) -> float:
-        """The fraction of all their entries that are not zero."""
+        """Return the fraction of the entries of all layers that are not zero."""
         return sum(layer.nonzeros for layer in self.layers) / max(sum(layer.numel for layer in self.layers), 1)
 
     def raise_for_problems(self) -> None:
-        """A ValueError that lists the problems, if there are any."""
+        """Raise a ValueError that lists the problems, if there are any.
+
+        Raises:
+            ValueError: If `ok` is False.
+        """
         if not self.ok:
             shown = "\n".join(f"  {problem}" for problem in self.problems[:12])
             raise ValueError(
-                f"{len(self.problems)} problems in the weights to ship; nothing was written:\n{shown}\n"
+                f"{len(self.problems)} problems in the weights to deploy; nothing was written:\n{shown}\n"
                 "Were they trained on without nxm_hf? NxMTrainer(..., sparsity=...) prunes them again."
             )
 
@@ -94,10 +115,21 @@ class Verification:
 
 
 def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None = None) -> Verification:
-    """Check a model, or a saved model's directory, layer by layer against its pattern.
+    """Check that every sparse layer of a model holds its pattern, with zeros that are +0.0.
 
-    The layers are those that the model's record names (`nxm_config.json`, or the stamp in its config); a model
-    without a record needs `pattern`, and all layers that nxm_hf would prune by default are checked against it.
+    The layers are those that the model's record names: `nxm_config.json`, or the copy in its `config.json`.
+
+    Args:
+        model_or_dir: A model, or the directory of a saved model.
+        pattern: The pattern to check, instead of the recorded one. A model without a record needs it. All layers that
+            nxm_hf prunes by default are then checked.
+
+    Returns:
+        What was found. `.ok` is True if there are no problems.
+
+    Raises:
+        ValueError: If a model in memory has no record and no `pattern` is given.
+        FileNotFoundError: If a directory has no record and no `pattern` is given, or holds no model.
     """
     pattern = None if pattern is None else parse(pattern)
     if isinstance(model_or_dir, nn.Module):
@@ -110,7 +142,14 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
 
 
 def verify_targets(targets: Iterable[Target]) -> Verification:
-    """Check the weights of these targets as they are in memory."""
+    """Check the weights of targets as they are in memory.
+
+    Args:
+        targets: The layers, each with its pattern.
+
+    Returns:
+        What was found.
+    """
     return Verification(tuple(_look(target.layer, target.pattern, target.layer.weight) for target in targets))
 
 
@@ -120,7 +159,7 @@ def _look(layer: Layer, pattern: Pattern, weight: Tensor) -> VerifiedLayer:
     return VerifiedLayer(
         name=layer.name,
         role=layer.role,
-        shape=tuple(matrix.shape),
+        shape=(matrix.shape[0], matrix.shape[1]),
         pattern=pattern,
         nonzeros=int(torch.count_nonzero(matrix)),
         violations=pattern.violations(matrix),
@@ -132,7 +171,7 @@ def _look(layer: Layer, pattern: Pattern, weight: Tensor) -> VerifiedLayer:
 def _recorded(
     model: nn.Module, record: dict[str, str] | None, pattern: Pattern | None
 ) -> tuple[list[tuple[Layer, Pattern]], tuple[str, ...]]:
-    """The layers to look at, each with its pattern, and the names on record that the model does not have."""
+    """Return the layers to check, each with its pattern, and the recorded names that the model does not have."""
     if record is None:
         if pattern is None:
             raise ValueError(
@@ -140,22 +179,22 @@ def _recorded(
             )
         return [(layer, pattern) for layer in find_layers(model)], ()
     layers = {layer.name: layer for layer in find_layers(model)}
-    there = [(layers[name], pattern or parse(text)) for name, text in record.items() if name in layers]
-    return there, tuple(name for name in record if name not in layers)
+    present = [(layers[name], pattern or parse(text)) for name, text in record.items() if name in layers]
+    return present, tuple(name for name in record if name not in layers)
 
 
 def _record_of(model: nn.Module) -> dict[str, str] | None:
-    stamp = read_stamp(model)
-    return stamp.layers if stamp else None
+    record = read_record(model)
+    return record.layers if record else None
 
 
 def _record_in(folder: str | Path, pattern: Pattern | None) -> dict[str, str] | None:
     try:
-        return NxMConfig.from_pretrained(folder).layers
+        return SparsityRecord.from_pretrained(folder).layers
     except FileNotFoundError:
         if pattern is None:
             raise FileNotFoundError(
-                f"{folder} holds no {CONFIG_FILE}, and no {STAMP!r} in its config.json. "
+                f"{folder} holds no {CONFIG_FILE} that names layers, and no {MODEL_CONFIG_KEY!r} in its config.json. "
                 "Say what it should hold: --pattern 2:4, or verify(dir, pattern='2:4')."
             ) from None
         return None

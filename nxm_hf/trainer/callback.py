@@ -1,49 +1,132 @@
-"""The bridge to the Hugging Face loop: NxMCallback for any Trainer, and AnalysisCallback beside it."""
+"""NxMCallback: sparse training in any Trainer."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from nxm_hf.config.config import NxMConfig
+from nxm_hf.config import NxMConfig
+from nxm_hf.engine import Engine
 from nxm_hf.methods import Method
 from nxm_hf.storage.checkpoints import begin_checkpoint, drop_unsaved
 from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.state_file import STATE_FILE
-from nxm_hf.trainer.session import Bridge
+from nxm_hf.storage.verify import verify_targets
+from nxm_hf.trainer.session import SparseTrainingSession
 
 
-class NxMCallback(Bridge):
-    """Makes any `transformers.Trainer` sparse: `Trainer(..., callbacks=[NxMCallback("admm")])`.
+class NxMCallback(TrainerCallback):
+    """Make any `transformers.Trainer` sparse: `Trainer(..., callbacks=[NxMCallback("admm")])`.
 
-    It deploys before a save or an evaluation that `control` asks for, and goes back before the next step. Put it last
-    among the callbacks, so that it sees what they ask for. After an interrupt, save inside `with callback.deployed():`.
-    It leaves the Trainer's loss as it is: `fix_loss_scale` is NxMTrainer's.
+    The callback shows the deployed weights for every save and evaluation that `control` asks for, and goes back before
+    the next step. Put it last among the callbacks, so that it sees what they ask for. After an interrupt, save inside
+    `with callback.deployed():`. The Trainer's loss stays as it is; `fix_loss_scale` belongs to NxMTrainer.
 
     Args:
-        sparsity: an `NxMConfig`, the name of a recipe, or a dict.
-        resume_from: the checkpoint to resume from, when it is not `output_dir/checkpoint-{global_step}`.
+        sparsity: An `NxMConfig`, the name of a recipe, a dict, or a method object.
+        resume_from: The checkpoint to resume from, if it is not `output_dir/checkpoint-{global_step}`.
+
+    Raises:
+        ValueError: If the config is wrong, or, when the Trainer is made, if the training is not supported.
     """
 
-    def __init__(self, sparsity: NxMConfig | str | dict | Method, resume_from: str | Path | None = None):
-        super().__init__(NxMConfig.from_any(sparsity))
+    def __init__(self, sparsity: NxMConfig | str | dict[str, Any] | Method, resume_from: str | Path | None = None):
+        self._session = SparseTrainingSession(NxMConfig.from_any(sparsity))
         self.resume_from = resume_from
-        self._unsaved: Path | None = None  # a checkpoint that was begun, until the Trainer says that it has saved it
+        self._unsaved: Path | None = None  # a checkpoint that was begun, until Trainer reports that it is saved
 
-    def on_init_end(self, args, state, control, model, **kwargs):
-        self.check(args, model)
+    @property
+    def config(self) -> NxMConfig:
+        """Return the config of the training."""
+        return self._session.config
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    @property
+    def engine(self) -> Engine | None:
+        """Return the engine of the last training, or None before the first."""
+        return self._session.engine
+
+    def deployed(self) -> AbstractContextManager[None]:
+        """Return a context in which the model holds its deployed weights."""
+        return self._session.deployed()
+
+    # -- events of the Trainer -----------------------------------------------------------------------------------
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._session.check(args, kwargs["model"])
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if state.is_hyper_param_search:
-            raise ValueError("NxMCallback cannot take part in a hyperparameter search; use NxMTrainer, which can.")
-        self.check(args, kwargs["model"])  # a callback that was added later has not seen the Trainer being made
-        super().on_train_begin(args, state, control, **kwargs)
+            raise ValueError("NxMCallback does not support hyper-parameter search; use NxMTrainer, which does.")
+        model = kwargs["model"]
+        self._session.check(args, model)  # a callback that was added later has not seen on_init_end
+        resume_from = self._state_folder(args, state)
+        engine = self._session.begin(
+            args, state, model, kwargs["optimizer"], kwargs.get("train_dataloader"), resume_from
+        )
         if args.eval_on_start:
-            self.engine.deploy()
+            engine.deploy()
 
-    def state_folder(self, args, state):
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._drop_unsaved()
+        engine = self._session.started_engine()
+        engine.undeploy()
+        engine.step = state.global_step  # counts skipped steps too
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._prepare(args, state, control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._prepare(args, state, control)
+        if control.should_training_stop:
+            self._session.started_engine().deploy()  # later callbacks see the deployed weights
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._drop_unsaved()
+        self._session.end(args, state, kwargs["model"])
+
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._session.prepare_push(args)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._unsaved = None
+        engine = self._session.started_engine()
+        if engine.plan.targets and not engine.is_deployed:
+            raise RuntimeError(
+                f"checkpoint-{state.global_step} was saved with dense weights: another callback asked for it after "
+                "NxMCallback had run. Put NxMCallback last in callbacks=[...]."
+            )
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is not None and "loss" in logs and self.engine is not None:
+            metrics = self.engine.metrics()
+            logs.update(metrics)
+            state.log_history[-1].update(metrics)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def _state_folder(self, args: TrainingArguments, state: TrainerState) -> str | Path | None:
+        """Return the checkpoint that this training resumes from, or None."""
         if state.global_step == 0 or self.config.is_dense:
             return None
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         if (folder / STATE_FILE).is_file():
             return folder
         if self.resume_from is None:
@@ -54,54 +137,25 @@ class NxMCallback(Bridge):
             )
         return self.resume_from
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        self._drop_unsaved()
-        self.engine.undeploy()
-        super().on_step_begin(args, state, control, **kwargs)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self._prepare(args, state, control)
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        self._prepare(args, state, control)
-        if control.should_training_stop:
-            self.engine.deploy()  # whoever looks at the model from here on sees what is shipped
-
     def _prepare(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
-        """Deploy for what is asked for, and write the state before the Trainer rotates checkpoints."""
+        """Deploy for the save or evaluation that is asked for, and write the state before checkpoints are rotated."""
+        engine = self._session.started_engine()
         save = control.should_save or (args.save_strategy == "best" and control.should_evaluate)
-        if not (save or control.should_evaluate) or not self.engine.plan.targets:
+        if not (save or control.should_evaluate) or not engine.plan.targets:
             return
-        self.engine.deploy()
+        engine.deploy()
         if save:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             if args.should_save:
                 self._unsaved = folder
                 begin_checkpoint(folder)
-                write_record(folder, self.engine.config, self.engine.plan)
+                verification = verify_targets(engine.plan.targets)
+                write_record(folder, engine.record(verification), verification)
             if not args.save_only_model:
-                self.write_state(args, folder)
+                self._session.write_state(args, folder)
 
     def _drop_unsaved(self) -> None:
-        # With save_strategy="best" only the evaluation, which comes after us, decides whether there is a save.
+        # With save_strategy="best", the evaluation that follows this callback decides whether there is a save.
         if self._unsaved is not None:
             drop_unsaved(self._unsaved)
             self._unsaved = None
-
-    def on_train_end(self, args, state, control, model, **kwargs):
-        self._drop_unsaved()
-        super().on_train_end(args, state, control, model, **kwargs)
-
-    def on_save(self, args, state, control, **kwargs):
-        self._unsaved = None
-        if self.engine.plan.targets and not self.engine.is_deployed:
-            raise RuntimeError(
-                f"checkpoint-{state.global_step} was saved with dense weights: another callback asked for it after "
-                "NxMCallback had looked. Put NxMCallback last in callbacks=[...]."
-            )
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs is not None and "loss" in logs and self.engine is not None:
-            metrics = self.engine.metrics()
-            logs.update(metrics)
-            state.log_history[-1].update(metrics)

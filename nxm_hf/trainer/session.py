@@ -1,4 +1,4 @@
-"""Run an engine inside a Trainer."""
+"""SparseTrainingSession: runs an engine inside a Trainer."""
 
 import logging
 import math
@@ -8,99 +8,196 @@ from typing import Any
 
 from accelerate.utils import gather_object
 from torch import nn
-from transformers import TrainerCallback, TrainerState, TrainingArguments
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, TrainerState, TrainingArguments
 
-from nxm_hf.config.config import NxMConfig
+from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.distillation.teacher import Teacher
-from nxm_hf.engine.engine import Engine
+from nxm_hf.engine import Engine
 from nxm_hf.engine.optimizer_state import unwrapped
 from nxm_hf.engine.requirements import check_trainable
-from nxm_hf.layers.plan import resolve
-from nxm_hf.pruning.during_training import pruner
+from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.model_card import TAG
 from nxm_hf.storage.model_files import load_weights
 from nxm_hf.storage.same_model import check_same_model, check_same_teacher, fingerprints
 from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.state_file import STATE_FILE, read_header, read_state, write_state
-from nxm_hf.storage.verify import verify_targets
+from nxm_hf.storage.verify import Verification, verify_targets
 from nxm_hf.trainer.unsupported import refuse_unsupported
 
 logger = logging.getLogger("nxm_hf")
 
 
-class Bridge(TrainerCallback):
-    """Runs an engine through a Trainer's training: attach, keep its clock, finish; and writes and reads its state."""
+class SparseTrainingSession:
+    """Run an engine through the trainings of one Trainer: begin or resume, save its state, and end.
+
+    `NxMTrainer` and `NxMCallback` each have a session and call it at the right moments.
+
+    Args:
+        config: What to prune and how.
+        teacher: The teacher of a distillation, if there is one.
+    """
 
     def __init__(self, config: NxMConfig, teacher: Teacher | None = None):
         self.config, self.teacher = config, teacher
         self.engine: Engine | None = None
-        self.resume_from: str | Path | None = None
 
     def check(self, args: TrainingArguments, model: nn.Module) -> None:
-        """Raise, before any training, for what cannot be trained."""
+        """Raise if this training is not supported. It is called before any training.
+
+        Args:
+            args: The arguments of the Trainer.
+            model: The model.
+
+        Raises:
+            ValueError: If the training, the model or a layer is not supported.
+        """
         refuse_unsupported(args, model)
-        check_trainable(resolve(model, self.config))
+        check_trainable(Plan.of(model, self.config))
 
-    def on_train_begin(self, args, state, control, model, optimizer, train_dataloader, **kwargs):
-        folder = self.state_folder(args, state)
-        header, tensors = read_state(folder) if folder else (None, {})
+    def begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        model: nn.Module,
+        optimizer: Optimizer,
+        train_dataloader: DataLoader | None,
+        resume_from: str | Path | None,
+    ) -> Engine:
+        """Make the engine of a training, and restore its state if the training resumes.
+
+        Args:
+            args: The arguments of the Trainer.
+            state: Its state.
+            model: The model.
+            optimizer: The optimizer, with or without accelerate's wrapper.
+            train_dataloader: The training data.
+            resume_from: The checkpoint to resume from, or None.
+
+        Returns:
+            The engine.
+        """
+        header, tensors = read_state(resume_from) if resume_from else ({}, {})
         if self.engine is not None and not self.engine.finished:
-            self.engine.release()  # an earlier training broke off: begin from what it trained, not from its masks
-            if folder:
-                load_weights(folder, model)  # the Trainer has, but not when it enters a training again after an OOM
-        if folder:
-            check_same_model(folder, header, model, self.config)
-            check_same_teacher(folder, header, self.teacher and self.teacher.words)
-        epoch = _steps_per_epoch(args, train_dataloader)
-        prune = pruner(model, self.config, train_dataloader)
-        self.engine = Engine(model, unwrapped(optimizer), self.config, state.max_steps, epoch, args.seed, prune)
-        if folder:
+            # The last training broke off. Begin from the weights that it trained, not from the masked ones.
+            self.engine.release()
+            if resume_from:
+                load_weights(resume_from, model)  # Trainer skips this when it restarts a training after an OOM
+        plan = Plan.of(model, self.config)
+        if resume_from:
+            check_same_model(resume_from, header, plan)
+            check_same_teacher(resume_from, header, self._teacher_description())
+        self.engine = Engine(
+            plan,
+            unwrapped(optimizer),
+            self.config,
+            total_steps=state.max_steps,
+            steps_per_epoch=_steps_per_epoch(args, train_dataloader),
+            seed=args.seed,
+            train_dataloader=train_dataloader,
+        )
+        if resume_from:
             self.engine.restore(header, tensors)
+        return self.engine
 
-    def state_folder(self, args: TrainingArguments, state: TrainerState) -> str | Path | None:
-        """The checkpoint that this training resumes from, if it does."""
-        return self.resume_from
+    def started_engine(self) -> Engine:
+        """Return the engine of the training that runs.
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.engine.step = state.global_step  # counts skipped steps too
+        Raises:
+            RuntimeError: If no training has begun.
+        """
+        if self.engine is None:
+            raise RuntimeError("No training has begun, so there is no engine; call trainer.train() first.")
+        return self.engine
 
-    def on_train_end(self, args, state, control, model, **kwargs):
-        self.engine.warn_if_early()
-        if self._best_is_loaded(args, state):
-            best = state.best_model_checkpoint
-            if (Path(best) / STATE_FILE).is_file():  # save_only_model writes none
-                check_same_model(best, read_header(best), model, self.config)
-            self.engine.detach()  # the weights that were loaded are deployed already; finishing would undo that
+    def end(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+        """Leave the deployed weights in the model, and remove the hooks.
+
+        Args:
+            args: The arguments of the Trainer.
+            state: Its state.
+            model: The model.
+        """
+        engine = self.started_engine()
+        engine.warn_if_early()
+        best = state.best_model_checkpoint
+        if best is not None and self._best_is_loaded(args, state):
+            if (Path(best) / STATE_FILE).is_file():  # save_only_model=True writes none
+                check_same_model(best, read_header(best), engine.plan)
+            engine.detach()  # the loaded weights are deployed already; finish() would overwrite them
         else:
-            self.engine.finish()
-        if self.engine.plan.targets and hasattr(model, "add_model_tags"):
+            engine.finish()
+        if engine.plan.targets and isinstance(model, PreTrainedModel):
             model.add_model_tags(TAG)
 
     def _best_is_loaded(self, args: TrainingArguments, state: TrainerState) -> bool:
-        if not args.load_best_model_at_end or state.best_model_checkpoint is None:
+        if not args.load_best_model_at_end:
             return False
-        # A search prunes a trial from inside an evaluation, and then ends it without having loaded the best model.
-        return not state.is_hyper_param_search or verify_targets(self.engine.plan.targets).ok
-
-    def on_push_begin(self, args, state, control, **kwargs):
-        # Of a checkpoint the Trainer copies only the files that it knows to what it uploads; these are the others.
-        if self.engine is not None and self.engine.plan.targets and args.should_save:
-            with self.deployed():
-                verify_targets(self.engine.plan.targets).raise_for_problems()
-                write_record(args.output_dir, self.engine.config, self.engine.plan)
+        # A hyper-parameter search can stop a trial during an evaluation, before the best model has been loaded.
+        return not state.is_hyper_param_search or verify_targets(self.started_engine().plan.targets).ok
 
     def deployed(self) -> AbstractContextManager[None]:
-        """Within it, the model is what would be shipped."""
+        """Return a context in which the model holds its deployed weights."""
         return self.engine.deployed() if self.engine is not None else nullcontext()
 
+    def deployed_record(self, model: nn.Module) -> tuple[Plan, SparsityRecord, Verification]:
+        """Verify the deployed weights, and describe the model. Call it inside `deployed()`.
+
+        Args:
+            model: The model, for a Trainer that has not trained.
+
+        Returns:
+            The plan, the record to save, and what was found in the weights.
+
+        Raises:
+            ValueError: If a weight does not hold its pattern.
+        """
+        plan = self.engine.plan if self.engine is not None else Plan.of(model, self.config)
+        verification = verify_targets(plan.targets)
+        if self.engine is None and not verification.ok:
+            raise ValueError(
+                "This model is still dense, so nothing was written. Call trainer.train() before you save it."
+            )
+        verification.raise_for_problems()
+        return plan, SparsityRecord(self.config, plan.layers, verification.density), verification
+
     def write_state(self, args: TrainingArguments, folder: str | Path) -> None:
-        """Write the state into a checkpoint; the model is deployed. Every process calls this."""
-        prints = fingerprints(self.engine.model, self.engine.plan)
-        if args.world_size > 1 and any(theirs != prints for theirs in gather_object([prints])):
+        """Write the engine's state into a checkpoint. Call it inside `deployed()`, in every process.
+
+        Args:
+            args: The arguments of the Trainer.
+            folder: The checkpoint.
+
+        Raises:
+            RuntimeError: If the processes hold different weights.
+        """
+        engine = self.started_engine()
+        prints = fingerprints(engine.plan)
+        if args.world_size > 1 and any(other != prints for other in gather_object([prints])):
             raise RuntimeError("The processes hold different weights; do they use the same seed?")
         if args.should_save:
-            header = {**self.engine.header(), **prints, "teacher": self.teacher and self.teacher.words}
-            write_state(folder, header, self.engine.tensors())
+            header = {**engine.header(), **prints, "teacher": self._teacher_description()}
+            write_state(folder, header, engine.tensors())
+
+    def prepare_push(self, args: TrainingArguments) -> None:
+        """Write the record and the card into `output_dir` before it is uploaded.
+
+        Of a checkpoint, Trainer uploads only the files that it knows.
+
+        Args:
+            args: The arguments of the Trainer.
+        """
+        engine = self.engine
+        if engine is None or not engine.plan.targets or not args.should_save or args.output_dir is None:
+            return
+        with engine.deployed():
+            verification = verify_targets(engine.plan.targets)
+            verification.raise_for_problems()
+            write_record(args.output_dir, engine.record(verification), verification)
+
+    def _teacher_description(self) -> dict[str, Any] | None:
+        return None if self.teacher is None else self.teacher.record
 
 
 def _steps_per_epoch(args: TrainingArguments, train_dataloader: Any) -> int | None:

@@ -1,48 +1,105 @@
-"""NxMTrainer: transformers.Trainer with one more argument."""
+"""NxMTrainer: `transformers.Trainer` with sparsity."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset
+from transformers import (
+    EvalPrediction,
+    FeatureExtractionMixin,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.image_processing_utils import BaseImageProcessor
 
-from nxm_hf.config.config import NxMConfig
-from nxm_hf.distillation.loss import DistillationConfig
+from nxm_hf.config import NxMConfig
+from nxm_hf.distillation import DistillationConfig
 from nxm_hf.distillation.teacher import Teacher
-from nxm_hf.layers.plan import resolve
+from nxm_hf.engine import Engine
 from nxm_hf.methods import Method
 from nxm_hf.storage.checkpoints import begin_checkpoint, is_checkpoint, missing_parts, newest_complete
 from nxm_hf.storage.model_card import write_card
-from nxm_hf.storage.model_record import read_stamp, remove_stamp
+from nxm_hf.storage.model_record import read_record, remove_record
 from nxm_hf.storage.saving import check_written, write_record
-from nxm_hf.storage.verify import verify, verify_targets
+from nxm_hf.storage.verify import verify
 from nxm_hf.trainer.callback import NxMCallback
-from nxm_hf.trainer.session import Bridge
+from nxm_hf.trainer.loss_scale import LossScale
+from nxm_hf.trainer.session import SparseTrainingSession
 
 logger = logging.getLogger("nxm_hf")
-SEARCHED = "sparsity."  # what the keys of a hyper-parameter search begin with that are for us
+SEARCH_PREFIX = "sparsity."  # keys of a hyper-parameter search that begin so change the recipe
 
 
 class NxMTrainer(Trainer):
-    """`transformers.Trainer`, with one more argument; `evaluate`, `predict` and every save see the sparse weights.
+    """Train with `transformers.Trainer`, and make the model sparse while it trains.
+
+    `evaluate`, `predict` and every save see the deployed, sparse weights. All other arguments, and everything else, are
+    those of `transformers.Trainer`.
 
     Args:
-        sparsity: an `NxMConfig`, the name of a recipe such as "admm", or a dict. Without it, a model that is sparse
-            already keeps its mask.
-        teacher: a model, or the directory of one, that the student is to learn from too, with any recipe.
-        distillation: how much; a `DistillationConfig`, or a dict of its fields.
-        fix_loss_scale: correct the loss of models that ignore `num_items_in_batch`, which a Trainer otherwise makes
-            too large by the number of accumulation steps and processes. Never done with the recipe "dense".
-        args, kwargs: those of `transformers.Trainer`.
+        model: As in Trainer.
+        args: As in Trainer.
+        data_collator: As in Trainer.
+        train_dataset: As in Trainer.
+        eval_dataset: As in Trainer.
+        processing_class: As in Trainer.
+        model_init: As in Trainer.
+        compute_loss_func: As in Trainer.
+        compute_metrics: As in Trainer.
+        callbacks: As in Trainer.
+        optimizers: As in Trainer.
+        optimizer_cls_and_kwargs: As in Trainer.
+        preprocess_logits_for_metrics: As in Trainer.
+        sparsity: An `NxMConfig`, the name of a recipe such as "admm", a dict, or a method object. Without it, a model
+            that is sparse already keeps its masks.
+        teacher: A model, or the directory of one. The student learns from its outputs too, with any recipe.
+        distillation: How much the outputs of the teacher count: a `DistillationConfig`, or a dict of its fields.
+        fix_loss_scale: Correct the loss of models that ignore `num_items_in_batch`. Trainer makes it too large by the
+            number of accumulation steps and processes. It is never done with the recipe "dense".
+        **kwargs: Arguments that a newer Trainer has.
+
+    Raises:
+        ValueError: If the sparsity, the teacher or the training is not supported. The message says what to write.
+
+    Example:
+        >>> trainer = NxMTrainer(model=model, args=args, train_dataset=rows, sparsity="admm")  # doctest: +SKIP
+        >>> trainer.train()  # doctest: +SKIP
+        >>> trainer.save_model("bert-2of4")  # doctest: +SKIP
     """
 
     def __init__(
         self,
-        *args: Any,
-        sparsity: NxMConfig | str | dict | Method | None = None,
-        teacher: torch.nn.Module | str | Path | None = None,
-        distillation: DistillationConfig | dict | None = None,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase
+        | BaseImageProcessor
+        | FeatureExtractionMixin
+        | ProcessorMixin
+        | None = None,
+        model_init: Callable[..., PreTrainedModel] | None = None,
+        compute_loss_func: Callable | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        *,
+        sparsity: NxMConfig | str | dict[str, Any] | Method | None = None,
+        teacher: nn.Module | str | Path | None = None,
+        distillation: DistillationConfig | dict[str, Any] | None = None,
         fix_loss_scale: bool = True,
         **kwargs: Any,
     ):
@@ -50,196 +107,253 @@ class NxMTrainer(Trainer):
             raise ValueError("distillation= needs a teacher; write teacher=MODEL_OR_DIRECTORY, or leave it out.")
         distillation = DistillationConfig.from_any(distillation)
         config = None if sparsity is None else NxMConfig.from_any(sparsity)
-        super().__init__(*args, **kwargs)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            model_init=model_init,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            **kwargs,
+        )
         if any(isinstance(callback, NxMCallback) for callback in self.callback_handler.callbacks):
             raise ValueError("NxMTrainer does what NxMCallback does; use one of them.")
-        self.sparsity = config or _config_of_stamp(self.model)
-        if config is not None and read_stamp(self.model) is not None:
+        if config is not None and read_record(self._plain_model) is not None:
             logger.warning("This model is sparse already; training restarts from its weights with %r.", config.recipe)
-        if teacher is not None:
-            teacher = Teacher(teacher, self.model, distillation, self.processing_class, self.args)
-        self._teacher = teacher if distillation.is_on else None
-        self._searched_from, self._fix = self.sparsity, fix_loss_scale
-        self._bridge = Bridge(self.sparsity, self._teacher)
-        self._follow(self.sparsity)
-        self._bridge.check(self.args, self.model)
+        self.sparsity = config or _config_of_sparse_model(self._plain_model)
+        self._teacher: Teacher | None = None
+        if teacher is not None:  # made even if it counts for nothing, to check it
+            made = Teacher(teacher, self._plain_model, distillation, self.processing_class, self.args)
+            self._teacher = made if distillation.enabled else None
+        self._session = SparseTrainingSession(self.sparsity, self._teacher)
+        self._session_callback = _SessionCallback(self._session)
+        self._config_before_search, self._fix_loss_scale = self.sparsity, fix_loss_scale
+        self._view = "deployed"  # the weights that an evaluation sees
+        self._use_config(self.sparsity)
+        self._session.check(self.args, self._plain_model)
 
-    def _follow(self, config: NxMConfig) -> None:
-        """Train by this config from here on."""
-        self.sparsity = self._bridge.config = config
-        self._fixes = self._fix and not config.is_dense
-        self._loss_scale_is_unknown = self._fixes or self._teacher is not None
-        self._loss_ignores_items = False
-        if self._bridge in self.callback_handler.callbacks:
-            self.callback_handler.callbacks.remove(self._bridge)
+    @property
+    def _plain_model(self) -> nn.Module:
+        """Return the model without accelerate's wrappers. Trainer has refused to be made without one."""
+        assert self.model is not None
+        return self.model
+
+    @property
+    def engine(self) -> Engine | None:
+        """Return the engine of the last training, or None before the first."""
+        return self._session.engine
+
+    def _use_config(self, config: NxMConfig) -> None:
+        """Train with this config from here on."""
+        self.sparsity = self._session.config = config
+        self._loss_scale = LossScale(self, correct=self._fix_loss_scale and not config.is_dense)
+        callbacks = self.callback_handler.callbacks
+        if self._session_callback in callbacks:
+            callbacks.remove(self._session_callback)
         if not config.is_dense:
-            # First of all callbacks: whoever else looks at the model when training ends is to see what is shipped.
-            self.callback_handler.callbacks.insert(0, self._bridge)
+            # Before the other callbacks, so that they see the deployed weights when training ends.
+            callbacks.insert(0, self._session_callback)
 
     # -- training ------------------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as Trainer does; `resume_from_checkpoint=True` takes the newest complete checkpoint."""
+        resume_from = None
         if resume_from_checkpoint and not self.sparsity.is_dense:
-            resume_from_checkpoint = self._whole_checkpoint(resume_from_checkpoint)
-            self._bridge.resume_from = resume_from_checkpoint
-        else:
-            self._bridge.resume_from = None
-        if self.sparsity.is_dense:
-            remove_stamp(self.model)  # of a model that was sparse: training takes its zeros away
-        if self._bridge.engine is not None:
-            self._bridge.engine.release()
+            resume_from = resume_from_checkpoint = self._complete_checkpoint(resume_from_checkpoint)
+        self._session_callback.resume_from = resume_from
+        if self.sparsity.is_dense and self.model is not None:  # None in a search, until model_init has made one
+            remove_record(self.model)  # dense training fills the zeros of a sparse model
+        if self.engine is not None:
+            self.engine.release()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def _whole_checkpoint(self, which: str | bool) -> str:
+    def _complete_checkpoint(self, which: str | bool) -> str:
         if which is True:
-            return newest_complete(self.args.output_dir)
-        if missing := missing_parts(which):
+            return newest_complete(str(self.args.output_dir))
+        folder = str(which)
+        if missing := missing_parts(folder):
             raise ValueError(
-                f"{which} is not a whole checkpoint: {', '.join(missing)}. Resume with resume_from_checkpoint=True, "
-                "which takes the newest whole one."
+                f"{which} is not a complete checkpoint: {', '.join(missing)}. Resume with resume_from_checkpoint=True, "
+                "which takes the newest complete one."
             )
-        return str(which)
+        return folder
 
-    def training_step(self, model, inputs, *args: Any, **kwargs: Any):
-        self._fix_loss_scale(inputs)
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Do one training step as Trainer does; the first batch is also used to check the scale of the loss."""
+        self._probe_loss_scale(inputs)
         return super().training_step(model, inputs, *args, **kwargs)
 
-    def prediction_step(self, model, inputs, *args: Any, **kwargs: Any):
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Do one prediction step as Trainer does; the first batch is also used to check the scale of the loss."""
         if any(inputs.get(name) is not None for name in self.label_names):
-            self._fix_loss_scale(inputs)
+            self._probe_loss_scale(inputs)
         return super().prediction_step(model, inputs, *args, **kwargs)
 
-    def _fix_loss_scale(self, inputs: dict[str, Any]) -> None:
-        """Have the Trainer divide the loss itself, if the model does not; found out with the first batch."""
-        if not self._loss_scale_is_unknown:
-            return
-        self._loss_scale_is_unknown = False
-        scaled = self.args.gradient_accumulation_steps * self.args.world_size > 1
-        if not scaled or not self.model_accepts_loss_kwargs or self.compute_loss_func is not None:
-            return
-        self.model.eval()
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            one, two = (
-                self.compute_loss(
-                    self.model, dict(inputs), num_items_in_batch=torch.tensor(items, device=self.args.device)
-                )
-                for items in (1, 2)
-            )
-        self._loss_ignores_items = torch.equal(one, two)
-        if self._loss_ignores_items and self._fixes:
-            self.model_accepts_loss_kwargs = False
-            logger.info(
-                "%s ignores num_items_in_batch, so that its loss would count %d times; corrected. "
-                "fix_loss_scale=False leaves it.",
-                type(self.model).__name__, self.args.gradient_accumulation_steps * self.args.world_size,
-            )  # fmt: skip
+    def _probe_loss_scale(self, inputs: dict[str, Any]) -> None:
+        corrects = self._fix_loss_scale and not self.sparsity.is_dense
+        if corrects or self._teacher is not None:
+            self._loss_scale.probe(inputs)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """As in Trainer; while it trains, with what the teacher says."""
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Compute the loss as Trainer does; during training with the teacher's part, if there is a teacher."""
         if self._teacher is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        asked = {**inputs, **self._teacher.distillation.flags}
-        loss, outputs = super().compute_loss(model, dict(asked), True, num_items_in_batch)  # it may take labels out
-        scales = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
-        items = num_items_in_batch if scales else None
+        asked = {**inputs, **self._teacher.distillation.output_flags}
+        loss, outputs = super().compute_loss(model, dict(asked), True, num_items_in_batch)  # may remove the labels
+        counts_items = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
+        items = num_items_in_batch if counts_items else None
         ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices and items is not None else 1
         with self.accelerator.autocast():
-            part = self._teacher.part(outputs, asked, None if self._loss_ignores_items else items)
+            part = self._teacher.loss(outputs, asked, None if self._loss_scale.ignores_items else items)
         loss = (1 - self._teacher.distillation.weight) * loss + ranks * part
         return (loss, outputs) if return_outputs else loss
 
     def _hp_search_setup(self, trial: Any) -> None:
+        """Set up a trial as Trainer does, and take out the keys that change the recipe."""
         if self.hp_search_backend is None or trial is None:
             return super()._hp_search_setup(trial)
-        space, found = self.hp_space, {}
+        space, ours = self.hp_space, {}
 
         def theirs(parameters: dict[str, Any]) -> dict[str, Any]:
-            found.update({k.removeprefix(SEARCHED): v for k, v in parameters.items() if k.startswith(SEARCHED)})
-            return {key: value for key, value in parameters.items() if not key.startswith(SEARCHED)}
+            ours.update(
+                {k.removeprefix(SEARCH_PREFIX): v for k, v in parameters.items() if k.startswith(SEARCH_PREFIX)}
+            )
+            return {key: value for key, value in parameters.items() if not key.startswith(SEARCH_PREFIX)}
 
         self.hp_space = lambda trial: theirs(space(trial))
         try:
             super()._hp_search_setup(theirs(trial) if isinstance(trial, dict) else trial)
         finally:
             self.hp_space = space
-        self._follow(self._searched_from.replace(**found))
+        self._use_config(self._config_before_search.replace(**ours))
 
     def _load_best_model(self) -> None:
-        if self._bridge.engine is not None:
-            self._bridge.engine.warn_if_early()  # while the weights are still those of the last step
+        if self.engine is not None:
+            self.engine.warn_if_early()  # while the weights are still those of the last step
         super()._load_best_model()
 
-    # -- every exit shows the deployed weights -------------------------------------------------------------------
+    # -- evaluation and saving see the deployed weights ----------------------------------------------------------
 
     def evaluate(self, *args: Any, view: str | None = None, **kwargs: Any) -> dict[str, float]:
-        """As in Trainer; `view="training"` evaluates the weights that training computes with instead."""
+        """Evaluate as Trainer does.
+
+        Args:
+            *args: As in Trainer.
+            view: "deployed" (default) evaluates the sparse weights that would be saved, "training" those that the
+                forward pass uses during training.
+            **kwargs: As in Trainer.
+
+        Returns:
+            The metrics.
+
+        Raises:
+            ValueError: If `view` is neither.
+        """
         if view not in (None, "deployed", "training"):
             raise ValueError(f'view must be "deployed" or "training"; got {view!r}.')
-        outer, self._view = self._view, view or self._view  # of several datasets, each is evaluated from within
+        outer, self._view = self._view, view or self._view  # with several datasets, Trainer calls evaluate for each
         try:
             return super().evaluate(*args, **kwargs)
         finally:
             self._view = outer
 
-    _view = "deployed"
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any):
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the evaluation loop as Trainer does, on the deployed weights unless the view is "training"."""
         if self._view == "training":
             return super().evaluation_loop(*args, **kwargs)
-        with self._bridge.deployed():
+        with self._session.deployed():
             return super().evaluation_loop(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the deployed model as Trainer does, with `nxm_config.json` and the model card.
+
+        Args:
+            output_dir: The directory; by default `args.output_dir`.
+            _internal_call: As in Trainer.
+
+        Raises:
+            ValueError: If a layer does not hold its pattern. Nothing is written then.
+        """
         if self.sparsity.is_dense:
             return super().save_model(output_dir, _internal_call=_internal_call)
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         checkpoint = _internal_call and is_checkpoint(output_dir)
-        with self._bridge.deployed():
-            plan, config = self._to_ship()
+        with self._session.deployed():
+            plan, record, verification = self._session.deployed_record(self._plain_model)
             if checkpoint and self.args.should_save:
                 begin_checkpoint(folder)
             super().save_model(output_dir, _internal_call=_internal_call)
             if checkpoint and not self.args.save_only_model:
-                self._bridge.write_state(self.args, folder)  # all processes meet in it, so before what can fail in one
+                # A collective call: it comes before anything that can fail in one process alone.
+                self._session.write_state(self.args, folder)
             if self.args.should_save:
-                write_record(folder, config, plan)
-                check_written(folder, self.model, plan)
-
-    def _to_ship(self):
-        """What is shipped and the config to ship with it, checked before the first byte is written."""
-        if self._bridge.engine is not None:
-            plan, config = self._bridge.engine.plan, self._bridge.engine.config
-        else:
-            plan, config = resolve(self.model, self.sparsity), self.sparsity
-        report = verify_targets(plan.targets)
-        if self._bridge.engine is None and not report.ok:
-            raise ValueError(
-                "This model is still dense, so nothing was written. Call trainer.train() before you save it."
-            )
-        report.raise_for_problems()
-        config.layers, config.density = plan.layers, report.density
-        return plan, config
+                write_record(folder, record, verification)
+                check_written(folder, plan)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Create the model card as Trainer does, with a section on sparsity."""
         super().create_model_card(*args, **kwargs)
         if not self.sparsity.is_dense and self.is_world_process_zero():
-            plan, config = self._to_ship()
-            write_card(self.args.output_dir, config, plan)
+            _, record, verification = self._session.deployed_record(self._plain_model)
+            write_card(str(self.args.output_dir), record, verification)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if "loss" in logs and self._bridge.engine is not None:
-            logs.update(self._bridge.engine.metrics())
+        """Log as Trainer does, with the metrics of sparsity beside the loss."""
+        if "loss" in logs and self.engine is not None:
+            logs.update(self.engine.metrics())
         super().log(logs, *args, **kwargs)
 
 
-def _config_of_stamp(model: torch.nn.Module) -> NxMConfig:
-    """For a model that is sparse already: keep its mask."""
-    stamp = read_stamp(model)
-    if stamp is None:
+class _SessionCallback(TrainerCallback):
+    """Pass the events of an NxMTrainer on to its session."""
+
+    def __init__(self, session: SparseTrainingSession):
+        self._session = session
+        self.resume_from: str | Path | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model, optimizer, data = kwargs["model"], kwargs["optimizer"], kwargs.get("train_dataloader")
+        self._session.begin(args, state, model, optimizer, data, self.resume_from)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._session.started_engine().step = state.global_step  # counts skipped steps too
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._session.end(args, state, kwargs["model"])
+
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._session.prepare_push(args)
+
+
+def _config_of_sparse_model(model: nn.Module) -> NxMConfig:
+    """Return a config that keeps the masks of a model which is sparse already."""
+    record = read_record(model)
+    if record is None:
         raise ValueError('NxMTrainer needs sparsity=, as in sparsity=NxMConfig(pattern="2:4", recipe="admm").')
     verify(model).raise_for_problems()
-    config = stamp.for_finetuning()
+    config = record.config.for_finetuning()
     logger.warning(
         "This model is sparse already (%s); training keeps its mask. Give sparsity= to prune anew.", config.pattern
     )

@@ -19,7 +19,7 @@ def weight(*shape):
 
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_every_solver_that_suits_has_a_line_and_ours_keep_the_most(text, monkeypatch):
-    monkeypatch.setattr("nxm_hf.analysis.solver_comparison.ENOUGH", 1e-9)
+    monkeypatch.setattr("nxm_hf.analysis.solver_comparison.TIME_BUDGET", 1e-9)
     given, pattern = weight(40, 120), parse(text)
     found = analysis.compare_solvers(given, text if text != "dense" else pattern, None)
     ours = [solver.__name__ for solver in SOLVERS[pattern.kind] if solver.suits(given, pattern)]
@@ -55,7 +55,7 @@ def test_groups_with_nothing_or_infinity_to_keep_are_whole():
 
 
 def test_a_name_that_does_not_suit_is_refused():
-    with pytest.raises(ValueError, match=r"No solver 'exhaustive', 'fast' suits 2:4 here; these do:.*by_sorting"):
+    with pytest.raises(ValueError, match=r"No solver 'exhaustive', 'fast' supports 2:4 here; these do:.*by_sorting"):
         analysis.compare_solvers(weight(4, 4), "2:4", only=["fast", "by_sorting", "exhaustive"])
     with pytest.raises(ValueError, match="1 NaN"):
         analysis.compare_solvers(torch.full((1, 4), 1.0).index_fill(1, torch.tensor([2]), torch.nan), "2:4")

@@ -804,14 +804,14 @@ def test_a_search_without_optuna_says_what_to_install(model, rows, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    "one", recipe_guide.SEEN, ids=lambda one: f"{one.recipe} {one.pattern} on {'-'.join(one.tasks)}"
+    "one", recipe_guide.MEASUREMENTS, ids=lambda one: f"{one.recipe} {one.pattern} on {'-'.join(one.tasks)}"
 )
 def test_what_the_guide_says_of_recipes_is_what_the_committed_results_say(one):
     folders = [path for path in (GLUE / "results").iterdir() if path.name != "demo"]
-    assert one.closed in [round(share, 2) for folder in folders for share in closed(folder, one)]
+    assert one.gap_closed in [round(share, 2) for folder in folders for share in closed(folder, one)]
 
 
-def closed(folder: Path, one: recipe_guide.Seen) -> list[float]:
+def closed(folder: Path, one: recipe_guide.Measurement) -> list[float]:
     """The share of the gap that a folder of results tells; none where they lack the recipe, a task or seeds."""
     found: dict[tuple, float] = {}
     planned = {cell.name for cell in Plan(folder / "plan.json").read()[0]}  # with the learning rates that were chosen

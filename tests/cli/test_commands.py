@@ -1,64 +1,20 @@
-"""The command line: exit codes, what is printed, and one-line errors."""
+"""The commands verify, inspect and flops: exit codes and what is printed."""
 
-import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-import nxm_hf
-from nxm_hf import NxMConfig, recipes
-from nxm_hf.cli import recipe_guide
-from nxm_hf.cli.main import COMMANDS, main
+from nxm_hf import NxMConfig, analysis
+from nxm_hf.cli.main import main
 from nxm_hf.patterns import PATTERNS, parse
 from nxm_hf.solvers import SOLVERS, gpu
 from nxm_hf.storage import inspect
 from tests.support.models import make_bert
+from tests.support.saved_models import QUERY, edit_weights, make_sparse
 
-NAMES = [function.__name__.removesuffix("_command") for function in COMMANDS]
 LOOKING = ("verify", "inspect")
-QUERY = "bert.encoder.layer.0.attention.self.query"
-
-
-def make_sparse(model, folder, pattern="2:4"):
-    """Save the model as a sparse one; its record stands in config.json."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    engine = nxm_hf.attach(model, optimizer, nxm_hf.NxMConfig("asp", pattern=pattern), total_steps=1)
-    engine.finish()
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def sparse(tmp_path):
-    return make_sparse(make_bert(), tmp_path / "sparse")
-
-
-@pytest.fixture
-def dense(tmp_path):
-    make_bert().save_pretrained(tmp_path / "dense")
-    return tmp_path / "dense"
-
-
-def edit_weights(folder: Path, edit) -> None:
-    weights = load_file(folder / "model.safetensors")
-    edit(weights)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def edit_config(folder: Path, **changes) -> None:
-    words = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**words, **changes}))
-
-
-# -- verify --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pattern", [kind.examples[0] for kind in PATTERNS if kind.kind != "dense"])
@@ -100,9 +56,6 @@ def test_verify_wants_a_pattern_for_a_dense_model(dense, capsys):
     assert main(["verify", str(dense)]) == 2
     assert "--pattern 2:4" in capsys.readouterr().err
     assert main(["verify", str(dense), "--pattern", "2:4"]) == 1
-
-
-# -- inspect -------------------------------------------------------------------------------------------------------
 
 
 def test_the_backends_are_those_of_torch():
@@ -207,219 +160,31 @@ def test_a_model_that_was_saved_in_shards_is_looked_at_whole(tmp_path, capsys):
         assert shown[0] == shown[1]
 
 
-# -- recipes, help and version -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("width", [50, 80, 100, 200])
-def test_recipes_lists_the_whole_catalogue_within_the_terminal(width, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", str(width))
-    assert main(["recipes"]) == 0
-    shown = capsys.readouterr().out
-    assert max(map(len, shown.splitlines())) <= width
-    entries = dict(re.findall(r"^([a-z]\S*) {2,}(\S.*\n(?:  +.*\n)*)", shown, re.MULTILINE))
-    assert [name for name in entries if name != "recipe"] == recipes.names()
-    for name in recipes.names():
-        words = " ".join(entries[name].split())
-        sentence, paper = recipes.describe(name)
-        assert sentence in words and paper in words
-        assert all(f"{key}={value!r}" in words for key, value in recipes.settings(name).items())
-
-
-@pytest.mark.parametrize(
-    "more", [[], ["--rows", "4000"], ["--rows", "400000"], ["--pattern", "4:8"], ["--pattern", "3:7"]]
-)
-def test_recipes_says_what_to_start_with_and_what_that_rests_on(more, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "200")
-    assert main(["recipes", *more]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert ("Kao et al." in shown) == (not more)  # the catalogue only where nothing is asked
-    pattern = more[1] if "--pattern" in more else "2:4"
-    seen = sorted((one for one in recipe_guide.SEEN if one.pattern == pattern), key=lambda one: one.rank)
-    told = [place for one in recipe_guide.SEEN if (place := shown.find(f"{one.recipe} {one.closed:.0%} (")) >= 0]
-    assert len(told) == len(seen)
-    if seen:
-        best = max(seen, key=lambda one: (len(one.tasks), one.seeds, one.closed))
-        assert f"start with {best.recipe}." in shown and all(f"{task} (" in shown for task in best.tasks)
-        assert ("take it as a guess" in shown) == ("400000" in more)
-    else:
-        assert f"Nothing has been measured with {pattern}" in shown
-
-
-def test_the_guide_says_how_to_write_what_it_advises():
-    def read(recipe):
-        return eval(recipe_guide.in_python(recipe, "1:4"), {"NxMConfig": NxMConfig})
-
-    expected = NxMConfig("admm", "1:4", {"rho": 0.01, "start": "A"}, warmup=0.1, settle=0.3)
-    assert read("admm rho=1e-2 start=A settle=0.3 warmup=0.1") == expected
-    assert all(read(one.recipe).recipe == one.recipe.split()[0] for one in recipe_guide.SEEN)
-
-
-def test_help_has_one_line_for_each_command(capsys):
-    assert main(["--help"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    for name in NAMES:
-        assert sum(line.startswith(f"  {name} ") for line in lines) == 1
-    assert max(map(len, lines)) <= 80
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_command_explains_itself(name, capsys):
-    assert main([name, "--help"]) == 0
-    assert f"usage: nxm {name}" in capsys.readouterr().out
-
-
-def test_version(capsys):
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"nxm_hf {nxm_hf.__version__}\n"
-
-
-def test_without_a_command_the_help_is_shown_and_it_counts_as_misuse(capsys):
-    assert main([]) == 2
-    assert "commands:" in capsys.readouterr().out
-
-
-def test_a_command_is_one_function(monkeypatch, capsys):
-    def say_twice_command(word: main.Directory, *, times_more: main.PatternText = "0") -> int:
-        """Say a word.
-
-        And more.
-        """
-        print((word + " ") * (2 + int(times_more)))
-        return 7
-
-    monkeypatch.setattr("nxm_hf.cli.main.COMMANDS", (*COMMANDS, say_twice_command))
-    assert main(["say-twice", "hm", "--times-more", "1"]) == 7
-    assert capsys.readouterr().out.strip() == "hm hm hm"
-    main(["--help"])
-    assert "  say-twice  Say a word.\n" in capsys.readouterr().out
-
-
-# -- misuse and what cannot be read --------------------------------------------------------------------------------
-
-
-def complaint(words: list[str], capsys) -> str:
-    """What a misuse prints: exit code 2, one line on stderr, nothing on stdout."""
-    assert main(words) == 2
-    shown = capsys.readouterr()
-    assert shown.out == "" and shown.err.count("\n") == 1 and "Traceback" not in shown.err, shown
-    return shown.err
+def test_nxm_flops_prints_the_account(tmp_path, capsys):
+    make_bert().save_pretrained(tmp_path)
+    words = ["--recipe", "structure-decay", "--pattern", "1:16", "--warmup", "0.1", "--settle=0.1", "--steps", "500"]
+    settings = '{"refresh": 2, "frames": ["4:16", "1:16"]}'
+    assert main(["flops", "--model", str(tmp_path), *words, "--settings", settings, "--tokens", "16"]) == 0
+    config = NxMConfig("structure-decay", "1:16", settings, warmup=0.1, settle=0.1)
+    right = analysis.training_flops(make_bert(), config, 500, tokens=16)
+    assert capsys.readouterr().out == f"{right}\n" and right.ratio < 0.8
 
 
 @pytest.mark.parametrize(
     "words, useful",
     [
-        (["verfy", "x"], "Did you mean verify?"),
-        (["recipe"], "Did you mean recipes?"),
-        (["INSPECT", "x"], "Did you mean inspect?"),
-        (["zzz"], "There is no command 'zzz'; the commands are verify, inspect, recipes"),
-        (["verify"], "required: DIR"),
-        (["verify", "a", "b"], "unrecognized arguments: b"),
-        (["verify", "a", "--patern", "2:4"], "Did you mean --pattern?"),
-        (["verify", "a", "--pattern"], "expected one argument"),
-        (["--vresion"], "Did you mean --version?"),
-        (["recipes", "all"], "unrecognized arguments: all"),
-        (["recipes", "--rows", "-3"], "rows=-3 is no number of training rows"),
-        (["verify", ".", "--pattern", "4:2"], "Write '2:4'"),
-        (["verify", "a\nb"], "a b does not exist"),
-        (["verify", ".", "--pattern", "half"], "There is no pattern 'half'"),
+        ([], "Give --model DIR to plan a training, or RUN_DIR"),
+        (["a", "--model", "b"], "Give --model DIR to plan a training, or RUN_DIR"),
+        (["a", "--steps", "5"], "a has its recipe and steps on record; RUN_DIR can be combined with --tokens only."),
+        (["nowhere"], "nowhere does not exist"),
+        (["--model", "nowhere"], "nowhere does not exist"),
+        (["--model", ".", "--recipe", "stee"], "Write 'ste'"),
+        (["--model", ".", "--settings", "{"], "is not JSON"),
+        (["--model", ".", "--settle", "2"], "settle is a fraction"),
+        (["--model", ".", "--steps", "many"], "invalid int value"),
     ],
 )
-def test_misuse_is_one_line_with_the_right_word(words, useful, capsys):
-    assert useful in complaint(words, capsys)
-
-
-def _torn(folder):
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def _empty_weights(folder):
-    (folder / "model.safetensors").write_bytes(b"")
-
-
-def _a_weight_is_missing(folder):
-    weights = load_file(folder / "model.safetensors")
-    del weights[f"{QUERY}.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _pickle_only(folder):
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-
-
-def _no_weights(folder):
-    (folder / "model.safetensors").unlink()
-
-
-def _a_shard_is_missing(folder):
-    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-
-
-def _text(name, text):
-    return lambda folder: (folder / name).write_text(text)
-
-
-BROKEN = {
-    "torn weights": (_torn, "model.safetensors cannot be read"),
-    "empty weights": (_empty_weights, "model.safetensors cannot be read"),
-    "a missing weight": (_a_weight_is_missing, f"holds no weight of {QUERY}"),
-    "weights of another model": (lambda folder: edit_config(folder, hidden_size=64), "by its config.json"),
-    "pickle only": (_pickle_only, "pytorch_model.bin is read by transformers alone"),  # Pitfall 32
-    "no weights": (_no_weights, "holds neither model.safetensors nor"),
-    "a missing shard": (_a_shard_is_missing, "model-00002-of-00002.safetensors cannot be read"),
-    "a broken index": (_text("model.safetensors.index.json", "{"), "index.json cannot be read"),
-    "an index of no weights": (_text("model.safetensors.index.json", "[]"), "index.json cannot be read"),
-    "no config": (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
-    "a config that is not JSON": (_text("config.json", "{"), "config.json is not the config of a model"),
-    "a config that is a list": (_text("config.json", "[]"), "config.json is not the config of a model"),
-    "an empty config": (_text("config.json", "{}"), "config.json is not the config of a model"),
-    "an unknown model type": (lambda folder: edit_config(folder, model_type="brt"), "model type `brt`"),
-    "an unknown architecture": (lambda folder: edit_config(folder, architectures=["MyBert"]), "saved from MyBert"),
-    "no architecture": (lambda folder: edit_config(folder, architectures=None), "saved from none"),
-    "code of its own": (
-        lambda folder: edit_config(folder, model_type="mine", auto_map={"AutoConfig": "mine.Config"}),
-        "config.json is not the config of a model",
-    ),
-    "an impossible config": (lambda folder: edit_config(folder, num_attention_heads=7), "config.json"),
-    "a record that is not JSON": (_text("nxm_config.json", "{"), "nxm_config.json is not JSON"),
-    "a record that is a list": (_text("nxm_config.json", "[1]"), "nxm_config.json"),
-    "a record of a newer version": (_text("nxm_config.json", '{"magic": 1}'), "does not know 'magic'"),
-    "a record of no known recipe": (_text("nxm_config.json", '{"recipe": "magic"}'), "There is no recipe 'magic'"),
-    "a record with a wrong type": (_text("nxm_config.json", '{"layers": ["a"]}'), "layers"),
-    "a record with a wrong pattern": (_text("nxm_config.json", '{"layers": {"a": 3}}'), "layers"),
-}
-
-
-@pytest.mark.parametrize("command", LOOKING)
-@pytest.mark.parametrize("fault", BROKEN)
-def test_what_cannot_be_read_is_one_line_that_says_why(command, fault, sparse, capsys):
-    breaks, useful = BROKEN[fault]
-    breaks(sparse)
-    assert useful in complaint([command, str(sparse)], capsys)
-
-
-@pytest.mark.parametrize("command", LOOKING)
-def test_a_path_that_is_no_directory_is_not_looked_for_elsewhere(command, tmp_path, capsys):
-    assert "does not exist" in complaint([command, str(tmp_path / "nowhere")], capsys)
-    (tmp_path / "file").write_text("")
-    assert "is a file; a directory is needed" in complaint([command, str(tmp_path / "file")], capsys)
-    assert "holds no config.json" in complaint([command, str(tmp_path)], capsys)
-
-
-# -- the console script --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_console_script_gives_its_exit_code_and_stops_quietly_when_nobody_reads(sparse):
-    script = shutil.which("nxm", path=os.path.dirname(sys.executable))
-    edit_weights(sparse, lambda weights: weights[f"{QUERY}.weight"].fill_(1.0))
-    wrong = subprocess.run([script, "verify", sparse], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert wrong.returncode == 1 and f"{QUERY} breaks 2:4" in wrong.stdout and wrong.stderr == ""
-    reader, writer = os.pipe()
-    os.close(reader)
-    unread = subprocess.run([script, "recipes"], stdout=writer, stderr=subprocess.PIPE, text=True)
-    os.close(writer)
-    assert (unread.returncode, unread.stderr) == (0, "")
+def test_misuse_of_nxm_flops_is_one_line(words, useful, capsys):
+    assert main(["flops", *words]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1 and useful in shown.err

@@ -93,9 +93,9 @@ def kl_by_hand(ours, theirs, temperature):
 # -- the loss ----------------------------------------------------------------------------------------------------------
 
 
-def part(distillation, ours, theirs, labels, shifts=False, problem=None, name="logits"):
+def part(distillation, ours, theirs, labels, causal=False, problem_type=None, name="logits"):
     answers = [{name: torch.as_tensor(x)} for x in (ours, theirs)]
-    return distillation.part(*answers, {"labels": torch.as_tensor(labels)}, shifts, problem)
+    return distillation.loss(*answers, {"labels": torch.as_tensor(labels)}, causal, problem_type)
 
 
 def test_the_worked_vector_of_the_specification():
@@ -117,9 +117,9 @@ def test_only_positions_with_a_label_count_and_those_of_a_language_model_are_one
     labels = torch.tensor([[3, -100, 2, 2, -100], [-100, 1, 1, -100, 0]])
     one = DistillationConfig(weight=1.0, temperature=1.0)
     there = [(0, 0), (0, 2), (0, 3), (1, 1), (1, 2), (1, 4)]
-    for shifts, places in ((False, there), (True, [(row, at - 1) for row, at in there if at > 0])):
+    for causal, places in ((False, there), (True, [(row, at - 1) for row, at in there if at > 0])):
         rows = [torch.stack([x[place] for place in places]) for x in (ours, theirs)]
-        loss = part(one, ours, theirs, labels, shifts)
+        loss = part(one, ours, theirs, labels, causal)
         assert float(loss) == pytest.approx(kl_by_hand(*rows, 1.0), rel=1e-4)
     assert part(one, ours, theirs, torch.full_like(labels, -100), True) == 0  # not a NaN
 
@@ -527,7 +527,7 @@ def test_a_directory_needs_a_student_that_can_be_loaded_like_it(arguments, tmp_p
 
 def test_models_that_return_nothing_to_compare_are_told_so():
     with pytest.raises(ValueError, match="The models return no logits to compare; leave this term out"):
-        DistillationConfig().part({"loss": 1}, {"loss": 1}, {}, False, None)
+        DistillationConfig().loss({"loss": 1}, {"loss": 1}, {}, False, None)
     with pytest.raises(ValueError, match=r"hidden_states of the teacher have the shapes \[\(1, 2, 4\)\]"):
         states = [{"hidden_states": (torch.zeros(1, 2, width),)} for width in (3, 4)]
-        DistillationConfig(weight=0.0, hidden=1.0).part(*states, {}, False, None)
+        DistillationConfig(weight=0.0, hidden=1.0).loss(*states, {}, False, None)

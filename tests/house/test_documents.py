@@ -115,12 +115,17 @@ def test_the_pages_that_a_document_points_to_are_there():
         assert (ROOT / document).parent.joinpath(link).is_file(), f"{document} points to {link}"
 
 
-def test_files_that_contributing_names_are_there():
+def test_files_and_folders_that_contributing_names_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    for path in re.findall(r"`(nxm_hf/[\w/]+\.py)`", text) + [
-        f"tests/{name}" for name in re.findall(r"`(test_\w+\.py)`", text)
-    ]:
-        assert (ROOT / path).is_file(), path
+    named = re.findall(r"`((?:nxm_hf|tests)/[\w/]+(?:\.py)?)`", text)
+    assert len(named) > 20
+    for path in named:
+        assert (ROOT / path).exists(), path
+    table = text.split("| folder | what it does |")[1].split("\n\n")[0]
+    folders = {
+        name for cell in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)
+    }
+    assert folders == {path.parent.name for path in (ROOT / "nxm_hf").glob("*/__init__.py")}
 
 
 def test_the_changelog_and_the_project_agree_on_the_version():

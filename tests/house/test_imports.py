@@ -24,7 +24,7 @@ PARTS = {
 }
 CATALOGUES = ("analysis", "families", "methods", "patterns", "pruners", "recipes", "solvers", "solvers.published")
 # Rooms that users import by name. They stand beside each other; none may be imported by what it imports.
-ENTRANCES = {"cli": set(), "trainer": {"__init__"}, "report": {"cli"}}
+ENTRANCES = {"cli": {"__main__"}, "trainer": {"__init__"}, "report": {"cli"}}
 TORCH_ONLY = {"solvers", "patterns", "methods", "pruners", "families", "recipes", "settings", "text"}
 
 

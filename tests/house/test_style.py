@@ -1,35 +1,56 @@
-"""The size of files and functions, and what docstrings must say."""
+"""The size of files and functions, and the form of docstrings."""
 
 import ast
 import importlib
 import inspect
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
 import nxm_hf
 
 ROOT = Path(nxm_hf.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-MODULES = ("", ".analysis", ".methods", ".patterns", ".pruners", ".recipes", ".solvers")
+MODULES = ("", ".analysis", ".methods", ".patterns", ".permutation", ".pruners", ".pruning", ".recipes", ".solvers")
+QUESTIONS = {"What", "Whether", "How", "Where", "When", "Why", "Which", "Who", "Whose", "Those", "Of"}
 
 
-def functions(path: Path) -> list[ast.FunctionDef]:
-    """Return every function of a file, methods and inner ones too."""
-    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+def functions(path: Path) -> Iterator[tuple[ast.FunctionDef, bool]]:
+    """Yield every function of a file, and True if users may call it: no name on the way to it is private."""
+
+    def visit(node: ast.AST, public: bool) -> Iterator[tuple[ast.FunctionDef, bool]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef):
+                yield child, public and not child.name.startswith("_")
+                yield from visit(child, False)
+            elif isinstance(child, ast.ClassDef):
+                yield from visit(child, public and not child.name.startswith("_"))
+            else:
+                yield from visit(child, public)
+
+    yield from visit(ast.parse(path.read_text()), True)
+
+
+def where(path: Path, node: ast.FunctionDef) -> str:
+    """Return the file, line and name of a function."""
+    return f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
 
 
 def test_files_are_short_enough_to_read_in_one_go():
+    """Families are tables of names, a few lines each, so they do not count towards the median."""
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
     assert not {name: length for name, length in lengths.items() if length > 400}
+    code = [length for name, length in lengths.items() if not name.startswith("families/")]
+    assert 80 <= statistics.median(code) <= 160
 
 
 def test_functions_are_short():
     lengths = []
     for path in FILES:
-        for node in functions(path):
+        for node, _ in functions(path):
             docstring = ast.get_docstring(node, clean=False)
             lengths.append(node.end_lineno - node.lineno - (len(docstring.splitlines()) if docstring else 0))
-            assert lengths[-1] <= 60, f"{path.relative_to(ROOT)}: {node.name} has {lengths[-1]} lines"
+            assert lengths[-1] <= 60, f"{where(path, node)} has {lengths[-1]} lines"
     assert len(lengths) > 100 and statistics.median(lengths) < 12
 
 
@@ -41,3 +62,27 @@ def test_every_file_and_every_public_name_has_a_docstring():
             thing = getattr(module, name)
             if inspect.isclass(thing) or inspect.isfunction(thing):
                 assert inspect.getdoc(thing), f"{module.__name__}.{name}"
+
+
+def test_docstrings_of_functions_say_what_they_do_and_ask_no_question():
+    first_words = {
+        where(path, node): docstring.split()[0]
+        for path in FILES
+        for node, _ in functions(path)
+        if (docstring := ast.get_docstring(node))
+    }
+    assert len(first_words) > 400
+    assert not {place: word for place, word in first_words.items() if word in QUESTIONS}
+
+
+def test_public_functions_explain_their_arguments():
+    """A method without a docstring inherits that of its base class."""
+    explained, silent = [], []
+    for path in FILES:
+        for node, public in functions(path):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            names = [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
+            docstring = ast.get_docstring(node)
+            if public and names and docstring:
+                (explained if "Args:" in docstring else silent).append(where(path, node))
+    assert len(explained) / (len(explained) + len(silent)) >= 0.9, f"without Args: {silent}"

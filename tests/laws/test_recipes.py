@@ -36,7 +36,7 @@ def test_the_catalogues_are_not_empty():
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_has_a_data_sheet(recipe):
-    sheet = inspect.getdoc(recipes.RECIPES.find(recipe)[1])
+    sheet = inspect.getdoc(recipes.RECIPES.find(recipe)[1].make)
     assert "Reference: " in sheet and "https://" in sheet and "Relations: " in sheet
 
 

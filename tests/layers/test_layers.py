@@ -8,8 +8,8 @@ from torch.nn.utils import parametrizations
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from nxm_hf import NxMConfig, attach
-from nxm_hf.layers.find import Layer, find_layers, left_dense, stacked
-from nxm_hf.layers.plan import resolve
+from nxm_hf.layers.find import Layer, find_layers, left_dense, stacked_weights
+from nxm_hf.layers.plan import Plan
 
 TEXT = {
     **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
@@ -261,8 +261,8 @@ def test_experts_in_one_parameter_stay_dense_and_that_is_said(caplog):
     assert {name: said for name, said in left_dense(model).items() if "experts" in name} == dict.fromkeys(experts, why)
     with pytest.raises(ValueError, match=f"experts.gate_up_proj is never pruned, because {why}"):
         find_layers(model, include="experts")
-    assert set(resolve(model, NxMConfig("asp")).skipped) == set(experts)
-    assert not resolve(model, NxMConfig("asp", include="attention")).skipped  # nobody asked for more
+    assert set(Plan.of(model, NxMConfig("asp")).skipped) == set(experts)
+    assert not Plan.of(model, NxMConfig("asp", include="attention")).skipped  # nobody asked for more
     with caplog.at_level("WARNING", "nxm_hf"):
         attach(model, torch.optim.SGD(model.parameters(), 0.1), "asp", total_steps=2)
     assert f"Left dense: {experts[0]}: {why}; {experts[1]}: {why}; " in caplog.text
@@ -270,7 +270,7 @@ def test_experts_in_one_parameter_stay_dense_and_that_is_said(caplog):
 
 def test_convolutions_are_no_stacks_of_matrices():
     model = MODELS["squeezebert"]()
-    assert stacked(model) == {} and not left_dense(model).keys() & set(names(model))
+    assert stacked_weights(model) == {} and not left_dense(model).keys() & set(names(model))
 
 
 def test_a_weight_that_is_computed_is_refused_by_name():

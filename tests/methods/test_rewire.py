@@ -13,7 +13,7 @@ from nxm_hf import NxMConfig, attach, recipes
 from nxm_hf.methods import Rewiring
 from nxm_hf.methods.schedules import Clock
 from nxm_hf.patterns import NM, Unstructured, parse
-from tests.recipes.test_schedule_recipes import assert_agrees
+from tests.support.recipe_runs import assert_agrees
 from tests.support.references import RewiringReference, Staged, rewired
 from tests.support.toy_training import OPTIMIZERS, Toy, has_negative_zeros, loss_at, short, train, weights
 
@@ -25,18 +25,22 @@ SLOTS = {"sgd": [], "momentum": ["momentum_buffer"], "adam": ["exp_avg", "exp_av
 SLOTS["adamw"] = SLOTS["adam"]
 
 
-@OVER_OPTIMIZERS
-@EACH
-@pytest.mark.parametrize(
-    ("pattern", "settings"),
-    [
-        ("2:4", {"every": 4}),
-        ("1:8", {"every": 5, "fraction": 0.6, "schedule": "linear"}),
-        ("unstructured:0.3", {"every": 3, "fraction": 0.5}),
-    ],
-    ids=["2:4", "1:8", "unstructured"],
-)
-def test_rewiring_is_what_it_is_by_hand(pattern, settings, recipe, optimizer):
+BY_HAND = {
+    "2:4": {"every": 4},
+    "1:8": {"every": 5, "fraction": 0.6, "schedule": "linear"},
+    "unstructured:0.3": {"every": 3, "fraction": 0.5},
+}
+# Every pair of a pattern, an optimizer and a recipe, in half of all combinations: recipes take turns.
+GRID = [
+    (pattern, optimizer, list(GROWTH)[(row + column) % 2])
+    for row, pattern in enumerate(BY_HAND)
+    for column, optimizer in enumerate(OPTIMIZERS)
+]
+
+
+@pytest.mark.parametrize(("pattern", "optimizer", "recipe"), GRID)
+def test_rewiring_is_what_it_is_by_hand(pattern, optimizer, recipe):
+    settings = BY_HAND[pattern]
     law = partial(RewiringReference, grow=GROWTH[recipe], total=STEPS, pattern=pattern, **settings)
     assert_agrees(NxMConfig(recipe, pattern, settings=settings), law, optimizer)
 
@@ -220,12 +224,15 @@ def make_toy():
     return model, model.linears, lambda step: loss_at(step, model)
 
 
-NETWORKS = pytest.mark.parametrize("make", [make_toy, make_gpt2], ids=["linear", "conv1d"])
+# Every pair of a recipe, an optimizer and a network, in half of all combinations: networks take turns.
+NETWORKS = [
+    pytest.param(recipe, optimizer, (make_toy, make_gpt2)[(row + column) % 2], id=f"{recipe}-{optimizer}")
+    for row, recipe in enumerate(GROWTH)
+    for column, optimizer in enumerate(OPTIMIZERS)
+]
 
 
-@NETWORKS
-@OVER_OPTIMIZERS
-@EACH
+@pytest.mark.parametrize(("recipe", "optimizer", "make"), NETWORKS)
 def test_a_step_that_rewires_edits_what_changed_and_leaves_the_rest_to_the_bit(recipe, optimizer, make):
     """Weights that stay, dropped moments and step counts are as before; grown weights and moments are zero."""
     model, pruned, loss = make()

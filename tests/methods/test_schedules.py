@@ -11,12 +11,12 @@ from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant, Evenly, Eve
 CATALOGUE = [Constant(0.5), ALWAYS, NEVER, Every(3), EveryEpoch(), Evenly(80), Evenly(80, most=3)]
 
 
-def events(schedule, total, skipped=(), **words):
+def events(schedule, total, skipped=(), **fields):
     """The steps after which something happens, in a training that skips some steps."""
     found, last = [], 0
     for step in range(1, total + 1):
         if step not in skipped:
-            if schedule(Clock(step, total, since=last, **words)):
+            if schedule(Clock(step, total, since=last, **fields)):
                 found.append(step)
             last = step
     return found

@@ -8,9 +8,9 @@ from nxm_hf import NxMConfig, attach
 from nxm_hf.engine.optimizer_state import Moments
 from nxm_hf.layers.plan import Layer
 from nxm_hf.methods.schedules import Clock
-from nxm_hf.methods.scores import SCORES, worthiest
+from nxm_hf.methods.scores import SCORES, best_mask
 from nxm_hf.patterns import parse
-from tests.methods.test_methods import top
+from tests.support.references import top
 from tests.support.toy_training import Toy, adamw, loss_at, same, train, weights
 
 STEPS, WARM = 12, 6
@@ -25,7 +25,7 @@ class Remembered:
 
 def kept(weight, squares, pattern="2:4", scores="fisher"):
     clock = Clock(0, 1, moments=Remembered(squares and torch.tensor([squares])))
-    return worthiest(torch.tensor([weight]), parse(pattern), scores, clock).int().tolist()[0]
+    return best_mask(torch.tensor([weight]), parse(pattern), scores, clock).int().tolist()[0]
 
 
 def test_a_small_weight_with_large_gradients_is_worth_more_than_a_large_one_without():
@@ -63,7 +63,7 @@ def by_hand(make_optimizer, running):
         optimizer.step()
         if step + 1 == WARM:
             pairs = zip(weights(model), squares, strict=True)
-            masks = [top(weight.abs() * mean.sqrt()) for weight, mean in pairs]
+            masks = [top(weight.abs() * mean.sqrt(), "2:4") for weight, mean in pairs]
         for mask, linear in zip(masks or (), model.linears, strict=False):
             linear.weight.data *= mask
     return weights(model), masks
@@ -91,13 +91,15 @@ def test_asp_after_a_warm_up_goes_by_the_gradients_of_the_warm_up(make_optimizer
                 shown = weights(model)
             assert same(weights(model), early)
             known = [_squares(optimizer, linear.weight) for linear in model.linears]
-            expected_now = [weight * top(weight.abs() * mean.sqrt()) for weight, mean in zip(early, known, strict=True)]
+            expected_now = [
+                weight * top(weight.abs() * mean.sqrt(), "2:4") for weight, mean in zip(early, known, strict=True)
+            ]
             assert all(torch.equal(*pair) for pair in zip(shown, expected_now, strict=True))
     engine.finish()
     for weight, mask, other in zip(weights(model), masks, expected, strict=True):
         assert torch.equal(weight != 0, mask)
         torch.testing.assert_close(weight, other)
-    by_size = [top(weight.abs()) for weight in weights(_dense(make_optimizer))]
+    by_size = [top(weight.abs(), "2:4") for weight in weights(_dense(make_optimizer))]
     differ = any(not torch.equal(one, other) for one, other in zip(masks, by_size, strict=True))
     assert differ == (not isinstance(optimizer, torch.optim.SGD))
 
@@ -116,10 +118,10 @@ def _dense(make_optimizer):
     return model
 
 
-def ends(recipe, **words):
+def ends(recipe, **fields):
     model = Toy()
     optimizer = adamw(model)
-    engine = attach(model, optimizer, NxMConfig(recipe, **words), total_steps=STEPS)
+    engine = attach(model, optimizer, NxMConfig(recipe, **fields), total_steps=STEPS)
     for _ in train(model, optimizer, 0, STEPS):
         pass
     engine.finish()

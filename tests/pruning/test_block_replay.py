@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_leaves
 
 from nxm_hf import prune
 from nxm_hf.layers.find import find_layers
-from nxm_hf.layers.modules import blocks
+from nxm_hf.layers.modules import find_blocks
 from nxm_hf.pruning.block_replay import BlockReplay
 from nxm_hf.pruning.input_statistics import InputStatistics
 from tests.support.layer_inputs import Witness, literal_inputs
@@ -17,7 +17,7 @@ from tests.support.models import MODELS, make_batches, make_bert, make_model
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_kept_is_what_later_blocks_are_made_of_and_no_more(name):
     model, batches = make_model(name), make_batches(name)
-    found = list(blocks(model))
+    found = list(find_blocks(model))
     replay = BlockReplay.trace(model, batches, [block for _, block in found])
     assert replay.caches_outputs
     most = 0

@@ -9,7 +9,7 @@ from torch import nn
 
 from nxm_hf import prune, pruners, verify
 from nxm_hf.layers.find import find_layers
-from nxm_hf.layers.modules import blocks
+from nxm_hf.layers.modules import find_blocks
 from nxm_hf.patterns import parse
 from tests.support.layer_inputs import Witness, grouped, literal_inputs
 from tests.support.models import MODELS, assert_equal_weights, make_batches, make_bert, make_model
@@ -39,7 +39,7 @@ def test_what_a_method_is_shown_is_what_enters_the_layers_of_the_dense_model(nam
 
 def in_order(model, layers):
     """The layers as the replay meets them: its blocks as they are called, of each the layers as they are listed."""
-    places = [path for path, _ in blocks(model)]
+    places = [path for path, _ in find_blocks(model)]
     return sorted(
         layers, key=lambda layer: next(n for n, path in enumerate(places) if f"{layer.name}.".startswith(f"{path}."))
     )
@@ -52,7 +52,7 @@ def test_a_model_is_pruned_as_by_hand_with_a_whole_forward_for_each_block(name, 
     by_hand, dense = copy.deepcopy(model), copy.deepcopy(model)
     prune(model, "2:4", "wanda", batches, inputs=inputs)
     layers, pattern = find_layers(by_hand), parse("2:4")
-    for path, _ in blocks(by_hand):
+    for path, _ in find_blocks(by_hand):
         own = [layer for layer in layers if layer.name.startswith(f"{path}.")]
         source = by_hand if inputs == "pruned" else dense
         twins = [layer for layer in find_layers(source) if layer.name.startswith(f"{path}.")]

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from nxm_hf import NxMConfig, prune, verify
+from nxm_hf import prune, verify
 from nxm_hf.cli.main import main
+from nxm_hf.config import SparsityRecord
 from nxm_hf.layers.find import find_layers
 from nxm_hf.pruning.directory import prune_directory
 from nxm_hf.pruning.result import RESULT_FILE
@@ -72,7 +73,7 @@ def test_prune_writes_a_whole_directory_that_loads_without_us(dense, texts, tmp_
     prune(by_hand, "2:4", "wanda", texts, make_tokenizer(), length=16, samples=8)
     assert_equal_weights(AutoModelForSequenceClassification.from_pretrained(out), by_hand)
     assert AutoTokenizer.from_pretrained(out)("w1 w2")["input_ids"] == [1, 5, 6, 2]
-    assert run("verify", out) == 0 and NxMConfig.from_pretrained(out).pruning["method"] == "wanda"
+    assert run("verify", out) == 0 and SparsityRecord.from_pretrained(out).pruning["method"] == "wanda"
     card = (out / "README.md").read_text()
     assert "# Mine" in card and "license: mit" in card and "## Sparsity" in card and "`wanda`" in card
     assert json.loads((out / RESULT_FILE).read_text())["method"] == "wanda"
@@ -86,7 +87,7 @@ def test_every_option_reaches_the_pruning(dense, texts, tmp_path):
     choices = dict(exclude=["key", "encoder.layer.1.output.dense"], inputs="dense", damping=0.1, batch_size=3)
     prune(by_hand, {"ffn": "1:4", "default": "4:8"}, "sparsegpt", texts, length=16, samples=8, **choices)
     assert_equal_weights(AutoModelForSequenceClassification.from_pretrained(tmp_path / "out"), by_hand)
-    assert NxMConfig.from_pretrained(tmp_path / "out").to_dict() == by_hand.config.nxm_config
+    assert SparsityRecord.from_pretrained(tmp_path / "out").to_dict() == by_hand.config.nxm_config
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from transformers import Trainer, TrainerCallback
 
 from nxm_hf import NxMConfig, NxMTrainer, attach, prune, pruners, verify
 from nxm_hf.layers.find import find_layers
+from nxm_hf.layers.plan import Plan
 from nxm_hf.pruning import blockwise
-from nxm_hf.pruning.during_training import _batches, prune_by_rows
+from nxm_hf.pruning.during_training import CalibratedPruner, _batches
 from nxm_hf.recipes import CalibratedStart
-from nxm_hf.storage.model_record import read_stamp
+from nxm_hf.storage.model_record import read_record
 from tests.support.models import assert_equal_weights, make_arguments, make_bert, make_rows
 from tests.support.toy_training import Toy, adamw, same, trained, weights
 from tests.support.training import ROWS, SaveAt, assert_same_end, make_trainer
@@ -25,6 +26,10 @@ CALIBRATED_METHODS = [name for name in pruners.names() if name != "magnitude"]
 
 def scored(method: str, pattern: str = "2:4", **words) -> NxMConfig:
     return NxMConfig("asp", pattern, {"scores": method}, **words)
+
+
+def prune_by_rows(model, config: NxMConfig, loader) -> None:
+    CalibratedPruner(Plan.of(model, config), config, config.calibrated_start, loader).prune()
 
 
 def batches_of(rows: list) -> list[dict[str, torch.Tensor]]:
@@ -73,7 +78,7 @@ class Stamps(TrainerCallback):
         self.seen = []
 
     def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
-        self.seen.append(read_stamp(model))
+        self.seen.append(read_record(model))
 
 
 class PruneAt(TrainerCallback):
@@ -286,7 +291,8 @@ def test_admm_goes_by_gradients_where_there_are_none_and_says_so(kind, tmp_path,
         return trainer.model
 
     model = ends(NxMConfig("admm"), "auto")
-    assert 'a stream has none; so the scores "fisher" choose' in caplog.text
+    assert "alps needs a map-style dataset (with __getitem__ and __len__), but" in caplog.text
+    assert 'using scores="fisher" instead' in caplog.text
     assert_equal_weights(model, ends(admm("fisher"), "fisher"))
 
 
@@ -307,7 +313,7 @@ def test_what_cannot_be_pruned_by_rows_goes_on_as_it_was(kind, tmp_path, caplog,
         trainer = make_trainer(tmp_path / "auto", NxMConfig("admm"), kind)
         trainer.train()
     assert len(seen) == 7
-    assert 'alps could not prune this model (RuntimeError: out of memory); so the scores "fisher"' in caplog.text
+    assert 'alps could not prune this model (RuntimeError: out of memory); using scores="fisher" instead' in caplog.text
     assert_ends_as(trainer, "fisher", tmp_path / "fisher", kind)
 
 
@@ -323,7 +329,9 @@ def test_in_a_loop_of_ones_own_admm_goes_by_gradients():
 @pytest.mark.parametrize("config", [scored("wanda"), scored("wanda", warmup=0.5), admm("wanda")], ids=str)
 def test_a_stream_has_no_rows_to_look_at_and_that_is_said_before_the_first_step(config, tmp_path):
     trainer = NxMTrainer(make_bert(), make_arguments(tmp_path), train_dataset=Stream(), sparsity=config)
-    with pytest.raises(ValueError, match=r'by their number, and .* has none.*nxm_hf\.prune\(model, pattern, "wanda"'):
+    with pytest.raises(
+        ValueError, match=r'needs a map-style dataset .*; Stream is not one.*nxm_hf\.prune\(model, pattern, "wanda"'
+    ):
         trainer.train()
     assert trainer.state.global_step == 0
 
@@ -336,15 +344,17 @@ def test_a_loop_of_ones_own_is_told_to_prune_first(method):
     assert all(weight.count_nonzero() == weight.numel() for weight in weights(model))
     prune(model, "2:4", method, [{"x": torch.randn(40, 8)}])
     before = weights(model)
-    with pytest.raises(ValueError, match=r"after a warmup of 0\.5, .*before attach\(\.\.\.\) without a warmup"):
+    with pytest.raises(ValueError, match=r"after a warm-up of 0\.5, .*before attach\(\.\.\.\) without a warm-up"):
         attach(model, adamw(model), scored(method, warmup=0.5), total_steps=3)
     assert same(weights(model), before)
     attach(model, adamw(model), scored(method), total_steps=3)
     assert same(weights(model), before)
-    with pytest.raises(ValueError, match=rf'has {method} look at training data in the middle.* Write scores="fisher"'):
+    with pytest.raises(
+        ValueError, match=rf'scores="{method}" needs training data, which is only .* use scores="fisher"'
+    ):
         attach(model, adamw(model), admm(method), total_steps=3)
 
 
 def test_what_settling_is_to_begin_with_needs_settling():
-    with pytest.raises(ValueError, match=r"is pruned by wanda where settling begins, .* Write settle=0\.5"):
+    with pytest.raises(ValueError, match=r"prunes with wanda when the frozen-mask phase starts, .* Write settle=0\.5"):
         NxMConfig("admm", settings={"rho": 0.1, "scores": "wanda"})

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nxm_hf import NxMConfig, NxMTrainer, prune, pruners, verify
+from nxm_hf.config import SparsityRecord
 from nxm_hf.layers.find import find_layers
 from nxm_hf.patterns import PATTERNS, parse
 from tests.support.models import (
@@ -95,10 +96,10 @@ def test_every_family_is_pruned_saved_and_loaded_without_us(name, method, tmp_pa
     again = type(model).from_pretrained(tmp_path)
     assert_equal_weights(again, model)
     assert verify(tmp_path).ok and verify(tmp_path).density == 0.5
-    config = NxMConfig.from_pretrained(tmp_path)
-    assert (config.recipe, config.pattern, config.density) == ("asp", "2:4", 0.5)
-    assert config.pruning["method"] == method and set(config.layers) == {row.name for row in outcome.layers}
-    assert config.to_dict() == model.config.nxm_config == NxMConfig.from_dict(config.to_dict()).to_dict()
+    record = SparsityRecord.from_pretrained(tmp_path)
+    assert (record.config.recipe, record.config.pattern, record.density) == ("asp", "2:4", 0.5)
+    assert record.pruning["method"] == method and set(record.layers) == {row.name for row in outcome.layers}
+    assert record.to_dict() == model.config.nxm_config == SparsityRecord.from_dict(record.to_dict()).to_dict()
 
 
 def test_magnitude_needs_no_calibration_and_then_knows_no_errors():

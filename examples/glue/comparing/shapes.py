@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from nxm_hf import NxMConfig
 from nxm_hf.analysis import mask_diversity, training_flops
-from nxm_hf.layers.plan import resolve
+from nxm_hf.layers.plan import Plan
 
 INNER = ("intermediate_size", "hidden_dim", "ffn_dim", "n_inner")  # what families call the width between two FFN layers
 MULTIPLE = 8
@@ -97,7 +97,7 @@ def flops(shape: Shape, config: str, steps: int, tokens: int) -> float:
 @cache
 def diversity(shape: Shape, config: str) -> float | None:
     """The decimal logarithm of the number of masks, for each pruned weight; None where nobody can count them."""
-    targets = resolve(shape.build(), NxMConfig.from_dict(json.loads(config))).targets
+    targets = Plan.of(shape.build(), NxMConfig.from_dict(json.loads(config))).targets
     try:
         masks = sum(mask_diversity(target.pattern, target.numel) for target in targets)
     except ValueError:
@@ -108,7 +108,7 @@ def diversity(shape: Shape, config: str) -> float | None:
 @cache
 def nonzero(shape: Shape, pattern: str) -> int:
     """How many weights are not zero once a model of this shape holds a pattern."""
-    targets = resolve(shape.build(), NxMConfig("asp", pattern=json.loads(pattern))).targets
+    targets = Plan.of(shape.build(), NxMConfig("asp", pattern=json.loads(pattern))).targets
     return shape.weights - sum(target.numel - target.kept for target in targets)
 
 

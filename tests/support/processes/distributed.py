@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback
 
 import nxm_hf
 from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, recipes
+from nxm_hf.layers.plan import Plan
 from nxm_hf.pruning import during_training as beginnings
 from nxm_hf.storage.checkpoints import missing_parts
 from nxm_hf.storage.state_file import fingerprint
@@ -169,7 +170,8 @@ def untrained(folder: Path) -> dict:
 def beginning(folder: Path) -> dict:
     """What each process has after pruning by rows that are not those of the others."""
     model, rows = make_bert(), make_rows()[PartialState().process_index * 16 :]
-    beginnings.prune_by_rows(model, NxMConfig("asp", settings={"scores": "wanda"}), DataLoader(rows, 8))
+    config = NxMConfig("asp", settings={"scores": "wanda"})
+    beginnings.CalibratedPruner.of(Plan.of(model, config), config, DataLoader(rows, 8)).prune()
     return {"weights": fingerprint(model.named_parameters()), "ok": nxm_hf.verify(model).ok}
 
 

@@ -1,4 +1,4 @@
-"""Recipes: the catalogue, the settings of each, and what is said of a wrong word."""
+"""The registry of recipes, the settings of each, and the errors for wrong names and values."""
 
 import inspect
 
@@ -7,9 +7,9 @@ import torch
 
 from nxm_hf import NxMConfig, recipes
 from nxm_hf.methods import ADMM, DenseTraining, Masked, Method
-from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant, Evenly, Every, EveryEpoch
+from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant, Decay, Evenly, Every, EveryEpoch, Frames
 from nxm_hf.patterns import NM
-from nxm_hf.settings import at_least_zero, one_of
+from nxm_hf.recipes import CalibratedStart, Recipe, RecipeRegistry
 from tests.support.toy_training import bits, same, short, trained, weights
 
 NAMES = recipes.names()
@@ -48,7 +48,7 @@ def other(recipe, setting):
     return {}, 3 if isinstance(default, int) else default / 10 if default >= 0.1 else default * 100
 
 
-# The catalogue
+# The registry
 
 
 def test_a_name_is_spelled_with_hyphens_and_underscores_are_accepted():
@@ -76,7 +76,7 @@ def test_defaults_said_aloud_change_nothing(recipe):
 
 @pytest.mark.parametrize("recipe", NAMES)
 def test_describe_gives_the_first_line_and_the_reference(recipe):
-    sheet = inspect.getdoc(recipes.RECIPES.find(recipe)[1])
+    sheet = inspect.getdoc(recipes.RECIPES.find(recipe)[1].make)
     first, reference = recipes.describe(recipe)
     assert first == sheet.splitlines()[0] and "https://" in reference and "Reference" not in reference
 
@@ -92,10 +92,54 @@ def test_the_recipes_are_these_methods():
     assert recipes.admm(PATTERN, steps="epoch").update == EveryEpoch()
 
 
+def test_the_recipes_are_these_schedules():
+    pattern = NM(2, 4)
+    assert recipes.fix(pattern) == recipes.ste(pattern)
+    assert recipes.regularize(pattern, shrink=0) == recipes.ste(pattern)
+    assert recipes.regularize(pattern) == Masked(Constant(pattern), shrink=Constant(2e-4))
+    assert recipes.mask_decay(pattern) == Masked(Constant(pattern), gain=Decay("linear"), chain=True)
+    assert recipes.structure_decay(pattern).pattern == Frames((NM(3, 4), pattern))
+    assert recipes.structure_decay(pattern, frames=["2:4"]).pattern(Clock(0, 1)) == pattern
+
+
 @pytest.mark.parametrize(("one", "other"), [(("sr-ste", {"decay": 0}), ("ste", {}))])
 def test_related_recipes_are_one_where_their_data_sheets_say_so(one, other):
     models = [trained(NxMConfig(recipe, settings=settings))[0] for recipe, settings in (one, other)]
     assert same(*(weights(model) for model in models))
+
+
+def tiny(pattern, size=3):
+    """Do little.
+
+    Reference: Nobody, 2025, https://example.org
+    """
+    return DenseTraining(pattern)
+
+
+def test_a_function_is_a_recipe_without_rules():
+    registry = RecipeRegistry(tiny)
+    assert registry.names() == ["tiny"] and registry.find("TINY") == ("tiny", Recipe(tiny))
+    assert registry.settle("tiny", {}, 0.2) == 0.0
+    assert registry.calibrated_start("tiny", {}) is None and registry.needs_warmup("tiny", {}) is False
+
+
+def test_the_rules_of_a_recipe_are_given_all_its_settings():
+    recipe = Recipe(
+        tiny,
+        settle=lambda settings, warmup: settings["size"] * warmup,
+        calibrated_start=lambda settings: CalibratedStart("alps", "settle") if settings["size"] == 3 else None,
+        needs_warmup=lambda settings: settings["size"] > 3,
+    )
+    registry = RecipeRegistry(recipe)
+    assert registry.settle("tiny", {}, 0.25) == 0.75 and registry.settle("tiny", {"size": 4}, 0.125) == 0.5
+    assert registry.calibrated_start("tiny", {}) == CalibratedStart("alps", "settle", required=True)
+    assert registry.calibrated_start("tiny", {"size": 4}) is None
+    assert not registry.needs_warmup("tiny", {}) and registry.needs_warmup("tiny", {"size": 4})
+
+
+def test_the_phases_that_recipes_add_by_themselves():
+    settled = {name: recipes.RECIPES.settle(name, {}, 0.2) for name in NAMES}
+    assert {name: settle for name, settle in settled.items() if settle} == {"fix": 0.5, "admm": 0.4}
 
 
 # Each setting does something
@@ -103,9 +147,9 @@ def test_related_recipes_are_one_where_their_data_sheets_say_so(one, other):
 
 @pytest.mark.parametrize(("recipe", "setting"), SETTINGS)
 def test_each_setting_changes_the_outcome_of_a_short_training(recipe, setting):
-    if (words := other(recipe, setting)) is None:
+    if (case := other(recipe, setting)) is None:
         pytest.skip("has one value here")
-    base, value = words
+    base, value = case
     default = recipes.settings(recipe)[setting]
     assert value != default
     first, then = ({**base, setting: chosen} for chosen in (default, value))
@@ -117,7 +161,7 @@ def test_each_setting_changes_the_outcome_of_a_short_training(recipe, setting):
 @pytest.mark.parametrize("phase", ["warmup", "settle"])
 def test_each_phase_changes_the_outcome_of_a_short_training(recipe, phase):
     share = 0.25 if NxMConfig(recipe).phases[1] == 0.5 else 0.5  # not what the recipe does anyway
-    outcomes = [[*_trained_weights(short(recipe, **words))] for words in ({}, {phase: share})]
+    outcomes = [[*_trained_weights(short(recipe, **fields))] for fields in ({}, {phase: share})]
     alike = same(*outcomes)
     assert alike == (recipe == "asp" and phase == "settle"), "asp is settled from the start, and only it"
 
@@ -161,42 +205,6 @@ def test_a_wrong_value_fails_when_the_config_is_made(recipe, setting, value):
         NxMConfig(recipe=recipe, settings={setting: value})
     assert repr(value) in str(error.value), "the message shows the value"
     assert any(word in str(error.value) for word in ("Write", "one of", "set ")), "the message says what to type"
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"penalty": "decoupled", "rho": 0.1}, 'rho=0.1 is for penalty="coupled".*contraction='),
-        ({"contraction": 0.5}, 'contraction=0.5 is for penalty="decoupled".*set rho'),
-        ({"penalty": "loss"}, "'coupled', 'decoupled'; got 'loss'"),
-        ({"start": "D"}, "'C', 'A', 'B'; got 'D'"),
-        ({"steps": "day"}, "'auto', 'epoch'; got 'day'"),
-        ({"steps": 0}, "at least 1; got 0"),
-        ({"rho": "large"}, "rho of admm must be a number of at least 0; got 'large'"),
-    ],
-)
-def test_wrong_settings_of_admm_say_what_to_set(settings, says):
-    with pytest.raises(ValueError, match=says):
-        NxMConfig("admm", settings=settings)
-
-
-def test_asp_names_the_scores_it_knows():
-    known = "'magnitude', 'fisher', 'wanda', 'sparsegpt', 'adaprune', 'alps'"
-    with pytest.raises(ValueError, match=f"one of {known}; got 'random'"):
-        NxMConfig("asp", settings={"scores": "random"})
-
-
-def test_numbers_of_at_least_zero_are_taken_as_floats():
-    assert at_least_zero("ste", "grad_scale", 0) == 0.0 and isinstance(at_least_zero("ste", "grad_scale", 2), float)
-    for wrong in (True, "1", -1e-9, float("inf"), None):
-        with pytest.raises(ValueError, match=f"grad_scale of ste .*got {wrong!r}"):
-            at_least_zero("ste", "grad_scale", wrong)
-
-
-def test_a_choice_is_one_of_the_choices():
-    assert one_of("admm", "start", "A", ("C", "A")) == "A"
-    with pytest.raises(ValueError, match="start of admm must be one of 'C', 'A'; got 'X'"):
-        one_of("admm", "start", "X", ("C", "A"))
 
 
 def test_bits_tell_negative_zeros_apart():

@@ -1,0 +1,92 @@
+"""SparsityRecord: what a saved sparse model says of itself."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nxm_hf._version import __version__
+from nxm_hf.config.config import NxMConfig
+from nxm_hf.config.hub import CONFIG_FILE, MODEL_CONFIG_KEY, read_payload, write_json
+
+
+@dataclass(frozen=True)
+class SparsityRecord:
+    """Describe a sparse model: the config it was made with, and what came out.
+
+    `nxm_config.json` holds a record, and the model's own `config.json` holds a copy under "nxm_config".
+
+    Args:
+        config: What was asked for.
+        layers: Pattern of each sparse layer, by the layer's name.
+        density: Fraction of the entries of these layers that are not zero.
+        pruning: Method, settings and number of calibration tokens, if `prune` made the model without training.
+        nxm_version: Version of nxm_hf that made the model.
+    """
+
+    config: NxMConfig
+    layers: dict[str, str]
+    density: float
+    pruning: dict[str, Any] | None = None
+    nxm_version: str = __version__
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as a dict that fits a JSON file."""
+        payload = {**self.config.to_dict(), "layers": self.layers, "density": self.density}
+        payload.pop("nxm_version")  # it stands last
+        if self.pruning is not None:
+            payload["pruning"] = self.pruning
+        return {**payload, "nxm_version": self.nxm_version}
+
+    @classmethod
+    def from_dict(cls, payload: dict[str, Any]) -> "SparsityRecord | None":
+        """Make a record from a dict.
+
+        Args:
+            payload: What `to_dict` returned.
+
+        Returns:
+            The record, or None if the dict is a config alone, which names no layers.
+
+        Raises:
+            ValueError: If a key is unknown or `layers` is not a dict of strings.
+        """
+        config = NxMConfig.from_dict(payload)
+        layers = payload.get("layers")
+        if layers is None:
+            return None
+        if not (isinstance(layers, dict) and all(isinstance(text, str) for text in layers.values())):
+            example = '{"layer.0.query": "2:4"}'
+            raise ValueError(f"layers must be like {example}; got {str(layers)[:60]}. Save the model again.")
+        version = payload.get("nxm_version", "unknown")
+        return cls(config, layers, payload.get("density", 0.0), payload.get("pruning"), version)
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write `nxm_config.json` into a directory.
+
+        Args:
+            save_directory: The directory; it is created if needed.
+        """
+        write_json(Path(save_directory), CONFIG_FILE, self.to_dict())
+
+    @classmethod
+    def from_pretrained(cls, directory_or_repo: str | Path, **kwargs: Any) -> "SparsityRecord":
+        """Read the record of a saved model.
+
+        Args:
+            directory_or_repo: A directory, or the name of a Hub repository.
+            **kwargs: Arguments of `huggingface_hub.hf_hub_download`, such as `revision`.
+
+        Returns:
+            The record.
+
+        Raises:
+            FileNotFoundError: If the model has no record of being sparse.
+        """
+        payload = read_payload(directory_or_repo, kwargs)
+        record = None if payload is None else cls.from_dict(payload)
+        if record is None:
+            raise FileNotFoundError(
+                f"{directory_or_repo} has no record of being sparse: it holds no {CONFIG_FILE} that names layers, and "
+                f"no {MODEL_CONFIG_KEY!r} in its config.json. A directory that NxMTrainer.save_model wrote has both."
+            )
+        return record

@@ -1,0 +1,154 @@
+"""The entry point: misuse and unreadable input are one line on stderr and exit code 2."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import nxm_hf
+from nxm_hf.cli.main import main
+from tests.support.saved_models import QUERY, edit_config, edit_weights
+
+LOOKING = ("verify", "inspect")
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"nxm_hf {nxm_hf.__version__}\n"
+
+
+def test_without_a_command_the_help_is_shown_and_it_counts_as_misuse(capsys):
+    assert main([]) == 2
+    assert "commands:" in capsys.readouterr().out
+
+
+def complaint(words: list[str], capsys) -> str:
+    """What a misuse prints: exit code 2, one line on stderr, nothing on stdout."""
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1 and "Traceback" not in shown.err, shown
+    return shown.err
+
+
+@pytest.mark.parametrize(
+    "words, useful",
+    [
+        (["verfy", "x"], "Did you mean verify?"),
+        (["recipe"], "Did you mean recipes?"),
+        (["INSPECT", "x"], "Did you mean inspect?"),
+        (["zzz"], "There is no command 'zzz'; the commands are verify, inspect, recipes"),
+        (["verify"], "required: DIR"),
+        (["verify", "a", "b"], "unrecognized arguments: b"),
+        (["verify", "a", "--patern", "2:4"], "Did you mean --pattern?"),
+        (["verify", "a", "--pattern"], "expected one argument"),
+        (["--vresion"], "Did you mean --version?"),
+        (["recipes", "all"], "unrecognized arguments: all"),
+        (["recipes", "--rows", "-3"], "training rows must be 1 or more; got rows=-3"),
+        (["verify", ".", "--pattern", "4:2"], "Write '2:4'"),
+        (["verify", "a\nb"], "a b does not exist"),
+        (["verify", ".", "--pattern", "half"], "There is no pattern 'half'"),
+    ],
+)
+def test_misuse_is_one_line_with_the_right_word(words, useful, capsys):
+    assert useful in complaint(words, capsys)
+
+
+def _torn(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _empty_weights(folder):
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def _a_weight_is_missing(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights[f"{QUERY}.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _pickle_only(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def _no_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def _a_shard_is_missing(folder):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _text(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+BROKEN = {
+    "torn weights": (_torn, "model.safetensors cannot be read"),
+    "empty weights": (_empty_weights, "model.safetensors cannot be read"),
+    "a missing weight": (_a_weight_is_missing, f"holds no weight of {QUERY}"),
+    "weights of another model": (lambda folder: edit_config(folder, hidden_size=64), "by its config.json"),
+    "pickle only": (_pickle_only, "pytorch_model.bin is read by transformers alone"),  # Pitfall 32
+    "no weights": (_no_weights, "holds neither model.safetensors nor"),
+    "a missing shard": (_a_shard_is_missing, "model-00002-of-00002.safetensors cannot be read"),
+    "a broken index": (_text("model.safetensors.index.json", "{"), "index.json cannot be read"),
+    "an index of no weights": (_text("model.safetensors.index.json", "[]"), "index.json cannot be read"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
+    "a config that is not JSON": (_text("config.json", "{"), "config.json is not the config of a model"),
+    "a config that is a list": (_text("config.json", "[]"), "config.json is not the config of a model"),
+    "an empty config": (_text("config.json", "{}"), "config.json is not the config of a model"),
+    "an unknown model type": (lambda folder: edit_config(folder, model_type="brt"), "model type `brt`"),
+    "an unknown architecture": (lambda folder: edit_config(folder, architectures=["MyBert"]), "saved from MyBert"),
+    "no architecture": (lambda folder: edit_config(folder, architectures=None), "saved from none"),
+    "code of its own": (
+        lambda folder: edit_config(folder, model_type="mine", auto_map={"AutoConfig": "mine.Config"}),
+        "config.json is not the config of a model",
+    ),
+    "an impossible config": (lambda folder: edit_config(folder, num_attention_heads=7), "config.json"),
+    "a record that is not JSON": (_text("nxm_config.json", "{"), "nxm_config.json is not JSON"),
+    "a record that is a list": (_text("nxm_config.json", "[1]"), "nxm_config.json"),
+    "a record of a newer version": (_text("nxm_config.json", '{"magic": 1}'), "does not know 'magic'"),
+    "a record of no known recipe": (_text("nxm_config.json", '{"recipe": "magic"}'), "There is no recipe 'magic'"),
+    "a record with a wrong type": (_text("nxm_config.json", '{"layers": ["a"]}'), "layers"),
+    "a record with a wrong pattern": (_text("nxm_config.json", '{"layers": {"a": 3}}'), "layers"),
+}
+
+
+@pytest.mark.parametrize("command", LOOKING)
+@pytest.mark.parametrize("fault", BROKEN)
+def test_what_cannot_be_read_is_one_line_that_says_why(command, fault, sparse, capsys):
+    breaks, useful = BROKEN[fault]
+    breaks(sparse)
+    assert useful in complaint([command, str(sparse)], capsys)
+
+
+@pytest.mark.parametrize("command", LOOKING)
+def test_a_path_that_is_no_directory_is_not_looked_for_elsewhere(command, tmp_path, capsys):
+    assert "does not exist" in complaint([command, str(tmp_path / "nowhere")], capsys)
+    (tmp_path / "file").write_text("")
+    assert "is a file; a directory is needed" in complaint([command, str(tmp_path / "file")], capsys)
+    assert "holds no config.json" in complaint([command, str(tmp_path)], capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["nxm", "python -m nxm_hf"])
+def test_the_process_gives_its_exit_code_and_stops_quietly_when_nobody_reads(form, sparse):
+    script = shutil.which("nxm", path=os.path.dirname(sys.executable))
+    program = [script] if form == "nxm" else [sys.executable, "-m", "nxm_hf"]
+    edit_weights(sparse, lambda weights: weights[f"{QUERY}.weight"].fill_(1.0))
+    wrong = subprocess.run([*program, "verify", sparse], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert wrong.returncode == 1 and f"{QUERY} breaks 2:4" in wrong.stdout and wrong.stderr == ""
+    reader, writer = os.pipe()
+    os.close(reader)
+    unread = subprocess.run([*program, "recipes"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (unread.returncode, unread.stderr) == (0, "")

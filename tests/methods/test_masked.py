@@ -1,0 +1,278 @@
+"""Masked training against the same law written in other forms, and against the worked examples of the papers.
+
+The references are: a torch parametrization with an autograd function; Algorithm 1 of "Advances in Sparse Training" as
+it is printed (see `tests.support.references`); and ASP in place, as apex does it.
+"""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from nxm_hf.methods import Masked
+from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant, Every
+from nxm_hf.patterns import NM
+from tests.support.method_runs import (
+    MASKED,
+    OVER_OPTIMIZERS,
+    PATTERN,
+    STEPS,
+    TWO_FOUR,
+    After,
+    Stages,
+    assert_agrees,
+    by_algorithm_1,
+    by_verbs,
+    is_adaptive,
+    near,
+)
+from tests.support.references import top
+from tests.support.toy_training import OPTIMIZERS, Toy, has_negative_zeros, loss_at, weights
+
+# Masked training as an autograd function under a parametrization
+
+
+class Law(torch.autograd.Function):
+    """W = D * (mask + gain * ~mask) forward; G * (mask + scale * ~mask) + pull * D * ~mask backward."""
+
+    @staticmethod
+    def forward(ctx, dense, mask, gain, scale, pull):
+        ctx.save_for_backward(dense, mask)
+        ctx.scale, ctx.pull = scale, pull
+        return dense * (mask.to(dense) + gain * (~mask).to(dense))
+
+    @staticmethod
+    def backward(ctx, grad):
+        dense, mask = ctx.saved_tensors
+        kept, pruned = mask.to(dense), (~mask).to(dense)
+        return grad * (kept + ctx.scale * pruned) + ctx.pull * dense * pruned, None, None, None, None
+
+
+class Parametrization(nn.Module):
+    """Computes the weight from the dense one anew in each forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.mask, self.gain, self.scale, self.pull = None, 0.0, 1.0, 0.0
+
+    def forward(self, dense):
+        if self.mask is None:
+            return dense
+        return Law.apply(dense, self.mask, self.gain, self.scale, self.pull)
+
+
+def by_autograd(method, make_optimizer):
+    """Train with the mask in the graph. Once `freeze` is true the pruned weights are zeroed by hand after each step."""
+    model = Toy(dtype=torch.float64)
+    laws = [Parametrization() for _ in model.linears]
+    for linear, law in zip(model.linears, laws, strict=True):
+        parametrize.register_parametrization(linear, "weight", law)
+    dense = [linear.parametrizations.weight.original for linear in model.linears]
+    optimizer = make_optimizer(model.parameters())
+    frozen = False
+
+    def solve(clock):
+        for original, law in zip(dense, laws, strict=True):
+            law.mask = top(original.detach().abs(), method.pattern(clock))
+
+    def freeze():
+        for original, law in zip(dense, laws, strict=True):
+            original.data[~law.mask] = 0.0
+
+    solve(Clock(0, STEPS))
+    if frozen := method.freeze(Clock(0, STEPS)):
+        freeze()
+    for step in range(STEPS):
+        now, then = Clock(step, STEPS), Clock(step + 1, STEPS)
+        for law in laws:
+            law.gain = 0.0 if frozen else method.gain(now)
+            law.scale = 0.0 if frozen else 1.0 if is_adaptive(optimizer) else method.grad_scale(now)
+            law.pull = 0.0 if frozen else method.pull(now)
+        used = weights(model)
+        optimizer.zero_grad()
+        loss_at(step, model).backward()
+        before = [original.detach().clone() for original in dense]
+        optimizer.step()
+        for original, old, law in zip(dense, before, laws, strict=True):
+            pruned, new = ~law.mask, original.data
+            if frozen:
+                new[pruned] = 0.0
+                continue
+            if is_adaptive(optimizer):
+                new[pruned] = (old + method.grad_scale(then) * (new - old))[pruned]
+            new[pruned] *= 1 - method.shrink(then)
+            if method.reset(then):
+                new[pruned] = 0.0
+        due = method.freeze(then)
+        if not frozen and (due or method.refresh(then)):
+            solve(then)
+        if due:
+            frozen = True
+            freeze()
+        final = method.pattern(Clock(STEPS, STEPS))
+        masks = [
+            law.mask if frozen else top(original.detach().abs(), final)
+            for law, original in zip(laws, dense, strict=True)
+        ]
+        yield used, [original.detach() * mask for original, mask in zip(dense, masks, strict=True)]
+
+
+@OVER_OPTIMIZERS
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_training_is_its_autograd_function(name, optimizer):
+    method, make_optimizer = MASKED[name], OPTIMIZERS[optimizer]
+    assert_agrees(method, make_optimizer, by_autograd(method, make_optimizer))
+
+
+@pytest.mark.parametrize("name", sorted(set(MASKED) - {"asp"}))
+def test_the_masks_of_the_comparison_move(name):
+    """The agreement above would be empty if no mask ever changed."""
+    zeros = [shown[0] == 0 for _, shown in by_verbs(MASKED[name], OPTIMIZERS["adamw"]) if shown]
+    assert sum(int((one ^ other).sum()) for one, other in pairwise(zeros)) > 0
+
+
+# Algorithm 1 of "Advances in Sparse Training" as printed: t from 1, split, step, exploit the same split
+
+
+ALGORITHM_1 = {
+    "base": (Masked(TWO_FOUR), {}),
+    "refresh": (Masked(TWO_FOUR, refresh=Every(5)), {"r": 5}),
+    "grad-scale": (Masked(TWO_FOUR, refresh=Every(5), grad_scale=Constant(0.1)), {"r": 5, "s": 0.1}),
+    "reset": (Masked(TWO_FOUR, reset=Every(9)), {"z": 9}),
+    "regularize": (Masked(TWO_FOUR, shrink=Constant(2e-2)), {"beta": 2e-2}),
+    "reset-every-step-is-no-rewiring": (Masked(TWO_FOUR, freeze=ALWAYS), {"z": 1}),
+}
+
+
+@OVER_OPTIMIZERS
+@pytest.mark.parametrize("name", ALGORITHM_1)
+def test_masked_training_is_algorithm_1(name, optimizer):
+    method, settings = ALGORITHM_1[name]
+    make_optimizer = OPTIMIZERS[optimizer]
+    assert_agrees(method, make_optimizer, by_algorithm_1(optimizer, **settings))
+
+
+# ASP in place, as apex does it
+
+
+def by_apex(make_optimizer):
+    model = Toy(dtype=torch.float64)
+    optimizer = make_optimizer(model.parameters())
+    layers = [linear.weight for linear in model.linears]
+    masks = [top(weight.detach().abs(), PATTERN) for weight in layers]
+    for weight, mask in zip(layers, masks, strict=True):
+        weight.data.mul_(mask)
+    original = optimizer.step
+
+    def step():
+        for weight, mask in zip(layers, masks, strict=True):
+            weight.grad.mul_(mask)
+        original()
+        for weight, mask in zip(layers, masks, strict=True):
+            weight.data.mul_(mask)
+
+    optimizer.step = step
+    for done in range(STEPS):
+        used = weights(model)
+        optimizer.zero_grad()
+        loss_at(done, model).backward()
+        optimizer.step()
+        yield used, weights(model)
+
+
+@OVER_OPTIMIZERS
+def test_a_mask_frozen_from_the_start_is_asp_exactly(optimizer):
+    make_optimizer = OPTIMIZERS[optimizer]
+    assert_agrees(Masked(TWO_FOUR, freeze=ALWAYS), make_optimizer, by_apex(make_optimizer), rtol=0, atol=0)
+
+
+# Worked examples
+
+
+W32 = [0.8, -0.3, 0.5, 0.1]
+VECTOR_3_2 = {
+    "ste": (Masked(TWO_FOUR), [0.2, -0.4, 0.1, 0.3], [0.78, -0.26, 0.49, 0.07]),
+    "sr-ste": (
+        Masked(TWO_FOUR, pull=Constant(2e-4)),
+        [0.2, -0.40006, 0.1, 0.30002],
+        [0.78, -0.259994, 0.49, 0.069998],
+    ),
+    "regularize": (
+        Masked(TWO_FOUR, shrink=Constant(2e-4)),
+        [0.2, -0.4, 0.1, 0.3],
+        [0.78, -0.259948, 0.49, 0.069986],
+    ),
+    "reset": (Masked(TWO_FOUR, reset=Every(1)), [0.2, -0.4, 0.1, 0.3], [0.78, 0.0, 0.49, 0.0]),
+    "fix": (Masked(TWO_FOUR, freeze=After(1)), [0.2, -0.4, 0.1, 0.3], [0.78, 0.0, 0.49, 0.0]),
+    "asp": (Masked(TWO_FOUR, freeze=ALWAYS), [0.2, 0.0, 0.1, 0.0], [0.78, 0.0, 0.49, 0.0]),
+}
+
+
+@pytest.mark.parametrize("name", VECTOR_3_2)
+def test_one_sgd_step_of_masked_training_by_hand(name):
+    method, gradient, after = VECTOR_3_2[name]
+    weight = nn.Parameter(torch.tensor([W32], dtype=torch.float64))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    with torch.no_grad():
+        state = method.init(weight, Clock(0, 1))
+        assert near(weight, [0.8, 0.0, 0.5, 0.0])
+        weight.grad = torch.tensor([[0.2, -0.4, 0.1, 0.3]], dtype=torch.float64)
+        method.before_step(weight, state, Clock(0, 1))
+        assert near(weight.grad, gradient)
+        optimizer.step()
+        method.after_step(weight, state, Clock(1, 1))
+    assert near(state.get("dense", weight), after)
+
+
+def test_the_momentum_of_a_pruned_weight_decays_and_never_reaches_it():
+    """Pitfall 4: the optimizer's state is not touched, and the pruned weight stays zero all the same."""
+    weight = nn.Parameter(torch.tensor([[1.0, 0.2]], dtype=torch.float64))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    optimizer.state[weight]["momentum_buffer"] = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
+    method = Masked(Constant(NM(1, 2)), freeze=ALWAYS)
+    with torch.no_grad():
+        state = method.init(weight, Clock(0, 2))
+        for step, (w, buffer) in enumerate([([0.945, 0.0], [0.55, 0.45]), ([0.8855, 0.0], [0.595, 0.405])]):
+            weight.grad = torch.tensor([[0.1, 0.3]], dtype=torch.float64)
+            method.before_step(weight, state, Clock(step, 2))
+            optimizer.step()
+            method.after_step(weight, state, Clock(step + 1, 2))
+            assert near(weight, w) and near(optimizer.state[weight]["momentum_buffer"], buffer)
+            assert not has_negative_zeros(weight)
+
+
+# Small facts
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_finish_leaves_the_state_as_it_is(name):
+    method, weight = MASKED[name], torch.randn(8, 8)
+    state = method.init(weight, Clock(0, STEPS))
+    copy = {slot: tensor.clone() for slot, tensor in state.items()}
+    shown = weight.clone()
+    mask = method.finish(shown, state, Clock(0, STEPS))
+    assert state.keys() == copy.keys() and all(torch.equal(state[slot], copy[slot]) for slot in copy)
+    assert PATTERN.violations(shown) == 0 and torch.equal(shown != 0, mask)
+
+
+def test_the_final_pattern_is_shipped_whatever_holds_now():
+    method, weight = Masked(Stages()), torch.randn(8, 8)
+    state = method.init(weight, Clock(0, STEPS))
+    assert int(weight.count_nonzero()) == 48  # 3:4 while training
+    method.finish(weight, state, Clock(0, STEPS))
+    assert int(weight.count_nonzero()) == 32  # 2:4 when shipped
+
+
+def test_infinity_is_the_largest_and_is_kept():
+    weight = torch.tensor([[1.0, -math.inf, 2.0, 3.0]])
+    method = Masked(TWO_FOUR)
+    method.init(weight, Clock(0, 1))
+    assert weight.tolist() == [[0.0, -math.inf, 0.0, 3.0]]
+
+
+def test_never_is_the_default_of_reset_and_freeze():
+    method = Masked(TWO_FOUR)
+    assert (method.reset, method.freeze, method.refresh) == (NEVER, NEVER, Every(1))

@@ -1,0 +1,60 @@
+"""Phases: a method between a dense warm-up and a frozen mask."""
+
+import pytest
+import torch
+
+from nxm_hf.methods import PHASES, Masked, Phases, keep
+from nxm_hf.methods.schedules import Clock
+from tests.support.method_runs import OVER_OPTIMIZERS, PATTERN, STEPS, TWO_FOUR, assert_agrees, by_algorithm_1
+from tests.support.toy_training import OPTIMIZERS
+
+
+@OVER_OPTIMIZERS
+@pytest.mark.parametrize("settle", [0.25, 0.5])
+def test_settle_after_ste_is_fix(settle, optimizer):
+    """FIX zeroes the non-participating weights from step v on, which is to freeze the mask of step v - 1."""
+    make_optimizer, end = OPTIMIZERS[optimizer], STEPS - round(settle * STEPS)
+    method = Phases(Masked(TWO_FOUR), PATTERN, settle=settle)
+    assert_agrees(method, make_optimizer, by_algorithm_1(optimizer, v=end + 1))
+
+
+class KeepsTheLast:
+    """A user's method that prunes the first half of each four, whatever its size."""
+
+    init = staticmethod(lambda weight, clock: {})
+    before_step = after_step = staticmethod(lambda weight, state, clock: None)
+
+    def finish(self, weight, state, clock):
+        mask = (torch.arange(weight.shape[-1]) % 4 >= 2).expand_as(weight)
+        keep(weight, mask)
+        return mask
+
+
+def test_the_frozen_mask_is_the_one_that_finish_returned():
+    """Solved anew from the weight it would prefer an earlier zero to a kept weight that just is zero."""
+    method = Phases(KeepsTheLast(), PATTERN, settle=0.5)
+    weight = torch.tensor([[4.0, 3.0, 2.0, 0.0]])
+    state = method.init(weight, Clock(0, 2))
+    method.after_step(weight, state, Clock(1, 2))
+    assert weight.tolist() == [[0.0, 0.0, 2.0, 0.0]] and PHASES[state["phase"]] == "settle"
+    assert state["mask"].tolist() == [[False, False, True, True]]
+
+
+@pytest.mark.parametrize(
+    ("warmup", "settle", "phases"),
+    [(0, 0, "111111111111"), (0.25, 0, "000111111111"), (0, 0.25, "111111111222"), (0.25, 0.5, "000111222222")],
+)
+def test_the_phase_of_a_step_follows_from_warmup_and_settle(warmup, settle, phases):
+    method = Phases(Masked(TWO_FOUR), PATTERN, warmup, settle)
+    assert "".join(str(method.phase_at(Clock(step, 12))) for step in range(12)) == phases
+
+
+def test_a_phase_is_entered_when_the_state_is_of_an_earlier_one():
+    method = Phases(Masked(TWO_FOUR), PATTERN, warmup=0.25, settle=0.25)
+    states = [None, *({"phase": torch.tensor(phase)} for phase in range(3))]
+    entering = {phase: [method.is_entering(phase, state, Clock(6, 12)) for state in states] for phase in PHASES}
+    assert entering == {
+        "warmup": [True, False, False, False],
+        "recipe": [True, True, False, False],
+        "settle": [False, False, False, False],
+    }
