@@ -19,7 +19,7 @@ BEYOND = 4  # times as many rows as anybody has looked at is another kind of tas
 class Seen:
     """How much of what `asp` loses to dense training a recipe won back, as a share, on the mean of the tasks.
 
-    The measurements are those of examples/glue/RESULTS.md.
+    The measurements are those of benchmarks/glue/RESULTS.md.
     """
 
     recipe: str  # as compare.py writes it, but for the pattern
@@ -137,7 +137,7 @@ def _value(text: str) -> Any:
 
 def _command(best: str, pattern: str) -> str:
     arms = " ".join(f'"{recipe} pattern={pattern}"' for recipe in dict.fromkeys(["asp", "admm", best]))
-    return f"python examples/glue/compare.py --recipes dense {arms} --model_name_or_path MODEL --tasks TASK"
+    return f"python benchmarks/glue/compare.py --recipes dense {arms} --model_name_or_path MODEL --tasks TASK"
 
 
 def _row(name: str, words: Sequence[str], left: int, width: int) -> list[str]:
