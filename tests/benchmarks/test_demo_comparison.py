@@ -8,8 +8,9 @@ from benchmarks.glue.comparison import command_line
 from tests.support.example_scripts import demo
 
 
-@pytest.mark.slow
-def test_recipes_are_compared_on_the_demo_from_one_start(tmp_path, monkeypatch, capsys):
+def test_recipes_are_compared_on_the_demo_from_one_start(
+    tmp_path, monkeypatch, capsys, trials_in_this_process, without_plots
+):
     for name, value in (("TRAIN", 64), ("HELD_OUT", 64), ("STEPS", 8)):
         monkeypatch.setattr(demo, name, value)
     out = tmp_path / "a b"

@@ -10,7 +10,7 @@ from tests.support.comparison_trials import (
 )
 
 
-def test_the_page_shows_what_the_settings_were_chosen_by(model, tmp_path):
+def test_the_page_shows_what_the_settings_were_chosen_by(model, tmp_path, without_plots):
     final = [Trial(task, recipe, 0, POINT, model=model) for task in ("mrpc", "rte") for recipe in ("dense", "asp")]
     tried = {"1e-4": (0.9, 0.6), "1e-3": (0.5, 0.7), "1e-2": (0.8, 0.8), "1": (float("nan"),) * 2}
     for value in range(2, 6):

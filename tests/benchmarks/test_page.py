@@ -64,14 +64,14 @@ def test_all_tasks_are_put_together_as_the_paper_does(page):
     assert "2 of the 8 numbers" in text
 
 
-def test_with_one_seed_there_is_no_spread_and_the_page_says_so(model, tmp_path):
+def test_with_one_seed_there_is_no_spread_and_the_page_says_so(model, tmp_path, without_plots):
     write_comparison(tmp_path, model, seeds=(3,))
     text = render(tmp_path)
     assert "±" not in text.replace("there is no ±", "") and "With one seed there is no ±" in text
     assert re.fullmatch(r"0\.\d{4}", table_rows(text, "mrpc", 0)["asp"][1])
 
 
-def test_a_page_of_records_alone_says_that_the_rows_are_gone(model, tmp_path):
+def test_a_page_of_records_alone_says_that_the_rows_are_gone(model, tmp_path, without_plots):
     write_comparison(tmp_path, model, with_rows=False)
     text = render(tmp_path)
     assert "The files of predictions of mrpc, stsb are gone" in text
@@ -94,7 +94,7 @@ def test_a_model_out_of_reach_is_looked_for_once_and_the_page_says_what_it_lacks
     assert table_rows(text, "mrpc", 2)["asp"][0] == "-" and not (tmp_path / "flops.png").exists()
 
 
-def test_f_is_the_way_from_the_small_model_to_the_dense_one(model, tmp_path):
+def test_f_is_the_way_from_the_small_model_to_the_dense_one(model, tmp_path, without_plots):
     more = ("--from_scratch",)
     rights = {"small": 0.5, "dense": 0.9, "asp": 0.6, "admm": 0.8}
     records = {

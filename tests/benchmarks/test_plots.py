@@ -1,7 +1,6 @@
 """Plots of a comparison."""
 
 import re
-import sys
 
 import pytest
 
@@ -19,8 +18,7 @@ def test_plots_are_drawn_and_the_page_shows_them(page):
     assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
 
 
-def test_without_matplotlib_the_page_says_what_to_install(model, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+def test_without_matplotlib_the_page_says_what_to_install(model, tmp_path, without_plots):
     write_comparison(tmp_path, model, seeds=(0,))
     text = render(tmp_path)
     assert "pip install nxm-hf[report]" in text and not list(tmp_path.glob("*.png"))

@@ -15,7 +15,7 @@ from tests.support.comparison_trials import (
 )
 
 
-def test_what_was_planned_and_is_missing_is_listed(model, tmp_path):
+def test_what_was_planned_and_is_missing_is_listed(model, tmp_path, without_plots):
     trials = [Trial("mrpc", recipe, seed, POINT, model=model) for recipe in ("dense", "asp") for seed in (0, 1)]
     write_trials(tmp_path, [fake_record(trial, 0.7) for trial in trials[:3]])
     assert "- mrpc, `asp`, seed 1" in render(tmp_path)  # by what the others have
@@ -28,7 +28,7 @@ def test_what_was_planned_and_is_missing_is_listed(model, tmp_path):
     )
 
 
-def test_what_a_grid_chose_anew_takes_the_place_of_what_it_chose_before(model, tmp_path):
+def test_what_a_grid_chose_anew_takes_the_place_of_what_it_chose_before(model, tmp_path, without_plots):
     old, new = (Trial("mrpc", "dense", 0, (("learning_rate", rate),), model=model) for rate in ("1e-3", "1e-4"))
     asp = replace(new, recipe="asp")
     write_trials(tmp_path, [fake_record(old, 0.5), fake_record(new, 0.9), fake_record(asp, 0.7)])
@@ -44,7 +44,7 @@ def test_what_a_grid_chose_anew_takes_the_place_of_what_it_chose_before(model, t
     )
 
 
-def test_patterns_and_budgets_are_held_against_their_own_kind(model, tmp_path):
+def test_patterns_and_budgets_are_held_against_their_own_kind(model, tmp_path, without_plots):
     grid = {"short": (*POINT, ("max_steps", "50")), "long": (*POINT, ("max_steps", "100"))}
     rights = {"dense": 0.9, "asp": 0.6, "asp pattern=1:4": 0.5, "admm pattern=1:4": 0.7}
     records = [

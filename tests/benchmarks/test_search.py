@@ -17,7 +17,13 @@ from tests.support.comparison_trials import (
 )
 
 
-def test_a_search_goes_on_where_it_was_and_ends_with_the_best_point(model, rows, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    """Return the URL of one database for several studies: to make a new one takes a second."""
+    return f"sqlite:///{tmp_path_factory.mktemp('search')}/search.db"
+
+
+def test_a_search_goes_on_where_it_was_and_ends_with_the_best_point(model, rows, tmp_path, capsys, without_plots):
     pytest.importorskip("optuna")
     more = ("--dataset_name", rows, "--max_steps", "2", "--use_cpu", "--report_to", "none")
     rights = {"0.001": 0.6, "0.002": 0.9, "0.003": 0.7}
@@ -28,26 +34,26 @@ def test_a_search_goes_on_where_it_was_and_ends_with_the_best_point(model, rows,
     ]
     write_trials(tmp_path, [fake_record(trial, right) for trial, right in trials])
     arguments = comparison_arguments(
-        model, rows, tmp_path, "--search", "9", "--space", "learning_rate=0.001,0.002,0.003", "rho=1:2"
+        model, rows, tmp_path, "--search", "4", "--space", "learning_rate=0.001,0.002,0.003", "rho=1:2"
     )
     with pytest.raises(SystemExit, match="'rho'"):
         command_line.main(arguments)
     arguments = arguments[:-1]
     command_line.main(arguments)
     shown = capsys.readouterr().out
-    assert "0 of 9 points are tried" in shown and "| learning_rate=0.002 |" in shown
+    assert "0 of 4 points are tried" in shown and "| learning_rate=0.002 |" in shown
     command_line.main(arguments)
-    assert "9 of 9 points are tried" in capsys.readouterr().out
+    assert "4 of 4 points are tried" in capsys.readouterr().out
     assert not list((tmp_path / TRIALS_FOLDER).glob("*.log"))  # every trial was there already
 
 
 @pytest.mark.parametrize("points, whole", [(3, False), (4, True), (9, True)])
-def test_a_search_that_can_try_every_point_does_so_first(points, whole, tmp_path):
+def test_a_search_that_can_try_every_point_does_so_first(points, whole, storage, tmp_path):
     """Points that are drawn left one of three choices out of nine trials, once in 38 searches."""
     pytest.importorskip("optuna")
     space = read_space(["learning_rate=1e-4,1e-3", "num_train_epochs=2,4"])
-    search = Search(Runner(tmp_path, [""], False), space, points, [0], f"sqlite:///{tmp_path}/s.db")
-    trial = Trial("mrpc", "asp", 0, (*POINT, ("weight_decay", "0")), 0.1, "a/model")
+    search = Search(Runner(tmp_path, [""], False), space, points, [0], storage)
+    trial = Trial("mrpc", "asp", points, (*POINT, ("weight_decay", "0")), 0.1, "a/model")  # a study of its own
     for _ in range(2):  # whoever comes second finds them queued
         study = search.study(trial)
     assert len(study.trials) == (4 if whole else 0)
