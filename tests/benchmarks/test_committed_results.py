@@ -12,6 +12,7 @@ from nxm_hf.cli import recipe_guide
 from tests.support.example_scripts import run_glue
 
 RESULTS = Path(command_line.__file__).parents[1] / "results"
+pytestmark = pytest.mark.skipif(not RESULTS.is_dir(), reason="a source distribution leaves the committed results out")
 
 
 @pytest.mark.parametrize(
