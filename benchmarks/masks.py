@@ -1,13 +1,13 @@
-"""What masks cost: each solver beside its peers, restated here, on the weights of a BERT-base.
+"""The time that masks take: each solver beside its peers, rewritten here, on the weights of a BERT-base.
 
     python benchmarks/masks.py                                    # all 72 matrices, 84.9 million weights
     python benchmarks/masks.py --share 0.1 --only 4:8-transposable --rounds 3
     python benchmarks/masks.py --device cuda
 
-Ours and its peers work in turns in one process, on the same random weights; numbers are medians of CPU time on one
-thread, scaled to all 84.9 million weights ("s"), and ratios of them. With more than one thread it is wall time, which
-needs a machine that does nothing else, and so it is on a GPU. Peers that take a minute or more do some tiles only, and
-are scaled up.
+Our solver and its peers run in turns in one process, on the same random weights. Numbers are medians of CPU time on one
+thread, scaled to all 84.9 million weights ("s"), and ratios of them. With more than one thread, and on a GPU, they are
+wall time, which needs an otherwise idle machine. Peers that take a minute or more solve some tiles only, and are scaled
+up.
 """
 
 import argparse
@@ -30,16 +30,17 @@ from nxm_hf.text import table
 
 MATRICES = {(768, 768): 48, (3072, 768): 12, (768, 3072): 12}
 TOTAL = sum(rows * cols * count for (rows, cols), count in MATRICES.items())
-FLOW_TILES = 400  # that minimum-cost flow is asked for
-# What is in use within a context; the table has a line for each.
+FLOW_TILES = 400  # tiles that minimum-cost flow solves
+# Contexts that decide which kernels are used; the table has a line for each.
 TIERS: dict[str, Callable[[], AbstractContextManager]] = {"fast": nullcontext, "pure torch": reference_only}
 
 Work = Callable[[], object]
+Marker = Callable[[Tensor, Tensor], object]  # writes the mask of scores
 
 
 @dataclass
 class Item:
-    """A line of the table: our work, that of peers, and for a peer the part of the weights that it does."""
+    """Lines of the table: our work, that of peers, and for a peer the fraction of the weights that it solves."""
 
     name: str
     ours: Work
@@ -48,7 +49,12 @@ class Item:
 
 
 class Weights:
-    """Matrices, their scores, and buffers that masks and magnitudes are written into."""
+    """Matrices, their scores, and buffers that masks and magnitudes are written into.
+
+    Args:
+        share: The fraction of all matrices to make.
+        device: The device.
+    """
 
     def __init__(self, share: float, device: str = "cpu"):
         made = torch.Generator().manual_seed(0)
@@ -59,16 +65,24 @@ class Weights:
         self.out = [torch.zeros(shape, device=device) for shape in shapes]
         self.scale = TOTAL / sum(weight.numel() for weight in self.weights)
 
-    def each(self, act: Callable[[Tensor, Tensor], object]) -> Work:
-        """Work that does something for each tensor of scores and its mask."""
-        return lambda: [act(scores, mask) for scores, mask in zip(self.scores, self.masks, strict=True)]
+    def each(self, mark: Marker) -> Work:
+        """Return work that writes the mask of each matrix.
+
+        Args:
+            mark: Writes one mask.
+        """
+        return lambda: [mark(scores, mask) for scores, mask in zip(self.scores, self.masks, strict=True)]
 
     def solved(self, pattern: Pattern) -> Work:
-        """Our masks."""
+        """Return work that solves all masks with nxm_hf.
+
+        Args:
+            pattern: The pattern.
+        """
         return lambda: solve_many(self.scores, pattern, self.masks)
 
     def magnitudes(self) -> None:
-        """The least that a mask has to do: read all weights once."""
+        """Read all weights once, which is the least that any mask costs."""
         for weight, out in zip(self.weights, self.out, strict=True):
             torch.abs(weight, out=out)
 
@@ -76,66 +90,100 @@ class Weights:
 # Peers
 
 
-def by_sort_and_scatter(m: int, n: int) -> Callable[[Tensor, Tensor], object]:
-    """Sort each group, and mark its first n."""
+def by_sort_and_scatter(n: int, m: int) -> Marker:
+    """Return a marker that sorts each group of m, and keeps its first n.
 
-    def act(scores: Tensor, mask: Tensor) -> None:
+    Args:
+        n: How many entries are kept.
+        m: The size of a group.
+    """
+
+    def mark(scores: Tensor, mask: Tensor) -> None:
         order = scores.view(-1, m).argsort(dim=1, descending=True)
         mask.view(-1, m).zero_().scatter_(1, order[:, :n], True)
 
-    return act
+    return mark
 
 
-def by_topk_and_scatter(m: int, n: int) -> Callable[[Tensor, Tensor], object]:
-    """Ask for the n highest of each group, and mark them."""
+def by_topk_and_scatter(n: int, m: int) -> Marker:
+    """Return a marker that keeps the n highest of each group of m, by topk.
 
-    def act(scores: Tensor, mask: Tensor) -> None:
+    Args:
+        n: How many entries are kept.
+        m: The size of a group.
+    """
+
+    def mark(scores: Tensor, mask: Tensor) -> None:
         mask.view(-1, m).zero_().scatter_(1, scores.view(-1, m).topk(n, dim=1).indices, True)
 
-    return act
+    return mark
 
 
 def by_kthvalue(scores: Tensor, mask: Tensor) -> None:
-    """Unstructured at one half: all that reaches the median."""
+    """Write an unstructured mask of density one half: keep all scores that reach the median.
+
+    Args:
+        scores: The scores.
+        mask: Where to write the mask.
+    """
     torch.ge(scores, scores.flatten().kthvalue(scores.numel() // 2 + 1).values, out=mask)
 
 
 def cut(scores: Tensor, m: int) -> Tensor:
-    """Tiles, one after the other: (tiles, m, m)."""
+    """Return the tiles of a matrix, [tiles, m, m].
+
+    Args:
+        scores: The matrix.
+        m: The side of a tile.
+    """
     return scores.unflatten(1, (-1, m)).unflatten(0, (-1, m)).transpose(1, 2).reshape(-1, m, m)
 
 
-def by_all_masks(n: int, m: int) -> Callable[[Tensor, Tensor], object]:
-    """The product of all tiles with all masks of a tile; the best is looked up."""
-    lines = [[float(place in kept) for place in range(m)] for kept in combinations(range(m), n)]
-    every = torch.tensor(list(product(lines, repeat=m)))
-    every = every[(every.sum(1) == n).all(1)].flatten(1)
+def by_all_masks(n: int, m: int) -> Marker:
+    """Return a marker that multiplies all tiles with all transposable masks of a tile, and takes the best.
 
-    def act(scores: Tensor, mask: Tensor) -> None:
-        masks = every.to(scores.device)
+    Args:
+        n: How many entries of each row and column are kept.
+        m: The side of a tile.
+    """
+    lines = [[float(column in kept) for column in range(m)] for kept in combinations(range(m), n)]
+    candidates = torch.tensor(list(product(lines, repeat=m)))
+    candidates = candidates[(candidates.sum(1) == n).all(1)].flatten(1)
+
+    def mark(scores: Tensor, mask: Tensor) -> None:
+        masks = candidates.to(scores.device)
         best = masks.bool().view(-1, m, m)[(cut(scores, m).flatten(1) @ masks.T).argmax(1)]
         height, width = scores.shape[0] // m, scores.shape[1] // m
         mask.copy_(best.view(height, width, m, m).transpose(1, 2).reshape(scores.shape))
 
-    return act
+    return mark
 
 
 def by_flow(scores: Tensor, n: int, m: int) -> Work | None:
-    """Minimum-cost flow of OR-tools, tile after tile; None where it is not installed."""
+    """Return work that solves tiles by the minimum-cost flow of OR-tools.
+
+    Args:
+        scores: The matrix, of which the first tiles are solved.
+        n: How many entries of each row and column are kept.
+        m: The side of a tile.
+
+    Returns:
+        The work; None if OR-tools is not installed.
+    """
     try:
         import numpy
-        from ortools.graph.python.min_cost_flow import SimpleMinCostFlow
+        from ortools.graph.python.min_cost_flow import SimpleMinCostFlow  # type: ignore[import-not-found]  # optional
     except ImportError:
         return None
     tiles = cut(scores, m)[:FLOW_TILES]
-    worth = (tiles / tiles.amax((1, 2), keepdim=True) * 2**30).round().long().flatten(1).cpu().numpy()
+    values = (tiles / tiles.amax((1, 2), keepdim=True) * 2**30).round().long().flatten(1).cpu().numpy()
     row, col = numpy.divmod(numpy.arange(m * m), m)
-    supply, one = numpy.repeat([n, -n], m), numpy.ones(m * m, dtype=numpy.int64)
+    supply, capacity = numpy.repeat([n, -n], m), numpy.ones(m * m, dtype=numpy.int64)
 
     def act() -> None:
-        for tile in worth:
+        for tile in values:
             flow = SimpleMinCostFlow()
-            arcs = flow.add_arcs_with_capacity_and_unit_cost(row, m + col, one, -tile)
+            arcs = flow.add_arcs_with_capacity_and_unit_cost(row, m + col, capacity, -tile)
             flow.set_nodes_supplies(numpy.arange(2 * m), supply)
             if flow.solve() != flow.OPTIMAL:
                 raise RuntimeError("OR-tools found no flow for a tile; n <= m should always have one.")
@@ -145,10 +193,10 @@ def by_flow(scores: Tensor, n: int, m: int) -> Work | None:
 
 
 class NaiveADMM:
-    """The update as it is written in papers, with a mask by topk and two copies of the weights."""
+    """The update of ADMM as papers write it, with a mask by topk and two copies of the weights."""
 
     def __init__(self, data: Weights, n: int, m: int):
-        self.data, self.mark = data, by_topk_and_scatter(m, n)
+        self.data, self.mark = data, by_topk_and_scatter(n, m)
         self.duals = [torch.randn_like(weight) * 0.01 for weight in data.weights]
         self.sparse = [torch.zeros_like(weight) for weight in data.weights]
 
@@ -161,7 +209,7 @@ class NaiveADMM:
 
 
 class OurADMM:
-    """The update of the method `ADMM`."""
+    """The update of the method `ADMM` of nxm_hf."""
 
     def __init__(self, data: Weights, pattern: Pattern):
         self.method, self.data, self.clock = ADMM(pattern, update=Every(1)), data, Clock(1, 2)
@@ -176,26 +224,41 @@ class OurADMM:
 
 
 def items(data: Weights) -> Iterator[tuple[str, Callable[[], Item]]]:
-    """The names of all lines, and how to make each."""
-    for text in ("2:4", "1:4", "4:8", "8:16", "16:32"):
-        yield text, partial(plain, data, parse(text))
+    """Yield the name of each item, and a function that makes it.
+
+    Args:
+        data: The weights.
+    """
+    for n, m in ((2, 4), (1, 4), (4, 8), (8, 16), (16, 32)):
+        yield f"{n}:{m}", partial(plain, data, NM(n, m))
     yield "ADMM 2:4", lambda: Item("ADMM 2:4", OurADMM(data, NM(2, 4)), {"naive + topk": NaiveADMM(data, 2, 4)})
-    for text in ("2:4", "4:8", "8:16", "16:32"):
-        yield f"{text}-transposable", partial(transposable, data, parse(f"{text}-transposable"))
+    for n, m in ((2, 4), (4, 8), (8, 16), (16, 32)):
+        yield f"{n}:{m}-transposable", partial(transposable, data, n, m)
     half = parse("unstructured:0.5")
     yield str(half), lambda: Item(str(half), data.solved(half), {"kthvalue": data.each(by_kthvalue)})
 
 
 def plain(data: Weights, pattern: NM) -> Item:
-    """N:M beside a sort, a topk, and the mere reading of the weights."""
-    sort, topk = by_sort_and_scatter(pattern.m, pattern.n), by_topk_and_scatter(pattern.m, pattern.n)
+    """Return the item of N:M, beside a sort, a topk, and one reading of the weights.
+
+    Args:
+        data: The weights.
+        pattern: The pattern.
+    """
+    sort, topk = by_sort_and_scatter(pattern.n, pattern.m), by_topk_and_scatter(pattern.n, pattern.m)
     peers = {"abs(out=)": data.magnitudes, "argsort + scatter": data.each(sort), "topk + scatter": data.each(topk)}
     return Item(str(pattern), data.solved(pattern), peers)
 
 
-def transposable(data: Weights, pattern: Pattern) -> Item:
-    """Transposable N:M beside the product with all masks, or minimum-cost flow."""
-    n, m = pattern.n, pattern.m
+def transposable(data: Weights, n: int, m: int) -> Item:
+    """Return the item of transposable N:M, beside the product with all masks, or minimum-cost flow.
+
+    Args:
+        data: The weights.
+        n: How many entries of each row and column are kept.
+        m: The side of a tile.
+    """
+    pattern = parse(f"{n}:{m}-transposable")
     if m == 4:
         return Item(str(pattern), data.solved(pattern), {"90-pattern matmul": data.each(by_all_masks(n, m))})
     flow = by_flow(data.scores[0], n, m)
@@ -204,18 +267,31 @@ def transposable(data: Weights, pattern: Pattern) -> Item:
 
 
 def in_turns(works: list[Work], rounds: int, clock: Callable[[], float]) -> list[float]:
-    """The median seconds of each; the order changes from round to round, and the first is not counted."""
+    """Return the median seconds of each work.
+
+    Args:
+        works: What to time. Their order is reversed from round to round.
+        rounds: How many rounds count; one more is run first.
+        clock: Returns the time.
+    """
     times: list[list[float]] = [[] for _ in works]
-    for turn in range(rounds + 1):
-        for i in sorted(range(len(works)), reverse=bool(turn % 2)):
+    for number in range(rounds + 1):
+        for i in sorted(range(len(works)), reverse=bool(number % 2)):
             begin = clock()
             works[i]()
             times[i].append(clock() - begin)
-    return [statistics.median(each[1:]) for each in times]
+    return [statistics.median(seconds[1:]) for seconds in times]
 
 
 def measure(item: Item, data: Weights, rounds: int, clock: Callable[[], float]) -> list[tuple[str, ...]]:
-    """The lines of an item: one for each tier and peer."""
+    """Return the lines of an item: one for each tier and peer.
+
+    Args:
+        item: The item.
+        data: The weights.
+        rounds: How many rounds count.
+        clock: Returns the time.
+    """
 
     def within(tier: Callable[[], AbstractContextManager]) -> Work:
         def act() -> None:
@@ -224,10 +300,11 @@ def measure(item: Item, data: Weights, rounds: int, clock: Callable[[], float]) 
 
         return act
 
-    found = in_turns([*map(within, TIERS.values()), *item.peers.values()], rounds, clock)
-    seconds = [each * data.scale for each in found]
-    peers = {name: each / item.parts.get(name, 1) for name, each in zip(item.peers, seconds[len(TIERS) :], strict=True)}
-    rows = []
+    medians = in_turns([*map(within, TIERS.values()), *item.peers.values()], rounds, clock)
+    seconds = [median * data.scale for median in medians]
+    peer_seconds = zip(item.peers, seconds[len(TIERS) :], strict=True)
+    peers = {name: theirs / item.parts.get(name, 1) for name, theirs in peer_seconds}
+    rows: list[tuple[str, ...]] = []
     for tier, ours in zip(TIERS, seconds, strict=False):
         for peer, theirs in peers.items() or [("-", float("nan"))]:
             rows.append((item.name, tier, f"{ours:.3f}", peer, f"{theirs:.3f}", f"{theirs / ours:.2f}x"))
@@ -235,19 +312,19 @@ def measure(item: Item, data: Weights, rounds: int, clock: Callable[[], float]) 
 
 
 def finished() -> float:
-    """The time when the GPU has done all that it was asked."""
+    """Wait until the GPU has finished its work, and return the time."""
     torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure all items and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--share", type=float, default=1.0, help="of the weights that is used")
-    parser.add_argument("--rounds", type=int, default=5, help="that count")
-    parser.add_argument("--device", default="cpu", help="cuda: wall time of the GPU's work")
-    parser.add_argument("--threads", type=int, default=1, help="more than one: wall time")
-    parser.add_argument("--only", nargs="+", help="lines of the table, by name")
+    parser.add_argument("--share", type=float, default=1.0, help="fraction of the weights to use")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
+    parser.add_argument("--device", default="cpu", help="cuda measures the wall time of the GPU")
+    parser.add_argument("--threads", type=int, default=1, help="more than one measures wall time")
+    parser.add_argument("--only", nargs="+", help="names of the items to measure")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.threads == 1 else time.perf_counter

@@ -1,21 +1,23 @@
-"""What pruning without training costs and keeps: every method and pattern on a real sentence encoder, and the time.
+"""Pruning without training: the quality of every method and pattern on a real sentence encoder, and the time.
 
     python benchmarks/oneshot.py --model path/to/all-MiniLM-L6-v2 --text wikitext.parquet --pairs stsb.parquet
     python benchmarks/oneshot.py --bert-base --method sparsegpt --method adaprune --threads 2
 
 The first prints, for each pattern and method, Spearman's correlation between the cosine similarity of mean-pooled
-embeddings and the scores of the pairs (columns sentence1, sentence2, label), what share of that which magnitude loses
-comes back, and the errors of the layers; then what a model of unstructured zeros loses on its way to 2:4. The second
-times a BERT-base of random weights on 128 sequences of 128 random tokens. Memory is the peak of the process so far.
+embeddings and the scores of the pairs (columns sentence1, sentence2, label). "recovered" is the fraction of the loss by
+magnitude that a method wins back; "error" is that of the layers. Then it prints the loss of a model with unstructured
+zeros that is converted to 2:4. The second command times a BERT-base of random weights on 128 sequences of 128 random
+tokens. Memory is the peak of the process so far.
 """
 
 import argparse
 import time
 from collections.abc import Iterator
 from copy import deepcopy
+from typing import Any
 
 import torch
-from pyarrow.parquet import read_table
+from pyarrow.parquet import read_table  # type: ignore[import-untyped]  # has no stubs
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
@@ -28,7 +30,13 @@ HEADINGS = ("pattern", "method", "inputs", "Spearman", "recovered", "error", "la
 
 
 class Pairs:
-    """Pairs of sentences that people have scored."""
+    """Pairs of sentences with the scores that people gave.
+
+    Args:
+        path: A parquet file.
+        tokenizer: The tokenizer of the model.
+        rows: How many pairs to read; None is all of them.
+    """
 
     def __init__(self, path: str, tokenizer: PreTrainedTokenizerBase, rows: int | None):
         columns = read_table(path).slice(0, rows).to_pydict()
@@ -37,10 +45,14 @@ class Pairs:
 
     @torch.no_grad()
     def spearman(self, model: nn.Module) -> float:
-        """How well the cosine of two sentences orders the pairs as people do."""
+        """Return Spearman's correlation between the cosine of two sentences and their score.
+
+        Args:
+            model: The sentence encoder.
+        """
         model.eval()
         order = sorted(range(len(self.sentences)), key=lambda i: len(self.sentences[i]))
-        vectors: list[Tensor | None] = [None] * len(order)
+        vectors: dict[int, Tensor] = {}
         for begin in range(0, len(order), 64):
             here = order[begin : begin + 64]
             batch = self.tokenizer(
@@ -50,21 +62,39 @@ class Pairs:
             pooled = (model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
             for i, vector in zip(here, pooled, strict=True):
                 vectors[i] = vector
-        left, right = torch.stack(vectors).chunk(2)
+        left, right = torch.stack([vectors[i] for i in range(len(order))]).chunk(2)
         return float(spearmanr(torch.cosine_similarity(left, right), self.labels).statistic)
 
 
-def pruned(model: nn.Module, pattern: str, method: str, calibration, **words) -> tuple[nn.Module, list[str]]:
-    """A pruned copy, and the columns of its row that say what it cost."""
+def prune_copy(
+    model: nn.Module, pattern: str, method: str, calibration: Any, **kwargs: Any
+) -> tuple[nn.Module, list[str]]:
+    """Prune a copy of a model.
+
+    Args:
+        model: The model.
+        pattern: The pattern.
+        method: The method.
+        calibration: The calibration data.
+        kwargs: Further arguments of `prune`.
+
+    Returns:
+        The copy, and the columns of its row that show errors and cost.
+    """
     model, began = deepcopy(model), time.process_time()
-    outcome = prune(model, pattern, method, calibration, **words)
-    below = sum(x.error < x.magnitude_error for x in outcome.layers)
+    outcome = prune(model, pattern, method, calibration, **kwargs)
+    errors = [(layer.error, layer.magnitude_error) for layer in outcome.layers]
+    below = sum(ours is not None and magnitude is not None and ours < magnitude for ours, magnitude in errors)
     cells = [f"{outcome.error:.4f}", f"{below} of {len(outcome.layers)}", f"{outcome.seconds:.1f}"]
-    return model, [*cells, f"{time.process_time() - began:.1f}", f"{outcome.peak_memory / 2**30:.2f}"]
+    return model, [*cells, f"{time.process_time() - began:.1f}", f"{(outcome.peak_memory or 0) / 2**30:.2f}"]
 
 
 def quality(arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:
-    """A row for each pattern and method."""
+    """Yield a row for each pattern and method.
+
+    Args:
+        arguments: The options of the command line.
+    """
     dense = AutoModel.from_pretrained(arguments.model)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     pairs = Pairs(arguments.pairs, tokenizer, arguments.rows)
@@ -74,46 +104,60 @@ def quality(arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:
         lost = None
         for method in ["magnitude", *(name for name in arguments.method or pruners.names() if name != "magnitude")]:
             for inputs in ("pruned",) if method in ("magnitude", "wanda") else arguments.inputs:
-                words = dict(tokenizer=tokenizer, inputs=inputs, samples=arguments.samples)
-                model, cells = pruned(dense, pattern, method, arguments.text, **words)
-                found = pairs.spearman(model)
-                lost = best - found if lost is None else lost
-                yield pattern, method, inputs, f"{found:.4f}", f"{1 - (best - found) / lost:.0%}", *cells
+                kwargs = {"tokenizer": tokenizer, "inputs": inputs, "samples": arguments.samples}
+                model, cells = prune_copy(dense, pattern, method, arguments.text, **kwargs)
+                score = pairs.spearman(model)
+                lost = best - score if lost is None else lost  # magnitude comes first
+                yield pattern, method, inputs, f"{score:.4f}", f"{1 - (best - score) / lost:.0%}", *cells
     yield from converted(dense, pairs, tokenizer, arguments)
 
 
-def converted(dense: nn.Module, pairs: Pairs, tokenizer, arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:
-    """What a model of unstructured zeros loses on its way to 2:4."""
-    words = dict(tokenizer=tokenizer, samples=arguments.samples)
+def converted(
+    dense: nn.Module, pairs: Pairs, tokenizer: PreTrainedTokenizerBase, arguments: argparse.Namespace
+) -> Iterator[tuple[str, ...]]:
+    """Yield rows of models with unstructured zeros, and of their conversions to 2:4.
+
+    Args:
+        dense: The dense model.
+        pairs: The scored pairs.
+        tokenizer: The tokenizer of the model.
+        arguments: The options of the command line.
+    """
+    kwargs = {"tokenizer": tokenizer, "samples": arguments.samples}
     for start in ("magnitude", "alps"):
-        model, cells = pruned(dense, "unstructured:0.5", start, arguments.text, **words)
+        model, cells = prune_copy(dense, "unstructured:0.5", start, arguments.text, **kwargs)
         before = pairs.spearman(model)
         yield "unstructured:0.5", start, "pruned", f"{before:.4f}", "-", *cells
         for method in arguments.method or pruners.names():
-            after, cells = pruned(model, "2:4", method, arguments.text, **words)
-            found = pairs.spearman(after)
-            yield "... to 2:4", method, "pruned", f"{found:.4f}", f"{found / before - 1:+.2%}", *cells
+            converted_model, cells = prune_copy(model, "2:4", method, arguments.text, **kwargs)
+            after = pairs.spearman(converted_model)
+            yield "... to 2:4", method, "pruned", f"{after:.4f}", f"{after / before - 1:+.2%}", *cells
 
 
 def speed(arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:
-    """A row for each pattern and method, on a BERT-base of random weights."""
+    """Yield a row for each pattern and method, on a BERT-base of random weights.
+
+    Args:
+        arguments: The options of the command line.
+    """
     torch.manual_seed(0)
     model = BertModel(BertConfig(num_hidden_layers=arguments.blocks))
     batches = [{"input_ids": torch.randint(1000, 30000, (8, 128))} for _ in range(16)]
     for pattern in arguments.pattern or PATTERNS[:1]:
         for method in arguments.method or pruners.names():
-            yield f"{pattern} (BERT-base)", method, "pruned", "-", "-", *pruned(model, pattern, method, batches)[1]
+            _, cells = prune_copy(model, pattern, method, batches)
+            yield f"{pattern} (BERT-base)", method, "pruned", "-", "-", *cells
 
 
 def main() -> None:
-    """Run what is asked for; each row is printed when it is there, and all in a table at the end."""
+    """Print each row as soon as it is measured, and all of them in a table at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a directory with a sentence encoder and its tokenizer")
     parser.add_argument("--text", help="calibration data")
     parser.add_argument("--pairs", help="a parquet file of scored pairs")
-    parser.add_argument("--rows", type=int, help="read only so many pairs")
+    parser.add_argument("--rows", type=int, help="how many pairs to read (default: all)")
     parser.add_argument("--bert-base", action="store_true", help="time a BERT-base of random weights instead")
-    parser.add_argument("--blocks", type=int, default=12, help="how many of the blocks of that BERT-base")
+    parser.add_argument("--blocks", type=int, default=12, help="number of blocks of that BERT-base")
     parser.add_argument("--pattern", action="append")
     parser.add_argument("--method", action="append")
     parser.add_argument("--inputs", nargs="+", default=["pruned", "dense"])

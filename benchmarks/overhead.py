@@ -1,10 +1,10 @@
-"""What a recipe costs while training: time over plain steps and over a plain Trainer, and memory over the weights.
+"""The cost of a recipe while training: time over plain steps and over a plain Trainer, and memory over the weights.
 
     python benchmarks/overhead.py --model path/to/all-MiniLM-L6-v2 --model bert-base --steps 30
     python benchmarks/overhead.py --model bert-base --shape 8x64 --precision bf16 --recipe ste --profile --trainer
 
-Two copies of a model take steps in turn on the same batch, one plain and one attached to an engine, so that whatever
-else the machine does meets both. A step is forward, backward, clipping, `optimizer.step()` and `zero_grad()`; nothing
+Two copies of a model take steps in turn on the same batch, one plain and one attached to an engine, so that other load
+on the machine slows both alike. A step is forward, backward, clipping, `optimizer.step()` and `zero_grad()`; nothing
 is logged. `bert-base` is made by config, with random weights; anything else is loaded with `from_pretrained`.
 """
 
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,28 +24,41 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    PreTrainedModel,
     Trainer,
     TrainerCallback,
     TrainingArguments,
 )
 
 import nxm_hf
+from nxm_hf import recipes
 
-HEADINGS = ("model", "shape", "precision", "recipe", "plain ms", "with ms", "overhead", "in step() ms")
-HEADINGS += ("state", "deployed", "metrics()", "Trainer")
+HEADINGS = (
+    *("model", "shape", "precision", "recipe"),
+    *("plain ms", "with ms", "overhead", "in step() ms", "state", "deployed", "metrics()", "Trainer"),
+)
 WARMUP = 3  # steps that are not counted
 
 
-def load(name: str) -> nn.Module:
-    """The model of a directory, or a BERT-base of random weights."""
-    words = dict(num_labels=2, problem_type="single_label_classification")
+def load(name: str) -> PreTrainedModel:
+    """Return the model of a directory, or a BERT-base of random weights.
+
+    Args:
+        name: The directory, or "bert-base".
+    """
+    head: dict[str, Any] = {"num_labels": 2, "problem_type": "single_label_classification"}
     if name == "bert-base":
-        return BertForSequenceClassification(BertConfig(**words))
-    return AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32, **words)
+        return BertForSequenceClassification(BertConfig(**head))
+    return AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32, **head)
 
 
-def make_batch(model: nn.Module, shape: str) -> dict[str, torch.Tensor]:
-    """Random tokens of a shape such as 16x128, with labels."""
+def make_batch(model: PreTrainedModel, shape: str) -> dict[str, torch.Tensor]:
+    """Return random tokens with labels.
+
+    Args:
+        model: The model, for its vocabulary.
+        shape: Rows and tokens, such as 16x128.
+    """
     rows, length = map(int, shape.split("x"))
     ids = torch.randint(0, model.config.vocab_size, (rows, length))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.arange(rows) % 2}
@@ -58,7 +72,14 @@ class Side:
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.01, fused=True)
 
     def step(self, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
-        """Take one; the seconds of all of it, and of `optimizer.step()` alone."""
+        """Take a training step.
+
+        Args:
+            batch: The inputs and labels.
+
+        Returns:
+            The seconds of the whole step, and of `optimizer.step()` alone.
+        """
         begin = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             loss = self.model(**batch).loss
@@ -72,7 +93,13 @@ class Side:
 
 
 def in_turns(sides: list[Side], batch: dict[str, torch.Tensor], steps: int) -> list[list[tuple[float, float]]]:
-    """The times of each side's steps; who goes first changes from step to step."""
+    """Return the times of each side's steps.
+
+    Args:
+        sides: Two models; the one that goes first changes from step to step.
+        batch: The inputs and labels.
+        steps: How many steps count.
+    """
     times: list[list[tuple[float, float]]] = [[] for _ in sides]
     for number in range(WARMUP + steps):
         for i in (0, 1) if number % 2 else (1, 0):
@@ -81,28 +108,41 @@ def in_turns(sides: list[Side], batch: dict[str, torch.Tensor], steps: int) -> l
 
 
 def live_bytes() -> int:
-    """Bytes of all tensors that Python can reach, memory shared between them counted once."""
+    """Return the bytes of all tensors that Python can reach; shared memory counts once."""
     gc.collect()
     storages = [x.untyped_storage() for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def median_time(act: Callable[[], object], times: int = 5) -> float:
-    """Seconds that a call takes."""
-    found = []
+    """Return the median seconds of a call.
+
+    Args:
+        act: What to call.
+        times: How often.
+    """
+    seconds = []
     for _ in range(times):
         begin = time.perf_counter()
         act()
-        found.append(time.perf_counter() - begin)
-    return statistics.median(found)
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
 
 
-def measure(model: nn.Module, shape: str, precision: str, recipe: str, options: argparse.Namespace) -> list[str]:
-    """One row of the table, but for the name of the model."""
+def measure(model: PreTrainedModel, shape: str, precision: str, recipe: str, options: argparse.Namespace) -> list[str]:
+    """Return a row of the table, without the name of the model.
+
+    Args:
+        model: The model.
+        shape: The shape of a batch.
+        precision: "fp32" or "bf16".
+        recipe: The recipe.
+        options: The options of the command line.
+    """
     plain, sparse = (Side(deepcopy(model), precision == "bf16") for _ in range(2))
     batch, total = make_batch(model, shape), WARMUP + options.steps
     for side in (plain, sparse):
-        side.step(batch)  # the optimizer's own state is not to be counted
+        side.step(batch)  # makes the optimizer's own state, which is not counted
     before = live_bytes()
     engine = nxm_hf.attach(sparse.model, sparse.optimizer, recipe, total_steps=total + WARMUP)
     state = live_bytes() - before
@@ -110,81 +150,105 @@ def measure(model: nn.Module, shape: str, precision: str, recipe: str, options: 
         deployed = live_bytes() - before
     weights = sum(target.layer.weight.nbytes for target in engine.plan.targets)
     times = in_turns([plain, sparse], batch, options.steps)
-    (whole, within), (whole_of_plain, within_of_plain) = (
-        [statistics.median(column) for column in zip(*side, strict=True)] for side in reversed(times)
+    (plain_step, plain_optimizer), (sparse_step, sparse_optimizer) = (
+        [statistics.median(column) for column in zip(*side, strict=True)] for side in times
     )
     metrics = median_time(engine.metrics)
     if options.profile:
         print_profile(sparse, batch)
     trainers = through_trainers(model, batch, precision, recipe, options) if options.trainer else "-"
     return [
-        *(shape, precision, recipe, f"{whole_of_plain * 1e3:.1f}", f"{whole * 1e3:.1f}"),
-        f"{whole / whole_of_plain - 1:+.1%}",
-        f"{(within - within_of_plain) * 1e3:+.1f}",
+        shape,
+        precision,
+        recipe,
+        f"{plain_step * 1e3:.1f}",
+        f"{sparse_step * 1e3:.1f}",
+        f"{sparse_step / plain_step - 1:+.1%}",
+        f"{(sparse_optimizer - plain_optimizer) * 1e3:+.1f}",
         *(f"{size / weights:.2f}x" if weights else "-" for size in (state, deployed)),
-        f"{metrics / whole:.1%}",
+        f"{metrics / sparse_step:.1%}",
         trainers,
     ]
 
 
 def print_profile(side: Side, batch: dict[str, torch.Tensor]) -> None:
-    """Where the time of `optimizer.step()` with its hooks goes, over one step."""
+    """Print where the time of one `optimizer.step()` with its hooks goes.
+
+    Args:
+        side: The model and its optimizer.
+        batch: The inputs and labels.
+    """
     step, profiler = side.optimizer.step, profile(activities=[ProfilerActivity.CPU])
 
     def profiled() -> None:
         with profiler:
             step()
 
-    side.optimizer.step = profiled
+    side.optimizer.step = profiled  # type: ignore[method-assign, assignment]  # for one step
     try:
         side.step(batch)
     finally:
-        side.optimizer.step = step
+        side.optimizer.step = step  # type: ignore[method-assign]
     print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
 
 
 class StepTimes(TrainerCallback):
-    """The seconds from the begin to the end of each step."""
+    """Records the seconds of each training step."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.times: list[float] = []
 
-    def on_step_begin(self, args, state, control, **kwargs):
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self.begin = time.perf_counter()
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.times.append(time.perf_counter() - self.begin)
 
 
 def through_trainers(
-    model: nn.Module, batch: dict[str, torch.Tensor], precision: str, recipe: str, options: argparse.Namespace
+    model: PreTrainedModel, batch: dict[str, torch.Tensor], precision: str, recipe: str, options: argparse.Namespace
 ) -> str:
-    """The overhead of NxMTrainer over Trainer; they train by turns, each several times."""
+    """Return the overhead of NxMTrainer over Trainer, which train in turns.
+
+    Args:
+        model: The model.
+        batch: Its rows are the training data.
+        precision: "fp32" or "bf16".
+        recipe: The recipe.
+        options: The options of the command line.
+    """
     rows = [{name: values[i] for name, values in batch.items()} for i in range(len(batch["labels"]))]
     times: dict[bool, list[float]] = {True: [], False: []}
     for ours in (True, False, False, True):
         watch = StepTimes()
         with tempfile.TemporaryDirectory() as folder:
-            words = dict(output_dir=folder, max_steps=WARMUP + options.steps // 2, save_strategy="no", use_cpu=True)
-            words.update(
-                per_device_train_batch_size=len(rows), bf16=precision == "bf16", disable_tqdm=True, logging_steps=10**6
+            arguments = TrainingArguments(
+                output_dir=folder,
+                max_steps=WARMUP + options.steps // 2,
+                save_strategy="no",
+                use_cpu=True,
+                per_device_train_batch_size=len(rows),
+                bf16=precision == "bf16",
+                disable_tqdm=True,
+                logging_steps=10**6,
             )
-            words = dict(model=deepcopy(model), args=TrainingArguments(**words), train_dataset=rows, callbacks=[watch])
-            trainer = nxm_hf.NxMTrainer(sparsity=recipe, **words) if ours else Trainer(**words)
+            kwargs: dict[str, Any] = {"model": deepcopy(model), "args": arguments}
+            kwargs |= {"train_dataset": rows, "callbacks": [watch]}
+            trainer = nxm_hf.NxMTrainer(sparsity=recipe, **kwargs) if ours else Trainer(**kwargs)
             trainer.train()
         times[ours] += watch.times[WARMUP:]
     return f"{statistics.median(times[True]) / statistics.median(times[False]) - 1:+.1%}"
 
 
 def parse() -> argparse.Namespace:
-    """The options of the command line."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--model", action="append", help='directory of a model, or "bert-base"; more than one may be given'
     )
     parser.add_argument("--shape", nargs="+", default=["16x128", "8x64"], help="rows x tokens of a batch")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
-    parser.add_argument("--recipe", nargs="+", default=nxm_hf.recipes.names())
+    parser.add_argument("--recipe", nargs="+", default=recipes.names())
     parser.add_argument("--steps", type=int, default=30, help="steps of each side that count")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--trainer", action="store_true", help="measure Trainer and NxMTrainer too")
@@ -193,7 +257,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Print the table, a row as soon as it is measured."""
+    """Print each row of the table as soon as it is measured."""
     options = parse()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

@@ -1,11 +1,11 @@
-"""Pruning without training beside llm-compressor: the same model, text and pattern, in turns in one process.
+"""Pruning without training, beside llm-compressor: the same model, text and pattern, in turns in one process.
 
     python benchmarks/peers.py --model path/to/all-MiniLM-L6-v2 --text validation.parquet --other test.parquet
 
-It needs llmcompressor beside nxm_hf, best in an environment of its own. Texts are packed into sequences of full length,
-as llm-compressor counts padding as tokens. Printed are, on the text that was calibrated with and on another one, the
-squared error of the outputs of the layers as a share of these outputs (mean over layers, each with the inputs that the
-pruned model gives it) and that of the last hidden state against the dense model's, and seconds of CPU time.
+It needs llmcompressor beside nxm_hf, best in a separate environment. Texts are packed into sequences of full length, as
+llm-compressor counts padding as tokens. It prints two errors, on the calibration text and on another one, and seconds
+of CPU time. The first error is the squared error of a layer's outputs over the squared outputs, with the inputs of the
+pruned model, averaged over layers. The second is that of the last hidden state against the dense model.
 """
 
 import argparse
@@ -13,13 +13,17 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
+from typing import Any, cast
 
 import torch
-from llmcompressor import oneshot
-from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
+from llmcompressor import oneshot  # type: ignore[import-not-found]  # not among our dependencies
+from llmcompressor.modifiers.pruning import (  # type: ignore[import-not-found]
+    SparseGPTModifier,
+    WandaPruningModifier,
+)
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import AutoModel, AutoTokenizer
+from torch.utils.data import DataLoader, Dataset
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from nxm_hf import prune, verify
 from nxm_hf.layers.find import find_layers
@@ -29,22 +33,38 @@ from nxm_hf.text import table
 HEADINGS = ("method", "layers", "last state", "layers, other text", "last state, other text", "CPU s", "2:4")
 
 
-def ours(method: str, model: nn.Module, batches: list[Batch], pattern: str, **settings) -> None:
-    """Prune by nxm_hf."""
+def ours(method: str, model: PreTrainedModel, batches: list[Batch], pattern: str, **settings: Any) -> None:
+    """Prune a model in place with nxm_hf.
+
+    Args:
+        method: The method.
+        model: The model.
+        batches: The calibration data.
+        pattern: The pattern.
+        settings: The settings of the method.
+    """
     prune(model, pattern, method, batches, **settings)
 
 
-def theirs(modifier: Callable, model: nn.Module, batches: list[Batch], pattern: str, **settings) -> None:
-    """Prune by llm-compressor, the same layers."""
+def theirs(modifier: Callable, model: PreTrainedModel, batches: list[Batch], pattern: str, **settings: Any) -> None:
+    """Prune the same layers of a model in place with llm-compressor.
+
+    Args:
+        modifier: The class of its method.
+        model: The model.
+        batches: The calibration data.
+        pattern: The pattern.
+        settings: The settings of the method.
+    """
     names = [layer.name for layer in find_layers(model)]
-    kept, of = map(int, pattern.split(":"))
-    recipe = modifier(sparsity=1 - kept / of, mask_structure=pattern, targets=names, **settings)
-    block = type(model.encoder.layer[0]).__name__
-    loader = DataLoader(batches, batch_size=None)
+    n, m = map(int, pattern.split(":"))
+    recipe = modifier(sparsity=1 - n / m, mask_structure=pattern, targets=names, **settings)
+    block = type(model.get_submodule("encoder.layer.0")).__name__
+    loader = DataLoader(cast(Dataset, batches), batch_size=None)
     oneshot(model=model, dataset=loader, recipe=recipe, sequential_targets=[block], pipeline="sequential")
 
 
-ARMS = {
+VARIANTS: dict[str, Callable[[PreTrainedModel, list[Batch], str], None]] = {
     "magnitude": partial(ours, "magnitude"),
     "wanda, llm-compressor": partial(theirs, WandaPruningModifier),
     "wanda": partial(ours, "wanda"),
@@ -57,50 +77,57 @@ ARMS = {
 
 
 @torch.no_grad()
-def errors(model: nn.Module, dense: nn.Module, batches: list[Batch]) -> tuple[float, float]:
-    """Of the outputs of the layers, and of the last hidden state, as shares."""
+def errors(model: PreTrainedModel, dense: PreTrainedModel, batches: list[Batch]) -> tuple[float, float]:
+    """Return the relative squared errors of the outputs of the layers, and of the last hidden state.
+
+    Args:
+        model: The pruned model.
+        dense: The dense model.
+        batches: The inputs.
+    """
     sums: dict[str, list[float]] = {"": [0.0, 0.0]}
     handles = []
-    for layer, right in zip(find_layers(model), find_layers(dense), strict=True):
-        hook = partial(_compare, sums.setdefault(layer.name, [0.0, 0.0]), right.module)
+    for layer, dense_layer in zip(find_layers(model), find_layers(dense), strict=True):
+        hook = partial(_compare, sums.setdefault(layer.name, [0.0, 0.0]), dense_layer.module)
         handles.append(layer.module.register_forward_hook(hook))
     for batch in batches:
         _add(sums[""], model.eval()(**batch).last_hidden_state, dense.eval()(**batch).last_hidden_state)
     for handle in handles:
         handle.remove()
-    whole = sums.pop("")
-    return sum(lost / all_of_it for lost, all_of_it in sums.values()) / len(sums), whole[0] / whole[1]
+    last_error, last_energy = sums.pop("")
+    return sum(error / energy for error, energy in sums.values()) / len(sums), last_error / last_energy
 
 
-def _compare(sums: list[float], right: nn.Linear, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-    _add(sums, output, right(inputs[0]))
+def _compare(sums: list[float], dense: nn.Module, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    _add(sums, output, dense(inputs[0]))
 
 
-def _add(sums: list[float], found: Tensor, right: Tensor) -> None:
-    sums[0] += float((found - right).double().square().sum())
-    sums[1] += float(right.double().square().sum())
+def _add(sums: list[float], output: Tensor, dense_output: Tensor) -> None:
+    """Add the squared error and the squared outputs of a batch."""
+    sums[0] += float((output - dense_output).double().square().sum())
+    sums[1] += float(dense_output.double().square().sum())
 
 
 def main() -> None:
-    """Every arm in turn."""
+    """Run every variant in turn, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--text", required=True, help="to calibrate with")
-    parser.add_argument("--other", required=True, help="text that is not calibrated with")
+    parser.add_argument("--text", required=True, help="calibration text")
+    parser.add_argument("--other", required=True, help="another text, to measure the errors on")
     parser.add_argument("--pattern", default="2:4")
     parser.add_argument("--samples", type=int, default=128)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     dense, tokenizer = AutoModel.from_pretrained(arguments.model).eval(), AutoTokenizer.from_pretrained(arguments.model)
     sampling = Sampling(arguments.samples, 128, pack=True)
-    seen, other = (make_batches(text, dense, tokenizer, sampling) for text in (arguments.text, arguments.other))
+    calibration, other = (make_batches(text, dense, tokenizer, sampling) for text in (arguments.text, arguments.other))
     rows = []
-    for name, arm in ARMS.items():
+    for name, prune_model in VARIANTS.items():
         model, began = deepcopy(dense), time.process_time()
-        arm(model, seen, arguments.pattern)
+        prune_model(model, calibration, arguments.pattern)
         seconds = time.process_time() - began
-        found = [f"{error:.4f}" for batches in (seen, other) for error in errors(model, dense, batches)]
-        rows.append((name, *found, f"{seconds:.1f}", "yes" if verify(model, arguments.pattern).ok else "no"))
+        cells = [f"{error:.4f}" for batches in (calibration, other) for error in errors(model, dense, batches)]
+        rows.append((name, *cells, f"{seconds:.1f}", "yes" if verify(model, arguments.pattern).ok else "no"))
         print("  ".join(rows[-1]), flush=True)
     print("\n" + table(HEADINGS, rows))
 

@@ -1,10 +1,11 @@
-"""What `run_glue.py --task_name demo` does: the main job on made-up sentence pairs, with no network and no data.
+"""`run_glue.py --task_name demo`: dense, pruned and sparse training on made-up sentence pairs, without a network.
 
-The pairs have the shape of a GLUE task. Every word has a hidden worth; the label says whether the first sentence is
-worth more than the second. A small BERT is first trained on plain sentences, which stands for pre-training. Then it is
-fine-tuned on sentences with the word "not" in them, which turns round the worth of the word after it: dense, pruned
-once, and with the recipe that was asked for. Each training is a command of `run_glue.py`, and is printed.
-`compare.py --tasks demo` compares recipes on the same model and rows.
+The pairs have the form of a GLUE task. Every word has a hidden value; the label says whether the values of the first
+sentence add up to more than those of the second. A small BERT is first trained on plain sentences, which stands for
+pre-training. Then it is fine-tuned on sentences with the word "not", which negates the value of the word after it:
+dense, with `asp`, and with the recipe that was asked for. Each training is a command of `run_glue.py`, and is printed.
+
+`compare.py --tasks demo` in benchmarks/glue compares recipes on the same model and rows.
 """
 
 import json
@@ -13,13 +14,15 @@ import random
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
 from run_glue import Run, evaluate_splits, make_trainer, read_options, train
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -33,29 +36,38 @@ from nxm_hf.methods import PHASES
 from nxm_hf.text import table
 
 NOT, LABELS, LENGTH = "not", ("less", "more"), 4
-WORTH = {f"word{i}": random.Random(i).gauss(0, 1) for i in range(100)}
+VALUES = {f"word{i}": random.Random(i).gauss(0, 1) for i in range(100)}
 TRAIN, HELD_OUT, STEPS = 16384, 2048, 800
 LEARNING_RATE = 1e-3
-SHARED = {
+SHARED_OPTIONS = {
     "--warmup_steps": 0.1,
     "--per_device_train_batch_size": 32,
     "--per_device_eval_batch_size": 256,
     "--use_cpu": True,
 }
-TO_THE_END = {"--learning_rate": LEARNING_RATE, "--save_strategy": "no", "--do_train": True, "--do_eval": True}
-RECIPE = PHASES.index("recipe")
+TRAIN_AND_EVALUATE = {"--learning_rate": LEARNING_RATE, "--save_strategy": "no", "--do_train": True, "--do_eval": True}
+RECIPE_PHASE = PHASES.index("recipe")
+Options = Mapping[str, Any]
+
+# -- data and model -----------------------------------------------------------------------------------------------
 
 
 def make_pairs(count: int, seed: int, negation: bool) -> Iterator[dict[str, str]]:
-    """Rows of two sentences, and whether the first is worth less or more."""
+    """Yield rows of two sentences, with the label of the pair.
+
+    Args:
+        count: How many rows.
+        seed: The seed of the random words.
+        negation: Whether the sentences have the word "not".
+    """
     draw = random.Random(seed)
-    words = list(WORTH)
+    words = list(VALUES)
     for _ in range(count):
         sentences = [[draw.choice(words) for _ in range(LENGTH)] for _ in range(2)]
         for sentence in sentences if negation else ():
-            for place in range(LENGTH - 1):  # a "not" has a word after it
-                sentence[place] = NOT if draw.random() < 0.25 else sentence[place]
-        first, second = map(worth, sentences)
+            for position in range(LENGTH - 1):  # so that a word follows each "not"
+                sentence[position] = NOT if draw.random() < 0.25 else sentence[position]
+        first, second = map(value_of, sentences)
         yield {
             "sentence1": " ".join(sentences[0]),
             "sentence2": " ".join(sentences[1]),
@@ -63,14 +75,24 @@ def make_pairs(count: int, seed: int, negation: bool) -> Iterator[dict[str, str]
         }
 
 
-def worth(sentence: list[str]) -> float:
-    """The sum over its words, of which each after a "not" counts negative."""
-    before = ["", *sentence]
-    return sum(WORTH.get(word, 0) * (-1 if last == NOT else 1) for last, word in zip(before, sentence, strict=False))
+def value_of(sentence: Sequence[str]) -> float:
+    """Return the sum of the values of the words, each negated if it follows a "not".
+
+    Args:
+        sentence: The words.
+    """
+    previous = ["", *sentence]
+    return sum(
+        VALUES.get(word, 0) * (-1 if before == NOT else 1) for before, word in zip(previous, sentence, strict=False)
+    )
 
 
 def write_rows(folder: Path) -> None:
-    """Plain sentences and those with "not", a file for each split."""
+    """Write plain sentences and those with "not", with a file for each split.
+
+    Args:
+        folder: Where to make a folder for each of both.
+    """
     for name, negation in (("plain", False), ("with-not", True)):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for split, count, seed in (("train", TRAIN, 1 + negation), ("validation", HELD_OUT, 11 + negation)):
@@ -79,8 +101,12 @@ def write_rows(folder: Path) -> None:
 
 
 def write_shape(folder: Path) -> None:
-    """The tokenizer, and the shape of a BERT of two layers."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", NOT, *WORTH]
+    """Write the tokenizer, and the config of a BERT of two layers without weights.
+
+    Args:
+        folder: Where to write them.
+    """
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", NOT, *VALUES]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
@@ -99,65 +125,105 @@ def write_shape(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def spelled(options: dict) -> list[str]:
-    """Options as the words of a command line."""
+# -- command lines of run_glue.py ---------------------------------------------------------------------------------
+
+
+def command_line(options: Options) -> list[str]:
+    """Return options as the words of a command line.
+
+    Args:
+        options: The value of each option.
+    """
     return [str(word) for pair in options.items() for word in pair]
 
 
-def start_options(folder: Path, steps: int) -> dict:
-    """What stands for pre-training: half of the steps on plain sentences."""
+def start_options(folder: Path, steps: int) -> dict[str, Any]:
+    """Return the options of the training that stands for pre-training.
+
+    Args:
+        folder: The folder of the demo.
+        steps: The steps of fine-tuning, of which this training takes half.
+    """
     return {
-        **{"--model_name_or_path": folder / "shape", "--from_scratch": True, "--dataset_name": folder / "rows/plain"},
-        **{"--recipe": "dense", "--max_steps": max(steps // 2, 1)},
+        "--model_name_or_path": folder / "shape",
+        "--from_scratch": True,
+        "--dataset_name": folder / "rows/plain",
+        "--recipe": "dense",
+        "--max_steps": max(steps // 2, 1),
     }
 
 
-def commands(folder: Path, run: Run) -> Iterator[tuple[str, list[str]]]:
-    """The trainings by name, each as the words of its command line."""
-    seed, steps = run.training.seed, run.training.max_steps if run.training.max_steps > 0 else STEPS
+def trainings(folder: Path, run: Run) -> Iterator[tuple[str, list[str]]]:
+    """Yield the trainings of the demo: the name of each, and its command line.
+
+    Args:
+        folder: The folder of the demo.
+        run: The options that the demo was started with.
+    """
+    steps = run.training.max_steps if run.training.max_steps > 0 else STEPS
     shared = {
-        **SHARED,
-        **TO_THE_END,
+        **SHARED_OPTIONS,
+        **TRAIN_AND_EVALUATE,
         "--logging_steps": max(steps // 4, 1),
-        "--seed": seed,
+        "--seed": run.training.seed,
         "--disable_tqdm": run.training.disable_tqdm or not sys.stderr.isatty(),
         "--eval_on_start": True,
     }
-    pattern = run.sparsity.pattern
-    pattern = json.dumps(pattern) if isinstance(pattern, dict) else pattern
     start = {"--model_name_or_path": folder / "start", "--dataset_name": folder / "rows/with-not", "--max_steps": steps}
-    ours = {
-        name: json.dumps(value) if isinstance(value, dict) else value
+    pattern = _as_text(run.sparsity.pattern)
+    recipe = {
+        f"--{name}": _as_text(value)
         for name in ("recipe", "settings", "warmup", "settle")
         if (value := getattr(run.sparsity, name))
     }
-    trainings = {
+    options_by_name: dict[str, dict[str, Any]] = {
         "start": start_options(folder, steps),
         "dense": {**start, "--recipe": "dense"},
         "asp": {**start, "--recipe": "asp", "--pattern": pattern},
-        run.sparsity.recipe: {**start, **{f"--{name}": value for name, value in ours.items()}, "--pattern": pattern},
+        str(run.sparsity.recipe): {**start, **recipe, "--pattern": pattern},
     }
-    for name, options in trainings.items():
-        yield name, spelled({**options, **shared, "--output_dir": folder / name})
+    for name, options in options_by_name.items():
+        yield name, command_line({**options, **shared, "--output_dir": folder / name})
 
 
-def fine_tune(words: list[str]) -> tuple[NxMTrainer, float]:
-    """Run one command of `run_glue.py`."""
-    print("\n$ python run_glue.py", shlex.join(words), flush=True)
+def _as_text(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, dict) else value
+
+
+# -- running ------------------------------------------------------------------------------------------------------
+
+
+def fine_tune(arguments: list[str]) -> tuple[NxMTrainer, float]:
+    """Print and run one command of `run_glue.py`.
+
+    Args:
+        arguments: Its command line.
+
+    Returns:
+        The trainer, and how many seconds it took.
+    """
+    print("\n$ python run_glue.py", shlex.join(arguments), flush=True)
     began = time.perf_counter()
-    run = read_options(words)
+    run = read_options(arguments)
     trainer, task, rows = make_trainer(run)
     train(run, trainer)
     evaluate_splits(run, trainer, task, rows)
     return trainer, time.perf_counter() - began
 
 
-def result(name: str, trainer: NxMTrainer, seconds: float) -> tuple[str, ...]:
-    """A row of the table: before and after, on pairs that were not trained on."""
+def table_row(name: str, trainer: NxMTrainer, seconds: float) -> tuple[str, ...]:
+    """Return a row of the table: the evaluation before and after training.
+
+    Args:
+        name: What to call the training.
+        trainer: Its trainer.
+        seconds: How long it took.
+    """
     history = trainer.state.log_history
     before, *_, after = (record for record in history if "eval_loss" in record)
-    # Of the last record in which masks were still free to move; while they settle it is 1.
-    similarity = [record["nxm/mask_similarity"] for record in history if record.get("nxm/phase") == RECIPE]
+    # The last record before the mask was frozen: from then on the similarity is 1.
+    similarity = [record["nxm/mask_similarity"] for record in history if record.get("nxm/phase") == RECIPE_PHASE]
+    assert trainer.model is not None
     return (
         name,
         *(f"{before[key]:.3f} -> {after[key]:.3f}" for key in ("eval_accuracy", "eval_loss")),
@@ -167,57 +233,93 @@ def result(name: str, trainer: NxMTrainer, seconds: float) -> tuple[str, ...]:
     )
 
 
-def density(model) -> float:
-    """The fraction of non-zeros in the layers that nxm_hf prunes."""
+def density(model: nn.Module) -> float:
+    """Return the fraction of non-zeros in the layers that nxm_hf prunes.
+
+    Args:
+        model: The BERT of the demo.
+    """
     weights = [p for name, p in model.named_parameters() if ".layer." in name and p.ndim == 2]
     return sum(int(p.count_nonzero()) for p in weights) / sum(p.numel() for p in weights)
 
 
-def ready(folder: Path) -> dict:
-    """What `compare.py` gives all trainings where nobody says otherwise; rows and shapes are made, no weights yet."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors this small only contend
+def run_demo(run: Run) -> int:
+    """Run all trainings, print the table, and verify the sparse model.
+
+    Args:
+        run: The options that the demo was started with.
+
+    Returns:
+        The exit code: 0 if the saved model equals the trained one and holds its pattern.
+    """
+    folder = run.output_dir
+    torch.set_num_threads(1)  # with tensors this small, threads only contend
+    write_rows(folder / "rows")
+    write_shape(folder / "shape")
+    rows = []
+    for name, arguments in trainings(folder, run):
+        trainer, seconds = fine_tune(arguments)
+        if name != "start":
+            rows.append(table_row(name if name == "dense" else f"{name} {run.sparsity.pattern}", trainer, seconds))
+    head = ("recipe", "accuracy", "loss", "density", "mask similarity", "seconds")
+    print(f"\nBefore -> after fine-tuning, on {HELD_OUT} pairs that were not trained on, seed {run.training.seed}:\n")
+    print(table(head, rows))
+    print("\nBefore: the pre-trained model as it would be deployed at step 0; sparse ones are pruned at once.")
+    return check_saved(folder / name, trainer)
+
+
+def check_saved(folder: Path, trainer: NxMTrainer) -> int:
+    """Load a saved model with transformers alone, compare its weights, and verify its zeros.
+
+    Args:
+        folder: Where it was saved.
+        trainer: The trainer that saved it.
+
+    Returns:
+        The exit code: 0 if the weights are equal and every layer holds its pattern.
+    """
+    loaded = AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
+    assert trainer.model is not None
+    same = all(torch.equal(tensor, loaded[key]) for key, tensor in trainer.model.state_dict().items())
+    outcome = "the same weights" if same else "OTHER weights"
+    print(f"\nSaved to {folder}; loaded again with transformers alone: {outcome}.")
+    print(f"\n$ nxm verify {shlex.quote(str(folder))}")
+    return nxm(["verify", str(folder)]) or int(not same)
+
+
+# -- for compare.py -----------------------------------------------------------------------------------------------
+
+
+def prepare(folder: Path) -> dict[str, Any]:
+    """Write rows and shapes, if they are not there, and return the options that all trials share.
+
+    Args:
+        folder: The folder of the demo. `train_start` trains its model.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # with tensors this small, threads only contend
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if not (folder / "start" / "config.json").exists():
             write_rows(folder / "rows")
             write_shape(folder / "shape")
             write_shape(folder / "start")
-    where = {"--model_name_or_path": folder / "start", "--dataset_name": folder / "rows/with-not"}
-    return {**where, "--max_steps": STEPS, "--logging_steps": 20, "--disable_tqdm": True, **SHARED}
+    return {
+        "--model_name_or_path": folder / "start",
+        "--dataset_name": folder / "rows/with-not",
+        "--max_steps": STEPS,
+        "--logging_steps": 20,
+        "--disable_tqdm": True,
+        **SHARED_OPTIONS,
+    }
 
 
 def train_start(folder: Path) -> None:
-    """Train the model that `compare.py` starts from, unless somebody has."""
-    quiet = {"--logging_steps": STEPS, "--disable_tqdm": True, "--output_dir": folder / "start"}
+    """Train the model that all trials start from, if that was not done.
+
+    Args:
+        folder: The folder of the demo.
+    """
+    output = {"--logging_steps": STEPS, "--disable_tqdm": True, "--output_dir": folder / "start"}
     with FileLock(folder / "lock"):
-        if not (folder / "start" / "all_results.json").exists():  # which a training writes last
-            fine_tune(spelled({**start_options(folder, STEPS), **SHARED, **TO_THE_END, **quiet}))
-
-
-def show(run: Run) -> int:
-    """Run it all; 0 if what was saved is what was trained, and holds its pattern."""
-    folder = Path(run.training.output_dir)
-    torch.set_num_threads(1)  # tensors this small only contend
-    write_rows(folder / "rows")
-    write_shape(folder / "shape")
-    rows = []
-    for name, words in commands(folder, run):
-        trainer, seconds = fine_tune(words)
-        if name != "start":
-            rows.append(result(name if name == "dense" else f"{name} {run.sparsity.pattern}", trainer, seconds))
-    head = ("recipe", "accuracy", "loss", "density", "mask similarity", "seconds")
-    print(f"\nBefore -> after fine-tuning, on {HELD_OUT} pairs that were not trained on, seed {run.training.seed}:\n")
-    print(table(head, rows))
-    print("\nBefore: the pre-trained model as it would be shipped at step 0, so if sparse, pruned at once.")
-    return check(folder / name, trainer)
-
-
-def check(saved: Path, trainer: NxMTrainer) -> int:
-    """Load the model again with transformers alone, and verify its zeros."""
-    again = AutoModelForSequenceClassification.from_pretrained(saved).state_dict()
-    same = all(torch.equal(tensor, again[key]) for key, tensor in trainer.model.state_dict().items())
-    print(
-        f"\nSaved to {saved}; loaded again with transformers alone: {'the same weights' if same else 'OTHER weights'}."
-    )
-    print(f"\n$ nxm verify {shlex.quote(str(saved))}")
-    return nxm(["verify", str(saved)]) or int(not same)
+        if not (folder / "start" / "all_results.json").exists():  # a training writes it last
+            fine_tune(command_line({**start_options(folder, STEPS), **SHARED_OPTIONS, **TRAIN_AND_EVALUATE, **output}))

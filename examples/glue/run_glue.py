@@ -3,16 +3,17 @@
     python run_glue.py --model_name_or_path bert-base-uncased --task_name rte --pattern 2:4 --recipe admm \
         --do_train --do_eval --output_dir out
 
-It takes all options of `TrainingArguments` and of `NxMConfig`; `--help` lists them. `--task_name demo --output_dir out`
-needs no network, no model and no data.
+It takes all options of `TrainingArguments` and of `NxMConfig`; `--help` lists them. With `--task_name demo --output_dir
+out` it needs no network, no model and no data.
 """
 
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import datasets
 import evaluate
@@ -23,10 +24,14 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
+    EvalPrediction,
     HfArgumentParser,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import PredictionOutput
 
 from nxm_hf import NxMConfig, NxMTrainer
 from nxm_hf.storage.checkpoints import newest_complete
@@ -39,12 +44,12 @@ READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".pa
 
 @dataclass(frozen=True)
 class Task:
-    """What there is to know of a task: its columns of text, its labels (none: a score), and its evaluation splits."""
+    """A task: its columns of text, its labels, its main metric, and its evaluation splits."""
 
     texts: tuple[str, ...]
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()  # none: the task is to predict a score
     best: str = "accuracy"
-    splits: tuple[str, ...] = ("",)
+    splits: tuple[str, ...] = ("",)  # endings of their names
 
 
 TASKS = {
@@ -59,16 +64,16 @@ TASKS = {
     "qnli": Task(("question", "sentence"), ("entailment", "not_entailment")),
     "rte": Task(("sentence1", "sentence2"), ("entailment", "not_entailment")),
     "wnli": Task(("sentence1", "sentence2"), ("not_entailment", "entailment")),
-    "demo": Task(("sentence1", "sentence2"), ("less", "more")),  # its rows are made by demo.py
+    "demo": Task(("sentence1", "sentence2"), ("less", "more")),  # demo.py makes its rows
 }
 
 
 @dataclass
 class DataOptions:
-    """What to train on."""
+    """Options of the data."""
 
     task_name: str | None = field(
-        default=None, metadata={"help": f"One of {', '.join(TASKS)}; demo alone needs neither network nor data."}
+        default=None, metadata={"help": f"One of {', '.join(TASKS)}; demo needs neither network nor data."}
     )
     dataset_name: str = field(
         default=GLUE,
@@ -79,45 +84,45 @@ class DataOptions:
     test_file: str | None = field(default=None, metadata={"help": "Your own rows to predict."})
     hold_out: float = field(
         default=0.0,
-        metadata={"help": "Evaluate on this fraction of the training rows, not trained on, in place of validation."},
+        metadata={"help": "Do not train on this fraction of the training rows; evaluate on it instead of validation."},
     )
-    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are cut."})
+    max_seq_length: int = field(default=128, metadata={"help": "Cut texts to this many tokens."})
     pad_to_max_length: bool = field(
-        default=False, metadata={"help": "Pad to it, rather than to the longest of a batch."}
+        default=False, metadata={"help": "Pad all texts to max_seq_length, rather than to the longest of a batch."}
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Only the first so many."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Only the first so many."})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "Only the first so many."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on only the first rows, this many."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate only the first rows, this many."})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "Predict only the first rows, this many."})
 
     @property
     def own_files(self) -> dict[str, str | None]:
-        """The user's own files, by split."""
+        """Return the user's own files, by split."""
         return {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
 
     @property
     def names_rows(self) -> bool:
-        """Whether the rows are other ones than a task's own."""
+        """Return whether the rows come from elsewhere than GLUE."""
         return self.dataset_name != GLUE or any(self.own_files.values())
 
 
 @dataclass
 class ModelOptions:
-    """What to train."""
+    """Options of the model."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "A Hub model, or a directory."})
-    tokenizer_name: str | None = field(default=None, metadata={"help": "If it is not the model's own."})
+    tokenizer_name: str | None = field(default=None, metadata={"help": "A tokenizer that is not the model's own."})
     revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
-    token: str | None = field(default=None, metadata={"help": "For private models and data sets."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that a Hub model brings along."})
-    dtype: str = field(default="float32", metadata={"help": "Of the weights; --bf16 computes in less and keeps these."})
-    from_scratch: bool = field(default=False, metadata={"help": "Random weights in the model's shape."})
+    token: str | None = field(default=None, metadata={"help": "Access token for private models and data sets."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Folder for downloads."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a Hub model."})
+    dtype: str = field(default="float32", metadata={"help": "Type of the weights; --bf16 does not change it."})
+    from_scratch: bool = field(default=False, metadata={"help": "Start from random weights in the model's shape."})
     config_overrides: str | None = field(
-        default=None, metadata={"help": "Changes of that shape, as JSON: '{\"intermediate_size\": 768}'."}
+        default=None, metadata={"help": "Changes of the shape, as JSON: '{\"intermediate_size\": 768}'."}
     )
-    teacher: str | None = field(default=None, metadata={"help": "A dense model to learn from beside the labels."})
+    teacher: str | None = field(default=None, metadata={"help": "A dense model to learn from, beside the labels."})
     distillation: str | None = field(
-        default=None, metadata={"help": 'How, as JSON: \'{"temperature": 2.0, "weight": 0.5}\'.'}
+        default=None, metadata={"help": 'How to learn from it, as JSON: \'{"temperature": 2.0, "weight": 0.5}\'.'}
     )
 
 
@@ -132,12 +137,17 @@ class Run:
 
     @property
     def task(self) -> str:
-        """The task, or "custom" for data of one's own."""
+        """Return the name of the task, or "custom" for data of your own."""
         return self.data.task_name or "custom"
 
     @property
+    def output_dir(self) -> Path:
+        """Return where the run writes to."""
+        return Path(self.training.output_dir or ".")
+
+    @property
     def is_demo(self) -> bool:
-        """Whether this is the demo's show, rather than one training on its rows."""
+        """Return whether to run the whole demo, rather than one training on its rows."""
         return self.task == "demo" and not self.data.names_rows
 
 
@@ -145,19 +155,34 @@ class Run:
 
 
 def read_files(files: dict[str, list[str]]) -> datasets.DatasetDict:
-    """Files of one kind, by split."""
-    kinds = {Path(path).suffix for paths in files.values() for path in paths}
-    if unknown := sorted(kinds - set(READERS)):
+    """Read files of one type.
+
+    Args:
+        files: The paths of each split.
+
+    Raises:
+        ValueError: The type is unknown, or the files are of several types.
+    """
+    endings = {Path(path).suffix for paths in files.values() for path in paths}
+    if unknown := sorted(endings - set(READERS)):
         raise ValueError(f"Files end in {', '.join(unknown)}; they must be {', '.join(READERS)}.")
-    readers = {READERS[kind] for kind in kinds}
+    readers = {READERS[ending] for ending in endings}
     if len(readers) != 1:
-        raise ValueError(f"Files of one run must be of one kind; got {', '.join(sorted(kinds)) or 'none'}.")
-    more = {"delimiter": "\t"} if kinds == {".tsv"} else {}
-    return datasets.load_dataset(readers.pop(), data_files=files, **more)
+        raise ValueError(f"Files of one run must be of one type; got {', '.join(sorted(endings)) or 'none'}.")
+    options = {"delimiter": "\t"} if endings == {".tsv"} else {}
+    return datasets.load_dataset(readers.pop(), data_files=files, **options)
 
 
 def read_folder(folder: Path, task: str) -> datasets.DatasetDict:
-    """A directory of files named by split, such as `train.parquet` or `validation-00000-of-00001.parquet`."""
+    """Read a directory of files named by split, such as `train.parquet` or `validation-00000-of-00001.parquet`.
+
+    Args:
+        folder: The directory. If it has one named like the task, that is read.
+        task: The task.
+
+    Raises:
+        ValueError: It has no such file.
+    """
     folder = folder / task if (folder / task).is_dir() else folder
     files: dict[str, list[str]] = {}
     for path in sorted(folder.iterdir()):
@@ -169,55 +194,91 @@ def read_folder(folder: Path, task: str) -> datasets.DatasetDict:
 
 
 def load_rows(run: Run) -> datasets.DatasetDict:
-    """The rows of a run by split: train, validation..., test..., as far as there are any."""
+    """Load the rows of a run: the splits train, validation... and test..., as far as there are any.
+
+    Args:
+        run: The options of the run.
+    """
     data = run.data
     if any(data.own_files.values()):
         rows = read_files({split: [path] for split, path in data.own_files.items() if path})
     elif Path(data.dataset_name).is_dir():
         rows = read_folder(Path(data.dataset_name), run.task)
     else:
-        name = run.task if data.dataset_name == GLUE else None
-        rows = datasets.load_dataset(data.dataset_name, name, cache_dir=run.model.cache_dir, token=run.model.token)
+        subset = run.task if data.dataset_name == GLUE else None
+        rows = datasets.load_dataset(data.dataset_name, subset, cache_dir=run.model.cache_dir, token=run.model.token)
     if data.hold_out:
-        # The same rows for every seed of a run, so that settings chosen on them are chosen on the same ground.
+        # The same rows for every seed of a run, so that all settings are compared on the same rows.
         parts = rows["train"].train_test_split(data.hold_out, seed=0)
         rows["train"] = parts["train"]
-        for suffix in splits_of(run):
+        for suffix in split_suffixes(run):
             rows[f"validation{suffix}"] = parts["test"]
     return rows
 
 
-def splits_of(run: Run) -> tuple[str, ...]:
-    """What the names of the evaluation splits end in."""
+def split_suffixes(run: Run) -> tuple[str, ...]:
+    """Return the endings in the names of the evaluation splits: two for MNLI, an empty one for others.
+
+    Args:
+        run: The options of the run.
+    """
     return TASKS[run.task].splits if run.task in TASKS else ("",)
 
 
-def describe(run: Run, rows: datasets.DatasetDict) -> Task:
-    """The task; of data of one's own, read off its columns."""
+def task_of(run: Run, rows: datasets.DatasetDict) -> Task:
+    """Return the task of a run; for data of your own it follows from the columns.
+
+    Args:
+        run: The options of the run.
+        rows: Its rows.
+
+    Raises:
+        ValueError: The data has no column of text, or no column 'label'.
+    """
     if run.task in TASKS:
         return TASKS[run.task]
     features = next(iter(rows.values())).features
-    texts = [name for name, kind in features.items() if name != "label" and kind.dtype in ("string", "large_string")]
+    texts = [
+        name for name, feature in features.items() if name != "label" and feature.dtype in ("string", "large_string")
+    ]
     if not texts:
         raise ValueError(f"No column of text among {', '.join(features)}; one or two are needed beside 'label'.")
     return Task(tuple(texts[:2]), label_names(rows))
 
 
 def label_names(rows: datasets.DatasetDict) -> tuple[str, ...]:
-    """The labels of data of one's own; none where they are numbers with a fraction, which are scores."""
+    """Return the labels of data of your own.
+
+    Args:
+        rows: The rows.
+
+    Returns:
+        The names of the labels; empty if they are numbers with a fraction, which are scores.
+
+    Raises:
+        ValueError: No split has a column 'label'.
+    """
     split = next((split for split in rows.values() if "label" in split.features), None)
     if split is None:
         raise ValueError("No split has a column 'label'; rename the one that holds the labels.")
-    kind = split.features["label"]
-    if isinstance(kind, datasets.ClassLabel):
-        return tuple(kind.names)
-    if kind.dtype.startswith("float"):
+    feature = split.features["label"]
+    if isinstance(feature, datasets.ClassLabel):
+        return tuple(feature.names)
+    if feature.dtype.startswith("float"):
         return ()
     return tuple(map(str, sorted(set(split["label"]))))
 
 
-def label_number(label, task: Task) -> float:
-    """The number of a label, which stands in the rows by name or as that number; a score as it is."""
+def label_number(label: Any, task: Task) -> float:
+    """Return the number of a label, or a score as it is.
+
+    Args:
+        label: The name of a label, its number, or a score.
+        task: The task.
+
+    Raises:
+        ValueError: The task has no such label.
+    """
     if not task.labels and label is not None:
         return float(label)
     if str(label) in task.labels:
@@ -228,15 +289,23 @@ def label_number(label, task: Task) -> float:
     return int(label)
 
 
-def tokenize(rows: datasets.DatasetDict, task: Task, tokenizer, run: Run) -> datasets.DatasetDict:
-    """Rows of token ids and of labels as numbers; hidden labels, which GLUE writes as -1, are left out."""
+def tokenize(
+    rows: datasets.DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase, run: Run
+) -> datasets.DatasetDict:
+    """Return rows of token ids and of labels as numbers.
+
+    Args:
+        rows: The rows. Hidden labels, which GLUE writes as -1, are left out.
+        task: The task.
+        tokenizer: The tokenizer of the model.
+        run: The options of the run.
+    """
     length = min(run.data.max_seq_length, tokenizer.model_max_length)
     padding = "max_length" if run.data.pad_to_max_length else False
 
     def encode(batch: dict[str, list]) -> dict[str, list]:
-        encoded = dict(
-            tokenizer(*(batch[text] for text in task.texts), truncation=True, max_length=length, padding=padding)
-        )
+        texts = [batch[text] for text in task.texts]
+        encoded = dict(tokenizer(*texts, truncation=True, max_length=length, padding=padding))
         if "label" in batch and -1 not in batch["label"]:
             encoded["labels"] = [label_number(label, task) for label in batch["label"]]
         return encoded
@@ -249,11 +318,45 @@ def tokenize(rows: datasets.DatasetDict, task: Task, tokenizer, run: Run) -> dat
     )
 
 
+def select(rows: datasets.DatasetDict, split: str, most: int | None) -> datasets.Dataset:
+    """Return the first rows of a split.
+
+    Args:
+        rows: The rows by split.
+        split: The name of the split.
+        most: How many rows; None is all of them.
+
+    Raises:
+        ValueError: There is no such split.
+    """
+    if split not in rows:
+        raise ValueError(
+            f"There are no rows {split!r}, only {', '.join(rows)}. Name a file of them, or leave them out."
+        )
+    return rows[split] if most is None else rows[split].select(range(min(most, len(rows[split]))))
+
+
+def evaluation_rows(run: Run, rows: datasets.DatasetDict) -> datasets.Dataset | None:
+    """Return the rows to evaluate during training: those of the first evaluation split, or None.
+
+    Args:
+        run: The options of the run.
+        rows: Its rows.
+    """
+    if not run.training.do_eval and run.training.eval_strategy == "no":
+        return None
+    return select(rows, f"validation{split_suffixes(run)[0]}", run.data.max_eval_samples)
+
+
 # -- model --------------------------------------------------------------------------------------------------------
 
 
-def load_tokenizer(run: Run):
-    """The model's tokenizer; one without padding, as decoders have, pads with its end of text."""
+def load_tokenizer(run: Run) -> PreTrainedTokenizerBase:
+    """Load the tokenizer; one without a padding token, as decoders have, pads with its end of text.
+
+    Args:
+        run: The options of the run.
+    """
     options = run.model
     tokenizer = AutoTokenizer.from_pretrained(
         options.tokenizer_name or options.model_name_or_path,
@@ -267,10 +370,17 @@ def load_tokenizer(run: Run):
     return tokenizer
 
 
-def load_model(run: Run, task: Task, tokenizer):
-    """The model with a head for this task."""
+def load_model(run: Run, task: Task, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Load the model with a head for a task.
+
+    Args:
+        run: The options of the run.
+        task: The task.
+        tokenizer: The tokenizer, whose padding token the model gets if it has none.
+    """
     options = run.model
-    where = {
+    assert options.model_name_or_path is not None  # `read_options` has checked it
+    source = {
         "revision": options.revision,
         "token": options.token,
         "cache_dir": options.cache_dir,
@@ -282,7 +392,7 @@ def load_model(run: Run, task: Task, tokenizer):
         num_labels=len(labels),
         id2label=dict(enumerate(labels)),
         label2id={label: number for number, label in enumerate(labels)},
-        **where,
+        **source,
         **json.loads(options.config_overrides or "{}"),
     )
     if config.get_text_config().pad_token_id is None:
@@ -290,35 +400,19 @@ def load_model(run: Run, task: Task, tokenizer):
     if options.from_scratch:
         return AutoModelForSequenceClassification.from_config(config, trust_remote_code=options.trust_remote_code)
     return AutoModelForSequenceClassification.from_pretrained(
-        options.model_name_or_path, config=config, dtype=options.dtype, ignore_mismatched_sizes=True, **where
+        options.model_name_or_path, config=config, dtype=options.dtype, ignore_mismatched_sizes=True, **source
     )
 
 
-# -- running ------------------------------------------------------------------------------------------------------
-
-
-def predicted(predictions, task: Task) -> np.ndarray:
-    """What a model's outputs say: labels, or scores."""
-    logits = predictions[0] if isinstance(predictions, tuple) else predictions
-    return logits.argmax(-1) if task.labels else logits.squeeze(-1)
-
-
-def make_metrics(run: Run, task: Task) -> Callable:
-    """`compute_metrics` of a Trainer, by the `evaluate` module beside this file."""
-    kind = "classification" if task.labels else "regression"
-    metric = evaluate.load(METRIC, run.task if run.task in TASKS else kind)
-
-    def compute(prediction) -> dict[str, float]:
-        return metric.compute(predictions=predicted(prediction.predictions, task), references=prediction.label_ids)
-
-    return compute
-
-
 def make_trainer(run: Run) -> tuple[NxMTrainer, Task, datasets.DatasetDict]:
-    """The trainer of a run, with its task and its rows."""
+    """Return the trainer of a run, with its task and its tokenized rows.
+
+    Args:
+        run: The options of the run.
+    """
     set_seed(run.training.seed)
     rows = load_rows(run)
-    task = describe(run, rows)
+    task = task_of(run, rows)
     tokenizer = load_tokenizer(run)
     with run.training.main_process_first(desc="tokenizing"):
         rows = tokenize(rows, task, tokenizer, run)
@@ -326,7 +420,7 @@ def make_trainer(run: Run) -> tuple[NxMTrainer, Task, datasets.DatasetDict]:
     trainer = NxMTrainer(
         model=model,
         args=run.training,
-        train_dataset=first(rows, "train", run.data.max_train_samples) if run.training.do_train else None,
+        train_dataset=select(rows, "train", run.data.max_train_samples) if run.training.do_train else None,
         eval_dataset=evaluation_rows(run, rows),
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if run.training.fp16 else None),
@@ -338,53 +432,95 @@ def make_trainer(run: Run) -> tuple[NxMTrainer, Task, datasets.DatasetDict]:
     return trainer, task, rows
 
 
-def first(rows: datasets.DatasetDict, split: str, most: int | None) -> datasets.Dataset:
-    """The first rows of a split."""
-    if split not in rows:
-        raise ValueError(
-            f"There are no rows {split!r}, only {', '.join(rows)}. Name a file of them, or leave them out."
-        )
-    return rows[split] if most is None else rows[split].select(range(min(most, len(rows[split]))))
-
-
-def evaluation_rows(run: Run, rows: datasets.DatasetDict) -> datasets.Dataset | None:
-    """What is evaluated during training: the first evaluation split."""
-    wanted = run.training.do_eval or run.training.eval_strategy != "no"
-    return first(rows, f"validation{splits_of(run)[0]}", run.data.max_eval_samples) if wanted else None
+# -- training -----------------------------------------------------------------------------------------------------
 
 
 def checkpoint_to_resume(run: Run) -> str | None:
-    """The checkpoint that was asked for, or else the newest whole one in the output directory."""
-    if run.training.resume_from_checkpoint or not list(Path(run.training.output_dir).glob("checkpoint-*")):
+    """Return the checkpoint that was named, or else the newest complete one in the output directory.
+
+    Args:
+        run: The options of the run.
+
+    Returns:
+        The checkpoint; None to train from the start.
+    """
+    if run.training.resume_from_checkpoint or not list(run.output_dir.glob("checkpoint-*")):
         return run.training.resume_from_checkpoint
     try:
-        found = newest_complete(run.training.output_dir)
+        checkpoint = newest_complete(run.output_dir)
     except ValueError as error:
         logger.warning("Training from the start: %s", error)
         return None
-    logger.warning("Going on from %s; give another --output_dir to train from the start.", found)
-    return found
+    logger.warning("Resuming from %s; give another --output_dir to train from the start.", checkpoint)
+    return checkpoint
 
 
 def train(run: Run, trainer: NxMTrainer) -> None:
-    """Train, save the model that would be shipped, and record how it went."""
+    """Train, save the sparse model, and write the metrics of the training.
+
+    Args:
+        run: The options of the run.
+        trainer: Its trainer.
+    """
+    rows = cast(datasets.Dataset, trainer.train_dataset)
     result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(run))
-    metrics = {**result.metrics, "train_samples": len(trainer.train_dataset)}
+    metrics = {**result.metrics, "train_samples": len(rows)}
     trainer.save_model()
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
     trainer.save_state()
 
 
+# -- evaluation ---------------------------------------------------------------------------------------------------
+
+
+def decode(outputs: Any, task: Task) -> np.ndarray:
+    """Return the labels or scores that a model predicts.
+
+    Args:
+        outputs: The logits, or a tuple that begins with them.
+        task: The task.
+    """
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    return logits.argmax(-1) if task.labels else logits.squeeze(-1)
+
+
+def make_metrics(run: Run, task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return the function `compute_metrics` of a Trainer, by the `evaluate` module beside this file.
+
+    Args:
+        run: The options of the run.
+        task: Its task.
+    """
+    default = "classification" if task.labels else "regression"
+    metric = evaluate.load(METRIC, run.task if run.task in TASKS else default)
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        return metric.compute(predictions=decode(prediction.predictions, task), references=prediction.label_ids)
+
+    return compute
+
+
 def evaluate_splits(run: Run, trainer: NxMTrainer, task: Task, rows: datasets.DatasetDict) -> dict[str, float]:
-    """Metrics of every evaluation split; what was predicted for its rows is written to a file."""
-    metrics = {}
-    for suffix in splits_of(run):
-        split = first(rows, f"validation{suffix}", run.data.max_eval_samples)
-        prefix = f"eval{suffix}" if suffix != splits_of(run)[0] else "eval"
-        output = predict_in_order(trainer, split, metric_key_prefix=prefix)
+    """Evaluate every evaluation split, and write the predictions of each to a file.
+
+    Args:
+        run: The options of the run.
+        trainer: Its trainer.
+        task: Its task.
+        rows: Its tokenized rows.
+
+    Returns:
+        The metrics of all splits.
+    """
+    metrics: dict[str, float] = {}
+    suffixes = split_suffixes(run)
+    for suffix in suffixes:
+        split = select(rows, f"validation{suffix}", run.data.max_eval_samples)
+        prefix = "eval" if suffix == suffixes[0] else f"eval{suffix}"
+        output = predict_in_order(trainer, split, prefix)
         write_predictions(trainer, f"eval_results_{run.task}{suffix}.txt", task, output)
-        metrics |= {**output.metrics, f"{prefix}_samples": len(split)}
+        metrics |= {**(output.metrics or {}), f"{prefix}_samples": len(split)}
     trainer.log({name: value for name, value in metrics.items() if not name.endswith("_samples")})
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
@@ -392,37 +528,70 @@ def evaluate_splits(run: Run, trainer: NxMTrainer, task: Task, rows: datasets.Da
 
 
 def predict_splits(run: Run, trainer: NxMTrainer, task: Task, rows: datasets.DatasetDict) -> None:
-    """What the model says of the rows of every test split, in files."""
-    for suffix in splits_of(run):
-        split = first(rows, f"test{suffix}", run.data.max_predict_samples)
+    """Write the predictions for every test split to a file.
+
+    Args:
+        run: The options of the run.
+        trainer: Its trainer.
+        task: Its task.
+        rows: Its tokenized rows.
+    """
+    for suffix in split_suffixes(run):
+        split = select(rows, f"test{suffix}", run.data.max_predict_samples)
         unlabelled = split.remove_columns("labels") if "labels" in split.column_names else split
-        output = predict_in_order(trainer, unlabelled)
+        output = predict_in_order(trainer, unlabelled, "test")
         write_predictions(trainer, f"predict_results_{run.task}{suffix}.txt", task, output)
 
 
-def predict_in_order(trainer: NxMTrainer, rows: datasets.Dataset, **words):
-    """Predictions in the order of the rows, which a Trainer mixes where it groups those of training by length."""
-    asked, trainer.args.train_sampling_strategy = trainer.args.train_sampling_strategy, "random"  # of training alone
+def predict_in_order(trainer: NxMTrainer, rows: datasets.Dataset, prefix: str) -> PredictionOutput:
+    """Return predictions in the order of the rows.
+
+    A Trainer that groups training rows by length changes the order of these rows as well.
+
+    Args:
+        trainer: The trainer.
+        rows: The rows.
+        prefix: What the names of the metrics begin with.
+    """
+    strategy, trainer.args.train_sampling_strategy = trainer.args.train_sampling_strategy, "random"
     try:
-        return trainer.predict(rows, **words)
+        return trainer.predict(rows, metric_key_prefix=prefix)
     finally:
-        trainer.args.train_sampling_strategy = asked
+        trainer.args.train_sampling_strategy = strategy
 
 
-def write_predictions(trainer: NxMTrainer, name: str, task: Task, output) -> None:
-    """A row for each prediction: its number, what it is, and, where they are known, the label."""
+def write_predictions(trainer: NxMTrainer, name: str, task: Task, output: PredictionOutput) -> None:
+    """Write a line for each prediction: its number, the prediction, and the label if it is known.
+
+    Args:
+        trainer: The trainer, in whose output directory the file is written.
+        name: The name of the file.
+        task: The task.
+        output: The predictions.
+    """
     if not trainer.is_world_process_zero():
         return
-    said = predicted(output.predictions, task).tolist()
-    columns = [said] if output.label_ids is None else [said, output.label_ids.tolist()]
-    names = (lambda value: task.labels[value]) if task.labels else "{:.3f}".format
+    columns = [decode(output.predictions, task).tolist()]
+    if output.label_ids is not None:
+        columns.append(np.asarray(output.label_ids).tolist())
+    format_value = (lambda value: task.labels[value]) if task.labels else "{:.3f}".format
     lines = ["\t".join(["index", "prediction", "label"][: len(columns) + 1])]
-    lines += ["\t".join([str(i), *map(names, row)]) for i, row in enumerate(zip(*columns, strict=True))]
-    Path(trainer.args.output_dir, name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines += ["\t".join([str(i), *map(format_value, row)]) for i, row in enumerate(zip(*columns, strict=True))]
+    Path(trainer.args.output_dir or ".", name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def work(run: Run) -> dict[str, float]:
-    """All that was asked for of one run; its evaluation."""
+# -- command line -------------------------------------------------------------------------------------------------
+
+
+def execute(run: Run) -> dict[str, float]:
+    """Train, evaluate and predict, as the options of a run say.
+
+    Args:
+        run: The options of the run.
+
+    Returns:
+        The metrics of the evaluation; empty without one.
+    """
     trainer, task, rows = make_trainer(run)
     metrics = {}
     if run.training.do_train:
@@ -431,7 +600,7 @@ def work(run: Run) -> dict[str, float]:
         metrics = evaluate_splits(run, trainer, task, rows)
     if run.training.do_predict:
         predict_splits(run, trainer, task, rows)
-    card = {"finetuned_from": run.model.model_name_or_path, "tasks": "text-classification"}
+    card: dict[str, Any] = {"finetuned_from": run.model.model_name_or_path, "tasks": "text-classification"}
     if run.training.push_to_hub:
         trainer.push_to_hub(**card)
     elif run.training.do_train:
@@ -439,19 +608,27 @@ def work(run: Run) -> dict[str, float]:
     return metrics
 
 
-def read_options(words: list[str]) -> Run:
-    """The options of a command line; ValueError for those that make no sense together."""
-    parser = HfArgumentParser((DataOptions, ModelOptions, NxMConfig, TrainingArguments))
-    data, model, sparsity, training = parser.parse_args_into_dataclasses(words)
+def read_options(arguments: Sequence[str]) -> Run:
+    """Return the options of a command line.
+
+    Args:
+        arguments: The words of the command line.
+
+    Raises:
+        ValueError: An option is missing, or its value is not valid.
+    """
+    options: Any = (DataOptions, ModelOptions, NxMConfig, TrainingArguments)
+    parser = HfArgumentParser(options)
+    data, model, sparsity, training = parser.parse_args_into_dataclasses(arguments)
     run = Run(data, model, sparsity, training)
     if run.is_demo:
         return run
     if data.task_name is None and not data.names_rows:
-        raise ValueError("Nothing says what to train on; add --task_name mrpc, or --train_file rows.csv.")
+        raise ValueError("No data to train on; add --task_name mrpc, or --train_file rows.csv.")
     if data.task_name is not None and data.task_name not in TASKS:
         raise ValueError(f"There is no task {data.task_name!r}; --task_name is one of {', '.join(TASKS)}.")
     if model.model_name_or_path is None:
-        raise ValueError("Nothing says which model; add --model_name_or_path bert-base-uncased.")
+        raise ValueError("No model is named; add --model_name_or_path bert-base-uncased.")
     if not (training.do_train or training.do_eval or training.do_predict):
         raise ValueError("Nothing to do; add --do_train, --do_eval or --do_predict.")
     if not 0 <= data.hold_out < 1:
@@ -459,9 +636,20 @@ def read_options(words: list[str]) -> Run:
     return run
 
 
-def main(words: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The words of the command line; None is those of the process.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SystemExit: An option is not valid.
+    """
     try:
-        run = read_options(sys.argv[1:] if words is None else words)
+        run = read_options(sys.argv[1:] if arguments is None else arguments)
     except ValueError as error:
         raise SystemExit(f"run_glue.py: {error}") from None
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
@@ -469,8 +657,8 @@ def main(words: list[str] | None = None) -> int:
     if run.is_demo:
         import demo
 
-        return demo.show(run)
-    work(run)
+        return demo.run_demo(run)
+    execute(run)
     return 0
 
 

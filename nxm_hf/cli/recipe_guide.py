@@ -148,7 +148,7 @@ def _value(text: str) -> Any:
 
 def _compare_command(recipe: str, pattern: str) -> str:
     names = " ".join(f'"{name} pattern={pattern}"' for name in dict.fromkeys(["asp", "admm", recipe]))
-    return f"python examples/glue/compare.py --recipes dense {names} --model_name_or_path MODEL --tasks TASK"
+    return f"python benchmarks/glue/compare.py --recipes dense {names} --model_name_or_path MODEL --tasks TASK"
 
 
 def _row(name: str, paragraphs: Sequence[str], name_width: int, width: int) -> list[str]:

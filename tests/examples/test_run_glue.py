@@ -1,25 +1,24 @@
-"""The GLUE example: every task, every way to give it rows, what it writes, and the models it names."""
+"""run_glue.py: every task, every way to give it rows, what it writes, and the models that its README names."""
 
 import json
 from pathlib import Path
 
-import compare
 import datasets
-import demo
 import evaluate
 import numpy as np
 import pandas
 import pytest
 import torch
 import transformers
-from run_glue import METRIC, TASKS, Task, label_names, label_number, load_rows, main, make_trainer, read_options, work
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from nxm_hf import verify
+from tests.support.example_scripts import demo, run_glue
 from tests.support.models import assert_equal_weights
 
+TASKS = run_glue.TASKS
 README = Path(demo.__file__).with_name("README.md").read_text()
 SMALL = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
 TRAINING = "--do_train --do_eval --max_steps 2 --save_strategy no --use_cpu --disable_tqdm true --learning_rate 1e-2"
@@ -60,7 +59,7 @@ def write(folder: Path, task: str, kind: str, splits: dict[str, int]) -> Path:
     return folder
 
 
-def words(shape: Path, out: Path, more: str = "", recipe: str = "asp") -> list[str]:
+def arguments(shape: Path, out: Path, more: str = "", recipe: str = "asp") -> list[str]:
     own = ["--model_name_or_path", str(shape), "--from_scratch", "--output_dir", str(out), "--recipe", recipe]
     return [*own, *TRAINING.split(), *more.split()]
 
@@ -85,7 +84,7 @@ def by_hand(name: str, said: np.ndarray, true: np.ndarray) -> float:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_metrics_are_those_of_glue(task):
-    metric = evaluate.load(METRIC, task)
+    metric = evaluate.load(run_glue.METRIC, task)
     draw = np.random.default_rng(0)
     for likely in (0.1, 0.5, 0.9, 0.0, 1.0):
         labels = (draw.random((2, 60)) < likely).astype(int)
@@ -98,11 +97,12 @@ def test_the_metrics_are_those_of_glue(task):
 
 def test_an_unknown_metric_is_an_error_that_lists_the_tasks():
     with pytest.raises(KeyError, match="'sst-2'; choose one of cola, mrpc"):
-        evaluate.load(METRIC, "sst-2")
+        evaluate.load(run_glue.METRIC, "sst-2")
 
 
 def test_scores_that_are_all_the_same_have_no_correlation():
-    assert np.isnan(evaluate.load(METRIC, "stsb").compute(predictions=[1.0, 1.0], references=[0.0, 1.0])["pearson"])
+    metric = evaluate.load(run_glue.METRIC, "stsb")
+    assert np.isnan(metric.compute(predictions=[1.0, 1.0], references=[0.0, 1.0])["pearson"])
 
 
 def test_matthews_of_three_labels_is_the_correlation_of_their_indicators():
@@ -112,7 +112,7 @@ def test_matthews_of_three_labels_is_the_correlation_of_their_indicators():
     np.add.at(table, (true, said), 1)
     total, trace, guessed, real = table.sum(), np.trace(table), table.sum(0), table.sum(1)
     below = np.sqrt((total**2 - guessed @ guessed) * (total**2 - real @ real))
-    found = evaluate.load(METRIC, "cola").compute(predictions=said, references=true)
+    found = evaluate.load(run_glue.METRIC, "cola").compute(predictions=said, references=true)
     assert found["matthews_correlation"] == pytest.approx((trace * total - guessed @ real) / below)
 
 
@@ -125,11 +125,12 @@ def test_every_task_trains_evaluates_predicts_and_holds_its_pattern(number, task
     sizes = {"train": 16, **{f"validation{s}": 6 for s in splits}, **{f"test{s}": 5 for s in splits}}
     write(tmp_path / "rows" / task, task, kind, sizes)
     options = f"--task_name {task} --dataset_name {tmp_path / 'rows'} --do_predict --pattern 1:4"
-    assert main(words(shape, tmp_path / "out", options)) == 0
+    assert run_glue.main(arguments(shape, tmp_path / "out", options)) == 0
     out = tmp_path / "out"
     results = json.loads((out / "all_results.json").read_text())
     prefixes = ["eval", *(f"eval{suffix}" for suffix in splits[1:])]
-    assert {f"{prefix}_{TASKS[task].best}" for prefix in prefixes} <= set(results) and results["train_samples"] == 16
+    assert {f"{prefix}_{TASKS[task].best}" for prefix in prefixes} <= set(results)
+    assert results["train_samples"] == 16
     for suffix in splits:
         assert len((out / f"eval_results_{task}{suffix}.txt").read_text().splitlines()) == 1 + 6
         assert len((out / f"predict_results_{task}{suffix}.txt").read_text().splitlines()) == 1 + 5
@@ -143,7 +144,7 @@ def test_the_predictions_in_the_file_are_those_that_the_metric_saw(shape, tmp_pa
     """In the order of the rows, too, which a Trainer shuffles where it groups rows by length."""
     write(tmp_path / "rows", "mrpc", "csv", {"train": 16, "validation": 40})
     more = f"--task_name mrpc --dataset_name {tmp_path / 'rows'} --train_sampling_strategy group_by_length"
-    metrics = work(read_options(words(shape, tmp_path / "out", more)))
+    metrics = run_glue.execute(run_glue.read_options(arguments(shape, tmp_path / "out", more)))
     lines = [line.split("\t") for line in (tmp_path / "out/eval_results_mrpc.txt").read_text().splitlines()]
     assert lines[0] == ["index", "prediction", "label"]
     hits = [said == true for _, said, true in lines[1:]]
@@ -160,7 +161,7 @@ def test_data_of_ones_own_brings_its_labels_along(ending, shape, tmp_path):
         frame.to_json(path, orient="records", lines=True)
     else:
         frame.to_csv(path, index=False, sep="\t" if ending == "tsv" else ",")
-    main(words(shape, tmp_path / "out", f"--train_file {path} --validation_file {path}"))
+    run_glue.main(arguments(shape, tmp_path / "out", f"--train_file {path} --validation_file {path}"))
     labels = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.label2id
     assert labels == {"maybe": 0, "no": 1, "yes": 2}
     shown = (tmp_path / "out/eval_results_custom.txt").read_text().splitlines()[1:]
@@ -170,27 +171,28 @@ def test_data_of_ones_own_brings_its_labels_along(ending, shape, tmp_path):
 def test_numbers_with_a_fraction_are_scores(shape, tmp_path):
     path = tmp_path / "rows.jsonl"
     pandas.DataFrame(rows_of("stsb", 12, 0)).to_json(path, orient="records", lines=True)
-    main(words(shape, tmp_path / "out", f"--train_file {path} --validation_file {path}"))
+    run_glue.main(arguments(shape, tmp_path / "out", f"--train_file {path} --validation_file {path}"))
     assert "eval_pearson" in json.loads((tmp_path / "out/eval_results.json").read_text())
 
 
 def test_labels_that_are_whole_numbers_keep_their_order():
     rows = datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": ["a"] * 3, "label": [2, 0, 1]}))
-    assert label_names(rows) == ("0", "1", "2")
+    assert run_glue.label_names(rows) == ("0", "1", "2")
 
 
 def test_a_label_is_its_name_or_its_number():
     task, scores = TASKS["mrpc"], TASKS["stsb"]
     said = ["not_equivalent", "equivalent", 0, 1, 1.0, np.int64(1)]
-    assert [label_number(label, task) for label in said] == [0, 1, 0, 1, 1, 1]
-    assert [label_number(label, Task(("text",), ("1", "2"))) for label in (1, 2, "1")] == [0, 1, 0]  # names go first
-    assert label_number(3, scores) == label_number("3.0", scores) == 3.0
+    assert [run_glue.label_number(label, task) for label in said] == [0, 1, 0, 1, 1, 1]
+    numbered = run_glue.Task(("text",), ("1", "2"))
+    assert [run_glue.label_number(label, numbered) for label in (1, 2, "1")] == [0, 1, 0]  # names go first
+    assert run_glue.label_number(3, scores) == run_glue.label_number("3.0", scores) == 3.0
 
 
 @pytest.mark.parametrize("label", ["entailment", 2, -1, 0.5, None, ""])
 def test_a_label_of_another_task_is_an_error_that_lists_this_ones(label):
     with pytest.raises(ValueError, match=f"label {label!r}; this task's are not_equivalent, equivalent, or 0 to 1"):
-        label_number(label, TASKS["mrpc"])
+        run_glue.label_number(label, TASKS["mrpc"])
 
 
 def test_rows_without_a_label_among_labelled_ones_are_an_error(shape, tmp_path):
@@ -198,13 +200,16 @@ def test_rows_without_a_label_among_labelled_ones_are_an_error(shape, tmp_path):
     rows = [{"sentence": text, "label": 0 if i else None} for i, text in enumerate(sentences(4, 0))]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match="label None; this task's are unacceptable, acceptable"):
-        main(words(shape, tmp_path / "out", f"--task_name cola --train_file {path} --validation_file {path}"))
+        run_glue.main(
+            arguments(shape, tmp_path / "out", f"--task_name cola --train_file {path} --validation_file {path}")
+        )
 
 
 def test_rows_held_out_are_not_trained_on_and_the_same_for_every_seed(shape, tmp_path):
     folder = write(tmp_path / "rows", "mrpc", "parquet", {"train": 40, "validation": 8})
     options = f"--task_name mrpc --dataset_name {folder} --hold_out 0.25"
-    one, two = (load_rows(read_options(words(shape, tmp_path / "out", f"{options} --seed {seed}"))) for seed in (0, 1))
+    lines = [arguments(shape, tmp_path / "out", f"{options} --seed {seed}") for seed in (0, 1)]
+    one, two = (run_glue.load_rows(run_glue.read_options(line)) for line in lines)
     assert list(one["validation"]["idx"]) == list(two["validation"]["idx"]) and len(one["validation"]) == 10
     assert sorted([*one["validation"]["idx"], *one["train"]["idx"]]) == list(range(40))
 
@@ -212,8 +217,8 @@ def test_rows_held_out_are_not_trained_on_and_the_same_for_every_seed(shape, tmp
 def test_a_cap_on_rows_is_a_cap(shape, tmp_path):
     folder = write(tmp_path / "rows", "mrpc", "parquet", {"train": 40, "validation": 20})
     caps = "--max_train_samples 12 --max_eval_samples 7"
-    run = read_options(words(shape, tmp_path / "out", f"--task_name mrpc --dataset_name {folder} {caps}"))
-    trainer, _, _ = make_trainer(run)
+    run = run_glue.read_options(arguments(shape, tmp_path / "out", f"--task_name mrpc --dataset_name {folder} {caps}"))
+    trainer, _, _ = run_glue.make_trainer(run)
     assert len(trainer.train_dataset) == 12 and len(trainer.eval_dataset) == 7
 
 
@@ -226,7 +231,7 @@ def test_the_same_command_goes_on_from_the_newest_whole_checkpoint(shape, tmp_pa
     saving = "--save_strategy steps --save_steps 2"
     written = []
     for out, steps in (("unbroken", 4), ("broken", 2), ("broken", 4)):
-        main(words(shape, tmp_path / out, f"{options} {saving} --max_steps {steps}", recipe="ste"))
+        run_glue.main(arguments(shape, tmp_path / out, f"{options} {saving} --max_steps {steps}", recipe="ste"))
         written.append((tmp_path / out / "checkpoint-2/trainer_state.json").stat().st_mtime_ns)
     assert written[1] == written[2], "it began again, and wrote its first checkpoint anew"
     one, other = (load_file(tmp_path / out / "model.safetensors") for out in ("unbroken", "broken"))
@@ -237,16 +242,16 @@ def test_the_same_command_goes_on_from_the_newest_whole_checkpoint(shape, tmp_pa
 def test_a_torn_checkpoint_alone_does_not_stop_a_run(shape, tmp_path):
     folder = write(tmp_path / "rows", "mrpc", "parquet", {"train": 16, "validation": 8})
     (tmp_path / "out/checkpoint-1").mkdir(parents=True)
-    assert main(words(shape, tmp_path / "out", f"--task_name mrpc --dataset_name {folder}")) == 0
+    assert run_glue.main(arguments(shape, tmp_path / "out", f"--task_name mrpc --dataset_name {folder}")) == 0
 
 
 def test_a_teacher_changes_what_is_learned(shape, tmp_path):
     folder = write(tmp_path / "rows", "mrpc", "parquet", {"train": 16, "validation": 8})
     options = f"--task_name mrpc --dataset_name {folder}"
-    main(words(shape, tmp_path / "teacher", options, recipe="dense"))
-    main(words(shape, tmp_path / "alone", options))
+    run_glue.main(arguments(shape, tmp_path / "teacher", options, recipe="dense"))
+    run_glue.main(arguments(shape, tmp_path / "alone", options))
     taught = f"{options} --teacher {tmp_path / 'teacher'} --distillation"
-    main([*words(shape, tmp_path / "taught", taught), '{"weight": 1.0}'])
+    run_glue.main([*arguments(shape, tmp_path / "taught", taught), '{"weight": 1.0}'])
     alone, taught = (AutoModelForSequenceClassification.from_pretrained(tmp_path / n) for n in ("alone", "taught"))
     with pytest.raises(AssertionError, match="these weights differ"):
         assert_equal_weights(alone, taught)
@@ -265,24 +270,24 @@ def test_a_teacher_changes_what_is_learned(shape, tmp_path):
 )
 def test_a_typo_says_what_to_type(typed, said, tmp_path):
     with pytest.raises(ValueError, match=said):
-        read_options(["--model_name_or_path", "x", "--output_dir", str(tmp_path), *typed.split()])
+        run_glue.read_options(["--model_name_or_path", "x", "--output_dir", str(tmp_path), *typed.split()])
 
 
 def test_a_run_without_a_model_says_so(tmp_path):
     with pytest.raises(ValueError, match="add --model_name_or_path"):
-        read_options(["--task_name", "mrpc", "--do_train", "--output_dir", str(tmp_path)])
+        run_glue.read_options(["--task_name", "mrpc", "--do_train", "--output_dir", str(tmp_path)])
 
 
 def test_files_of_another_kind_are_refused(shape, tmp_path):
     (tmp_path / "rows.xlsx").write_text("")
     with pytest.raises(ValueError, match=r"end in \.xlsx; they must be \.csv"):
-        main(words(shape, tmp_path / "out", f"--train_file {tmp_path / 'rows.xlsx'}"))
+        run_glue.main(arguments(shape, tmp_path / "out", f"--train_file {tmp_path / 'rows.xlsx'}"))
 
 
 def test_a_split_that_is_missing_is_named(shape, tmp_path):
     folder = write(tmp_path / "rows", "mrpc", "parquet", {"train": 16})
     with pytest.raises(ValueError, match="no rows 'validation', only train"):
-        main(words(shape, tmp_path / "out", f"--task_name mrpc --dataset_name {folder}"))
+        run_glue.main(arguments(shape, tmp_path / "out", f"--task_name mrpc --dataset_name {folder}"))
 
 
 # -- models -------------------------------------------------------------------------------------------------------
@@ -332,7 +337,7 @@ def commands() -> list[list[str]]:
 def test_every_command_of_the_readme_is_understood_and_every_model_in_it_tried():
     named = set()
     for typed in commands():
-        run = read_options(typed)
+        run = run_glue.read_options(typed)
         named |= {run.model.model_name_or_path} - {None}
     assert named == set(MODELS)
 
@@ -348,7 +353,7 @@ def test_each_model_of_the_readme_trains_and_loads_again(name, tmp_path):
     config.save_pretrained(tmp_path / "model")
     folder = write(tmp_path / "rows", "mrpc", "parquet", {"train": 16, "validation": 4})
     options = f"--task_name mrpc --dataset_name {folder} --pattern 2:4"
-    assert main(words(tmp_path / "model", tmp_path / "out", options, recipe="sr-ste")) == 0
+    assert run_glue.main(arguments(tmp_path / "model", tmp_path / "out", options, recipe="sr-ste")) == 0
     report = verify(tmp_path / "out", "2:4")
     assert report.ok and len(report.layers) >= 4
     AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
@@ -361,91 +366,5 @@ def test_a_decoder_without_padding_is_given_some(tmp_path):
     config = transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=32)
     config.save_pretrained(tmp_path / "model")
     folder = write(tmp_path / "rows", "mrpc", "parquet", {"train": 16, "validation": 4})
-    main(words(tmp_path / "model", tmp_path / "out", f"--task_name mrpc --dataset_name {folder}"))
+    run_glue.main(arguments(tmp_path / "model", tmp_path / "out", f"--task_name mrpc --dataset_name {folder}"))
     assert verify(tmp_path / "out").ok
-
-
-# -- the demo -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_demo_trains_saves_and_verifies(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "TRAIN", 64)
-    monkeypatch.setattr(demo, "HELD_OUT", 64)
-    out = tmp_path / "a b"
-    assert main(["--task_name", "demo", "--output_dir", str(out), "--max_steps", "8", "--recipe", "ste"]) == 0
-    shown = capsys.readouterr().out
-    assert all(f"\n{name} " in shown for name in ("dense", "asp 2:4", "ste 2:4"))
-    assert "12 layers, density 0.5000: ok" in shown and "the same weights" in shown
-    assert shown.count("$ python run_glue.py") == 4
-    assert verify(out / "ste", "2:4").ok
-
-
-@pytest.mark.slow
-def test_recipes_are_compared_on_the_demo_from_one_start(tmp_path, monkeypatch, capsys):
-    for name, value in (("TRAIN", 64), ("HELD_OUT", 64), ("STEPS", 8)):
-        monkeypatch.setattr(demo, name, value)
-    out = tmp_path / "a b"
-    asked = ["--tasks", "demo", "--recipes", "asp", "--seeds", "0", "--output_dir", str(out)]
-    assert compare.main(asked) == 0
-    records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    assert [(record["task"], record["recipe"], record["steps"]) for record in records] == [("demo", "asp", 8)]
-    assert records[0]["model"] == str(out / "demo/start") and len(records[0]["predictions"]) == 64
-    assert str(out / "demo/rows/with-not") in records[0]["more"]
-    assert "learning_rate=0.001" in (out / "comparison.md").read_text()
-    start = (out / "demo/start/model.safetensors").stat().st_mtime_ns
-    capsys.readouterr()
-    assert compare.main(asked) == 0
-    assert "1 cells, 0 to run" in capsys.readouterr().out
-    assert (out / "demo/start/model.safetensors").stat().st_mtime_ns == start
-
-
-def test_what_is_misspelled_fails_before_the_start_of_the_demo_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "TRAIN", 64)
-    for wrong in (["--recipes", "amdm"], ["--grid", "rhoo=1"], ["--lerning_rate", "1"]):
-        with pytest.raises(SystemExit, match=r"amdm|rhoo|lerning_rate"):
-            compare.main(["--tasks", "demo", *wrong, "--output_dir", str(tmp_path)])
-    assert not (tmp_path / "demo/start/model.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    "more", [["--tasks", "demo", "mrpc"], ["--tasks", "demo", "--model_name_or_path", "bert-base-uncased"]]
-)
-def test_the_demo_is_compared_alone(more, tmp_path):
-    with pytest.raises(SystemExit, match="write --tasks demo, with no other and no model"):
-        compare.main([*more, "--output_dir", str(tmp_path / "out")])
-    assert not (tmp_path / "out").exists()
-
-
-def test_what_is_said_of_a_demo_goes_before_its_own(tmp_path, monkeypatch):
-    """And a budget in epochs takes the place of one in steps."""
-    monkeypatch.setattr(
-        demo, "ready", lambda folder: {"--model_name_or_path": "m", "--max_steps": 8, "--use_cpu": True}
-    )
-    asked, more = compare.read_options(["--tasks", "demo", "--num_train_epochs", "2", "--use_cpu", "False"])
-    assert compare.with_demo(asked, more) == ["--num_train_epochs", "2", "--use_cpu", "False"]
-    assert (asked.model_name_or_path, asked.grid) == ("m", ["learning_rate=0.001"])
-    asked, more = compare.read_options(["--tasks", "demo", "--grid", "learning_rate=1e-4"])
-    assert compare.with_demo(asked, more) == ["--max_steps", "8", "--use_cpu", "True"]
-    assert asked.grid == ["learning_rate=1e-4"]
-    asked, more = compare.read_options(["--tasks", "demo", "--preset", "nxmtransformer"])
-    assert compare.with_demo(asked, more) and asked.grid is None  # the preset's rates are tried
-
-
-def test_the_rule_of_the_demo_is_what_it_says():
-    """The label, worked out again word by word."""
-
-    def value(sentence: str) -> float:
-        sign, total = 1, 0.0
-        for word in sentence.split():
-            total += 0 if word == "not" else sign * demo.WORTH[word]
-            sign = -1 if word == "not" else 1
-        return total
-
-    rows = list(demo.make_pairs(300, 5, negation=True))
-    assert sum("not" in row["sentence1"].split() for row in rows) > 100
-    for row in rows:
-        assert row["label"] == ("more" if value(row["sentence1"]) > value(row["sentence2"]) else "less")
-    plain = list(demo.make_pairs(300, 5, negation=False))
-    assert not any("not" in row["sentence1"].split() for row in plain)
-    assert 100 < sum(row["label"] == "more" for row in plain) < 200

@@ -11,7 +11,7 @@ from nxm_hf import pruners, recipes
 from nxm_hf.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "examples/glue/README.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "examples/glue/README.md", "benchmarks/glue/README.md")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

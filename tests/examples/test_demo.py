@@ -1,0 +1,38 @@
+"""The demo: its rule, and the main job on made-up rows from end to end."""
+
+import pytest
+
+from nxm_hf import verify
+from tests.support.example_scripts import demo, run_glue
+
+
+@pytest.mark.slow
+def test_the_demo_trains_saves_and_verifies(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "TRAIN", 64)
+    monkeypatch.setattr(demo, "HELD_OUT", 64)
+    out = tmp_path / "a b"
+    assert run_glue.main(["--task_name", "demo", "--output_dir", str(out), "--max_steps", "8", "--recipe", "ste"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n{name} " in shown for name in ("dense", "asp 2:4", "ste 2:4"))
+    assert "12 layers, density 0.5000: ok" in shown and "the same weights" in shown
+    assert shown.count("$ python run_glue.py") == 4
+    assert verify(out / "ste", "2:4").ok
+
+
+def test_the_rule_of_the_demo_is_what_it_says():
+    """The label, worked out again word by word."""
+
+    def value(sentence: str) -> float:
+        sign, total = 1, 0.0
+        for word in sentence.split():
+            total += 0 if word == "not" else sign * demo.VALUES[word]
+            sign = -1 if word == "not" else 1
+        return total
+
+    rows = list(demo.make_pairs(300, 5, negation=True))
+    assert sum("not" in row["sentence1"].split() for row in rows) > 100
+    for row in rows:
+        assert row["label"] == ("more" if value(row["sentence1"]) > value(row["sentence2"]) else "less")
+    plain = list(demo.make_pairs(300, 5, negation=False))
+    assert not any("not" in row["sentence1"].split() for row in plain)
+    assert 100 < sum(row["label"] == "more" for row in plain) < 200
