@@ -23,14 +23,14 @@ quick = settings(max_examples=40)
 INF = float("inf")
 PLAIN = ["1:2", "2:4", "1:4", "3:4", "4:8", "8:16", "16:32", "31:32"]
 TILED = ["2:4-transposable", "1:8-transposable", "4:8-transposable", "16:32-transposable"]
-PREDICTED = {"nm": "by_vectors", "transposable": "by_prices", "unstructured": "by_bracket"}
+PREDICTED = {"nm": "by_cpu_network", "transposable": "by_cpu_duals", "unstructured": "by_cpu_threshold"}
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 
 
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch):
-    monkeypatch.setattr(base, "WORTH", 0)
-    assert cpu.works(), "numba is installed and does not work here"
+    monkeypatch.setattr(base, "MIN_NUMEL", 0)
+    assert cpu.BACKEND.works(), "numba is installed and does not work here"
 
 
 def in_torch(act):
@@ -73,7 +73,7 @@ def test_both_tiers_give_one_mask(weight, text, dtype):
 def test_transposable_masks_of_both_tiers_are_worth_the_same(text):
     pattern = parse(text)
     for name, scores in distributions(64, 224 // pattern.m * pattern.m).items():
-        if not cpu.suits_tiles(scores, pattern):
+        if not cpu.supports_tiles(scores, pattern):
             continue
         mask, other = solve(scores, pattern), in_torch(lambda scores=scores: solve(scores, pattern))
         assert_holds(mask, pattern.n, pattern.m)
@@ -174,7 +174,7 @@ def test_a_training_is_the_same_in_both_tiers(recipe):
 
 @pytest.mark.parametrize("text", ["2:4", "4:8-transposable", "unstructured:0.5"])
 def test_threads_change_no_mask_and_are_as_many_as_torch_uses(text, monkeypatch):
-    monkeypatch.setattr(sys.modules["nxm_hf.solvers.cpu.threads"], "WORTH_THREADS", 0)
+    monkeypatch.setattr(sys.modules["nxm_hf.solvers.cpu.threads"], "MIN_NUMEL", 0)
     monkeypatch.setattr(sys.modules["nxm_hf.solvers.cpu.threads"], "PIECE", 2**10)
     scores = torch.randn(64, 512)
     alone, before = solve(scores, parse(text)), threading.active_count()
@@ -233,12 +233,11 @@ from nxm_hf.patterns import parse
 from nxm_hf.solvers import choose
 scores = torch.randn(256, 256)
 for text in ("2:4", "4:8-transposable", "unstructured:0.5"):
-    assert choose(scores, parse(text)).__name__ in ("by_wins", "by_duals", "by_threshold")
+    assert choose(scores, parse(text)).__name__ in ("by_counting", "by_duals", "by_threshold")
     assert int(parse(text).mask(scores).sum()) == 2**15
 """)
 
 
-PROOFS = (cpu.proven, cpu.tiles_proven, cpu.row_proven)
 FAULTS = {
     "2:4": ("group_kernel", lambda w: parse("2:4").mask(w)),
     "largest 2:4": ("group_kernel", lambda w: parse("2:4").largest(w)),
@@ -279,8 +278,7 @@ def test_a_kernel_that_does_not_work_here_is_said_once_and_never_asked(name, fau
 
         return run
 
-    for proof in PROOFS:
-        proof.cache_clear()
+    cpu.BACKEND.self_tests.clear()
     weight = torch.randn(64, 512, generator=torch.Generator().manual_seed(0))
     expected = in_torch(lambda: act(weight.clone()))
     monkeypatch.setattr(launch, place, nearly if fault == "one bit" else broken)
@@ -290,8 +288,7 @@ def test_a_kernel_that_does_not_work_here_is_said_once_and_never_asked(name, fau
         said = [each.message for each in caplog.records if "does not work here" in each.message]
         assert said and len(said) == len(set(said)) and all("torch does its work" in each for each in said)
     finally:
-        for proof in PROOFS:
-            proof.cache_clear()
+        cpu.BACKEND.self_tests.clear()
 
 
 def test_one_broken_kernel_leaves_the_others_in_use(monkeypatch, caplog):
@@ -299,12 +296,11 @@ def test_one_broken_kernel_leaves_the_others_in_use(monkeypatch, caplog):
 
     whole = launch.group_kernel
     monkeypatch.setattr(launch, "group_kernel", lambda task, n, m, *rest: whole(task, n if m == 4 else n + 1, m, *rest))
-    for proof in PROOFS:
-        proof.cache_clear()
+    cpu.BACKEND.self_tests.clear()
     chosen = [choose(torch.ones(64, 64), parse(text)).__name__ for text in ("2:4", "4:8", "2:4-transposable")]
-    cpu.proven.cache_clear()
-    assert chosen == ["by_vectors", "by_network", "by_prices"] and caplog.text.count("mask of 4:8") == 1
+    cpu.BACKEND.self_tests.clear()
+    assert chosen == ["by_cpu_network", "by_network", "by_cpu_duals"] and caplog.text.count("mask of 4:8") == 1
 
 
 def test_every_solver_of_the_fast_tier_is_the_first_of_its_kind():
-    assert all(SOLVERS[kind][0] is solver for kind, solver in cpu.CATALOGUE.items())
+    assert all(SOLVERS[kind][0] is solver for kind, solver in cpu.SOLVERS.items())

@@ -36,7 +36,7 @@ each_size = pytest.mark.parametrize(("n", "m"), SIZES)
 def asked(name, scores, n, m):
     """The mask, and what each tile keeps of its largest score; skips where the solver does not suit."""
     pattern = Transposable(n, m)
-    if not NAMED[name].suits(scores, pattern):
+    if not NAMED[name].supports(scores, pattern):
         pytest.skip(f"{name} is not for {pattern} here")
     return tiles_of(NAMED[name](scores, pattern), m)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nxm_hf.patterns import NM, PATTERNS, Block, Transposable, Unstructured, parse
 from nxm_hf.solvers import SOLVERS, Solver, choose, solve, solve_many, unstructured_threshold
 from nxm_hf.solvers.comparator_network import network
-from nxm_hf.solvers.nm_counting import by_wins, groups_fill_words
+from nxm_hf.solvers.nm_counting import by_counting, counting_supports
 from nxm_hf.solvers.nm_network import CPU_BYTES, by_network
 from nxm_hf.solvers.nm_sort import by_sorting
 from nxm_hf.solvers.transposable_duals import by_duals
@@ -38,7 +38,7 @@ def by_hand(scores, n, m):
 
 def plain_solvers(scores, pattern):
     """The solvers of N:M that suit."""
-    return [by_wins, by_network, by_sorting] if groups_fill_words(scores, pattern) else [by_network, by_sorting]
+    return [by_counting, by_network, by_sorting] if counting_supports(scores, pattern) else [by_network, by_sorting]
 
 
 def seeded(*shape, dtype=torch.float32, seed=0):
@@ -57,7 +57,7 @@ def test_the_first_solver_that_suits_is_asked(monkeypatch):
     def refuse(scores, pattern):
         raise AssertionError("asked, though it does not suit")
 
-    picky = Solver(refuse, suits=lambda scores, pattern: scores.dtype == torch.float64)
+    picky = Solver(refuse, supports=lambda scores, pattern: scores.dtype == torch.float64)
     monkeypatch.setitem(SOLVERS, "nm", (picky, *SOLVERS["nm"]))
     assert choose(torch.ones(4).double(), NM(1, 4)) is picky
     assert solve(torch.ones(4), NM(1, 4)).tolist() == [True, False, False, False]
@@ -157,7 +157,7 @@ def test_nm_solvers_agree_on_masks_and_on_numbers_that_fp32_cannot_hold():
     large = torch.tensor([2**60, 2**60 + 1, 2**60 - 1, 2**60 + 2])
     for scores in (large, 1 + torch.arange(4).double() * 2.0**-50, torch.tensor([False, True, False, False])):
         scores = scores.repeat(2)
-        for solver in (by_wins, by_network, by_sorting):
+        for solver in (by_counting, by_network, by_sorting):
             assert torch.equal(solver(scores, NM(1, 4)), by_hand(scores, 1, 4))
 
 

@@ -35,7 +35,7 @@ def assert_holds(mask, n, m):
 
 
 def solvers_for(scores, pattern):
-    found = [solver for solver in SOLVERS["transposable"] if solver.suits(scores, pattern)]
+    found = [solver for solver in SOLVERS["transposable"] if solver.supports(scores, pattern)]
     assert found
     return found
 
