@@ -1,4 +1,7 @@
-"""The kernels of GPUs run on a CPU by Triton's interpreter, beside torch. A program of its own: see test_triton.py."""
+"""The kernels of GPUs run on a CPU by Triton's interpreter, beside torch.
+
+A program of its own: see tests/solvers/gpu/test_kernels.py.
+"""
 
 import logging
 

@@ -7,8 +7,8 @@ from nxm_hf import NxMConfig, NxMTrainer, patterns, recipes, verify
 from nxm_hf.patterns import parse
 from nxm_hf.solvers import base, choose, gpu, reference_only, self_test, solve, weight_ops
 from nxm_hf.solvers.transposable_duals import by_duals
-from tests.solvers.test_transposable import assert_holds, distributions, tiles_of
 from tests.support.models import make_arguments, make_bert
+from tests.support.scores import assert_holds, distributions, tiles_of
 from tests.support.toy_training import same
 
 pytestmark = [

@@ -8,7 +8,7 @@ import torch
 from nxm_hf.patterns import Transposable
 from nxm_hf.solvers.published import PUBLISHED
 from nxm_hf.solvers.transposable_duals import by_duals
-from tests.solvers.test_transposable import by_linear_programme, distributions, tiles_of
+from tests.support.scores import by_linear_programme, distributions, tiles_of
 
 torch.set_num_threads(1)
 
