@@ -32,10 +32,10 @@ def parse(text: str | Pattern) -> Pattern:
         return text
     if not isinstance(text, str):
         raise TypeError(f"A pattern is a text or a Pattern; got {type(text).__name__} {text!r}. Write '2:4'.")
-    for kind in PATTERNS:
-        if (pattern := kind.read(text.strip().lower())) is not None:
+    for pattern_class in PATTERNS:
+        if (pattern := pattern_class.read(text.strip().lower())) is not None:
             return pattern
-    forms = ", ".join(repr(kind.examples[0]) for kind in PATTERNS)
+    forms = ", ".join(repr(pattern_class.examples[0]) for pattern_class in PATTERNS)
     raise ValueError(f"There is no pattern {text!r}. The forms are, by example: {forms} and 'block:4x4:0.5'.")
 
 

@@ -58,12 +58,21 @@ P = TypeVar("P", bound=PatternLike)
 
 
 def is_nm(pattern: PatternLike) -> TypeGuard[NMPattern]:
-    """Return whether a pattern is plain N:M."""
+    """Return whether a pattern is plain N:M.
+
+    Args:
+        pattern: A pattern of any kind.
+    """
     return pattern.kind == "nm"
 
 
 def supports_all(scores: Tensor, pattern: PatternLike) -> bool:
-    """Return True: the `supports` of a solver that handles all scores."""
+    """Return True: the `supports` of a solver that handles all scores.
+
+    Args:
+        scores: Makes no difference.
+        pattern: Makes no difference.
+    """
     return True
 
 

@@ -79,7 +79,13 @@ class _Trees:
             moving = bool(cheaper.any())
 
     def climb(self, row: Tensor, tile: Tensor, swap: Tensor | None = None) -> Tensor:
-        """Return the roots of some rows of some tiles. The mask `swap`, if given, is changed along the paths."""
+        """Return the roots of some rows of some tiles.
+
+        Args:
+            row: The rows.
+            tile: The tile of each row.
+            swap: Masks that are changed along the paths, if given.
+        """
         row = row.clone()
         going = torch.arange(len(row), device=row.device)
         while len(going):

@@ -20,57 +20,115 @@ ZERO = Constant(I64, 0)
 
 
 def vector_of(element: ir.Type) -> VectorType:
-    """Return the type of sixteen lanes of `element`."""
+    """Return the type of sixteen lanes of `element`.
+
+    Args:
+        element: The type of a lane.
+    """
     return VectorType(element, LANES)
 
 
 def lanes(numbers: Sequence[int], element: ir.Type = I32) -> Constant:
-    """Return a constant vector with these numbers in its lanes."""
+    """Return a constant vector with these numbers in its lanes.
+
+    Args:
+        numbers: The numbers.
+        element: The type of a lane.
+    """
     return Constant(VectorType(element, len(numbers)), list(numbers))
 
 
 def splat(number: int, element: ir.Type = I32) -> Constant:
-    """Return a constant vector with one number in every lane."""
+    """Return a constant vector with one number in every lane.
+
+    Args:
+        number: The number.
+        element: The type of a lane.
+    """
     return lanes([number] * LANES, element)
 
 
 def broadcast(b: IRBuilder, number: Value) -> Value:
-    """Return a vector with a 64-bit number, which fits in 32 bits, in every lane."""
+    """Return a vector with a 64-bit number, which fits in 32 bits, in every lane.
+
+    Args:
+        b: The builder that the code is appended to.
+        number: The number.
+    """
     first = b.insert_element(splat(0), b.trunc(number, I32), Constant(I32, 0))
     return b.shuffle_vector(first, first, splat(0))
 
 
 def pointer(b: IRBuilder, address: Value, offset: Value | int, element: ir.Type) -> Value:
-    """Return a pointer to the vector that begins `offset` entries after an address."""
+    """Return a pointer to the vector that begins `offset` entries after an address.
+
+    Args:
+        b: The builder that the code is appended to.
+        address: The address.
+        offset: How many entries after the address the vector begins.
+        element: The type of an entry in memory.
+    """
     offset = Constant(I64, offset) if isinstance(offset, int) else offset
     bytes_before = b.mul(offset, Constant(I64, element.width // 8))
     return b.inttoptr(b.add(address, bytes_before), vector_of(element).as_pointer())
 
 
 def load(b: IRBuilder, address: Value, offset: Value | int, element: ir.Type = I32) -> Value:
-    """Load sixteen entries from `offset` on, sign-extended to 32-bit lanes."""
+    """Load sixteen entries from `offset` on, sign-extended to 32-bit lanes.
+
+    Args:
+        b: The builder that the code is appended to.
+        address: The address of a tensor.
+        offset: The number of the first entry.
+        element: The type of an entry in memory.
+    """
     vector = b.load(pointer(b, address, offset, element), align=element.width // 8)
     return vector if element is I32 else b.sext(vector, vector_of(I32))
 
 
 def store(b: IRBuilder, vector: Value, address: Value, offset: Value | int, element: ir.Type = I32) -> None:
-    """Store sixteen lanes as entries of type `element`, from `offset` on."""
+    """Store sixteen lanes as entries of type `element`, from `offset` on.
+
+    Args:
+        b: The builder that the code is appended to.
+        vector: The lanes to write.
+        address: The address of a tensor.
+        offset: The number of the first entry.
+        element: The type of an entry in memory.
+    """
     narrow = vector if vector.type.element is element else b.trunc(vector, vector_of(element))
     b.store(narrow, pointer(b, address, offset, element), align=element.width // 8)
 
 
 def maximum(b: IRBuilder, x: Value, y: Value) -> Value:
-    """Return the larger of two vectors, lane by lane."""
+    """Return the larger of two vectors, lane by lane.
+
+    Args:
+        b: The builder that the code is appended to.
+        x: A vector.
+        y: A vector.
+    """
     return b.select(b.icmp_signed(">", x, y), x, y)
 
 
 def minimum(b: IRBuilder, x: Value, y: Value) -> Value:
-    """Return the smaller of two vectors, lane by lane."""
+    """Return the smaller of two vectors, lane by lane.
+
+    Args:
+        b: The builder that the code is appended to.
+        x: A vector.
+        y: A vector.
+    """
     return b.select(b.icmp_signed("<", x, y), x, y)
 
 
 def count(b: IRBuilder, flags: Sequence[Value]) -> Value:
-    """Return how many lanes of all these vectors of flags are set, as a 64-bit number."""
+    """Return how many lanes of all these vectors of flags are set, as a 64-bit number.
+
+    Args:
+        b: The builder that the code is appended to.
+        flags: Vectors of flags.
+    """
     in_lanes = reduce(b.add, (b.zext(flag, vector_of(I32)) for flag in flags))
     return b.zext(_sum_of_lanes(b, in_lanes), I64)
 
@@ -85,12 +143,23 @@ def _sum_of_lanes(b: IRBuilder, vector: Value) -> Value:
 
 
 def any_set(b: IRBuilder, flags: Value) -> Value:
-    """Return whether a lane of flags is set."""
+    """Return whether a lane of flags is set.
+
+    Args:
+        b: The builder that the code is appended to.
+        flags: A vector of flags.
+    """
     return b.icmp_signed("!=", b.bitcast(flags, IntType(LANES)), Constant(IntType(LANES), 0))
 
 
 def magnitude(b: IRBuilder, bits: Value, element: ir.Type = I32) -> Value:
-    """Return the bits of |x|, which are ordered like |x|."""
+    """Return the bits of |x|, which are ordered like |x|.
+
+    Args:
+        b: The builder that the code is appended to.
+        bits: The bits of floats.
+        element: The integer type of the width of those floats.
+    """
     return b.and_(bits, splat((1 << (element.width - 1)) - 1))
 
 
@@ -98,13 +167,23 @@ def ordered(b: IRBuilder, bits: Value, element: ir.Type = I32) -> Value:
     """Return integers that are ordered like the floats with these bits, and are equal for -0.0 and +0.0.
 
     `unstructured.ordered` is the same for NumPy, and `gpu.kernels` has it in Triton: no body compiles in all three.
+
+    Args:
+        b: The builder that the code is appended to.
+        bits: The bits of floats.
+        element: The integer type of the width of those floats.
     """
     sign = b.ashr(bits, splat(31))
     return b.sub(b.xor(magnitude(b, bits, element), sign), sign)
 
 
 def transposed(b: IRBuilder, rows: list[Value]) -> list[Value]:
-    """Return m vectors, entry j of every group in vector j, from sixteen groups of m in a row."""
+    """Return m vectors, entry j of every group in vector j, from sixteen groups of m in a row.
+
+    Args:
+        b: The builder that the code is appended to.
+        rows: The m vectors of sixteen groups.
+    """
     if len(rows) == 1:
         return rows
     even_and_odd = [lanes(range(first, 2 * LANES, 2)) for first in (0, 1)]
@@ -116,7 +195,12 @@ def transposed(b: IRBuilder, rows: list[Value]) -> list[Value]:
 
 
 def restored(b: IRBuilder, entries: list[Value]) -> list[Value]:
-    """Return what `transposed` was given, from its result."""
+    """Return what `transposed` was given, from its result.
+
+    Args:
+        b: The builder that the code is appended to.
+        entries: The m vectors of entries.
+    """
     if len(entries) == 1:
         return entries
     even, odd = (restored(b, entries[first::2]) for first in (0, 1))
@@ -126,7 +210,13 @@ def restored(b: IRBuilder, entries: list[Value]) -> list[Value]:
 
 
 def ranked(b: IRBuilder, entries: Sequence[Value], *ranks: int) -> list[Value]:
-    """Return the entries of some ranks, in each lane; rank 0 is the largest."""
+    """Return the entries of some ranks, in each lane; rank 0 is the largest.
+
+    Args:
+        b: The builder that the code is appended to.
+        entries: A vector for each entry.
+        *ranks: The wanted ranks.
+    """
     wires = list(entries)
     for high, low, want_max, want_min in network(ranks, len(wires)):
         x, y = wires[high], wires[low]
@@ -141,6 +231,11 @@ def kept_flags(b: IRBuilder, keys: list[Value], n: int) -> list[Value]:
     """Return flags of the n largest keys of every group, of equal keys the first.
 
     `keys` are sixteen groups in a row, in m vectors, and so are the flags.
+
+    Args:
+        b: The builder that the code is appended to.
+        keys: The keys to rank.
+        n: How many to keep of each group.
     """
     m = len(keys)
     entries = transposed(b, keys)
