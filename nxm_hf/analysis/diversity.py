@@ -6,7 +6,7 @@ from itertools import product
 from math import comb, factorial, lgamma, log, log10, prod
 
 from nxm_hf.patterns import NM, Block, Dense, Pattern, Unstructured, parse
-from nxm_hf.patterns.base import rounded_share
+from nxm_hf.patterns.base import kept_count
 from nxm_hf.patterns.nm import check_counts
 
 MAX_STATES = 120_000  # 7:14 tiles, which take a few seconds; 8:16 would take minutes
@@ -48,10 +48,10 @@ def _log10_count(pattern: Pattern, numel: int) -> float:
         case NM(n=n, m=m):
             return _group_count(pattern, numel, m) * log10(comb(m, n))
         case Unstructured(density=density):
-            return _log10_comb(numel, rounded_share(density, numel))
+            return _log10_comb(numel, kept_count(density, numel))
         case Block(rows=rows, cols=cols, density=density):
             blocks = _group_count(pattern, numel, rows * cols)
-            return _log10_comb(blocks, rounded_share(density, blocks))
+            return _log10_comb(blocks, kept_count(density, blocks))
     raise ValueError(
         f"The masks of {pattern} cannot be counted; only those of N:M, transposable, unstructured, block and dense "
         "patterns can. Write '2:4'."

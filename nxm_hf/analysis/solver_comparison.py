@@ -112,10 +112,10 @@ def compare_solvers(weight: Tensor, pattern: str | Pattern, only: Sequence[str] 
 def _select(scores: Tensor, pattern: Pattern, only: Sequence[str] | None) -> dict[str, Solver]:
     """Return the solvers that support these scores, by name, or raise if one of `only` does not."""
     solvers = {solver.__name__: solver for solver in SOLVERS[pattern.kind]}
-    functions = {solver.one for solver in solvers.values()}
+    functions = {solver.function for solver in solvers.values()}
     published = PUBLISHED.get(pattern.kind, {})
-    solvers |= {name: solver for name, solver in published.items() if solver.one not in functions}
-    solvers = {name: solver for name, solver in solvers.items() if solver.suits(scores, pattern)}
+    solvers |= {name: solver for name, solver in published.items() if solver.function not in functions}
+    solvers = {name: solver for name, solver in solvers.items() if solver.supports(scores, pattern)}
     if unknown := set(only or ()) - set(solvers):
         names = ", ".join(map(repr, sorted(unknown)))
         raise ValueError(f"No solver {names} supports {pattern} here; these do: {', '.join(solvers)}.")

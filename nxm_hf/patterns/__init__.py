@@ -1,6 +1,6 @@
-"""Patterns: where the zeros of a weight may stand.
+"""Patterns: where the zeros of a weight may be.
 
-`PATTERNS` is the catalogue, `parse` reads a text with it. To add a pattern, add a file with its class,
+`PATTERNS` is the registry, and `parse` reads texts with it. To add a pattern, add a file with its class,
 one line here, and a solver for its kind in `nxm_hf.solvers`.
 """
 
@@ -15,19 +15,27 @@ PATTERNS: tuple[type[Pattern], ...] = (NM, Transposable, Unstructured, Block, De
 
 
 def parse(text: str | Pattern) -> Pattern:
-    """The pattern that a text names. A pattern comes back as it is.
+    """Return the pattern that a text names.
 
-    >>> parse("2:4"), str(parse("4x2"))
-    (NM(n=2, m=4), '2:4')
+    Args:
+        text: A text like "2:4", or a pattern, which is returned as it is.
+
+    Raises:
+        TypeError: It is neither a text nor a pattern.
+        ValueError: No pattern has this name, or its numbers are wrong.
+
+    Example:
+        >>> parse("2:4"), str(parse("4x2"))
+        (NM(n=2, m=4), '2:4')
     """
     if isinstance(text, Pattern):
         return text
     if not isinstance(text, str):
         raise TypeError(f"A pattern is a text or a Pattern; got {type(text).__name__} {text!r}. Write '2:4'.")
-    for kind in PATTERNS:
-        if (pattern := kind.read(text.strip().lower())) is not None:
+    for pattern_class in PATTERNS:
+        if (pattern := pattern_class.read(text.strip().lower())) is not None:
             return pattern
-    forms = ", ".join(repr(kind.examples[0]) for kind in PATTERNS)
+    forms = ", ".join(repr(pattern_class.examples[0]) for pattern_class in PATTERNS)
     raise ValueError(f"There is no pattern {text!r}. The forms are, by example: {forms} and 'block:4x4:0.5'.")
 
 

@@ -1,8 +1,8 @@
-"""What a sparsity pattern is: a promise about where the zeros of a weight stand."""
+"""The base class of sparsity patterns: rules for where the zeros of a weight are."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,39 +12,79 @@ from nxm_hf.solvers.weight_ops import refuse_nan
 
 
 class Pattern(ABC):
-    """A promise about where the zeros of a weight stand.
+    """A rule for where the zeros of a weight are.
 
     Patterns are values: frozen, comparable, printable, and `parse` reads back what they print. The last
-    dimension of a weight is its input (reduction) dimension. Of equal scores the lowest index is kept.
+    dimension of a weight is its input (reduction) dimension. Of equal scores, the one with the lowest index is kept.
     """
 
     kind: ClassVar[str]
     examples: ClassVar[tuple[str, ...]]
-    density: float
+
+    if TYPE_CHECKING:  # at run time, a property here would become the default of the field `density` of dataclasses
+
+        @property
+        def density(self) -> float:
+            """Return the fraction of weights that is kept."""
 
     @classmethod
     @abstractmethod
     def read(cls, text: str) -> "Pattern | None":
-        """The pattern that `text` names, or None where it is not of this form; ValueError where it is, but wrong."""
+        """Return the pattern that a text names, or None if the text is not of this class's form.
+
+        Args:
+            text: The text, in lower case and without spaces around it.
+
+        Raises:
+            ValueError: The text is of this form, but names no valid pattern.
+        """
 
     @abstractmethod
     def __str__(self) -> str:
-        """The text that `parse` reads back."""
+        """Return the text that `parse` reads back."""
 
     @abstractmethod
     def check(self, shape: Sequence[int]) -> None:
-        """Raise `ValueError` unless a weight of this shape can hold the pattern."""
+        """Raise an error unless a weight of this shape can hold the pattern.
+
+        Args:
+            shape: The shape of a weight.
+
+        Raises:
+            ValueError: The shape does not fit the pattern.
+        """
 
     @abstractmethod
     def kept(self, shape: Sequence[int]) -> int:
-        """How many weights a mask of this shape keeps."""
+        """Return how many weights a mask of this shape keeps.
+
+        Args:
+            shape: The shape of the mask.
+
+        Raises:
+            ValueError: The shape does not fit the pattern.
+        """
 
     @abstractmethod
     def violations(self, weight: Tensor) -> int:
-        """How often a weight, or a mask, breaks the promise; NaN counts as non-zero."""
+        """Return how often a weight, or a mask, breaks the rule. NaN counts as non-zero.
+
+        Args:
+            weight: The weight, or its mask.
+
+        Raises:
+            ValueError: Its shape does not fit the pattern.
+        """
 
     def mask(self, scores: Tensor) -> Tensor:
-        """True where a weight is kept: the mask of this pattern that keeps the most score."""
+        """Return the mask of this pattern that keeps the most score; True where a weight is kept.
+
+        Args:
+            scores: A score for each weight.
+
+        Raises:
+            ValueError: The shape does not fit the pattern, or a score is NaN.
+        """
         self.check(scores.shape)
         scores = scores.detach()
         refuse_nan(scores)
@@ -53,27 +93,54 @@ class Pattern(ABC):
         return solve(scores, self)
 
     def largest(self, weight: Tensor) -> Tensor:
-        """The mask that keeps the largest weights: `mask(weight.abs())`."""
+        """Return the mask that keeps the largest weights: `mask(weight.abs())`.
+
+        Args:
+            weight: The weight.
+
+        Raises:
+            ValueError: The shape does not fit the pattern, or the weight holds a NaN.
+        """
         self.check(weight.shape)
-        return weight_ops.largest(weight.detach(), self)
+        return weight_ops.magnitude_mask(weight.detach(), self)
 
     def project(self, weight: Tensor) -> Tensor:
-        """The nearest weight that holds the pattern, as a new tensor whose zeros are all +0.0."""
+        """Return the nearest weight that holds the pattern, as a new tensor whose zeros are all +0.0.
+
+        Args:
+            weight: The weight.
+
+        Raises:
+            ValueError: The shape does not fit the pattern, or the weight holds a NaN.
+        """
         self.check(weight.shape)
         return weight_ops.project(weight.detach(), self)
 
 
-def rounded_share(density: float, total: int) -> int:
-    """How many of `total` a density keeps: rounded, and at least one.
+def kept_count(density: float, total: int) -> int:
+    """Return how many of `total` a density keeps: rounded, and at least one.
 
-    >>> rounded_share(0.5, 7), rounded_share(0.01, 7), rounded_share(0.5, 0)
-    (4, 1, 0)
+    Args:
+        density: The fraction that is kept.
+        total: How many there are.
+
+    Example:
+        >>> kept_count(0.5, 7), kept_count(0.01, 7), kept_count(0.5, 0)
+        (4, 1, 0)
     """
     return min(max(round(density * total), 1), total)
 
 
 def check_density(density: float, example: str) -> None:
-    """Raise `ValueError` unless a fraction strictly between 0 and 1 is kept."""
+    """Raise an error unless a density is strictly between 0 and 1.
+
+    Args:
+        density: The fraction that is kept.
+        example: A text to show in the message, which keeps half.
+
+    Raises:
+        ValueError: It is not a float between 0 and 1.
+    """
     if not (isinstance(density, float) and 0 < density < 1):
         raise ValueError(
             f"Density {density!r} is not between 0 and 1; it is the fraction that is kept. "
@@ -82,7 +149,15 @@ def check_density(density: float, example: str) -> None:
 
 
 def read_density(text: str, example: str) -> float:
-    """The number that a text says, or a `ValueError` that shows how to write one."""
+    """Return the density that a text names.
+
+    Args:
+        text: The text of a number.
+        example: A pattern with a density, to show in the message.
+
+    Raises:
+        ValueError: The text is not a number.
+    """
     try:
         return float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Blocks: a fraction of the blocks of a weight is non-zero, each kept or pruned as a whole."""
+"""Blocks: a fraction of the blocks of a weight is kept, each as a whole."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nxm_hf.patterns.base import Pattern, check_density, read_density, rounded_share
+from nxm_hf.patterns.base import Pattern, check_density, kept_count, read_density
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ class Block(Pattern):
 
     @property
     def size(self) -> str:
-        """The block as it is written: "4" for 1x4, else "4x4"."""
+        """Return the size of a block as text: "4" for 1x4, else "4x4"."""
         return str(self.cols) if self.rows == 1 else f"{self.rows}x{self.cols}"
 
     @classmethod
     def read(cls, text: str) -> "Block | None":
-        """Read "block:4:0.5" (1x4) or "block:4x4:0.5"."""
+        """Return the pattern of "block:4:0.5" (1x4) or "block:4x4:0.5"; None for texts of other forms."""
         form, _, rest = text.partition(":")
         if form != cls.kind:
             return None
-        found = re.fullmatch(r"(?:(\d+)x)?(\d+):(.*)", rest)
-        if not found:
+        match = re.fullmatch(r"(?:(\d+)x)?(\d+):(.*)", rest)
+        if not match:
             raise ValueError(f"{text!r} lacks a block size or a density. Write 'block:4:0.5' or 'block:4x4:0.5'.")
-        rows, cols, density = found.groups()
+        rows, cols, density = match.groups()
         return cls(int(rows or 1), int(cols), read_density(density, "block:4x4:0.5"))
 
     def check(self, shape: Sequence[int]) -> None:
@@ -66,17 +66,28 @@ class Block(Pattern):
         return self.kept_blocks(shape) * self.rows * self.cols
 
     def kept_blocks(self, shape: Sequence[int]) -> int:
-        """How many blocks a mask of this shape keeps."""
+        """Return how many blocks a mask of this shape keeps.
+
+        Args:
+            shape: The shape of the mask.
+
+        Raises:
+            ValueError: The shape does not split into blocks.
+        """
         self.check(shape)
-        return rounded_share(self.density, prod(shape) // (self.rows * self.cols))
+        return kept_count(self.density, prod(shape) // (self.rows * self.cols))
 
     def tiles(self, weight: Tensor) -> Tensor:
-        """View a weight as its blocks: (..., height, width) -> (..., R, rows, C, cols)."""
+        """Return a view of a weight as its blocks: (..., height, width) -> (..., R, rows, C, cols).
+
+        Args:
+            weight: A weight whose shape splits into blocks.
+        """
         weight = weight if weight.dim() > 1 else weight.unsqueeze(0)
         height, width = weight.shape[-2:]
         return weight.unflatten(-1, (width // self.cols, self.cols)).unflatten(-3, (height // self.rows, self.rows))
 
     def violations(self, weight: Tensor) -> int:
-        """How many non-zero blocks there are beyond the allowed number."""
+        """Return how many non-zero blocks there are beyond the allowed number."""
         allowed = self.kept_blocks(weight.shape)
         return max(0, int((self.tiles(weight) != 0).any(-1).any(-2).sum()) - allowed)

@@ -12,7 +12,7 @@ from nxm_hf.patterns.base import Pattern
 
 @dataclass(frozen=True)
 class Dense(Pattern):
-    """Keep every weight: the pattern of a layer that is left alone.
+    """Keep every weight: the pattern of a layer that is not pruned.
 
     >>> Dense(), Dense().density
     (Dense(), 1.0)
@@ -26,7 +26,7 @@ class Dense(Pattern):
 
     @classmethod
     def read(cls, text: str) -> "Dense | None":
-        """Read "dense"."""
+        """Return the pattern of "dense"; None for other texts."""
         return cls() if text == cls.kind else None
 
     @property
@@ -34,11 +34,11 @@ class Dense(Pattern):
         return 1.0
 
     def check(self, shape: Sequence[int]) -> None:
-        """Any shape will do."""
+        """Accept any shape."""
 
     def kept(self, shape: Sequence[int]) -> int:
         return prod(shape)
 
     def violations(self, weight: Tensor) -> int:
-        """Nothing can break this one."""
+        """Return 0: every weight is dense."""
         return 0

@@ -33,11 +33,11 @@ class NM(Pattern):
 
     @classmethod
     def read(cls, text: str) -> "NM | None":
-        """Read "2:4", or the "4x2" (group x kept) of the NxMTransformer paper."""
-        if found := re.fullmatch(r"(\d+):(\d+)", text):
-            return cls(*map(int, found.groups()))
-        if found := re.fullmatch(r"(\d+)x(\d+)", text):
-            return cls._read_group_by_kept(*map(int, found.groups()))
+        """Return the pattern of "2:4", or "4x2" (group x kept) as in the NxMTransformer paper; else None."""
+        if match := re.fullmatch(r"(\d+):(\d+)", text):
+            return cls(int(match[1]), int(match[2]))
+        if match := re.fullmatch(r"(\d+)x(\d+)", text):
+            return cls._read_group_by_kept(int(match[1]), int(match[2]))
         return None
 
     @classmethod
@@ -67,14 +67,22 @@ class NM(Pattern):
         return prod(shape) // self.m * self.n
 
     def violations(self, weight: Tensor) -> int:
-        """How many groups have more than `n` non-zeros."""
+        """Return how many groups have more than `n` non-zeros."""
         self.check(weight.shape)
         groups = weight.unflatten(-1, (weight.shape[-1] // self.m, self.m))
         return int((groups.count_nonzero(-1) > self.n).sum())
 
 
 def check_counts(n: int, m: int) -> None:
-    """Raise `ValueError` unless 1 <= N < M <= 256."""
+    """Raise an error unless 1 <= N < M <= 256.
+
+    Args:
+        n: Kept entries of a group.
+        m: Entries of a group.
+
+    Raises:
+        ValueError: They are not two such whole numbers.
+    """
     if type(n) is not int or type(m) is not int:
         raise ValueError(f"N:M needs two whole numbers; got {n!r} and {m!r}. Write '2:4', or NM(2, 4).")
     if 0 < m < n <= 256:

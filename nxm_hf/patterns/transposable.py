@@ -46,9 +46,9 @@ class Transposable(Pattern):
 
     @classmethod
     def read(cls, text: str) -> "Transposable | None":
-        """Read "2:4-transposable"."""
-        found = re.fullmatch(r"(\d+):(\d+)-transposable", text)
-        return cls(*map(int, found.groups())) if found else None
+        """Return the pattern of "2:4-transposable"; None for texts of other forms."""
+        match = re.fullmatch(r"(\d+):(\d+)-transposable", text)
+        return cls(int(match[1]), int(match[2])) if match else None
 
     @property
     def density(self) -> float:
@@ -56,7 +56,7 @@ class Transposable(Pattern):
 
     @property
     def side(self) -> NM:
-        """The pattern that the weight and its transpose hold."""
+        """Return the pattern that the weight and its transpose hold."""
         return NM(self.n, self.m)
 
     def check(self, shape: Sequence[int]) -> None:
@@ -71,6 +71,6 @@ class Transposable(Pattern):
         return self.side.kept(shape)
 
     def violations(self, weight: Tensor) -> int:
-        """How many groups along either side have more than `n` non-zeros."""
+        """Return how many groups along either side have more than `n` non-zeros."""
         self.check(weight.shape)
         return self.side.violations(weight) + self.side.violations(weight.mT)

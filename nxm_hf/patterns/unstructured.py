@@ -1,4 +1,4 @@
-"""Unstructured: a fraction of the weights is non-zero, wherever they stand."""
+"""Unstructured: a fraction of the weights is kept, wherever they are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nxm_hf.patterns.base import Pattern, check_density, read_density, rounded_share
+from nxm_hf.patterns.base import Pattern, check_density, kept_count, read_density
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Unstructured(Pattern):
 
     @classmethod
     def read(cls, text: str) -> "Unstructured | None":
-        """Read "unstructured:0.5"."""
+        """Return the pattern of "unstructured:0.5"; None for texts of other forms."""
         form, _, density = text.partition(":")
         return cls(read_density(density, "unstructured:0.5")) if form == cls.kind else None
 
     def check(self, shape: Sequence[int]) -> None:
-        """Any shape will do."""
+        """Accept any shape."""
 
     def kept(self, shape: Sequence[int]) -> int:
-        return rounded_share(self.density, prod(shape))
+        return kept_count(self.density, prod(shape))
 
     def violations(self, weight: Tensor) -> int:
-        """How many non-zeros there are beyond the allowed number."""
+        """Return how many non-zeros there are beyond the allowed number."""
         return max(0, int(weight.count_nonzero()) - self.kept(weight.shape))

@@ -1,15 +1,19 @@
-"""Exact for blocks: a block is worth its highest score, and the highest blocks are kept whole."""
-
-from typing import Any
+"""Exact for blocks: a block counts as much as its highest score, and the highest blocks are kept as a whole."""
 
 from torch import Tensor
 
+from nxm_hf.solvers.base import BlockPattern
 from nxm_hf.solvers.unstructured_threshold import keep_highest
 
 
-def by_blocks(scores: Tensor, pattern: Any) -> Tensor:
-    """Keep the `pattern.kept_blocks(shape)` best blocks; of equal blocks the first, read row by row."""
+def by_block_topk(scores: Tensor, pattern: BlockPattern) -> Tensor:
+    """Keep the blocks with the highest maxima; of equal blocks the first, read row by row.
+
+    Args:
+        scores: The scores.
+        pattern: The block pattern.
+    """
     tiles = pattern.tiles(scores)  # (..., R, rows, C, cols)
-    worth = tiles.amax((-3, -1))
-    mask = keep_highest(worth.flatten(), pattern.kept_blocks(scores.shape)).view(worth.shape)
+    maxima = tiles.amax((-3, -1))
+    mask = keep_highest(maxima.flatten(), pattern.kept_blocks(scores.shape)).view(maxima.shape)
     return mask[..., :, None, :, None].expand(tiles.shape).reshape(scores.shape)

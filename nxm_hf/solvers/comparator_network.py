@@ -6,31 +6,48 @@ from functools import cache
 import torch
 from torch import Tensor
 
-Step = tuple[int, int, bool, bool]
+Comparator = tuple[int, int, bool, bool]
 
 
 @cache
-def network(places: tuple[int, ...], m: int) -> tuple[Step, ...]:
-    """The comparators `(high, low, want_max, want_min)` that bring the values of some ranks of m to their places.
+def network(ranks: tuple[int, ...], m: int) -> tuple[Comparator, ...]:
+    """Return the comparators that bring the values of some ranks of m to the wires of those numbers.
 
-    A backwards pass over the sorting network leaves out each comparator, and each half of one,
-    on which those places do not depend. Rank 0 is the largest.
+    A backwards pass over the sorting network drops each comparator, and each half of one, that no wanted rank needs.
 
-    >>> network((0,), 4)
-    ((0, 1, True, False), (2, 3, True, False), (0, 2, True, False))
+    Args:
+        ranks: The wanted ranks; rank 0 is the largest.
+        m: How many values there are.
+
+    Returns:
+        Comparators `(high, low, want_max, want_min)` of two wires.
+
+    Example:
+        >>> network((0,), 4)
+        ((0, 1, True, False), (2, 3, True, False), (0, 2, True, False))
     """
-    needed, steps = set(places), []
+    needed, comparators = set(ranks), []
     for high, low in reversed(_sorting_network(m)):
         if high in needed or low in needed:
-            steps.append((high, low, high in needed, low in needed))
+            comparators.append((high, low, high in needed, low in needed))
             needed |= {high, low}
-    return tuple(reversed(steps))
+    return tuple(reversed(comparators))
 
 
-def select(values: Iterable[Tensor], spare: Tensor, places: Sequence[int]) -> list[Tensor]:
-    """The values of some ranks, place by place, of m tensors of one shape; all are overwritten, and so is `spare`."""
+def select(values: Iterable[Tensor], spare: Tensor, ranks: Sequence[int]) -> list[Tensor]:
+    """Return the values of some ranks, entry by entry, of m tensors of one shape.
+
+    Args:
+        values: The tensors, which are overwritten.
+        spare: One more of their shape, a buffer.
+        ranks: The wanted ranks; rank 0 is the largest.
+
+    Example:
+        >>> select(torch.tensor([[3, 8], [1, 9], [2, 7]]), torch.empty(2, dtype=torch.int64), [1])
+        [tensor([2, 8])]
+    """
     wires = list(values)
-    for high, low, want_max, want_min in network(tuple(places), len(wires)):
+    for high, low, want_max, want_min in network(tuple(ranks), len(wires)):
         a, b = wires[high], wires[low]
         if want_min:
             torch.minimum(a, b, out=spare if want_max else b)
@@ -38,11 +55,11 @@ def select(values: Iterable[Tensor], spare: Tensor, places: Sequence[int]) -> li
             torch.maximum(a, b, out=a)
         if want_max and want_min:
             wires[low], spare = spare, b
-    return [wires[place] for place in places]
+    return [wires[rank] for rank in ranks]
 
 
 def _sorting_network(m: int) -> list[tuple[int, int]]:
-    """Batcher's odd-even merge exchange (Knuth 5.2.2, Algorithm M): sorts m values, the largest first."""
+    """Return Batcher's odd-even merge exchange (Knuth 5.2.2, Algorithm M), which sorts m values, the largest first."""
     pairs, run = [], 1
     while run < m:
         gap = run

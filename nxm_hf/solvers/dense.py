@@ -1,11 +1,16 @@
 """Exact for dense: nothing is pruned."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from nxm_hf.solvers.base import PatternLike
 
-def keep_everything(scores: Tensor, pattern: Any) -> Tensor:
-    """Keep every weight."""
+
+def keep_everything(scores: Tensor, pattern: PatternLike) -> Tensor:
+    """Keep every weight.
+
+    Args:
+        scores: The scores; only their shape and device are read.
+        pattern: The dense pattern.
+    """
     return torch.ones(scores.shape, dtype=torch.bool, device=scores.device)

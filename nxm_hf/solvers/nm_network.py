@@ -1,19 +1,23 @@
 """Exact for N:M, and fast: a comparison network finds the n-th largest score of every group."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from nxm_hf.solvers.base import NMPattern
 from nxm_hf.solvers.comparator_network import select
 
-CPU_BYTES = 2**20  # of scores worked on at a time: what a core's own cache holds
+CPU_BYTES = 2**20  # of scores processed at a time: what a core's own cache holds
 GPU_BYTES = 2**26  # bounds the memory, and lets fp32 count the kept without rounding (2**24 scores)
 LARGEST_NETWORK = 32  # the network grows as m log² m; wider groups ask topk for their threshold
 
 
-def by_network(scores: Tensor, pattern: Any) -> Tensor:
-    """Keep what reaches the n-th largest score of its group; of equal scores the first."""
+def by_network(scores: Tensor, pattern: NMPattern) -> Tensor:
+    """Keep the scores that reach the n-th largest of their group; of equal scores the first.
+
+    Args:
+        scores: The scores.
+        pattern: The N:M pattern.
+    """
     dtype = working_dtype(scores.dtype)
     groups = scores.contiguous().view(-1, pattern.m)
     mask = torch.empty(groups.shape, dtype=torch.bool, device=scores.device)
@@ -27,14 +31,18 @@ def by_network(scores: Tensor, pattern: Any) -> Tensor:
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Half floats are compared as fp32, which holds each of them exactly and is faster on a CPU."""
+    """Return the dtype in which scores are compared: fp32 for half floats, which it holds exactly, as it is faster.
+
+    Args:
+        dtype: The dtype of the scores.
+    """
     if dtype.is_floating_point and dtype.itemsize < 4:
         return torch.float32
     return torch.uint8 if dtype == torch.bool else dtype
 
 
 def _keep_largest(groups: Tensor, n: int, keep: Tensor, rows: Tensor, flags: Tensor) -> None:
-    """Write the mask of (g, m) scores into `keep`; `rows` (m + 1, g) and `flags` (g, m) are work space."""
+    """Write the mask of (g, m) scores into `keep`; `rows` (m + 1, g) and `flags` (g, m) are buffers."""
     threshold = _nth_largest(groups, n, rows)
     # Comparing into numbers and copying those to bool is about twice as fast as comparing into bool, and writing
     # the thresholds out first beats broadcasting them along short groups.
@@ -46,7 +54,7 @@ def _keep_largest(groups: Tensor, n: int, keep: Tensor, rows: Tensor, flags: Ten
 
 
 def _nth_largest(groups: Tensor, n: int, rows: Tensor) -> Tensor:
-    """The n-th largest of each group: (g, m) -> (g,)."""
+    """Return the n-th largest of each group: (g, m) -> (g,)."""
     m = groups.shape[1]
     if m > LARGEST_NETWORK:
         return groups.topk(n, dim=1).values[:, -1]
@@ -56,7 +64,7 @@ def _nth_largest(groups: Tensor, n: int, rows: Tensor) -> Tensor:
 
 
 def _settle_ties(groups: Tensor, n: int, threshold: Tensor) -> Tensor:
-    """Where more than n scores reach the threshold, keep only the first of those that equal it."""
+    """Return the mask where more than n scores reach the threshold: only the first of those that equal it are kept."""
     above, equal = groups > threshold, groups == threshold
     room = n - above.sum(1, keepdim=True)
     return above | (equal & (equal.cumsum(1) <= room))

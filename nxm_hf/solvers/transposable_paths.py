@@ -1,42 +1,50 @@
-"""Shortest paths: the cheapest way to bring the rows of many tiles to their count, their columns kept as they are."""
+"""Shortest paths: the cheapest way to bring the rows of many tiles to their count without changing column counts.
+
+All tiles take each step together. `cpu.transposable_paths` is the form for one tile in compiled code.
+"""
 
 import torch
 from torch import Tensor
 
 
 def balance_rows(q: Tensor, kept: Tensor, n: int) -> Tensor:
-    """Give every row n at the least loss: whole scores and masks of (m, m, tiles), the masks best for their counts.
+    """Return masks with n in every row, at the least loss of score.
 
-    A path leaves a row that has too many by an entry it keeps, goes on from that column to a row that lacks this
-    entry, and so on to a row that has too few. Keeping what it found pruned and pruning what it found kept moves one
-    from its first row to its last, and along a cheapest path the mask stays the best of its counts.
+    A path leaves a row with too many entries by a kept entry, continues from that column to a row where this column
+    is pruned, and so on to a row with too few. Swapping kept and pruned along it moves one entry from its first row to
+    its last. Along a cheapest path, the mask stays the best of its counts.
+
+    Args:
+        q: Integer scores, (m, m, tiles).
+        kept: Masks with n in every column, each the best for its counts.
+        n: Kept entries of each row.
     """
     kept = kept.clone()
     excess = kept.sum(1) - n  # (m, tiles)
-    places = (excess != 0).any(0).nonzero().squeeze(1)
-    q, part, excess = q[..., places], kept[..., places], excess[:, places]
-    while len(places):
+    indices = (excess != 0).any(0).nonzero().squeeze(1)
+    q, part, excess = q[..., indices], kept[..., indices], excess[:, indices]
+    while len(indices):
         _move(q, part, excess)
         done = (excess == 0).all(0)
-        kept[..., places[done]] = part[..., done]
+        kept[..., indices[done]] = part[..., done]
         left = (~done).nonzero().squeeze(1)
-        places, q, part, excess = places[left], q[..., left], part[..., left], excess[:, left]
+        indices, q, part, excess = indices[left], q[..., left], part[..., left], excess[:, left]
     return kept
 
 
 def _move(q: Tensor, kept: Tensor, excess: Tensor) -> None:
-    """Move along cheapest paths, one or more in every tile, and no two that meet.
+    """Swap along cheapest paths, one or more in every tile, of which no two meet.
 
-    A path leaves the trees of the others as cheap as they were, so that one search does for all of them. And rows with
-    too few can all be reached: what sets the mask apart from one with n in each is made of such paths.
+    A path leaves the trees of the others as cheap as they were, so one search is enough for all of them. All rows with
+    too few can be reached: the difference between the mask and one with n in each row consists of such paths.
     """
     trees = _Trees(q, kept, excess > 0)
     row, tile = (excess < 0).nonzero().unbind(1)
     root = trees.climb(row, tile)
     # Paths of one tree may share entries, those of two trees never do: each root sends to its first row only.
-    place = root * excess.shape[1] + tile
-    first = torch.full_like(excess, len(excess)).flatten().scatter_reduce_(0, place, row, "amin")
-    chosen = first[place] == row
+    tree = root * excess.shape[1] + tile
+    first = torch.full_like(excess, len(excess)).flatten().scatter_reduce_(0, tree, row, "amin")
+    chosen = first[tree] == row
     row, tile, root = row[chosen], tile[chosen], root[chosen]
     trees.climb(row, tile, kept)
     excess[row, tile] += 1
@@ -47,12 +55,12 @@ class _Trees:
     """The cheapest paths from rows with too many to all rows and columns, by Bellman and Ford, in all tiles at once."""
 
     def __init__(self, q: Tensor, kept: Tensor, roots: Tensor):
-        self.far = torch.iinfo(q.dtype).max // 2  # two of them still are a number
-        self.to_col = torch.where(kept, q, self.far)  # what a step from row to column costs: (row, column, tile)
-        self.to_row = torch.where(kept, self.far, -q)  # and one from column to row
+        self.far = torch.iinfo(q.dtype).max // 2  # the sum of two does not overflow
+        self.to_col = torch.where(kept, q, self.far)  # cost of a step from row to column: (row, column, tile)
+        self.to_row = torch.where(kept, self.far, -q)  # cost of a step from column to row
         self.rows = torch.where(roots, 0, self.far).to(q.dtype)
         self.cols = torch.full_like(self.rows, self.far)
-        # In which turn each was last made cheaper. Climbing only to earlier ones cannot run in a circle of ties.
+        # The turn in which each became cheaper last. Climbing only to earlier ones cannot run in a circle of ties.
         self.row_turn = torch.zeros_like(self.rows, dtype=torch.uint8)
         self.col_turn = torch.zeros_like(self.row_turn)
         self._relax()
@@ -71,30 +79,36 @@ class _Trees:
             moving = bool(cheaper.any())
 
     def climb(self, row: Tensor, tile: Tensor, swap: Tensor | None = None) -> Tensor:
-        """The roots of some rows of some tiles; on the way the mask `swap` is changed along the paths."""
+        """Return the roots of some rows of some tiles.
+
+        Args:
+            row: The rows.
+            tile: The tile of each row.
+            swap: Masks that are changed along the paths, if given.
+        """
         row = row.clone()
         going = torch.arange(len(row), device=row.device)
         while len(going):
-            low, where = row[going], tile[going]
-            tight = self.cols[:, where] + self.to_row[low, :, where].T == self.rows[low, where]
-            col = _first(tight & (self.col_turn[:, where] <= self.row_turn[low, where]))
-            tight = self.rows[:, where] + self.to_col[:, col, where] == self.cols[col, where]
-            high = _first(tight & (self.row_turn[:, where] < self.col_turn[col, where]))
+            low, at = row[going], tile[going]
+            tight = self.cols[:, at] + self.to_row[low, :, at].T == self.rows[low, at]
+            col = _first(tight & (self.col_turn[:, at] <= self.row_turn[low, at]))
+            tight = self.rows[:, at] + self.to_col[:, col, at] == self.cols[col, at]
+            high = _first(tight & (self.row_turn[:, at] < self.col_turn[col, at]))
             if swap is not None:
-                swap[low, col, where] = True
-                swap[high, col, where] = False
+                swap[low, col, at] = True
+                swap[high, col, at] = False
             row[going] = high
-            going = going[self.row_turn[high, where] > 0]
+            going = going[self.row_turn[high, at] > 0]
         return row
 
 
 def _first(hits: Tensor) -> Tensor:
-    """Where along the first dimension the first hit is."""
+    """Return the index of the first hit along the first dimension."""
     return hits.byte().argmax(0)
 
 
 def _least(values: Tensor) -> Tensor:
-    """The minimum along the first dimension, by halves, which is faster than `amin` on whole numbers; overwrites."""
+    """Return the minimum along the first dimension, by halves: faster than `amin` on integers. Overwrites `values`."""
     while len(values) > 1:
         half = len(values) // 2
         torch.minimum(values[:half], values[-half:], out=values[:half])

@@ -1,4 +1,4 @@
-"""Tiles of transposable patterns: cut out of scores, and their scores as whole numbers that add up without rounding."""
+"""Tiles of transposable patterns: views of scores, and their scores as integers, which add up without rounding."""
 
 from collections.abc import Iterator
 
@@ -6,11 +6,17 @@ import torch
 from torch import Tensor
 
 FINITE, INFINITE = 2**40, 2**51  # an infinity outweighs the finite scores of a tile, 1024 at most, twice over
-RESOLUTION = 2**20  # what the mean score of a tile should count, so that rounding costs less than 1e-6 of the optimum
+RESOLUTION = 2**20  # least mean of a tile's integers: rounding then costs less than 1e-6 of the optimum
 
 
 def tiles(scores: Tensor, m: int, most: int) -> Iterator[Tensor]:
-    """Views (m, m, ...) of at most so many tiles that together are all the m by m tiles of scores, or of a mask."""
+    """Yield views (m, m, ...) of parts of the m x m tiles of scores, or of a mask.
+
+    Args:
+        scores: Contiguous scores.
+        m: Side of a tile.
+        most: How many tiles a part has at most.
+    """
     strips = scores.view(-1, m, scores.shape[-1] // m, m)
     for strip in strips.split(max(1, most // strips.shape[2])):
         for part in strip.split(most, 2):
@@ -18,9 +24,14 @@ def tiles(scores: Tensor, m: int, most: int) -> Iterator[Tensor]:
 
 
 def quantized(part: Tensor) -> tuple[Tensor, Tensor]:
-    """Tiles (m, m, count) as int32, to a 2**-24 of their largest score or better, and which need `quantized_wide`.
+    """Return tiles as int32, rounded to 2**-24 of their largest score or better.
 
-    Those with infinities, with scores below zero, or with so large a score that the others nearly vanish beside it.
+    Args:
+        part: Tiles, (m, m, count).
+
+    Returns:
+        The integers, and which tiles need `quantized_wide`: those with infinities, with scores below zero, or with so
+        large a score that the others nearly vanish beside it.
     """
     m = len(part)
     exact = torch.float32 if part.is_floating_point() and part.dtype != torch.float64 else torch.float64
@@ -34,7 +45,11 @@ def quantized(part: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantized_wide(part: Tensor) -> Tensor:
-    """Tiles of any scores as int64."""
+    """Return tiles of any scores as int64.
+
+    Args:
+        part: Tiles, (m, m, count).
+    """
     part = part.double()
     infinite = part.isinf()
     finite = part.masked_fill(infinite, 0)

@@ -1,55 +1,78 @@
-"""What methods and patterns do to a whole weight: in one pass where a fast tier suits, else step by step in torch.
+"""Operations on whole weights: in one pass where a backend has a kernel for them, else step by step in torch.
 
-Both give the same bits. Where a NaN is refused, they may have been half-way through.
+Both give the same bits: the torch form of each operation is what its kernels are tested against before they are used.
+Where a NaN is refused, tensors may have been partly overwritten.
 """
 
 import math
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy
 import torch
 from torch import Tensor
 
 from nxm_hf.solvers import choose, cpu, gpu
+from nxm_hf.solvers.base import MaskPattern, Operation, PatternLike, SizedPattern, integer_view, is_nm
 from nxm_hf.solvers.self_test import Counts, Run
 
-PART = 2**20  # weights gone through at a time: they stay in a CPU's last cache, and calls cost little beside them
-FOURS = Counts(0, 4)  # for what looks at each entry alone
-FLAGS = (torch.bool, torch.bool, torch.int8)
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+PART = 2**20  # entries processed at a time: they stay in a CPU's last cache, and calls cost little beside them
+ANY_FOUR = Counts(0, 4)  # the pattern of the kernel that reads each entry alone
 
 
 def refuse_nan(scores: Tensor) -> None:
-    """A NaN has no place in an order. A sum is NaN if any score is, and is much cheaper than `isnan`."""
+    """Raise an error if scores hold a NaN, which has no place in an order.
+
+    Args:
+        scores: Scores, or a weight.
+
+    Raises:
+        ValueError: There is a NaN.
+    """
+    # A sum is NaN if any score is, and is much cheaper than `isnan`.
     if scores.is_floating_point() and scores.sum().isnan() and (count := int(scores.isnan().sum())):
-        _refuse(f"Scores hold {count} NaN of {scores.numel()}")
+        _raise_nan(f"Scores hold {count} NaN of {scores.numel()}")
 
 
-def _refuse(found: str) -> None:
+def _raise_nan(problem: str) -> NoReturn:
     raise ValueError(
-        f"{found}; a mask needs numbers. "
+        f"{problem}; a mask needs numbers. "
         "Look for the step that made them: a learning rate too high, or an fp16 overflow."
     )
 
 
-def largest(weight: Tensor, pattern: Any) -> Tensor:
-    """The mask of |weight|."""
+def magnitude_mask(weight: Tensor, pattern: MaskPattern) -> Tensor:
+    """Return the mask of |weight|.
+
+    Args:
+        weight: A weight whose shape fits the pattern.
+        pattern: The pattern of the mask.
+
+    Raises:
+        ValueError: The weight holds a NaN.
+    """
     weight = weight.contiguous()
     mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
-    if run := _kernel("magnitude_mask", pattern, weight, mask):
-        _refusing_nan(run, weight, mask)
+    if kernel := _kernel(MAGNITUDE_MASK, pattern, weight, mask):
+        _run_refusing_nan(kernel, weight, mask)
         return mask
     return pattern.mask(weight.abs())
 
 
-def project(weight: Tensor, pattern: Any) -> Tensor:
-    """The nearest weight that holds the pattern, as a new tensor whose zeros are all +0.0."""
-    row, result = weight.contiguous(), torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
-    if run := _kernel("project", pattern, row, result):
-        _refusing_nan(run, row, result)
+def project(weight: Tensor, pattern: MaskPattern) -> Tensor:
+    """Return the nearest weight that holds the pattern, as a new tensor whose zeros are all +0.0.
+
+    Args:
+        weight: A weight whose shape fits the pattern.
+        pattern: The pattern to hold.
+
+    Raises:
+        ValueError: The weight holds a NaN.
+    """
+    contiguous, result = weight.contiguous(), torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    if kernel := _kernel(PROJECT, pattern, contiguous, result):
+        _run_refusing_nan(kernel, contiguous, result)
         return result
-    mask = largest(weight, pattern)
+    mask = magnitude_mask(weight, pattern)
     result = (weight * mask).add_(0)  # -0.0 + 0 is +0.0; a product is three times faster than `where`
     if result.sum().isnan():  # a pruned infinity, times 0
         result = torch.where(mask, weight, 0).add_(0)
@@ -57,9 +80,14 @@ def project(weight: Tensor, pattern: Any) -> Tensor:
 
 
 def keep(weight: Tensor, mask: Tensor) -> None:
-    """Write true +0.0 where the mask prunes, in place; -0.0 becomes +0.0 everywhere."""
-    if run := _kernel("keep", FOURS, weight, mask):
-        run(weight, mask)
+    """Set what the mask prunes to +0.0, in place. Kept entries of -0.0 become +0.0, too.
+
+    Args:
+        weight: The weight to prune.
+        mask: True where a weight is kept.
+    """
+    if kernel := _kernel(KEEP, ANY_FOUR, weight, mask):
+        kernel(weight, mask)
         return
     # A product with the mask's bytes takes a sixth of the time of `where` or `masked_fill`, which branch at each entry.
     weight.mul_(mask.view(torch.uint8)).add_(0.0)
@@ -67,39 +95,86 @@ def keep(weight: Tensor, mask: Tensor) -> None:
         weight.masked_fill_(~mask, 0.0)
 
 
-def mask_change(before: Tensor, mask: Tensor) -> Tensor:
-    """How a mask changed: entries that came in, those that left, and those kept before."""
-    changed, old, new = (torch.count_nonzero(x) for x in (before ^ mask, before, mask))
+def mask_change(before: Tensor, after: Tensor) -> Tensor:
+    """Return how a mask changed: how many entries came in, how many left, and how many were kept before.
+
+    Args:
+        before: The old mask.
+        after: The new mask.
+    """
+    changed, old, new = (torch.count_nonzero(x) for x in (before ^ after, before, after))
     return torch.stack([(changed + new - old) // 2, (changed + old - new) // 2, old]).cpu()
 
 
-def admm_update(weight: Tensor, r: Tensor, pattern: Any, first: bool, dual: bool) -> Tensor | None:
-    """With R = Z - U: V = W + U, then R = V where its mask is, and -V elsewhere. How the mask moved, if it was there.
+def _mask_change_of_counts(changed: int, old: int, new: int) -> Tensor:
+    return torch.tensor([(changed + new - old) // 2, (changed + old - new) // 2, old])
 
-    `first`: there is no U yet. Without `dual` there is none ever, and R = Z.
+
+def remask(weight: Tensor, mask: Tensor, dense: Tensor, pattern: MaskPattern) -> Tensor:
+    """Compute a new mask from |W|, then set D = W and W = W * mask, all in place.
+
+    Args:
+        weight: W, dense.
+        mask: The old mask, which is overwritten.
+        dense: D, the copy of the dense weight, which is overwritten.
+        pattern: The pattern of the new mask.
+
+    Returns:
+        How the mask changed; see `mask_change`.
+
+    Raises:
+        ValueError: The weight holds a NaN.
     """
-    if dual and not first and (run := _kernel("admm_update", pattern, weight, r)):
-        changed = _refusing_nan(run, weight, r)
-        return _moved(changed, pattern.kept(weight.shape), pattern.kept(weight.shape))
-    parts = list(_parts(pattern, weight, r))
-    work = _Work.like(parts[0][1])
-    changed = sum(_update(*part, pattern, first, dual, work.first(len(part[1]))) for part in parts)
+    if kernel := _kernel(REMASK, pattern, weight, mask, dense):
+        counts = _run_refusing_nan(kernel, weight, mask, dense)
+        return _mask_change_of_counts(counts & 0xFFFFFFFF, counts >> 32, pattern.kept(weight.shape))
+    new = magnitude_mask(weight, pattern)
+    change = mask_change(mask, new)
+    mask.copy_(new)
+    dense.copy_(weight)
+    weight.mul_(mask.view(torch.uint8))
+    return change
+
+
+def admm_update(weight: Tensor, r: Tensor, pattern: SizedPattern, first: bool, dual: bool) -> Tensor | None:
+    """Do an update of ADMM on R = Z - U, in place: V = W + U, then R = V where the mask of |V| is, and -V elsewhere.
+
+    Args:
+        weight: W.
+        r: R. The mask of |R| is the mask of Z.
+        pattern: The pattern of the masks.
+        first: Whether this is the first update, when there is no U, and R holds nothing yet.
+        dual: Whether there is a U. Without it, R = Z, which is 0 where it is pruned.
+
+    Returns:
+        How the mask changed, see `mask_change`; None for the first update.
+
+    Raises:
+        ValueError: W or R hold a NaN.
+    """
     kept = pattern.kept(weight.shape)
-    return None if first else _moved(changed, kept, kept)
+    if dual and not first and (kernel := _kernel(ADMM_UPDATE, pattern, weight, r)):
+        return _mask_change_of_counts(_run_refusing_nan(kernel, weight, r), kept, kept)
+    parts = _parts(pattern, weight, r)
+    buffers = _Buffers.like(parts[0][0])
+    changed = sum(_update(*part, pattern, first, dual, buffers.narrowed(len(part[0]))) for part in parts)
+    return None if first else _mask_change_of_counts(changed, kept, kept)
 
 
-def _parts(pattern: Any, *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    """The tensors in parts that fit in a core's cache, where a pattern asks nothing of one part about another."""
-    if pattern.kind != "nm" or not all(x.device.type == "cpu" and x.is_contiguous() for x in tensors):
-        return [tensors]
-    rows, total, unit = [x.view(-1) for x in tensors], tensors[0].numel(), 8 * pattern.m
+def _parts(pattern: PatternLike, weight: Tensor, r: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return parts of the tensors that fit in a core's cache, where each part has a mask of its own."""
+    contiguous = all(x.device.type == "cpu" and x.is_contiguous() for x in (weight, r))
+    if not is_nm(pattern) or not contiguous:
+        return [(weight, r)]
+    total, unit = weight.numel(), 8 * pattern.m
     # Parts of one size: a short last one would cost as much as a long one.
     size = math.ceil(total / math.ceil(total / PART) / unit) * unit
-    return zip(*(row.split(size) for row in rows), strict=True) if size < total else [rows]
+    flat = weight.view(-1), r.view(-1)
+    return list(zip(flat[0].split(size), flat[1].split(size), strict=True)) if size < total else [flat]
 
 
-class _Work(NamedTuple):
-    """Room for what is in between: memory that is written for the first time costs more than the writing."""
+class _Buffers(NamedTuple):
+    """Buffers that all parts share: memory that is written for the first time costs more than the writing."""
 
     numbers: Tensor
     before: Tensor
@@ -107,75 +182,105 @@ class _Work(NamedTuple):
     bytes: Tensor
 
     @classmethod
-    def like(cls, part: Tensor) -> "_Work":
-        return cls(torch.empty_like(part), *(torch.empty(part.shape, dtype=x, device=part.device) for x in FLAGS))
+    def like(cls, part: Tensor) -> "_Buffers":
+        before, after, numbers = (
+            torch.empty(part.shape, dtype=dtype, device=part.device) for dtype in (torch.bool, torch.bool, torch.int8)
+        )
+        return cls(torch.empty_like(part), before, after, numbers)
 
-    def first(self, count: int) -> "_Work":
-        return self if self.numbers.shape[:1] == (count,) else _Work(*(x[:count] for x in self))
+    def narrowed(self, count: int) -> "_Buffers":
+        return self if self.numbers.shape[:1] == (count,) else _Buffers(*(x[:count] for x in self))
 
 
-def _update(weight: Tensor, r: Tensor, pattern: Any, first: bool, dual: bool, work: _Work) -> int:
-    """`admm_update` of a part; how many entries of the mask changed."""
+def _update(weight: Tensor, r: Tensor, pattern: PatternLike, first: bool, dual: bool, buffers: _Buffers) -> int:
+    """Do `admm_update` on a part. Return how many entries of the mask changed."""
     if not first:
-        _mark(r, pattern, work.before, work.numbers)
+        _write_magnitude_mask(r, pattern, buffers.before, buffers.numbers)
     if first or not dual:
         r.copy_(weight)
     else:
-        _keep_bits(r, torch.sub(work.before.view(torch.int8), 1, out=work.bytes), work.numbers)
+        _zero_where(r, torch.sub(buffers.before.view(torch.int8), 1, out=buffers.bytes), buffers.numbers)  # now -U
         torch.sub(weight, r, out=r)
-    _mark(r, pattern, work.after, work.numbers)
-    after = work.after.view(torch.int8)
+    _write_magnitude_mask(r, pattern, buffers.after, buffers.numbers)
+    after = buffers.after.view(torch.int8)
     if dual:
-        r.mul_(work.numbers.copy_(torch.add(after, after, out=work.bytes).sub_(1)))  # times 1 or -1
+        signs = torch.add(after, after, out=buffers.bytes).sub_(1)  # 1 or -1
+        r.mul_(buffers.numbers.copy_(signs))
     else:
-        _keep_bits(r, torch.neg(after, out=work.bytes), work.numbers)
-    return 0 if first else _count(work.before.bitwise_xor_(work.after))
+        _zero_where(r, torch.neg(after, out=buffers.bytes), buffers.numbers)
+    return 0 if first else _count(buffers.before.bitwise_xor_(buffers.after))
 
 
-def _mark(weight: Tensor, pattern: Any, mask: Tensor, sizes: Tensor) -> None:
-    """Write the mask of |weight|."""
-    refuse_nan(torch.abs(weight, out=sizes))
-    choose(sizes, pattern).fill([sizes], pattern, [mask])
+def _write_magnitude_mask(weight: Tensor, pattern: PatternLike, mask: Tensor, magnitudes: Tensor) -> None:
+    refuse_nan(torch.abs(weight, out=magnitudes))
+    choose(magnitudes, pattern).fill([magnitudes], pattern, [mask])
 
 
-def _keep_bits(x: Tensor, ones: Tensor, work: Tensor) -> None:
-    """+0.0 where `ones` is 0 and not -1, in place, by whole numbers: `where` branches at each entry."""
-    kind = BITS[x.dtype.itemsize]
-    x.view(kind).bitwise_and_(work.view(kind).copy_(ones))
+def _zero_where(x: Tensor, flags: Tensor, buffer: Tensor) -> None:
+    """Set x to +0.0 in place where a flag is 0 and not -1, by an "and" of bits: `where` branches at each entry."""
+    bits = integer_view(x)
+    bits.bitwise_and_(integer_view(buffer).copy_(flags))
 
 
 def _count(flags: Tensor) -> int:
-    """How many are set; NumPy finds that in a fifth of torch's time on a CPU."""
+    """Return how many flags are set. On a CPU, NumPy takes a fifth of torch's time."""
     return int(numpy.count_nonzero(flags.numpy()) if flags.device.type == "cpu" else flags.count_nonzero())
 
 
-def remask(weight: Tensor, mask: Tensor, dense: Tensor, pattern: Any) -> Tensor:
-    """A new mask from |W|, in place of the old one; D = W; W = W * mask. How the mask moved."""
-    if run := _kernel("remask", pattern, weight, mask, dense):
-        found = _refusing_nan(run, weight, mask, dense)
-        return _moved(found & 0xFFFFFFFF, found >> 32, pattern.kept(weight.shape))
-    new = largest(weight, pattern)
-    found = mask_change(mask, new)
-    mask.copy_(new)
-    dense.copy_(weight)
-    weight.mul_(mask.view(torch.uint8))
-    return found
+# Kernels of these operations
 
 
-def _kernel(task: str, pattern: Any, *tensors: Tensor) -> Run | None:
-    """What does a task in one pass, if there is such a thing for these tensors."""
-    return next((tier.runner(task, pattern) for tier in (cpu, gpu) if tier.suits(task, pattern, *tensors)), None)
+def _kernel(operation: Operation, pattern: PatternLike, *tensors: Tensor) -> Run | None:
+    """Return the kernel that does an operation in one pass, or None where torch has to do it."""
+    for backend in (cpu.BACKEND, gpu.BACKEND):
+        if is_nm(pattern) and backend.supports(operation, pattern, *tensors):
+            return backend.runner(operation, pattern)
+    return None
 
 
-def _refusing_nan(run: Run, *tensors: Tensor) -> int:
-    """What a task counts on one weight; a NaN is refused."""
-    found = run(*tensors)
-    if found < 0:
+def _run_refusing_nan(kernel: Run, *tensors: Tensor) -> int:
+    """Run a kernel and return its count. Raise an error where it met a NaN."""
+    count = kernel(*tensors)
+    if count < 0:
         for tensor in tensors:
             refuse_nan(tensor)
-        _refuse("A weight or the state of its method held a NaN")  # that was written over
-    return found
+        _raise_nan("A weight or the state of its method held a NaN")  # that was overwritten
+    return count
 
 
-def _moved(changed: int, old: int, new: int) -> Tensor:
-    return torch.tensor([(changed + new - old) // 2, (changed + old - new) // 2, old])
+# The torch forms as kernels have them: results are written into tensors, and a count is returned. Self-tests call
+# them under `reference_only`, where the functions above use no kernel.
+
+
+def _magnitude_mask_in_torch(pattern: MaskPattern, weight: Tensor, out: Tensor) -> int:
+    out.copy_(magnitude_mask(weight, pattern))
+    return 0
+
+
+def _project_in_torch(pattern: MaskPattern, weight: Tensor, out: Tensor) -> int:
+    out.copy_(project(weight, pattern))
+    return 0
+
+
+def _keep_in_torch(_: PatternLike, weight: Tensor, mask: Tensor) -> int:
+    keep(weight, mask)
+    return 0
+
+
+def _remask_in_torch(pattern: MaskPattern, weight: Tensor, mask: Tensor, dense: Tensor) -> int:
+    """Return how many entries changed, plus 2**32 times how many were kept before."""
+    came, left, old = remask(weight, mask, dense, pattern).tolist()
+    return came + left | old << 32
+
+
+def _admm_update_in_torch(pattern: MaskPattern, weight: Tensor, r: Tensor) -> int:
+    """Return how many entries of the mask changed."""
+    change = admm_update(weight, r, pattern, first=False, dual=True)
+    return 0 if change is None else int(change[:2].sum())
+
+
+MAGNITUDE_MASK = Operation("magnitude_mask", _magnitude_mask_in_torch, ("float", "mask"))
+PROJECT = Operation("project", _project_in_torch, ("float", "float"))
+KEEP = Operation("keep", _keep_in_torch, ("float", "mask"), in_place=True, refuses_nan=False)
+REMASK = Operation("remask", _remask_in_torch, ("float", "mask", "float"), in_place=True, finite=True)
+ADMM_UPDATE = Operation("admm_update", _admm_update_in_torch, ("float", "float"), in_place=True, finite=True)

@@ -197,8 +197,8 @@ def _title(folder: str | Path, model: nn.Module, record: SparsityRecord | None) 
 
 
 def _solvers() -> str:
-    missing = {cpu: not cpu.works(), gpu: gpu.absence() is not None}
-    absent = [solver for tier, is_missing in missing.items() if is_missing for solver in tier.CATALOGUE.values()]
+    missing = {cpu: not cpu.BACKEND.works(), gpu: gpu.BACKEND.unavailable() is not None}
+    absent = [solver for tier, is_missing in missing.items() if is_missing for solver in tier.SOLVERS.values()]
 
     def named(solvers: Sequence) -> str:
         first, *others = (solver.__name__ for solver in solvers if solver not in absent)
@@ -207,6 +207,6 @@ def _solvers() -> str:
     lines = ["Solvers in use: " + "; ".join(f"{kind}: {named(solvers)}" for kind, solvers in SOLVERS.items()) + "."]
     if missing[cpu]:
         lines.append("Several times faster ones for CPUs need numba: pip install 'nxm-hf[fast]'.")
-    reason = gpu.absence()
+    reason = gpu.BACKEND.unavailable()
     lines.append(f"Kernels for GPUs are not in use: {reason}." if reason else "On a GPU, kernels of Triton.")
     return " ".join(lines)

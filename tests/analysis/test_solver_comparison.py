@@ -22,7 +22,7 @@ def test_every_solver_that_suits_has_a_line_and_ours_keep_the_most(text, monkeyp
     monkeypatch.setattr("nxm_hf.analysis.solver_comparison.TIME_BUDGET", 1e-9)
     given, pattern = weight(40, 120), parse(text)
     found = analysis.compare_solvers(given, text if text != "dense" else pattern, None)
-    ours = [solver.__name__ for solver in SOLVERS[pattern.kind] if solver.suits(given, pattern)]
+    ours = [solver.__name__ for solver in SOLVERS[pattern.kind] if solver.supports(given, pattern)]
     assert [result.solver for result in found.results][: len(ours)] == ours
     for result in found.results[: len(ours)]:
         assert result.mean == pytest.approx(1, abs=1e-6) and result.worst == pytest.approx(1, abs=1e-6)

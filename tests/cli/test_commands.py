@@ -140,11 +140,11 @@ def test_inspect_knows_that_a_conv1d_is_not_a_linear(tmp_path, capsys):
 def test_inspect_shows_the_solver_in_use_of_every_kind_of_pattern(dense, capsys):
     main(["inspect", str(dense)])
     shown = capsys.readouterr().out
-    absent = gpu.CATALOGUE.values() if gpu.absence() else ()
+    absent = gpu.SOLVERS.values() if gpu.BACKEND.unavailable() else ()
     for kind, solvers in SOLVERS.items():
         first, *others = (solver.__name__ for solver in solvers if solver not in absent)
         assert f"{kind}: {first}" in shown and all(other in shown for other in others)
-    assert not gpu.absence() or f"Kernels for GPUs are not in use: {gpu.absence()}." in shown
+    assert not gpu.BACKEND.unavailable() or f"Kernels for GPUs are not in use: {gpu.BACKEND.unavailable()}." in shown
 
 
 def test_a_model_that_was_saved_in_shards_is_looked_at_whole(tmp_path, capsys):

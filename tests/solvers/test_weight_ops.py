@@ -74,3 +74,16 @@ def test_a_nan_is_refused_in_every_part(monkeypatch):
                 weight_and_r[1].view(-1)[place // 4 * 4 : place // 4 * 4 + 4] = torch.nan
             with reference_only(), pytest.raises(ValueError, match="NaN"):
                 weight_ops.admm_update(*weight_and_r, parse("2:4"), False, True)
+
+
+def test_a_change_counts_what_came_what_left_and_what_was_there():
+    before, after = torch.tensor([1, 1, 1, 0, 0]).bool(), torch.tensor([1, 0, 0, 1, 0]).bool()
+    assert weight_ops.mask_change(before, after).tolist() == [1, 2, 3]
+    assert weight_ops.mask_change(after, before).tolist() == [2, 1, 2]
+
+
+@pytest.mark.parametrize(("old", "change"), [(True, [0, 9600, 19200]), (False, [9600, 0, 0])])
+def test_a_new_mask_after_one_of_another_density_says_what_came_and_what_left(old, change):
+    weight, mask = tied(0, torch.float32), torch.full((40, 480), old)
+    with reference_only():
+        assert weight_ops.remask(weight, mask, weight.clone(), parse("2:4")).tolist() == change

@@ -1,97 +1,110 @@
-"""The vector code as functions that numba's compiled code may call; they are written into the caller."""
+"""The LLVM code as functions that numba's compiled code may call; they are inlined into the caller."""
 
 import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import FunctionType
+from typing import Any, cast
 
 import numba
-from llvmlite import ir
+from llvmlite.ir import IntType, IRBuilder, Value
 from numba import types
+from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
 from nxm_hf.solvers import comparator_network
 from nxm_hf.solvers.cpu import nm_groups, transposable_tiles, unstructured_rows
-from nxm_hf.solvers.cpu.llvm_vectors import Value
 
 NUMBER = types.int64
-helper = numba.njit(nogil=True)  # what kernels call; compiled into them
+Inlined = Callable[..., int]
+helper = numba.njit(nogil=True)  # for functions that kernels call; compiled into them
 
 
-def _as_function(body: Callable[..., Value], constants: tuple, arguments: int) -> tuple[types.Type, Callable]:
-    """What numba asks of an intrinsic: its signature, and the code of `body(builder, *constants, *numbers)`."""
-    known = [constant.literal_value for constant in constants]
+def _inlined(function: Callable[..., Any], prefer_literal: bool = False) -> Inlined:
+    """Register an intrinsic. numba's types count its first parameter, the context, as one of the call; it is none."""
+    return cast(Inlined, intrinsic(prefer_literal=prefer_literal)(function))
 
-    def generate(context, builder, signature, values):
-        return body(builder, *known, *values[len(known) :])
+
+def _as_function(
+    body: Callable[..., Value], constants: tuple[types.Literal, ...], arguments: int
+) -> tuple[Signature, Callable[..., Value]]:
+    """Return what numba asks of an intrinsic: its signature, and a generator of the code of a body.
+
+    The body is called as `body(builder, *constants, *numbers)`.
+    """
+    values_of_constants = [constant.literal_value for constant in constants]
+
+    def generate(context: Any, builder: IRBuilder, signature: Signature, values: list[Value]) -> Value:
+        return body(builder, *values_of_constants, *values[len(constants) :])
 
     return NUMBER(*constants, *[NUMBER] * arguments), generate
 
 
-@intrinsic(prefer_literal=True)
-def sixteen_groups(context, task, n, m, bits, infinity, x, y, z, at):
-    """The task of `groups` with this number, on the sixteen groups that begin at entry `at`."""
-
-    def body(b, task, n, m, bits, infinity, *rest):
-        return nm_groups.TASKS[task](b, n, m, ir.IntType(bits), infinity, *rest)
-
-    return _as_function(body, (task, n, m, bits, infinity), 4)
+# numba matches the parameters of these functions by name and number, so each is written out.
 
 
-@intrinsic
-def relax(context, line, allowed, far, origin, base, source):
-    """`transposable_tiles.relax`."""
+def _sixteen_groups(
+    context: Any, operation: Any, n: Any, m: Any, bits: Any, infinity: Any, x: Any, y: Any, z: Any, at: Any
+) -> Any:
+    """Do the operation with this number in `nm_groups.OPERATIONS` to the sixteen groups that begin at entry `at`."""
+
+    def body(b: IRBuilder, operation: int, n: int, m: int, bits: int, infinity: int, *numbers: Value) -> Value:
+        emit = list(nm_groups.OPERATIONS.values())[operation]
+        x, y, z, at = numbers
+        return emit(b, n, m, IntType(bits), infinity, x, y, z, at)
+
+    return _as_function(body, (operation, n, m, bits, infinity), 4)
+
+
+def _relax(context: Any, line: Any, allowed: Any, far: Any, origin: Any, base: Any, source: Any) -> Any:
     return _as_function(transposable_tiles.relax, (), 6)
 
 
-@intrinsic
-def collect(context, scores, at, room, low, high):
-    """`unstructured_rows.collect`."""
+def _collect(context: Any, scores: Any, at: Any, room: Any, low: Any, high: Any) -> Any:
     return _as_function(unstructured_rows.collect, (), 5)
 
 
-@intrinsic
-def flag(context, scores, at, flags, threshold):
-    """`unstructured_rows.flag`."""
+def _flag(context: Any, scores: Any, at: Any, flags: Any, threshold: Any) -> Any:
     return _as_function(unstructured_rows.flag, (), 4)
 
 
-def _tile_step(body: Callable[..., Value]) -> Callable:
-    """A function of `tiles`, for tiles whose n and m the caller knows as constants."""
+sixteen_groups = _inlined(_sixteen_groups, prefer_literal=True)
+relax, collect, flag = _inlined(_relax), _inlined(_collect), _inlined(_flag)
 
-    @intrinsic(prefer_literal=True)
-    def step(context, n, m, x, y, z, w):
+
+def _tile_step(body: Callable[..., Value]) -> Inlined:
+    """Return a step of `transposable_tiles` as a function of n, m, which the caller has as constants, and addresses."""
+
+    def step(context: Any, n: Any, m: Any, x: Any, y: Any, z: Any, w: Any) -> Any:
         return _as_function(body, (n, m), 4)
 
-    return step
+    return _inlined(step, prefer_literal=True)
 
 
-copy_scores, copy_flags, spread_row, gather_row = map(
-    _tile_step,
-    (
-        transposable_tiles.copy_scores,
-        transposable_tiles.copy_flags,
-        transposable_tiles.spread_row,
-        transposable_tiles.gather_row,
-    ),
-)
-round_all, price_rows, price_cols, keep_all, miscounted = map(
-    _tile_step,
-    (
-        transposable_tiles.round_all,
-        transposable_tiles.price_rows,
-        transposable_tiles.price_cols,
-        transposable_tiles.keep_all,
-        transposable_tiles.miscounted,
-    ),
-)
+copy_scores = _tile_step(transposable_tiles.copy_scores)
+copy_flags = _tile_step(transposable_tiles.copy_flags)
+spread_row = _tile_step(transposable_tiles.spread_row)
+gather_row = _tile_step(transposable_tiles.gather_row)
+round_all = _tile_step(transposable_tiles.round_all)
+price_rows = _tile_step(transposable_tiles.price_rows)
+price_cols = _tile_step(transposable_tiles.price_cols)
+keep_all = _tile_step(transposable_tiles.keep_all)
+miscounted = _tile_step(transposable_tiles.miscounted)
 
 
-def compiled(function: FunctionType, signature: types.Type) -> Callable:
-    """Compile for one signature, without the interpreter's lock; kept on disk where there is a place for it."""
+def compiled(function: Callable[..., int], signature: Signature) -> Callable[..., int]:
+    """Compile a function for one signature, to run without the interpreter's lock.
+
+    The result is cached on disk where there is a directory that can be written to.
+
+    Args:
+        function: A loop around the functions of this file.
+        signature: The types of its arguments and of its result.
+    """
+    assert isinstance(function, FunctionType)
     # numba looks for changes in the function's own file only, and most of what it compiles stands in others.
-    function.__qualname__ = f"{function.__qualname__}_{_sources()}"
+    function.__qualname__ = f"{function.__qualname__}_{_digest_of_sources()}"
     try:
         return numba.njit(signature, nogil=True, cache=True)(function)
     except RuntimeError:  # no directory that can be written to
@@ -99,7 +112,6 @@ def compiled(function: FunctionType, signature: types.Type) -> Callable:
 
 
 @cache
-def _sources() -> str:
-    """A digest of what kernels are made from."""
+def _digest_of_sources() -> str:
     files = [*sorted(Path(nm_groups.__file__).parent.glob("*.py")), Path(comparator_network.__file__)]
     return hashlib.sha1(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The loops around the vector code, compiled once per pattern."""
+"""The loops around the LLVM code, compiled once per pattern."""
 
 from collections.abc import Callable
 from functools import cache
@@ -22,34 +22,49 @@ from nxm_hf.solvers.cpu.intrinsics import (
     spread_row,
 )
 from nxm_hf.solvers.cpu.llvm_vectors import LANES
-from nxm_hf.solvers.cpu.nm_groups import TASKS
+from nxm_hf.solvers.cpu.nm_groups import OPERATIONS
 from nxm_hf.solvers.cpu.transposable_paths import settle_tile, workspace
 
 Kernel = Callable[..., int]
-LARGEST = 1 << 29  # of whole scores, times m: a path of 2m steps stays below FAR
-# What rounding costs is some units of an optimum of at least 2**24, unless one score is so large that of the
-# others, on average, no more than this is left. A solver with wider numbers gets those tiles.
+LARGEST = 1 << 29  # largest integer score, times m: a path of 2m steps stays below FAR
+# Rounding costs some units of an optimum of at least 2**24, unless one score is so large that the others are rounded
+# to no more than this on average. A solver with wider integers gets those tiles.
 VANISHING = 1 << 10
 
 
-def rounds_for(m: int) -> int:
-    """How often to price: more settle more tiles, fewer leave more to the paths."""
+def pricing_rounds(m: int) -> int:
+    """Return how often to price: more rounds settle more tiles, fewer leave more to the paths.
+
+    Args:
+        m: Side of a tile.
+    """
     return {2: 4, 4: 5, 8: 8, 16: 12}.get(m, 14)
 
 
 @cache
-def group_kernel(task: str, n: int, m: int, bits: int, infinity: int) -> Kernel:
-    """`run(first, last, x, y, z)`: a task of `groups` for these sixteens of groups of the tensors at x, y and z."""
-    which = [body.__name__ for body in TASKS].index(task)
+def group_kernel(operation: str, n: int, m: int, bits: int, infinity: int) -> Kernel:
+    """Return `run(first, last, x, y, z)`, which does an operation to a range of sixteens of groups.
+
+    Args:
+        operation: A name of `nm_groups.OPERATIONS`.
+        n: Kept entries of a group.
+        m: Entries of a group.
+        bits: Width of a float.
+        infinity: The bits of infinity in that format.
+
+    Returns:
+        The kernel; `x`, `y` and `z` are addresses of tensors. It returns the sum of all counts, or -1 for a NaN.
+    """
+    number = list(OPERATIONS).index(operation)
     step = LANES * m
 
-    def run(first, last, x, y, z):
+    def run(first: int, last: int, x: int, y: int, z: int) -> int:
         total = 0
         for at in range(first * step, last * step, step):
-            found = sixteen_groups(which, n, m, bits, infinity, x, y, z, at)
-            if found < 0:
+            count = sixteen_groups(number, n, m, bits, infinity, x, y, z, at)
+            if count < 0:
                 return -1
-            total += found
+            total += count
         return total
 
     return compiled(run, NUMBER(*[NUMBER] * 5))
@@ -57,10 +72,17 @@ def group_kernel(task: str, n: int, m: int, bits: int, infinity: int) -> Kernel:
 
 @cache
 def tile_kernel(n: int, m: int) -> Kernel:
-    """`run(first, last, scores, mask, width, wide)`: the best masks of these tiles, but of those flagged in `wide`."""
-    rounds, largest = rounds_for(m), LARGEST // m
+    """Return `run(first, last, scores, mask, width, wide)`, which writes the best masks of a range of tiles.
 
-    def run(first, last, scores, mask, width, wide):
+    Tiles whose scores need wider integers are flagged in `wide`, and their masks are not valid.
+
+    Args:
+        n: Kept entries of a row and of a column.
+        m: Side of a tile.
+    """
+    rounds, largest = pricing_rounds(m), LARGEST // m
+
+    def run(first: int, last: int, scores: int, mask: int, width: int, wide: np.ndarray) -> int:
         entries = np.empty((m, m, LANES), np.int32)
         flags = np.empty((m, m, LANES), np.int8)
         rows, cols = np.empty((m, LANES), np.int32), np.empty((m, LANES), np.int32)
@@ -103,8 +125,16 @@ def tile_kernel(n: int, m: int) -> Kernel:
 
 
 @helper
-def place_tiles(begin, tile, count, m, width):
-    """Where each of these tiles begins, in entries; whether they are sixteen side by side."""
+def place_tiles(begin: np.ndarray, tile: int, count: int, m: int, width: int) -> bool:
+    """Write where each of these tiles begins, in entries. Return whether they are sixteen side by side.
+
+    Args:
+        begin: Where to write.
+        tile: The number of the first tile.
+        count: How many tiles there are.
+        m: Side of a tile.
+        width: Width of the scores.
+    """
     across = width // m
     for lane in range(count):
         begin[lane] = (tile + lane) // across * m * width + (tile + lane) % across * m
@@ -112,14 +142,29 @@ def place_tiles(begin, tile, count, m, width):
 
 
 @helper
-def set_scales(scale, peaks, largest):
-    """What brings each tile's largest magnitude to `largest`."""
+def set_scales(scale: np.ndarray, peaks: np.ndarray, largest: int) -> None:
+    """Write the factors that bring each tile's largest magnitude to `largest`.
+
+    Args:
+        scale: Where to write.
+        peaks: The largest magnitudes.
+        largest: The largest integer score.
+    """
     for lane in range(LANES):
         scale[lane] = largest / np.float64(peaks[lane]) if peaks[lane] > 0 else 0.0
 
 
 @helper
-def flag_wide(wide, tile, count, peak, total, m):
-    """Flag the tiles whose scores nearly vanish beside the largest, as all do beside an infinity."""
+def flag_wide(wide: np.ndarray, tile: int, count: int, peak: np.ndarray, total: np.ndarray, m: int) -> None:
+    """Flag the tiles whose scores nearly vanish beside the largest, as all do beside an infinity.
+
+    Args:
+        wide: The flags of all tiles.
+        tile: The number of the first tile.
+        count: How many tiles there are.
+        peak: The bits of the largest magnitudes.
+        total: The sums of all magnitudes, as integer scores.
+        m: Side of a tile.
+    """
     for lane in range(count):
         wide[tile + lane] = 0 < peak[lane] and total[lane] < VANISHING * m * m

@@ -1,69 +1,99 @@
-"""From tensors to kernels: whole lists of them in one region of parallel work."""
+"""From tensors to kernels: a whole list of tensors is cut into jobs, which threads share."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from nxm_hf.solvers.base import INFINITY_BITS
 from nxm_hf.solvers.cpu import LANES, unstructured
 from nxm_hf.solvers.cpu.kernels import group_kernel, tile_kernel
-from nxm_hf.solvers.cpu.threads import in_turns, pieces
+from nxm_hf.solvers.cpu.threads import pieces, run_jobs
+from nxm_hf.solvers.self_test import Counts
 from nxm_hf.solvers.transposable_duals import by_duals
 
-INFINITY = {torch.float32: 0x7F800000, torch.bfloat16: 0x7F80, torch.float16: 0x7C00}  # as bits
 
+def run(operation: str, n: int, m: int, *tensors: Tensor) -> int:
+    """Do an operation of `nm_groups` to tensors.
 
-def over_groups(task: str, pattern: Any, works: Sequence[tuple[Tensor, ...]]) -> list[int]:
-    """A task of `groups` on each of these up to three tensors of one size: what it counts, and -1 where it met a NaN.
+    Args:
+        operation: The name of the operation.
+        n: Kept entries of a group.
+        m: Entries of a group.
+        *tensors: Up to three contiguous tensors of one size. The first has the dtype that counts.
 
-    All are contiguous, and the first of each has the dtype that counts.
+    Returns:
+        The count of the operation, or -1 where it met a NaN.
     """
-    jobs, owners, step = [], [], LANES * pattern.m
-    for place, tensors in enumerate(works):
+    return _over_groups(operation, n, m, [tensors])[0]
+
+
+def fill_masks(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+    """Write the N:M masks of a list of scores.
+
+    Args:
+        n: Kept entries of a group.
+        m: Entries of a group.
+        scores: Scores of any strides.
+        masks: Contiguous bool tensors of their shapes.
+    """
+    _over_groups("mask", n, m, [(each.contiguous(), mask) for each, mask in zip(scores, masks, strict=True)])
+
+
+def _over_groups(operation: str, n: int, m: int, inputs: Sequence[tuple[Tensor, ...]]) -> list[int]:
+    """Do an operation to each tuple of tensors. Return the count of each."""
+    jobs, owners, step = [], [], LANES * m
+    for i, tensors in enumerate(inputs):
         dtype = tensors[0].dtype
-        kernel = group_kernel(task, pattern.n, pattern.m, 8 * dtype.itemsize, INFINITY[dtype])
-        addresses = [*(tensor.data_ptr() for tensor in tensors), 0, 0][:3]
+        kernel = group_kernel(operation, n, m, 8 * dtype.itemsize, INFINITY_BITS[dtype])
+        x, y, z = [*(tensor.data_ptr() for tensor in tensors), 0, 0][:3]
         for first, last in pieces(tensors[0].numel() // step, step):
-            jobs.append(lambda kernel=kernel, first=first, last=last, at=addresses: kernel(first, last, *at))
-            owners.append(place)
-    found = in_turns(jobs, sum(tensors[0].numel() for tensors in works))
-    totals = [0] * len(works)
-    for place, number in zip(owners, found, strict=True):
-        totals[place] = -1 if min(number, totals[place]) < 0 else totals[place] + number
+            jobs.append(partial(kernel, first, last, x, y, z))
+            owners.append(i)
+    counts = run_jobs(jobs, sum(tensors[0].numel() for tensors in inputs))
+    totals = [0] * len(inputs)
+    for i, count in zip(owners, counts, strict=True):
+        totals[i] = -1 if min(count, totals[i]) < 0 else totals[i] + count
     return totals
 
 
-def over_tiles(scores: Sequence[Tensor], pattern: Any, masks: Sequence[Tensor]) -> None:
-    """Write the best transposable masks of contiguous fp32 scores."""
-    n, m = pattern.n, pattern.m
-    kernel, jobs, found = tile_kernel(n, m), [], []
+def over_tiles(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+    """Write the best transposable masks of a list of scores.
+
+    Args:
+        n: Kept entries of a row and of a column.
+        m: Side of a tile.
+        scores: Contiguous fp32 scores.
+        masks: Contiguous bool tensors of their shapes.
+    """
+    kernel, jobs, wide_tiles = tile_kernel(n, m), [], []
     for each, mask in zip(scores, masks, strict=True):
         wide = torch.zeros(each.numel() // m**2, dtype=torch.int8)
-        found.append(wide)
-        at = (each.data_ptr(), mask.data_ptr(), each.shape[-1], wide.numpy())
+        wide_tiles.append(wide)
         for first, last in pieces(len(wide), m**2):
-            jobs.append(lambda first=first, last=last, at=at: kernel(first, last, *at))
-    in_turns(jobs, sum(each.numel() for each in scores))
-    for each, mask, wide in zip(scores, masks, found, strict=True):
+            arguments = each.data_ptr(), mask.data_ptr(), each.shape[-1], wide.numpy()
+            jobs.append(partial(kernel, first, last, *arguments))
+    run_jobs(jobs, sum(each.numel() for each in scores))
+    for each, mask, wide in zip(scores, masks, wide_tiles, strict=True):
         if wide.any():
-            _solve_again(each, pattern, mask, wide.bool())
+            _solve_wide_tiles(each, Counts(n, m), mask, wide.bool())
 
 
-def _solve_again(scores: Tensor, pattern: Any, mask: Tensor, which: Tensor) -> None:
-    """Solve some tiles, counted along strips, with the wider numbers of the solver for any device."""
+def _solve_wide_tiles(scores: Tensor, pattern: Counts, mask: Tensor, wide: Tensor) -> None:
+    """Solve the flagged tiles, counted along strips, with the wider integers of the solver for any device."""
     m = pattern.m
     tiles, kept = (x.view(-1, m, x.shape[-1] // m, m).transpose(1, 2) for x in (scores, mask))
-    which = which.view(tiles.shape[:2])
-    kept[which] = by_duals(tiles[which].flatten(0, 1), pattern).view(-1, m, m)
-
-
-def over_rows(scores: Sequence[Tensor], pattern: Any, masks: Sequence[Tensor]) -> None:
-    """Write the masks of the highest of contiguous fp32 scores."""
-    for each, mask in zip(scores, masks, strict=True):
-        unstructured.keep_highest(each.view(-1), pattern.kept(each.shape), mask.view(-1))
+    wide = wide.view(tiles.shape[:2])
+    kept[wide] = by_duals(tiles[wide].flatten(0, 1), pattern).view(-1, m, m)
 
 
 def highest_of_row(scores: Tensor, count: int, mask: Tensor) -> None:
-    """Write the mask of the highest of a row."""
-    unstructured.keep_highest(scores, count, mask)
+    """Write the mask of the highest scores of a row.
+
+    Args:
+        scores: A contiguous row of fp32 scores.
+        count: How many to keep.
+        mask: A contiguous bool row of the same length.
+    """
+    unstructured.mark_highest(scores, count, mask)

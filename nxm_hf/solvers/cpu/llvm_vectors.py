@@ -1,119 +1,222 @@
-"""Masks of sixteen groups at a time, written in vectors: what LLVM turns into the vector instructions of any CPU.
+"""Masks of sixteen groups at a time, written in LLVM vectors, which LLVM turns into the vector instructions of any CPU.
 
-A "vector" here is an LLVM value of sixteen 32-bit lanes. `transposed` puts entry j of sixteen groups into vector j; a
-step of sorting is then a minimum and a maximum, of all sixteen at once. Compilers do not make this of loops, which run
-at a third to a tenth of its speed.
+A vector here is an LLVM value of sixteen 32-bit lanes. `transposed` puts entry j of sixteen groups into vector j; a
+step of sorting is then one minimum and one maximum for all sixteen. Compilers do not vectorise loops this way, and
+those loops run at a third to a tenth of this speed.
 """
 
 from collections.abc import Callable, Sequence
 from functools import reduce
 
 from llvmlite import ir
+from llvmlite.ir import Constant, IntType, IRBuilder, Value, VectorType
 
 from nxm_hf.solvers.comparator_network import network
+from nxm_hf.solvers.cpu import LANES
 
-LANES = 16
-I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-Value = ir.Value
-Builder = ir.IRBuilder
-
-
-def vector_of(kind: ir.Type) -> ir.VectorType:
-    """Sixteen lanes of a type."""
-    return ir.VectorType(kind, LANES)
+I8, I16, I32, I64 = (IntType(bits) for bits in (8, 16, 32, 64))
+FLOATS, DOUBLES = VectorType(ir.FloatType(), LANES), VectorType(ir.DoubleType(), LANES)
+ZERO = Constant(I64, 0)
 
 
-def lanes(numbers: Sequence[int], kind: ir.Type = I32) -> ir.Constant:
-    """A constant with these numbers in its lanes."""
-    return ir.Constant(ir.VectorType(kind, len(numbers)), list(numbers))
+def vector_of(element: ir.Type) -> VectorType:
+    """Return the type of sixteen lanes of `element`.
+
+    Args:
+        element: The type of a lane.
+    """
+    return VectorType(element, LANES)
 
 
-def splat(number: int, kind: ir.Type = I32) -> ir.Constant:
-    """A constant with one number in every lane."""
-    return lanes([number] * LANES, kind)
+def lanes(numbers: Sequence[int], element: ir.Type = I32) -> Constant:
+    """Return a constant vector with these numbers in its lanes.
+
+    Args:
+        numbers: The numbers.
+        element: The type of a lane.
+    """
+    return Constant(VectorType(element, len(numbers)), list(numbers))
 
 
-def in_every_lane(b: Builder, number: Value) -> Value:
-    """A number, of 64 bits but small enough, in every lane."""
-    one = b.insert_element(splat(0), b.trunc(number, I32), ir.Constant(I32, 0))
-    return b.shuffle_vector(one, one, splat(0))
+def splat(number: int, element: ir.Type = I32) -> Constant:
+    """Return a constant vector with one number in every lane.
+
+    Args:
+        number: The number.
+        element: The type of a lane.
+    """
+    return lanes([number] * LANES, element)
 
 
-def place(b: Builder, address: Value, offset: Value | int, kind: ir.Type) -> Value:
-    """The pointer to `offset` entries of a type after an address."""
-    offset = ir.Constant(I64, offset) if isinstance(offset, int) else offset
-    return b.inttoptr(b.add(address, b.mul(offset, ir.Constant(I64, kind.width // 8))), vector_of(kind).as_pointer())
+def broadcast(b: IRBuilder, number: Value) -> Value:
+    """Return a vector with a 64-bit number, which fits in 32 bits, in every lane.
+
+    Args:
+        b: The builder that the code is appended to.
+        number: The number.
+    """
+    first = b.insert_element(splat(0), b.trunc(number, I32), Constant(I32, 0))
+    return b.shuffle_vector(first, first, splat(0))
 
 
-def load(b: Builder, address: Value, offset: Value | int, kind: ir.Type = I32) -> Value:
-    """Sixteen entries from `offset` on, as 32-bit lanes with the sign of the entry."""
-    found = b.load(place(b, address, offset, kind), align=kind.width // 8)
-    return found if kind is I32 else b.sext(found, vector_of(I32))
+def pointer(b: IRBuilder, address: Value, offset: Value | int, element: ir.Type) -> Value:
+    """Return a pointer to the vector that begins `offset` entries after an address.
+
+    Args:
+        b: The builder that the code is appended to.
+        address: The address.
+        offset: How many entries after the address the vector begins.
+        element: The type of an entry in memory.
+    """
+    offset = Constant(I64, offset) if isinstance(offset, int) else offset
+    bytes_before = b.mul(offset, Constant(I64, element.width // 8))
+    return b.inttoptr(b.add(address, bytes_before), vector_of(element).as_pointer())
 
 
-def store(b: Builder, lanes: Value, address: Value, offset: Value | int, kind: ir.Type = I32) -> None:
-    """Write sixteen lanes as entries of a type, from `offset` on."""
-    narrow = lanes if lanes.type.element is kind else b.trunc(lanes, vector_of(kind))
-    b.store(narrow, place(b, address, offset, kind), align=kind.width // 8)
+def load(b: IRBuilder, address: Value, offset: Value | int, element: ir.Type = I32) -> Value:
+    """Load sixteen entries from `offset` on, sign-extended to 32-bit lanes.
+
+    Args:
+        b: The builder that the code is appended to.
+        address: The address of a tensor.
+        offset: The number of the first entry.
+        element: The type of an entry in memory.
+    """
+    vector = b.load(pointer(b, address, offset, element), align=element.width // 8)
+    return vector if element is I32 else b.sext(vector, vector_of(I32))
 
 
-def maximum(b: Builder, x: Value, y: Value) -> Value:
+def store(b: IRBuilder, vector: Value, address: Value, offset: Value | int, element: ir.Type = I32) -> None:
+    """Store sixteen lanes as entries of type `element`, from `offset` on.
+
+    Args:
+        b: The builder that the code is appended to.
+        vector: The lanes to write.
+        address: The address of a tensor.
+        offset: The number of the first entry.
+        element: The type of an entry in memory.
+    """
+    narrow = vector if vector.type.element is element else b.trunc(vector, vector_of(element))
+    b.store(narrow, pointer(b, address, offset, element), align=element.width // 8)
+
+
+def maximum(b: IRBuilder, x: Value, y: Value) -> Value:
+    """Return the larger of two vectors, lane by lane.
+
+    Args:
+        b: The builder that the code is appended to.
+        x: A vector.
+        y: A vector.
+    """
     return b.select(b.icmp_signed(">", x, y), x, y)
 
 
-def minimum(b: Builder, x: Value, y: Value) -> Value:
+def minimum(b: IRBuilder, x: Value, y: Value) -> Value:
+    """Return the smaller of two vectors, lane by lane.
+
+    Args:
+        b: The builder that the code is appended to.
+        x: A vector.
+        y: A vector.
+    """
     return b.select(b.icmp_signed("<", x, y), x, y)
 
 
-def count(b: Builder, flags: Sequence[Value]) -> Value:
-    """How many lanes of all these flags are set, as one 64-bit number."""
-    each = reduce(b.add, (b.zext(flag, vector_of(I32)) for flag in flags))
-    return b.zext(across(b, each, b.add), I64)
+def count(b: IRBuilder, flags: Sequence[Value]) -> Value:
+    """Return how many lanes of all these vectors of flags are set, as a 64-bit number.
+
+    Args:
+        b: The builder that the code is appended to.
+        flags: Vectors of flags.
+    """
+    in_lanes = reduce(b.add, (b.zext(flag, vector_of(I32)) for flag in flags))
+    return b.zext(_sum_of_lanes(b, in_lanes), I64)
 
 
-def across(b: Builder, lanes_: Value, join: Callable) -> Value:
-    """All lanes joined into one number."""
+def _sum_of_lanes(b: IRBuilder, vector: Value) -> Value:
     width = LANES
     while width > 1:
         width //= 2
-        low, high = (b.shuffle_vector(lanes_, lanes_, lanes(range(at, at + width))) for at in (0, width))
-        lanes_ = join(low, high)
-    return b.extract_element(lanes_, ir.Constant(I32, 0))
+        low, high = (b.shuffle_vector(vector, vector, lanes(range(at, at + width))) for at in (0, width))
+        vector = b.add(low, high)
+    return b.extract_element(vector, Constant(I32, 0))
 
 
-def magnitude(b: Builder, bits: Value, kind: ir.Type = I32) -> Value:
-    """The bits of |x|, which order like |x|."""
-    return b.and_(bits, splat((1 << (kind.width - 1)) - 1))
+def any_set(b: IRBuilder, flags: Value) -> Value:
+    """Return whether a lane of flags is set.
+
+    Args:
+        b: The builder that the code is appended to.
+        flags: A vector of flags.
+    """
+    return b.icmp_signed("!=", b.bitcast(flags, IntType(LANES)), Constant(IntType(LANES), 0))
 
 
-def order(b: Builder, bits: Value, kind: ir.Type = I32) -> Value:
-    """Whole numbers that order like the floats with these bits, and are equal for -0.0 and +0.0."""
+def magnitude(b: IRBuilder, bits: Value, element: ir.Type = I32) -> Value:
+    """Return the bits of |x|, which are ordered like |x|.
+
+    Args:
+        b: The builder that the code is appended to.
+        bits: The bits of floats.
+        element: The integer type of the width of those floats.
+    """
+    return b.and_(bits, splat((1 << (element.width - 1)) - 1))
+
+
+def ordered(b: IRBuilder, bits: Value, element: ir.Type = I32) -> Value:
+    """Return integers that are ordered like the floats with these bits, and are equal for -0.0 and +0.0.
+
+    `unstructured.ordered` is the same for NumPy, and `gpu.kernels` has it in Triton: no body compiles in all three.
+
+    Args:
+        b: The builder that the code is appended to.
+        bits: The bits of floats.
+        element: The integer type of the width of those floats.
+    """
     sign = b.ashr(bits, splat(31))
-    return b.sub(b.xor(magnitude(b, bits, kind), sign), sign)
+    return b.sub(b.xor(magnitude(b, bits, element), sign), sign)
 
 
-def transposed(b: Builder, rows: list[Value]) -> list[Value]:
-    """Of sixteen groups of m in a row, in m vectors: entry j of every group in vector j."""
+def transposed(b: IRBuilder, rows: list[Value]) -> list[Value]:
+    """Return m vectors, entry j of every group in vector j, from sixteen groups of m in a row.
+
+    Args:
+        b: The builder that the code is appended to.
+        rows: The m vectors of sixteen groups.
+    """
     if len(rows) == 1:
         return rows
-    ways = [lanes(range(first, 2 * LANES, 2)) for first in (0, 1)]
-    halves = [[b.shuffle_vector(x, y, way) for x, y in zip(rows[::2], rows[1::2], strict=True)] for way in ways]
+    even_and_odd = [lanes(range(first, 2 * LANES, 2)) for first in (0, 1)]
+    halves = [
+        [b.shuffle_vector(x, y, lane) for x, y in zip(rows[::2], rows[1::2], strict=True)] for lane in even_and_odd
+    ]
     even, odd = (transposed(b, half) for half in halves)
     return [vector for pair in zip(even, odd, strict=True) for vector in pair]
 
 
-def restored(b: Builder, entries: list[Value]) -> list[Value]:
-    """What `transposed` was given."""
+def restored(b: IRBuilder, entries: list[Value]) -> list[Value]:
+    """Return what `transposed` was given, from its result.
+
+    Args:
+        b: The builder that the code is appended to.
+        entries: The m vectors of entries.
+    """
     if len(entries) == 1:
         return entries
     even, odd = (restored(b, entries[first::2]) for first in (0, 1))
-    both = [lane for i in range(LANES) for lane in (i, LANES + i)]
-    ways = [lanes(both[:LANES]), lanes(both[LANES:])]
-    return [b.shuffle_vector(x, y, way) for x, y in zip(even, odd, strict=True) for way in ways]
+    interleaved = [lane for i in range(LANES) for lane in (i, LANES + i)]
+    halves = [lanes(interleaved[:LANES]), lanes(interleaved[LANES:])]
+    return [b.shuffle_vector(x, y, half) for x, y in zip(even, odd, strict=True) for half in halves]
 
 
-def ranked(b: Builder, entries: Sequence[Value], *ranks: int) -> list[Value]:
-    """Of the entries of each lane those of some ranks, 0 being the largest."""
+def ranked(b: IRBuilder, entries: Sequence[Value], *ranks: int) -> list[Value]:
+    """Return the entries of some ranks, in each lane; rank 0 is the largest.
+
+    Args:
+        b: The builder that the code is appended to.
+        entries: A vector for each entry.
+        *ranks: The wanted ranks.
+    """
     wires = list(entries)
     for high, low, want_max, want_min in network(ranks, len(wires)):
         x, y = wires[high], wires[low]
@@ -124,21 +227,29 @@ def ranked(b: Builder, entries: Sequence[Value], *ranks: int) -> list[Value]:
     return [wires[rank] for rank in ranks]
 
 
-def kept(b: Builder, keys: list[Value], n: int) -> list[Value]:
-    """Flags of the n largest of every group of sixteen, and of equals the first; `keys` are m vectors in a row."""
+def kept_flags(b: IRBuilder, keys: list[Value], n: int) -> list[Value]:
+    """Return flags of the n largest keys of every group, of equal keys the first.
+
+    `keys` are sixteen groups in a row, in m vectors, and so are the flags.
+
+    Args:
+        b: The builder that the code is appended to.
+        keys: The keys to rank.
+        n: How many to keep of each group.
+    """
     m = len(keys)
     entries = transposed(b, keys)
     (threshold,) = ranked(b, entries, n - 1)
     reach = []
     for i, key in enumerate(keys):
-        own = lanes([(LANES * i + lane) // m for lane in range(LANES)])
-        reach.append(b.icmp_signed(">=", key, b.shuffle_vector(threshold, threshold, own)))
-    tied = b.icmp_signed("!=", count(b, reach), ir.Constant(I64, LANES * n))
-    return chosen(b, tied, lambda: _first_of_equals(b, entries, threshold, n), reach)
+        own_group = lanes([(LANES * i + lane) // m for lane in range(LANES)])
+        reach.append(b.icmp_signed(">=", key, b.shuffle_vector(threshold, threshold, own_group)))
+    tied = b.icmp_signed("!=", count(b, reach), Constant(I64, LANES * n))
+    return _select_rare(b, tied, lambda: _first_of_equals(b, entries, threshold, n), reach)
 
 
-def chosen(b: Builder, rare: Value, make: Callable[[], list[Value]], common: list[Value]) -> list[Value]:
-    """`common`, but where `rare` what `make` builds; that is computed only then."""
+def _select_rare(b: IRBuilder, rare: Value, make: Callable[[], list[Value]], common: list[Value]) -> list[Value]:
+    """Return `common`, or what `make` builds if `rare` is set; that is computed only then."""
     before = b.block
     with b.if_then(rare, likely=False):
         made = make()
@@ -152,8 +263,8 @@ def chosen(b: Builder, rare: Value, make: Callable[[], list[Value]], common: lis
     return joined
 
 
-def _first_of_equals(b: Builder, entries: list[Value], threshold: Value, n: int) -> list[Value]:
-    """Flags, in a row, of what is above the threshold, and of the first of what equals it, n to a group."""
+def _first_of_equals(b: IRBuilder, entries: list[Value], threshold: Value, n: int) -> list[Value]:
+    """Return flags, in a row, of the entries above the threshold and the first of those equal to it, n to a group."""
     above = [b.icmp_signed(">", entry, threshold) for entry in entries]
     room = reduce(b.sub, (b.zext(flag, vector_of(I32)) for flag in above), splat(n))
     flags = []

@@ -1,6 +1,7 @@
-"""The tiles that prices alone do not settle: each column takes n, and swaps move what rows have too much of.
+"""The tiles that prices do not settle: fill each column to n, then swap entries from rows with too many to others.
 
-One tile at a time, by loops that numba compiles; `relax` is a step over sixteen entries of a line.
+`nxm_hf.solvers.transposable_paths` has the same idea for tensors. There, all tiles take each step together, which pays
+for thousands of tiles on any device. Here, numba loops over one tile, which pays for the few that are left on a CPU.
 """
 
 import numpy as np
@@ -9,28 +10,53 @@ from nxm_hf.solvers.cpu.intrinsics import helper, relax
 from nxm_hf.solvers.cpu.llvm_vectors import LANES
 
 FAR = 1 << 30  # more than any path costs
+Workspace = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @helper
-def workspace(m):
-    """Room for `settle_tile`: of rows (0) and columns (1) the worth of entries, whether a path may use them, and how
-    far away each line is, and where the path to it came from."""
+def workspace(m: int) -> Workspace:
+    """Return arrays for `settle_tile`, each with a part for rows (0) and one for columns (1).
+
+    They hold the scores of entries, whether a path may use them, how far away each line is, and where the path to
+    that line came from.
+
+    Args:
+        m: Side of a tile.
+    """
     room = max(m, LANES)
     lines, allowed = np.zeros((2, m, room), np.int32), np.zeros((2, m, room), np.int32)
     return lines, allowed, np.empty((2, room), np.int32), np.empty((2, room), np.int32)
 
 
 @helper
-def settle_tile(entries, row_prices, col_prices, flags, lane, n, work):
-    """Flag the best n of each row and column of the tile in this lane; those above both prices are flagged."""
+def settle_tile(
+    entries: np.ndarray,
+    row_prices: np.ndarray,
+    col_prices: np.ndarray,
+    flags: np.ndarray,
+    lane: int,
+    n: int,
+    work: Workspace,
+) -> None:
+    """Flag the best n of each row and column of one tile. On entry, those above both prices are flagged.
+
+    Args:
+        entries: The integer scores of sixteen tiles, (m, m, lanes).
+        row_prices: The prices of rows, (m, lanes).
+        col_prices: The prices of columns, (m, lanes).
+        flags: The flags to complete, (m, m, lanes).
+        lane: Which tile to settle.
+        n: Kept entries of a row and of a column.
+        work: The result of `workspace`.
+    """
     m = len(entries)
     lines, allowed, far, origin = work
     surplus, room = np.empty(m, np.int32), np.empty(m, np.int32)
     surplus[:], room[:] = -n, n
     for i in range(m):
         for j in range(m):
-            worth, flag = entries[i, j, lane], np.int32(flags[i, j, lane])
-            lines[0, i, j], lines[1, j, i] = worth, -worth
+            score, flag = entries[i, j, lane], np.int32(flags[i, j, lane])
+            lines[0, i, j], lines[1, j, i] = score, -score
             allowed[0, i, j], allowed[1, j, i] = flag, 1 - flag
             surplus[i] += flag
             room[j] -= flag
@@ -46,8 +72,30 @@ def settle_tile(entries, row_prices, col_prices, flags, lane, n, work):
 
 
 @helper
-def fill_column(j, room, lines, allowed, row_prices, price, lane, surplus):
-    """Flag so many more of what equals the column's price, beginning at its own number: flat tiles come out level."""
+def fill_column(
+    j: int,
+    room: int,
+    lines: np.ndarray,
+    allowed: np.ndarray,
+    row_prices: np.ndarray,
+    price: int,
+    lane: int,
+    surplus: np.ndarray,
+) -> None:
+    """Flag `room` more of the entries that equal the column's price.
+
+    It begins at the row with the column's own number, so that tiles of equal scores come out level.
+
+    Args:
+        j: The column.
+        room: How many entries it lacks.
+        lines: See `workspace`.
+        allowed: See `workspace`.
+        row_prices: The prices of rows, (m, lanes).
+        price: The price of the column.
+        lane: The tile.
+        surplus: How many entries each row has too many; updated.
+    """
     m = len(surplus)
     for i in range(m):
         if room and lines[0, (j + i) % m, j] - row_prices[(j + i) % m, lane] == price:
@@ -57,10 +105,19 @@ def fill_column(j, room, lines, allowed, row_prices, price, lane, surplus):
 
 
 @helper
-def find_paths(lines, allowed, far, origin, surplus):
-    """What the cheapest swaps lose that move one entry from a row with a surplus to any row (Bellman and Ford).
+def find_paths(
+    lines: np.ndarray, allowed: np.ndarray, far: np.ndarray, origin: np.ndarray, surplus: np.ndarray
+) -> None:
+    """Find the cheapest swaps that move one entry from a row with a surplus to any row, by Bellman and Ford.
 
-    From row to column an entry is given up, from column to row one is taken; `origin` says where the step came from.
+    A step from row to column gives an entry up, a step from column to row takes one.
+
+    Args:
+        lines: See `workspace`.
+        allowed: See `workspace`.
+        far: Becomes what the swaps lose.
+        origin: Becomes where each step came from.
+        surplus: How many entries each row has too many.
     """
     m, room = len(surplus), lines.shape[2]
     changed = 0
@@ -90,8 +147,15 @@ def find_paths(lines, allowed, far, origin, surplus):
 
 
 @helper
-def swap_along(allowed, far, origin, surplus):
-    """Move one entry along the cheapest path to a row that has too few."""
+def swap_along(allowed: np.ndarray, far: np.ndarray, origin: np.ndarray, surplus: np.ndarray) -> None:
+    """Move one entry along the cheapest path to a row that has too few.
+
+    Args:
+        allowed: See `workspace`; updated.
+        far: What `find_paths` has written.
+        origin: What `find_paths` has written.
+        surplus: How many entries each row has too many; updated.
+    """
     end = -1
     for i in range(len(surplus)):
         if surplus[i] < 0 and (end < 0 or far[0, i] < far[0, end]):

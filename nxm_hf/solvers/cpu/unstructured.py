@@ -1,4 +1,8 @@
-"""The highest of a long row of scores: a sample brackets the last of them, and only what lies between is sorted out."""
+"""The highest of a long row of scores: a sample brackets the lowest of them, and only what lies between is partitioned.
+
+`nxm_hf.solvers.unstructured_threshold` has the same idea in NumPy, for any dtype, and the bracket itself is shared.
+The form here reads fp32 scores as ordered integers, in LLVM code and threads, and passes over them without temporaries.
+"""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -9,21 +13,29 @@ from torch import Tensor
 
 from nxm_hf.solvers.cpu.intrinsics import NUMBER, collect, compiled, flag
 from nxm_hf.solvers.cpu.llvm_vectors import LANES
-from nxm_hf.solvers.cpu.threads import in_turns, pieces
+from nxm_hf.solvers.cpu.threads import pieces, run_jobs
+from nxm_hf.solvers.unstructured_threshold import sample_bracket
 
-SAMPLE = (2**12, 2**16)  # at least and at most; between, a share of the row
+SAMPLE = (2**12, 2**16)  # least and largest size of the sample; between, it is a share of the row
 SHARE = 128
+LIMITS = np.iinfo(np.int32)
 
 
-def keep_highest(scores: Tensor, count: int, mask: Tensor) -> None:
-    """Flag the `count` highest of a row of fp32 scores; of equal scores the first."""
+def mark_highest(scores: Tensor, count: int, mask: Tensor) -> None:
+    """Write the mask of the highest scores of a row; of equal scores the first are kept.
+
+    Args:
+        scores: A contiguous row of fp32 scores.
+        count: How many to keep.
+        mask: A contiguous bool row of the same length.
+    """
     bits, flags = scores.detach().view(torch.int32).numpy(), mask.view(torch.int8).numpy()
     threshold = _nth_highest(bits, count)
 
-    def flag_part(begin: int, end: int) -> int:
-        return flagging()(begin, end, bits.ctypes.data, flags.ctypes.data, threshold)
+    def flag_part(first: int, last: int) -> int:
+        return flagging()(first, last, bits.ctypes.data, flags.ctypes.data, threshold)
 
-    reach = sum(_over(flag_part, bits))
+    reach = sum(_over_sixteens(flag_part, bits))
     rest = len(bits) // LANES * LANES
     flags[rest:] = ordered(bits[rest:]) >= threshold
     surplus = reach + int(flags[rest:].sum()) - count
@@ -36,59 +48,61 @@ def _nth_highest(bits: np.ndarray, count: int) -> int:
     low, high = _bracket(bits, count)
     inside: list[np.ndarray] = []
 
-    def collect_part(begin: int, end: int) -> int:
-        room = np.empty(LANES * (end - begin), np.int32)
-        found = collecting()(begin, end, bits.ctypes.data, room.ctypes.data, low, high)
-        inside.append(room[: found & 0xFFFFFFFF])
-        return found >> 32
+    def collect_part(first: int, last: int) -> int:
+        room = np.empty(LANES * (last - first), np.int32)
+        counts = collecting()(first, last, bits.ctypes.data, room.ctypes.data, low, high)
+        inside.append(room[: counts & 0xFFFFFFFF])
+        return counts >> 32
 
     rest = ordered(bits[len(bits) // LANES * LANES :])
-    above = sum(_over(collect_part, bits)) + int((rest > high).sum())
+    above = sum(_over_sixteens(collect_part, bits)) + int((rest > high).sum())
     between = np.concatenate([*inside, rest[(rest >= low) & (rest <= high)]])
-    place = len(between) - (count - above)
-    if not 0 <= place < len(between):  # the sample misled
-        between, place = ordered(bits), len(bits) - count
-    between.partition(place)
-    return int(between[place])
+    position = len(between) - (count - above)
+    if not 0 <= position < len(between):  # the sample misled
+        between, position = ordered(bits), len(bits) - count
+    between.partition(position)
+    return int(between[position])
 
 
 def _bracket(bits: np.ndarray, count: int) -> tuple[int, int]:
-    """Bounds that the `count`-th highest is very likely between: what a sample says, and three deviations more."""
+    """Return integers between which the `count`-th highest very likely lies."""
     size = min(max(len(bits) // SHARE, SAMPLE[0]), SAMPLE[1])
-    sample = np.sort(ordered(bits[:: max(len(bits) // size, 1)]))
-    share = 1 - count / len(bits)
-    place, spread = len(sample) * share, 3 * (len(sample) * share * (1 - share)) ** 0.5 + 2
-    low, high, limits = int(place - spread), int(place + spread), np.iinfo(np.int32)
-    least, most = low < 0, high >= len(sample)
-    return limits.min if least else int(sample[low]), limits.max if most else int(sample[high])
+    sample = ordered(bits[:: max(len(bits) // size, 1)])
+    low, high = sample_bracket(sample, count / len(bits))
+    return LIMITS.min if low is None else int(low), LIMITS.max if high is None else int(high)
 
 
-def _over(act: Callable[[int, int], int], bits: np.ndarray) -> list[int]:
-    """What `act` returns for ranges of the row, counted in sixteens."""
-    return in_turns([partial(act, *ends) for ends in pieces(len(bits) // LANES, LANES)], len(bits))
+def _over_sixteens(act: Callable[[int, int], int], bits: np.ndarray) -> list[int]:
+    """Call `act` for ranges of the row, counted in sixteens, and return its results."""
+    jobs = [partial(act, first, last) for first, last in pieces(len(bits) // LANES, LANES)]
+    return run_jobs(jobs, len(bits))
 
 
 def ordered(bits: np.ndarray) -> np.ndarray:
-    """Whole numbers that order like the floats with these bits, and are equal for -0.0 and +0.0."""
+    """Return integers that are ordered like the floats with these bits, and are equal for -0.0 and +0.0.
+
+    Args:
+        bits: The bits of fp32 numbers, as int32.
+    """
     sign = bits >> np.int32(31)
     return ((bits & np.int32(0x7FFFFFFF)) ^ sign) - sign
 
 
 def _float(key: int) -> np.float32:
-    """The float that `ordered` makes this number of."""
+    """Return the float that `ordered` maps to an integer."""
     return np.int32(key if key >= 0 else -(2**31) - key).view(np.float32)
 
 
 @cache
 def collecting() -> Callable[..., int]:
-    """`run(first, last, scores, room, low, high)`: `rows.collect`, all between in one run."""
+    """Return `run(first, last, scores, room, low, high)`, which loops `unstructured_rows.collect` over sixteens."""
 
-    def run(first, last, scores, room, low, high):
+    def run(first: int, last: int, scores: int, room: int, low: int, high: int) -> int:
         size, above = 0, 0
         for at in range(first * LANES, last * LANES, LANES):
-            found = collect(scores, at, room + 4 * size, low, high)
-            size += found & 0xFFFFFFFF
-            above += found >> 32
+            counts = collect(scores, at, room + 4 * size, low, high)
+            size += counts & 0xFFFFFFFF
+            above += counts >> 32
         return above << 32 | size
 
     return compiled(run, NUMBER(*[NUMBER] * 6))
@@ -96,9 +110,9 @@ def collecting() -> Callable[..., int]:
 
 @cache
 def flagging() -> Callable[..., int]:
-    """`run(first, last, scores, flags, threshold)`: `rows.flag`."""
+    """Return `run(first, last, scores, flags, threshold)`, which loops `unstructured_rows.flag` over sixteens."""
 
-    def run(first, last, scores, flags, threshold):
+    def run(first: int, last: int, scores: int, flags: int, threshold: int) -> int:
         reach = 0
         for at in range(first * LANES, last * LANES, LANES):
             reach += flag(scores, at, flags, threshold)

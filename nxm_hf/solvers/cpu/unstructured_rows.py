@@ -1,42 +1,43 @@
-"""What is done to sixteen entries of a row at a time, to find its highest scores."""
+"""Steps on sixteen entries of a row at a time, as LLVM code, to find the highest scores of the row."""
 
-from llvmlite import ir
+from llvmlite.ir import Constant, IRBuilder, Value
 
 from nxm_hf.solvers.cpu.llvm_vectors import (
     I8,
     I32,
     I64,
     LANES,
-    Builder,
-    Value,
+    any_set,
+    broadcast,
     count,
-    in_every_lane,
     load,
-    order,
-    place,
+    ordered,
+    pointer,
     vector_of,
 )
 
 
-def collect(b: Builder, scores: Value, at: Value, room: Value, low: Value, high: Value) -> Value:
-    """Write what lies between, ends included, to `room`; how many those are and, times 2**32, how many are above."""
-    keys = order(b, load(b, scores, at))
-    low, high = in_every_lane(b, low), in_every_lane(b, high)
+def collect(b: IRBuilder, scores: Value, at: Value, room: Value, low: Value, high: Value) -> Value:
+    """Write the keys between `low` and `high`, ends included, to `room`.
+
+    Return how many those are, plus 2**32 times how many keys are above.
+    """
+    keys = ordered(b, load(b, scores, at))
+    low, high = broadcast(b, low), broadcast(b, high)
     above = b.icmp_signed(">", keys, high)
     between = b.and_(b.icmp_signed(">=", keys, low), b.icmp_signed("<=", keys, high))
-    some = b.icmp_signed("!=", b.bitcast(between, ir.IntType(LANES)), ir.Constant(ir.IntType(LANES), 0))
-    with b.if_then(some):
+    with b.if_then(any_set(b, between)):
         # One by one, each over the one before unless that lies between: an instruction that packs a vector on its way
-        # to memory exists, and takes CPUs of AMD a hundred cycles.
+        # to memory exists, but takes AMD CPUs a hundred cycles.
         for lane in range(LANES):
-            which = ir.Constant(I32, lane)
-            b.store(b.extract_element(keys, which), b.inttoptr(room, I32.as_pointer()), align=4)
-            room = b.add(room, b.shl(b.zext(b.extract_element(between, which), I64), ir.Constant(I64, 2)))
-    return b.or_(b.shl(count(b, [above]), ir.Constant(I64, 32)), count(b, [between]))
+            index = Constant(I32, lane)
+            b.store(b.extract_element(keys, index), b.inttoptr(room, I32.as_pointer()), align=4)
+            room = b.add(room, b.shl(b.zext(b.extract_element(between, index), I64), Constant(I64, 2)))
+    return b.or_(b.shl(count(b, [above]), Constant(I64, 32)), count(b, [between]))
 
 
-def flag(b: Builder, scores: Value, at: Value, flags: Value, threshold: Value) -> Value:
-    """Flag what reaches the threshold; how many."""
-    reach = b.icmp_signed(">=", order(b, load(b, scores, at)), in_every_lane(b, threshold))
-    b.store(b.zext(reach, vector_of(I8)), place(b, flags, at, I8), align=1)
+def flag(b: IRBuilder, scores: Value, at: Value, flags: Value, threshold: Value) -> Value:
+    """Flag the keys that reach the threshold. Return how many there are."""
+    reach = b.icmp_signed(">=", ordered(b, load(b, scores, at)), broadcast(b, threshold))
+    b.store(b.zext(reach, vector_of(I8)), pointer(b, flags, at, I8), align=1)
     return count(b, [reach])

@@ -1,98 +1,66 @@
-"""The fast tier on GPUs: the same masks by kernels that pass once over memory, where Triton is, as with torch for CUDA.
+"""The backend for GPUs: the same masks by Triton kernels that pass once over memory. torch for CUDA brings Triton.
 
-Triton is imported, and a kernel compiled and tried, when the first tensor comes that is worth it. Who has no Triton, or
-one that does not work here, gets the masks from torch.
+Triton is imported, and a kernel compiled and tested, when the first tensor comes that is large enough. Without Triton,
+or with one that does not work here, torch computes the masks.
 """
 
-from collections.abc import Sequence
-from functools import cache
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from nxm_hf.solvers import self_test
-from nxm_hf.solvers.base import Solver, alone, worth
-from nxm_hf.solvers.self_test import FLOATS, IN_PLACE, Counts
-
-DEVICE = "cuda"
-GROUPS = (2, 4, 8, 16, 32)  # Triton's blocks have sides that are powers of two
+from nxm_hf.solvers.backend import Backend, Kernels
+from nxm_hf.solvers.base import NMPattern, Solver, solve_alone
 
 
-@cache
-def tier() -> ModuleType | None:
-    """What launches the kernels, if Triton can be imported."""
-    try:
-        from nxm_hf.solvers.gpu import kernels
-    except Exception:  # it is not installed, or does not fit torch, Python or the driver
-        return None
+class _GPUKernels(Kernels, Protocol):
+    """What `kernels` offers beside the operations on N:M groups."""
+
+    def prices(self, q: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+def _load() -> _GPUKernels:
+    from nxm_hf.solvers.gpu import kernels
+
     return kernels
 
 
-def absence() -> str | None:
-    """Why these kernels are not in use here, or None where they are."""
-    if not torch.cuda.is_available():
-        return "torch sees no GPU"
-    return None if tier() else "Triton cannot be imported"
+BACKEND = Backend("cuda", "Triton", _load)
 
 
-@cache
-def proven(task: str, pattern: Any, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a kernel compiles here and does what torch does."""
-    name = f"{task} of {pattern.n}:{pattern.m} in {dtype} on {device}"
-    return self_test.passes(name, self_test.task_is_right, runner(task, pattern), task, pattern, dtype, device)
+def supports_prices(q: Tensor, n: int) -> bool:
+    """Return whether there is a kernel for the prices of these tiles, and it works.
 
-
-@cache
-def prices_proven(n: int, m: int, device: torch.device) -> bool:
-    """`proven`, for the prices of transposable tiles."""
-    name = f"prices of {n}:{m}-transposable on {device}"
-    return self_test.passes(name, self_test.prices_are_right, tier().prices, n, m, device)
-
-
-def runner(task: str, pattern: Any) -> self_test.Run:
-    """What does a task to tensors and returns its count."""
-    return lambda *tensors: tier().run(task, pattern.n, pattern.m, *tensors)
-
-
-def suits(task: str, pattern: Any, *tensors: Tensor) -> bool:
-    """Whether there is a kernel for a task on these tensors, and it works."""
-    first = tensors[0]
-    return (
-        pattern.kind == "nm"
-        and pattern.m in GROUPS
-        and _worthwhile(first)
-        and first.dtype in (FLOATS[:1] if task in IN_PLACE else FLOATS)
-        and (task == "mask" or all(tensor.is_contiguous() for tensor in tensors))
-        and proven(task, Counts(pattern.n, pattern.m), first.dtype, first.device)
-    )
-
-
-def suits_prices(q: Tensor, n: int) -> bool:
-    """Whether there is a kernel for the prices of these tiles, (m, m, tiles), and it works."""
+    Args:
+        q: Whole scores of tiles, (m, m, tiles).
+        n: Entries kept in each row and column.
+    """
     m = len(q)
-    return q.dtype == torch.int32 and m in GROUPS and _worthwhile(q) and prices_proven(n, m, q.device)
+    if q.dtype != torch.int32 or m not in BACKEND.group_sizes or not BACKEND.available(q):
+        return False
+    name = f"prices of {n}:{m}-transposable on {q.device}"
+    return BACKEND.passes(name, self_test.prices_are_right, prices, n, m, q.device)
 
 
-def _worthwhile(tensor: Tensor) -> bool:
-    return tensor.device.type == DEVICE and worth(tensor) and tier() is not None
+def prices(q: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return prices of rows and of columns, (m, tiles) each, and which tiles they settle.
+
+    Args:
+        q: Whole scores of tiles, (m, m, tiles).
+        n: Entries kept in each row and column.
+    """
+    return BACKEND.kernels.prices(q, n)
 
 
-def suits_scores(scores: Tensor, pattern: Any) -> bool:
-    """`suits`, for a solver: any strides will do."""
-    return suits("mask", pattern, scores)
+def by_gpu_counting(scores: Tensor, pattern: NMPattern) -> Tensor:
+    """Keep each score that fewer than n others of its group beat, on a GPU; of equal scores the first wins.
+
+    Args:
+        scores: The scores.
+        pattern: The N:M pattern.
+    """
+    return solve_alone(BACKEND.fill_masks, scores, pattern)
 
 
-def by_ranks(scores: Tensor, pattern: Any) -> Tensor:
-    """N:M: keep what fewer than n of its group beat; of equal scores the first, on a GPU."""
-    return alone(ranks_of_many, scores, pattern)
-
-
-def ranks_of_many(scores: Sequence[Tensor], pattern: Any, masks: Sequence[Tensor]) -> None:
-    """`by_ranks`, for a list."""
-    for each, mask in zip(scores, masks, strict=True):
-        tier().launch("mask", pattern.n, pattern.m, each.contiguous(), mask)
-
-
-CATALOGUE = {"nm": Solver(by_ranks, suits_scores, ranks_of_many)}
+SOLVERS: dict[str, Solver[Any]] = {"nm": Solver(by_gpu_counting, BACKEND.supports_mask, BACKEND.fill_masks)}

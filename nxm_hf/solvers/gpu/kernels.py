@@ -1,7 +1,9 @@
-"""Kernels for GPUs, in Triton: what is done to N:M groups, and the prices of transposable tiles.
+"""Kernels for GPUs, in Triton: operations on N:M groups, and the prices of transposable tiles.
 
-Numbers are compared as whole ones, by their bits: that knows no rounding, no flushing and no zeros of two signs.
+Floats are compared as integers, by their bits: so nothing is rounded or flushed, and zeros of both signs are equal.
 """
+
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -9,41 +11,79 @@ import triton.language as tl
 from torch import Tensor
 from triton.language import constexpr
 
+from nxm_hf.solvers.base import INFINITY_BITS, integer_view
+
 ENTRIES = 8192  # comparisons that a program holds at a time
 ROUNDS = 32  # of prices, at most
 SIGN: constexpr = constexpr(-(2**31))
-BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
-INFINITY = {torch.float32: 0x7F800000, torch.bfloat16: 0x7F80, torch.float16: 0x7C00}  # as bits
 
 
-def run(task: str, n: int, m: int, *tensors: Tensor) -> int:
-    """Do a task to contiguous tensors of one size: what it counts, and -1 where it met a NaN.
+def run(operation: str, n: int, m: int, *tensors: Tensor) -> int:
+    """Do an operation to tensors.
 
-    mask            (scores, out)
-    magnitude_mask  (weight, out)
-    project         (weight, out)
-    admm_update     (weight, r)            entries of the mask that changed
-    remask          (weight, mask, dense)  the same, and entries of the old mask times 2**32
-    keep            (weight, mask)
+        operation       tensors                count
+        mask            (scores, out)          0
+        magnitude_mask  (weight, out)          0
+        project         (weight, out)          0
+        admm_update     (weight, r)            entries of the mask that changed
+        remask          (weight, mask, dense)  the same, plus 2**32 times the entries of the old mask
+        keep            (weight, mask)         0
+
+    Args:
+        operation: The name of the operation.
+        n: Kept entries of a group.
+        m: Entries of a group.
+        *tensors: Contiguous tensors of one size. The first has the dtype that counts.
+
+    Returns:
+        The count of the operation, or -1 where it met a NaN.
     """
-    changed, before, broken = launch(task, n, m, *tensors).sum(0).tolist()
-    return -1 if broken and task not in ("mask", "keep") else changed | before << 32
+    changed, before, broken = launch(operation, n, m, *tensors).sum(0).tolist()
+    return -1 if broken and operation not in ("mask", "keep") else changed | before << 32
 
 
-def launch(task: str, n: int, m: int, *tensors: Tensor) -> Tensor:
-    """`run` without waiting: for every program what changed, what was kept before, and what is NaN."""
+def fill_masks(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+    """Write the N:M masks of a list of scores.
+
+    Args:
+        n: Kept entries of a group.
+        m: Entries of a group.
+        scores: Scores of any strides.
+        masks: Contiguous bool tensors of their shapes.
+    """
+    for each, mask in zip(scores, masks, strict=True):
+        launch("mask", n, m, each.contiguous(), mask)
+
+
+def launch(operation: str, n: int, m: int, *tensors: Tensor) -> Tensor:
+    """Do an operation without waiting for its end.
+
+    Args:
+        operation: See `run`.
+        n: Kept entries of a group.
+        m: Entries of a group.
+        *tensors: See `run`.
+
+    Returns:
+        For every program, how many entries changed, were kept before, and are NaN: (programs, 3).
+    """
     groups = tensors[0].numel() // m
     size = ENTRIES // max(m, 4) ** 2
     programs = triton.cdiv(groups, size)
-    found = torch.zeros(programs, 3, dtype=torch.int64, device=tensors[0].device)
-    x, y, z = ([tensor.view(BITS[tensor.dtype.itemsize]) for tensor in tensors] * 2)[:3]
+    counts = torch.zeros(programs, 3, dtype=torch.int64, device=tensors[0].device)
+    x, y, z = ([integer_view(tensor) for tensor in tensors] * 2)[:3]
     with torch.cuda.device_of(x):
-        over_groups[(programs,)](x, y, z, found, groups, n, m, size, task, INFINITY[tensors[0].dtype])
-    return found
+        over_groups[(programs,)](x, y, z, counts, groups, n, m, size, operation, INFINITY_BITS[tensors[0].dtype])
+    return counts
 
 
 def prices(q: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of tiles (m, m, count): prices of rows and of columns, (m, count) each, and which tiles they settle."""
+    """Return prices of rows and of columns, (m, tiles) each, and which tiles they settle.
+
+    Args:
+        q: Integer scores of tiles, (m, m, tiles).
+        n: Kept entries of each row and column.
+    """
     m, _, count = q.shape
     q, size = q.contiguous(), max(1024 // m**2, 1)
     rows, cols = (torch.empty(m, count, dtype=torch.int32, device=q.device) for _ in range(2))
@@ -53,9 +93,14 @@ def prices(q: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     return rows, cols, settled.bool()
 
 
+# Triton reads the annotations of a kernel's parameters as types of its own, so mypy is told to accept their absence.
+
+
 @triton.jit
-def over_groups(x, y, z, found, groups, N: constexpr, M: constexpr, G: constexpr, TASK: constexpr, INFINITY: constexpr):
-    """A task on G groups of M; `found` gets the three counts of this program."""
+def over_groups(  # type: ignore[no-untyped-def]
+    x, y, z, counts, groups, N: constexpr, M: constexpr, G: constexpr, TASK: constexpr, INFINITY: constexpr
+):
+    """Do an operation to G groups of M, and write the three counts of this program."""
     program = tl.program_id(0)
     group = program.to(tl.int64) * G + tl.arange(0, G)
     at = group[:, None] * M + tl.arange(0, M)[None, :]
@@ -92,15 +137,15 @@ def over_groups(x, y, z, found, groups, N: constexpr, M: constexpr, G: constexpr
         tl.store(z + at, bits, mask=here)
         tl.store(y + at, after.to(tl.int8), mask=here)
         tl.store(x + at, product.to(tl.int32, bitcast=True), mask=here)
-    tl.store(found + 3 * program, total(here & (before != after)))
+    tl.store(counts + 3 * program, total(here & (before != after)))
     if TASK == "remask":
-        tl.store(found + 3 * program + 1, total(here & before))
-    tl.store(found + 3 * program + 2, total(here & broken))
+        tl.store(counts + 3 * program + 1, total(here & before))
+    tl.store(counts + 3 * program + 2, total(here & broken))
 
 
 @triton.jit
-def largest(keys, N: constexpr, M: constexpr):
-    """Flags of the N largest of each row; of equals the first."""
+def largest(keys, N: constexpr, M: constexpr):  # type: ignore[no-untyped-def]
+    """Return flags of the N largest of each row; of equal ones the first."""
     place = tl.arange(0, M)
     here, others = keys[:, :, None], keys[:, None, :]
     beaten = (others > here) | ((others == here) & (place[None, None, :] < place[None, :, None]))
@@ -108,14 +153,14 @@ def largest(keys, N: constexpr, M: constexpr):
 
 
 @triton.jit
-def total(flags):
-    """How many flags are set."""
+def total(flags):  # type: ignore[no-untyped-def]
+    """Return how many flags are set."""
     return tl.sum(tl.sum(flags.to(tl.int32), axis=1), axis=0)
 
 
 @triton.jit
-def price_tiles(q, rows, cols, settled, count, N: constexpr, M: constexpr, T: constexpr, ROUNDS: constexpr):
-    """Price the rows and the columns of T tiles in turns, until all are settled."""
+def price_tiles(q, rows, cols, settled, count, N: constexpr, M: constexpr, T: constexpr, ROUNDS: constexpr):  # type: ignore[no-untyped-def]
+    """Price the rows and the columns of T tiles in turns, until all are settled, and write the prices."""
     tile = tl.program_id(0).to(tl.int64) * T + tl.arange(0, T)
     line = tl.arange(0, M)
     here = tile < count
@@ -142,8 +187,8 @@ def price_tiles(q, rows, cols, settled, count, N: constexpr, M: constexpr, T: co
 
 
 @triton.jit
-def middle(left, AXIS: constexpr, N: constexpr):
-    """Halfway between the N-th largest along an axis, which is found by bisection, and the next."""
+def middle(left, AXIS: constexpr, N: constexpr):  # type: ignore[no-untyped-def]
+    """Return the middle of the N-th largest along an axis, which is found by bisection, and the next."""
     low = tl.min(left, axis=AXIS)
     high = tl.max(left, axis=AXIS)
     for _ in range(31):

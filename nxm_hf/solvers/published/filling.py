@@ -7,11 +7,16 @@ LEAST = torch.iinfo(torch.int64).min
 
 
 def filled(q: Tensor, mask: Tensor, n: int) -> Tensor:
-    """Bring every row and column to n: whole scores and masks of (tiles, m, m), with at most n in each.
+    """Return masks with n in every row and column.
 
-    Where a short row and a short column meet in a pruned entry, the best such entry is kept. Where they meet in kept
-    ones only, the first of each get one more by trading: a kept entry elsewhere is given up for the one of the short
-    row in its column, and for the one of the short column in its row. One of the two is always possible.
+    Where a short row and a short column cross in a pruned entry, the best such entry is kept. Where they cross in kept
+    entries only, the first of each get one more by a trade: a kept entry elsewhere is pruned, and the entry of the
+    short row in its column and that of the short column in its row are kept. One of the two is always possible.
+
+    Args:
+        q: Integer scores, (tiles, m, m).
+        mask: Masks with at most n in each row and column.
+        n: Kept entries of each row and column.
     """
     mask = mask.clone()
     while True:
@@ -25,11 +30,13 @@ def filled(q: Tensor, mask: Tensor, n: int) -> Tensor:
 
 
 def _insert(q: Tensor, mask: Tensor, entries: Tensor, tile: Tensor) -> None:
+    """Keep the best of these entries in each of some tiles."""
     best = q[tile].masked_fill(~entries[tile], LEAST).flatten(1).argmax(1)
     mask[tile, best // len(q[0]), best % len(q[0])] = True
 
 
 def _trade(q: Tensor, mask: Tensor, short_rows: Tensor, short_cols: Tensor, tile: Tensor) -> None:
+    """Make the best trade for the first short row and column of each of some tiles."""
     row, col = (short[tile].byte().argmax(1) for short in (short_rows, short_cols))
     of_row, of_col = (tile, row), (tile, slice(None), col)
     gain = q[of_row][:, None, :] + q[of_col][:, :, None] - q[tile]

@@ -20,18 +20,22 @@ def by_transport(q: Tensor, n: int) -> Tensor:
     Reference: TSENOR, 2025, https://arxiv.org/abs/2505.23949. Dykstra's projections, in logarithms: rows scaled to n,
     columns scaled to n, entries capped at 1, in turns. Rounding keeps the largest while there is room, and fills
     short rows and columns by inserting and trading. The sharpness and the number of rounds are ours, not the authors'.
-    Exactly n in every row and column; near the optimum, and no more.
+    Exactly n in every row and column. The mask is near the optimum, but need not be optimal.
+
+    Args:
+        q: Integer scores, (tiles, m, m).
+        n: Kept entries of each row and column.
     """
     return filled(q, keep_while_room(_plan(q, n), n), n)
 
 
 def _plan(q: Tensor, n: int) -> Tensor:
-    """The logarithm of how much of each entry is kept."""
+    """Return the logarithm of the kept share of each entry."""
     peak = q.abs().amax((1, 2), keepdim=True).clamp(min=1)
     plan = (q.double() / peak * SHARPNESS).float()
-    owed = torch.zeros_like(plan)
+    correction = torch.zeros_like(plan)
     for _ in range(ROUNDS):
         plan = plan + (log(n) - plan.logsumexp(2, keepdim=True))
         plan = plan + (log(n) - plan.logsumexp(1, keepdim=True))
-        plan, owed = (plan + owed).clamp(max=0), (plan + owed).clamp(min=0)
+        plan, correction = (plan + correction).clamp(max=0), (plan + correction).clamp(min=0)
     return plan

@@ -1,4 +1,7 @@
-"""The kernels of GPUs run on a CPU by Triton's interpreter, beside torch. A program of its own: see test_triton.py."""
+"""The kernels of GPUs run on a CPU by Triton's interpreter, beside torch.
+
+A program of its own: see tests/solvers/gpu/test_kernels.py.
+"""
 
 import logging
 
@@ -29,8 +32,8 @@ def masks_and_projections():
     for text, dtypes in {"1:2": FLOATS, "3:4": FLOATS, "16:32": FLOATS[:1]}.items():
         pattern = parse(text)
         for dtype in dtypes:
-            given = self_test.numbers(64 * 96, dtype, "cpu", 3, self_test.EXTREMES).view(64, 96)
-            assert choose(given, pattern).__name__ == "by_ranks", said
+            given = self_test.difficult_numbers(64 * 96, dtype, "cpu", 3, self_test.EXTREMES).view(64, 96)
+            assert choose(given, pattern).__name__ == "by_gpu_counting", said
             for weight in (given, given.T):
                 beside(lambda w, pattern=pattern: solve(w, pattern), weight)
                 beside(pattern.largest, weight)
@@ -40,10 +43,16 @@ def masks_and_projections():
 def weights():
     for text in ("2:4", "4:8"):
         pattern = parse(text)
-        w, r, other = (self_test.numbers(64 * 96, torch.float32, "cpu", i, self_test.EXTREMES[:-2]) for i in range(3))
+        w, r, other = (
+            self_test.difficult_numbers(64 * 96, torch.float32, "cpu", i, self_test.EXTREMES[:-2]) for i in range(3)
+        )
         beside(lambda w, r, p=pattern: weight_ops.admm_update(w, r, p, False, True), w, r)
         beside(lambda w, m, d, p=pattern: weight_ops.remask(w, m, d, p), w, other > 0, r)
-        beside(weight_ops.keep, self_test.numbers(64 * 96, torch.float32, "cpu", 9, self_test.EXTREMES), other > 0)
+        beside(
+            weight_ops.keep,
+            self_test.difficult_numbers(64 * 96, torch.float32, "cpu", 9, self_test.EXTREMES),
+            other > 0,
+        )
 
 
 def numbers_that_are_none():
@@ -68,9 +77,9 @@ def numbers_that_are_none():
 
 def tiles():
     asked = []
-    kernel = gpu.tier().prices
-    gpu.tier().prices = lambda *words: asked.append(words) or kernel(*words)
-    gpu.tier().ROUNDS = 4  # the interpreter takes a second for them
+    kernel = gpu.BACKEND.kernels.prices
+    gpu.BACKEND.kernels.prices = lambda *words: asked.append(words) or kernel(*words)
+    gpu.BACKEND.kernels.ROUNDS = 4  # the interpreter takes a second for them
     for n, m in ((2, 4), (3, 8)):
         for step in (0.0, 1.0):  # with it, nearly all are equal
             scores = torch.randn(2 * m, 5 * m).abs()
@@ -89,7 +98,7 @@ def tiles():
 
 
 def a_kernel_that_fails():
-    whole = gpu.tier().launch
+    whole = gpu.BACKEND.kernels.launch
     for fault in ("wrong", "raised"):
 
         def launch(task, n, m, *tensors, fault=fault):
@@ -101,21 +110,21 @@ def a_kernel_that_fails():
             return found
 
         said.clear()
-        gpu.tier().launch = launch
-        gpu.proven.cache_clear()
+        gpu.BACKEND.kernels.launch = launch
+        gpu.BACKEND.self_tests.clear()
         for _ in range(2):
-            assert choose(torch.randn(64, 64), parse("2:4")).__name__ == "by_wins"
+            assert choose(torch.randn(64, 64), parse("2:4")).__name__ == "by_counting"
         assert len(said) == 1 and "mask of 2:4" in said[0]
         weight = torch.randn(64, 64)
-        assert gpu.suits("project", parse("2:4"), weight, weight.clone())
-    gpu.tier().launch = whole
+        assert gpu.BACKEND.supports(weight_ops.PROJECT, parse("2:4"), weight, weight.clone())
+    gpu.BACKEND.kernels.launch = whole
 
 
 def main():
     torch.manual_seed(0)
     logging.getLogger("nxm_hf").addFilter(lambda record: said.append(record.getMessage()) or False)
-    base.WORTH, gpu.DEVICE, cpu.GROUPS = 0, "cpu", ()
-    assert gpu.tier() is not None, "Triton cannot be imported"
+    base.MIN_NUMEL, gpu.BACKEND.device_type, cpu.BACKEND.group_sizes = 0, "cpu", ()
+    assert gpu.BACKEND.unavailable() is None
     masks_and_projections()
     weights()
     numbers_that_are_none()

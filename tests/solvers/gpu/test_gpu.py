@@ -7,8 +7,8 @@ from nxm_hf import NxMConfig, NxMTrainer, patterns, recipes, verify
 from nxm_hf.patterns import parse
 from nxm_hf.solvers import base, choose, gpu, reference_only, self_test, solve, weight_ops
 from nxm_hf.solvers.transposable_duals import by_duals
-from tests.solvers.test_transposable import assert_holds, distributions, tiles_of
 from tests.support.models import make_arguments, make_bert
+from tests.support.scores import assert_holds, distributions, tiles_of
 from tests.support.toy_training import same
 
 pytestmark = [
@@ -31,8 +31,8 @@ def test_a_mask_is_the_same_on_every_device(text):
 @pytest.fixture
 def kernels(monkeypatch):
     """The kernels of Triton, for tensors of any size; that one fails is an error here."""
-    monkeypatch.setattr(base, "WORTH", 0)
-    assert gpu.absence() is None
+    monkeypatch.setattr(base, "MIN_NUMEL", 0)
+    assert gpu.BACKEND.unavailable() is None
     monkeypatch.setattr(self_test.logger, "warning", lambda *words: pytest.fail(str(words)))
 
 
@@ -49,14 +49,15 @@ def on_both(act, *tensors):
 @pytest.mark.parametrize("text", ["1:2", "2:4", "1:4", "3:4", "4:8", "8:16", "16:32", "31:32"])
 def test_kernels_do_what_torch_does(text, kernels):
     pattern, shape = parse(text), (96, 416)
-    for dtype in self_test.FLOATS:
-        weight = self_test.numbers(96 * 416, dtype, "cpu", 0, self_test.EXTREMES).view(shape)
-        assert choose(weight.cuda(), pattern).__name__ == "by_ranks"
+    for dtype in base.FLOATS:
+        weight = self_test.difficult_numbers(96 * 416, dtype, "cpu", 0, self_test.EXTREMES).view(shape)
+        assert choose(weight.cuda(), pattern).__name__ == "by_gpu_counting"
         on_both(lambda w: solve(w, pattern), weight)
         on_both(pattern.largest, weight)
         on_both(pattern.project, weight)
     w, r, other = (
-        self_test.numbers(96 * 416, torch.float32, "cpu", i, self_test.EXTREMES[:-2]).view(shape) for i in range(3)
+        self_test.difficult_numbers(96 * 416, torch.float32, "cpu", i, self_test.EXTREMES[:-2]).view(shape)
+        for i in range(3)
     )
     for first, dual in ((False, True), (True, True), (False, False)):
         on_both(lambda w, r, first=first, dual=dual: weight_ops.admm_update(w, r, pattern, first, dual), w, r)

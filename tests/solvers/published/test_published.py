@@ -8,7 +8,7 @@ import torch
 from nxm_hf.patterns import Transposable
 from nxm_hf.solvers.published import PUBLISHED
 from nxm_hf.solvers.transposable_duals import by_duals
-from tests.solvers.test_transposable import by_linear_programme, distributions, tiles_of
+from tests.support.scores import by_linear_programme, distributions, tiles_of
 
 torch.set_num_threads(1)
 
@@ -36,7 +36,7 @@ each_size = pytest.mark.parametrize(("n", "m"), SIZES)
 def asked(name, scores, n, m):
     """The mask, and what each tile keeps of its largest score; skips where the solver does not suit."""
     pattern = Transposable(n, m)
-    if not NAMED[name].suits(scores, pattern):
+    if not NAMED[name].supports(scores, pattern):
         pytest.skip(f"{name} is not for {pattern} here")
     return tiles_of(NAMED[name](scores, pattern), m)
 

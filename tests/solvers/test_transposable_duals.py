@@ -1,7 +1,5 @@
 """Transposable masks of every size against a dynamic programme and a linear programme, on scores of every shape."""
 
-from itertools import combinations
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,103 +8,28 @@ from hypothesis import strategies as st
 from nxm_hf.patterns import Transposable, parse
 from nxm_hf.solvers import SOLVERS, solve, transposable_duals
 from nxm_hf.solvers.transposable_duals import by_duals
+from tests.support.scores import (
+    INF,
+    assert_holds,
+    by_columns_filled,
+    by_linear_programme,
+    distributions,
+    generator,
+    tiles_of,
+    worth,
+)
 
 torch.set_num_threads(1)
 
-INF = float("inf")
 quick = settings(max_examples=80)
 SIZES = [(1, 2), (2, 3), (3, 5), (2, 7), (4, 8), (1, 8), (7, 8), (8, 16), (5, 23), (16, 32), (31, 32)]
 each_size = pytest.mark.parametrize(("n", "m"), SIZES)
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def tiles_of(weight, m):
-    """(R * m, C * m) -> (tiles, m, m)."""
-    height, width = weight.shape[0] // m, weight.shape[1] // m
-    return weight.view(height, m, width, m).transpose(1, 2).reshape(-1, m, m)
-
-
-def assert_holds(mask, n, m):
-    tiles = tiles_of(mask, m)
-    assert bool((tiles.sum(1) == n).all()) and bool((tiles.sum(2) == n).all())
-
-
 def solvers_for(scores, pattern):
-    found = [solver for solver in SOLVERS["transposable"] if solver.suits(scores, pattern)]
+    found = [solver for solver in SOLVERS["transposable"] if solver.supports(scores, pattern)]
     assert found
     return found
-
-
-# Scores
-
-
-def distributions(height, width):
-    """What weights look like, and what they never should."""
-    normal, chance = (
-        torch.randn(height, width, generator=generator()),
-        torch.rand(height, width, generator=generator(1)),
-    )
-    size = normal.abs()
-    loud = torch.where(torch.arange(height)[:, None] % 7 == 0, 1000.0, 1.0)
-    return {
-        "gaussian": size,
-        "heavy tails": size**5,
-        "log-normal": (3 * normal).exp(),
-        "uniform": chance,
-        "integers": (4 * chance).floor(),
-        "mostly zero": size * (chance > 0.7),
-        "loud rows": size * loud,
-        "rank one": size[:, :1] * size[:1],
-        "bfloat16": size.bfloat16(),
-        "half": (size / 10).half(),
-        "double": size.double() ** 9,
-        "tiny": size * 1e-41,
-        "huge": size * 1e37,
-        "signed": normal,
-        "flat": torch.full((height, width), 0.7),
-        "zero": torch.zeros(height, width),
-        "one": torch.zeros(height, width).index_fill_(0, torch.tensor([height // 2]), 1e30),
-        "whole": (1000 * chance).long(),
-    }
-
-
-# References
-
-
-def by_columns_filled(tile, n):
-    """The best worth, by a dynamic programme over how full the columns are; infinities count before all else."""
-    m = len(tile)
-    best = {(0,) * m: (0, 0)}
-    for row in tile:
-        after = {}
-        for full, (infinite, rest) in best.items():
-            for kept in combinations(range(m), n):
-                state = tuple(count + (column in kept) for column, count in enumerate(full))
-                if max(state) > n:
-                    continue
-                value = worth([row[column] for column in kept])
-                value = (infinite + value[0], rest + value[1])
-                after[state] = max(after.get(state, value), value)
-        best = after
-    return best[(n,) * m]
-
-
-def worth(kept):
-    return sum((x == INF) - (x == -INF) for x in kept), sum(x for x in kept if abs(x) != INF)
-
-
-def by_linear_programme(tile, n, exactly=True):
-    """The best sum with n in each row and column, or at most n; the corners of these polytopes are masks."""
-    optimize, sparse = pytest.importorskip("scipy.optimize"), pytest.importorskip("scipy.sparse")
-    m = len(tile)
-    one, each = torch.ones(1, m).numpy(), sparse.identity(m)
-    counts = sparse.vstack([sparse.kron(each, one), sparse.kron(one, each)]).tocsr()
-    bounds = {"A_eq": counts, "b_eq": [n] * (2 * m)} if exactly else {"A_ub": counts, "b_ub": [n] * (2 * m)}
-    found = optimize.linprog(-tile.flatten().numpy(), bounds=(0, 1), method="highs", **bounds)
-    return -found.fun
 
 
 # Exactness

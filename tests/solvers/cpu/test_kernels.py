@@ -1,0 +1,93 @@
+"""Kernels for CPUs give the masks of torch: the same bits for N:M and unstructured, the same worth for transposable."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nxm_hf import recipes
+from nxm_hf.patterns import parse
+from nxm_hf.solvers import SOLVERS, choose, cpu, solve, solve_many
+from tests.support.cpu_kernels import FLOATS, INF, PLAIN, PREDICTED, TILED, in_torch, weights
+from tests.support.scores import assert_holds, distributions, tiles_of
+from tests.support.toy_training import same, short, trained
+
+pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("kernels_for_every_size")
+quick = settings(max_examples=40)
+
+
+@quick
+@given(weights(), st.sampled_from([*PLAIN, "unstructured:0.5", "unstructured:0.03"]), st.sampled_from(FLOATS))
+def test_kernels_and_torch_give_one_mask(weight, text, dtype):
+    scores, pattern = weight.to(dtype), parse(text)
+    assert choose(scores, pattern).__name__ == PREDICTED[pattern.kind]
+    assert torch.equal(solve(scores, pattern), in_torch(lambda: solve(scores, pattern)))
+    assert torch.equal(pattern.largest(scores), in_torch(lambda: pattern.largest(scores)))
+    assert same([pattern.project(scores)], [in_torch(lambda: pattern.project(scores))])
+
+
+@pytest.mark.parametrize("text", TILED)
+def test_transposable_masks_of_kernels_and_torch_are_worth_the_same(text):
+    pattern = parse(text)
+    for name, scores in distributions(64, 224 // pattern.m * pattern.m).items():
+        if not cpu.supports_tiles(scores, pattern):
+            continue
+        mask, other = solve(scores, pattern), in_torch(lambda scores=scores: solve(scores, pattern))
+        assert_holds(mask, pattern.n, pattern.m)
+        ours, theirs = (tiles_of(scores.double() * kept, pattern.m).sum((1, 2)) for kept in (mask, other))
+        assert bool((ours >= theirs - 1e-6 * theirs.abs()).all()), name
+
+
+@pytest.mark.parametrize("text", TILED)
+def test_a_transposable_mask_has_the_largest_infinities(text):
+    scores = torch.randn(64, 96, generator=torch.Generator().manual_seed(0))
+    scores[5, 7], scores[40, 70], scores[41, 70] = INF, INF, -INF
+    mask = solve(scores, parse(text))
+    assert mask[5, 7] and mask[40, 70] and not mask[41, 70]
+    assert_holds(mask, parse(text).n, parse(text).m)
+
+
+@pytest.mark.parametrize("text", ["2:4", "4:8-transposable", "unstructured:0.5"])
+def test_a_list_is_solved_as_its_tensors_are(text):
+    scores = [torch.randn(shape) for shape in ((32, 64), (3, 16, 64), (64, 32))]
+    scores.append(scores[0].bfloat16())
+    scores.append(torch.randn(64, 32).mT)
+    for mask, each in zip(solve_many(scores, parse(text)), scores, strict=True):
+        assert torch.equal(mask, solve(each, parse(text)))
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 4095, 70001])
+@pytest.mark.parametrize("kind", ["gaussian", "two values", "sorted", "one value"])
+def test_unstructured_masks_of_any_length_and_of_misleading_samples(size, kind):
+    scores = torch.randn(size, generator=torch.Generator().manual_seed(size))
+    scores = {"two values": scores.sign(), "sorted": scores.sort()[0], "one value": scores * 0}.get(kind, scores)
+    scores[::17] = 9.0  # near what the sample takes
+    for density in (0.01, 0.5, 0.97):
+        pattern = parse(f"unstructured:{density}")
+        assert torch.equal(solve(scores, pattern), in_torch(lambda pattern=pattern: solve(scores, pattern)))
+
+
+def test_what_has_no_kernel_is_solved_by_torch():
+    for scores, text in (
+        (torch.ones(16, 60), "3:5"),
+        (torch.ones(4, 4), "2:4"),
+        (torch.ones(16, 64, dtype=torch.float64), "2:4"),
+        (torch.ones(16, 64, dtype=torch.int32), "2:4"),
+        (torch.ones(15, 60), "3:5-transposable"),
+    ):
+        assert choose(scores, parse(text)).__name__ not in PREDICTED.values()
+
+
+@pytest.mark.parametrize("recipe", recipes.names())
+def test_a_training_is_the_same_by_kernels_and_by_torch(recipe):
+    (model, engine), (other, other_engine) = trained(short(recipe)), in_torch(lambda: trained(short(recipe)))
+    assert same(engine.state_dict(), other_engine.state_dict())
+    engine.finish()
+    in_torch(other_engine.finish)
+    assert same(model.state_dict(), other.state_dict())
+
+
+def test_every_solver_for_cpus_is_the_first_of_its_kind():
+    assert all(SOLVERS[kind][0] is solver for kind, solver in cpu.SOLVERS.items())

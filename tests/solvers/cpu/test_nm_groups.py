@@ -1,0 +1,58 @@
+"""Operations on whole weights, by one pass of a kernel and by steps of torch: the same bits."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nxm_hf.patterns import parse
+from nxm_hf.solvers import weight_ops
+from tests.support.cpu_kernels import FLOATS, INF, PLAIN, in_torch, weights
+from tests.support.toy_training import same
+
+pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("kernels_for_every_size")
+quick = settings(max_examples=40)
+
+
+@quick
+@given(weights(), weights(), weights(), st.sampled_from(PLAIN), st.booleans(), st.booleans())
+def test_kernels_and_torch_do_the_same_to_a_weight(weight, r, other, text, first, dual):
+    weight, r = (torch.where(x.isinf(), 7.0, x) for x in (weight, r))  # inf - inf is refused
+    pattern, mask = parse(text), parse(text).largest(other)
+    for act in (
+        lambda w, x, m: weight_ops.admm_update(w, x, pattern, first, dual),
+        lambda w, x, m: weight_ops.remask(w, m, x, pattern),
+        lambda w, x, m: weight_ops.remask(w, m.fill_(True), x, pattern),
+        lambda w, x, m: weight_ops.keep(w, m),
+    ):
+        ours, theirs = ([x.clone() for x in (weight, r, mask)] for _ in range(2))
+        found, expected = act(*ours), in_torch(lambda act=act, theirs=theirs: act(*theirs))
+        assert same(ours, theirs)
+        assert (found is None and expected is None) or torch.equal(found, expected)
+
+
+def test_what_is_pruned_of_infinities_is_zero():
+    weight = torch.full((4, 64), -INF)
+    weight_ops.keep(weight, parse("2:4").largest(weight))
+    assert weight.isinf().sum() == 128 and same([weight[weight == 0]], [torch.zeros(128)])
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_a_nan_is_refused_wherever_it_stands(dtype):
+    for place in (0, 63, 64, 1023):
+        weight = torch.randn(16, 64).to(dtype)
+        weight.view(-1)[place] = torch.nan
+        for act in (parse("2:4").largest, parse("2:4").project, parse("16:32").largest):
+            with pytest.raises(ValueError, match="Scores hold 1 NaN of 1024"):
+                act(weight)
+    for w, r in ((weight.float(), torch.ones(16, 64)), (torch.ones(16, 64), weight.float())):
+        with pytest.raises(ValueError, match="NaN"):
+            weight_ops.admm_update(w, r, parse("2:4"), False, True)
+
+
+@pytest.mark.parametrize(("old", "change"), [(True, [0, 512, 1024]), (False, [512, 0, 0])])
+def test_a_new_mask_after_one_of_another_density_says_what_came_and_what_left(old, change):
+    weight, mask = torch.randn(16, 64), torch.full((16, 64), old)
+    assert weight_ops.remask(weight, mask, weight.clone(), parse("2:4")).tolist() == change

@@ -1,0 +1,29 @@
+"""Threads of kernels, and processes that have them."""
+
+import sys
+import threading
+
+import pytest
+import torch
+
+from nxm_hf.patterns import parse
+from nxm_hf.solvers import solve
+
+pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("kernels_for_every_size")
+
+
+@pytest.mark.parametrize("text", ["2:4", "4:8-transposable", "unstructured:0.5"])
+def test_threads_change_no_mask_and_are_as_many_as_torch_uses(text, monkeypatch):
+    monkeypatch.setattr(sys.modules["nxm_hf.solvers.cpu.threads"], "MIN_NUMEL", 0)
+    monkeypatch.setattr(sys.modules["nxm_hf.solvers.cpu.threads"], "PIECE", 2**10)
+    scores = torch.randn(64, 512)
+    alone, before = solve(scores, parse(text)), threading.active_count()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("nxm_hf")] or text != "2:4"
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(solve(scores, parse(text)), alone)
+    finally:
+        torch.set_num_threads(1)
+    assert threading.active_count() <= before + 2

@@ -1,0 +1,38 @@
+"""When kernels may be used: not for small tensors, and not within `reference_only`."""
+
+import threading
+
+import pytest
+import torch
+
+from nxm_hf.solvers import base
+from nxm_hf.solvers.base import MIN_NUMEL, integer_view, large_enough, reference_only
+
+
+def test_kernels_are_for_large_tensors():
+    assert large_enough(torch.empty(MIN_NUMEL)) and not large_enough(torch.empty(MIN_NUMEL - 1))
+
+
+def test_reference_only_holds_until_the_outermost_context_ends_even_by_an_error():
+    large = torch.empty(MIN_NUMEL)
+    with pytest.raises(RuntimeError, match="stop"), reference_only():
+        with reference_only():
+            assert not large_enough(large)
+        assert not large_enough(large)
+        raise RuntimeError("stop")
+    assert large_enough(large)
+
+
+def test_reference_only_holds_for_its_own_thread():
+    outcomes = []
+    with reference_only():
+        thread = threading.Thread(target=lambda: outcomes.append(large_enough(torch.empty(MIN_NUMEL))))
+        thread.start()
+        thread.join()
+    assert outcomes == [True]
+
+
+def test_infinity_is_the_largest_float_by_its_bits():
+    for dtype, bits in base.INFINITY_BITS.items():
+        assert integer_view(torch.tensor([torch.inf], dtype=dtype)).item() == bits
+        assert integer_view(torch.tensor([torch.finfo(dtype).max], dtype=dtype)).item() == bits - 1

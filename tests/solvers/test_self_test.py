@@ -1,0 +1,119 @@
+"""Self-tests pass the torch forms themselves, and fail each fault that a kernel may have."""
+
+import pytest
+import torch
+
+from nxm_hf.patterns import parse
+from nxm_hf.solvers import base, self_test, weight_ops
+from nxm_hf.solvers.backend import MASK
+from nxm_hf.solvers.transposable_duals import by_duals
+from nxm_hf.solvers.unstructured_threshold import keep_highest
+from tests.support.references import top
+
+OPERATIONS = [
+    MASK,
+    weight_ops.MAGNITUDE_MASK,
+    weight_ops.PROJECT,
+    weight_ops.KEEP,
+    weight_ops.REMASK,
+    weight_ops.ADMM_UPDATE,
+]
+PATTERN = parse("2:4")
+each_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+
+
+def written_out(operation, *tensors):
+    """Do an operation in plain words, by a ranking: what the reference of every self-test has to give."""
+
+    def mask(scores):
+        return top(scores, PATTERN)
+
+    first, second, *rest = tensors
+    if operation.refuses_nan and any(bool(x.isnan().any()) for x in tensors if x.is_floating_point()):
+        return -1
+    if operation.name in ("mask", "magnitude_mask"):
+        second.copy_(mask(first if operation is MASK else first.abs()))
+    if operation.name == "project":
+        second.copy_(torch.where(mask(first.abs()), first, 0) + 0)
+    if operation.name == "keep":
+        first.copy_(torch.where(second, first, 0) + 0)
+    if operation.name == "remask":
+        new = mask(first.abs())
+        count = int((second ^ new).sum()) | int(second.sum()) << 32
+        second.copy_(new)
+        rest[0].copy_(first)
+        first.mul_(new)
+        return count
+    if operation.name == "admm_update":
+        before = mask(second.abs())
+        v = first - torch.where(before, 0, second)
+        after = mask(v.abs())
+        second.copy_(torch.where(after, v, -v))
+        return int((before ^ after).sum())
+    return 0
+
+
+def right(operation, run, dtype=torch.float32):
+    return self_test.passes("of a test", lambda: self_test.operation_is_right(run, operation, PATTERN, dtype, "cpu"))
+
+
+@each_operation
+def test_the_torch_form_does_what_the_operation_says(operation):
+    for dtype in base.FLOATS[:1] if operation.in_place else base.FLOATS:
+        assert right(operation, lambda *tensors: written_out(operation, *tensors), dtype)
+
+
+@each_operation
+@pytest.mark.parametrize("number", range(3))
+def test_one_wrong_bit_in_any_tensor_fails(operation, number, caplog):
+    if number >= len(operation.inputs):
+        number = 0
+
+    def run(*tensors):
+        count = written_out(operation, *tensors)
+        tensors[number].view(torch.uint8)[5] ^= 1
+        return count
+
+    assert not right(operation, run)
+    assert "of a test does not work here, so torch does its work: its result differs from torch's" in caplog.text
+
+
+@each_operation
+def test_a_wrong_count_fails(operation):
+    assert not right(operation, lambda *tensors: written_out(operation, *tensors) + 1)
+
+
+@pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.refuses_nan], ids=lambda each: each.name)
+def test_a_nan_that_is_not_refused_fails(operation):
+    assert not right(operation, lambda *tensors: max(written_out(operation, *tensors), 0))
+
+
+def test_an_error_fails_and_is_shown(caplog):
+    def run(*tensors):
+        raise RuntimeError("no such instruction")
+
+    assert not right(MASK, run)
+    assert "RuntimeError('no such instruction')" in caplog.text
+
+
+def test_tiles_have_to_be_as_good_as_the_solvers_and_to_hold_the_pattern():
+    pattern = parse("2:4-transposable")
+
+    def solved(scores, mask):
+        mask.copy_(by_duals(scores, pattern))
+
+    def poor(scores, mask):
+        mask.copy_(by_duals(-scores, pattern))
+
+    def short(scores, mask):
+        solved(scores, mask)
+        mask[0, 0] ^= True
+
+    assert self_test.tiles_are_right(solved, by_duals, pattern)
+    assert not self_test.tiles_are_right(poor, by_duals, pattern)
+    assert not self_test.tiles_are_right(short, by_duals, pattern)
+
+
+def test_rows_have_to_hold_the_highest():
+    assert self_test.row_is_right(lambda row, count, mask: mask.copy_(keep_highest(row, count)))
+    assert not self_test.row_is_right(lambda row, count, mask: mask.copy_(keep_highest(row, count - 1)))
