@@ -53,13 +53,7 @@ Options = Mapping[str, Any]
 
 
 def make_pairs(count: int, seed: int, negation: bool) -> Iterator[dict[str, str]]:
-    """Yield rows of two sentences, with the label of the pair.
-
-    Args:
-        count: How many rows.
-        seed: The seed of the random words.
-        negation: Whether the sentences have the word "not".
-    """
+    """Yield rows of two sentences, with the label of the pair."""
     draw = random.Random(seed)
     words = list(VALUES)
     for _ in range(count):
@@ -76,11 +70,7 @@ def make_pairs(count: int, seed: int, negation: bool) -> Iterator[dict[str, str]
 
 
 def value_of(sentence: Sequence[str]) -> float:
-    """Return the sum of the values of the words, each negated if it follows a "not".
-
-    Args:
-        sentence: The words.
-    """
+    """Return the sum of the values of the words, each negated if it follows a "not"."""
     previous = ["", *sentence]
     return sum(
         VALUES.get(word, 0) * (-1 if before == NOT else 1) for before, word in zip(previous, sentence, strict=False)
@@ -88,11 +78,7 @@ def value_of(sentence: Sequence[str]) -> float:
 
 
 def write_rows(folder: Path) -> None:
-    """Write plain sentences and those with "not", with a file for each split.
-
-    Args:
-        folder: Where to make a folder for each of both.
-    """
+    """Write plain sentences and those with "not", with a file for each split."""
     for name, negation in (("plain", False), ("with-not", True)):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for split, count, seed in (("train", TRAIN, 1 + negation), ("validation", HELD_OUT, 11 + negation)):
@@ -101,11 +87,7 @@ def write_rows(folder: Path) -> None:
 
 
 def write_shape(folder: Path) -> None:
-    """Write the tokenizer, and the config of a BERT of two layers without weights.
-
-    Args:
-        folder: Where to write them.
-    """
+    """Write the tokenizer, and the config of a BERT of two layers without weights."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", NOT, *VALUES]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -129,21 +111,12 @@ def write_shape(folder: Path) -> None:
 
 
 def command_line(options: Options) -> list[str]:
-    """Return options as the words of a command line.
-
-    Args:
-        options: The value of each option.
-    """
+    """Return options as the words of a command line."""
     return [str(word) for pair in options.items() for word in pair]
 
 
 def start_options(folder: Path, steps: int) -> dict[str, Any]:
-    """Return the options of the training that stands for pre-training.
-
-    Args:
-        folder: The folder of the demo.
-        steps: The steps of fine-tuning, of which this training takes half.
-    """
+    """Return the options of the training that stands for pre-training."""
     return {
         "--model_name_or_path": folder / "shape",
         "--from_scratch": True,
@@ -154,12 +127,7 @@ def start_options(folder: Path, steps: int) -> dict[str, Any]:
 
 
 def trainings(folder: Path, run: Run) -> Iterator[tuple[str, list[str]]]:
-    """Yield the trainings of the demo: the name of each, and its command line.
-
-    Args:
-        folder: The folder of the demo.
-        run: The options that the demo was started with.
-    """
+    """Yield the trainings of the demo: the name of each, and its command line."""
     steps = run.training.max_steps if run.training.max_steps > 0 else STEPS
     shared = {
         **SHARED_OPTIONS,
@@ -194,14 +162,7 @@ def _as_text(value: Any) -> Any:
 
 
 def fine_tune(arguments: list[str]) -> tuple[NxMTrainer, float]:
-    """Print and run one command of `run_glue.py`.
-
-    Args:
-        arguments: Its command line.
-
-    Returns:
-        The trainer, and how many seconds it took.
-    """
+    """Print and run one command of `run_glue.py`."""
     print("\n$ python run_glue.py", shlex.join(arguments), flush=True)
     began = time.perf_counter()
     run = read_options(arguments)
@@ -212,13 +173,7 @@ def fine_tune(arguments: list[str]) -> tuple[NxMTrainer, float]:
 
 
 def table_row(name: str, trainer: NxMTrainer, seconds: float) -> tuple[str, ...]:
-    """Return a row of the table: the evaluation before and after training.
-
-    Args:
-        name: What to call the training.
-        trainer: Its trainer.
-        seconds: How long it took.
-    """
+    """Return a row of the table: the evaluation before and after training."""
     history = trainer.state.log_history
     before, *_, after = (record for record in history if "eval_loss" in record)
     # The last record before the mask was frozen: from then on the similarity is 1.
@@ -234,24 +189,13 @@ def table_row(name: str, trainer: NxMTrainer, seconds: float) -> tuple[str, ...]
 
 
 def density(model: nn.Module) -> float:
-    """Return the fraction of non-zeros in the layers that nxm_hf prunes.
-
-    Args:
-        model: The BERT of the demo.
-    """
+    """Return the fraction of non-zeros in the layers that nxm_hf prunes."""
     weights = [p for name, p in model.named_parameters() if ".layer." in name and p.ndim == 2]
     return sum(int(p.count_nonzero()) for p in weights) / sum(p.numel() for p in weights)
 
 
 def run_demo(run: Run) -> int:
-    """Run all trainings, print the table, and verify the sparse model.
-
-    Args:
-        run: The options that the demo was started with.
-
-    Returns:
-        The exit code: 0 if the saved model equals the trained one and holds its pattern.
-    """
+    """Run all trainings, print the table, and verify the sparse model."""
     folder = run.output_dir
     torch.set_num_threads(1)  # with tensors this small, threads only contend
     write_rows(folder / "rows")
@@ -269,15 +213,7 @@ def run_demo(run: Run) -> int:
 
 
 def check_saved(folder: Path, trainer: NxMTrainer) -> int:
-    """Load a saved model with transformers alone, compare its weights, and verify its zeros.
-
-    Args:
-        folder: Where it was saved.
-        trainer: The trainer that saved it.
-
-    Returns:
-        The exit code: 0 if the weights are equal and every layer holds its pattern.
-    """
+    """Load a saved model with transformers alone, compare its weights, and verify its zeros."""
     loaded = AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
     assert trainer.model is not None
     same = all(torch.equal(tensor, loaded[key]) for key, tensor in trainer.model.state_dict().items())
@@ -291,11 +227,7 @@ def check_saved(folder: Path, trainer: NxMTrainer) -> int:
 
 
 def prepare(folder: Path) -> dict[str, Any]:
-    """Write rows and shapes, if they are not there, and return the options that all trials share.
-
-    Args:
-        folder: The folder of the demo. `train_start` trains its model.
-    """
+    """Write rows and shapes, if they are not there, and return the options that all trials share."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # with tensors this small, threads only contend
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
@@ -314,11 +246,7 @@ def prepare(folder: Path) -> dict[str, Any]:
 
 
 def train_start(folder: Path) -> None:
-    """Train the model that all trials start from, if that was not done.
-
-    Args:
-        folder: The folder of the demo.
-    """
+    """Train the model that all trials start from, if that was not done."""
     output = {"--logging_steps": STEPS, "--disable_tqdm": True, "--output_dir": folder / "start"}
     with FileLock(folder / "lock"):
         if not (folder / "start" / "all_results.json").exists():  # a training writes it last

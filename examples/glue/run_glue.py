@@ -155,14 +155,7 @@ class Run:
 
 
 def read_files(files: dict[str, list[str]]) -> datasets.DatasetDict:
-    """Read files of one type.
-
-    Args:
-        files: The paths of each split.
-
-    Raises:
-        ValueError: The type is unknown, or the files are of several types.
-    """
+    """Read files of one type."""
     endings = {Path(path).suffix for paths in files.values() for path in paths}
     if unknown := sorted(endings - set(READERS)):
         raise ValueError(f"Files end in {', '.join(unknown)}; they must be {', '.join(READERS)}.")
@@ -174,15 +167,7 @@ def read_files(files: dict[str, list[str]]) -> datasets.DatasetDict:
 
 
 def read_folder(folder: Path, task: str) -> datasets.DatasetDict:
-    """Read a directory of files named by split, such as `train.parquet` or `validation-00000-of-00001.parquet`.
-
-    Args:
-        folder: The directory. If it has one named like the task, that is read.
-        task: The task.
-
-    Raises:
-        ValueError: It has no such file.
-    """
+    """Read a directory of files named by split, such as `train.parquet` or `validation-00000-of-00001.parquet`."""
     folder = folder / task if (folder / task).is_dir() else folder
     files: dict[str, list[str]] = {}
     for path in sorted(folder.iterdir()):
@@ -194,11 +179,7 @@ def read_folder(folder: Path, task: str) -> datasets.DatasetDict:
 
 
 def load_rows(run: Run) -> datasets.DatasetDict:
-    """Load the rows of a run: the splits train, validation... and test..., as far as there are any.
-
-    Args:
-        run: The options of the run.
-    """
+    """Load the rows of a run: the splits train, validation... and test..., as far as there are any."""
     data = run.data
     if any(data.own_files.values()):
         rows = read_files({split: [path] for split, path in data.own_files.items() if path})
@@ -217,24 +198,12 @@ def load_rows(run: Run) -> datasets.DatasetDict:
 
 
 def split_suffixes(run: Run) -> tuple[str, ...]:
-    """Return the endings in the names of the evaluation splits: two for MNLI, an empty one for others.
-
-    Args:
-        run: The options of the run.
-    """
+    """Return the endings in the names of the evaluation splits: two for MNLI, an empty one for others."""
     return TASKS[run.task].splits if run.task in TASKS else ("",)
 
 
 def task_of(run: Run, rows: datasets.DatasetDict) -> Task:
-    """Return the task of a run; for data of your own it follows from the columns.
-
-    Args:
-        run: The options of the run.
-        rows: Its rows.
-
-    Raises:
-        ValueError: The data has no column of text, or no column 'label'.
-    """
+    """Return the task of a run; for data of your own it follows from the columns."""
     if run.task in TASKS:
         return TASKS[run.task]
     features = next(iter(rows.values())).features
@@ -247,17 +216,7 @@ def task_of(run: Run, rows: datasets.DatasetDict) -> Task:
 
 
 def label_names(rows: datasets.DatasetDict) -> tuple[str, ...]:
-    """Return the labels of data of your own.
-
-    Args:
-        rows: The rows.
-
-    Returns:
-        The names of the labels; empty if they are numbers with a fraction, which are scores.
-
-    Raises:
-        ValueError: No split has a column 'label'.
-    """
+    """Return the labels of data of your own."""
     split = next((split for split in rows.values() if "label" in split.features), None)
     if split is None:
         raise ValueError("No split has a column 'label'; rename the one that holds the labels.")
@@ -270,15 +229,7 @@ def label_names(rows: datasets.DatasetDict) -> tuple[str, ...]:
 
 
 def label_number(label: Any, task: Task) -> float:
-    """Return the number of a label, or a score as it is.
-
-    Args:
-        label: The name of a label, its number, or a score.
-        task: The task.
-
-    Raises:
-        ValueError: The task has no such label.
-    """
+    """Return the number of a label, or a score as it is."""
     if not task.labels and label is not None:
         return float(label)
     if str(label) in task.labels:
@@ -292,14 +243,7 @@ def label_number(label: Any, task: Task) -> float:
 def tokenize(
     rows: datasets.DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase, run: Run
 ) -> datasets.DatasetDict:
-    """Return rows of token ids and of labels as numbers.
-
-    Args:
-        rows: The rows. Hidden labels, which GLUE writes as -1, are left out.
-        task: The task.
-        tokenizer: The tokenizer of the model.
-        run: The options of the run.
-    """
+    """Return rows of token ids and of labels as numbers."""
     length = min(run.data.max_seq_length, tokenizer.model_max_length)
     padding = "max_length" if run.data.pad_to_max_length else False
 
@@ -319,16 +263,7 @@ def tokenize(
 
 
 def select(rows: datasets.DatasetDict, split: str, most: int | None) -> datasets.Dataset:
-    """Return the first rows of a split.
-
-    Args:
-        rows: The rows by split.
-        split: The name of the split.
-        most: How many rows; None is all of them.
-
-    Raises:
-        ValueError: There is no such split.
-    """
+    """Return the first rows of a split."""
     if split not in rows:
         raise ValueError(
             f"There are no rows {split!r}, only {', '.join(rows)}. Name a file of them, or leave them out."
@@ -337,12 +272,7 @@ def select(rows: datasets.DatasetDict, split: str, most: int | None) -> datasets
 
 
 def evaluation_rows(run: Run, rows: datasets.DatasetDict) -> datasets.Dataset | None:
-    """Return the rows to evaluate during training: those of the first evaluation split, or None.
-
-    Args:
-        run: The options of the run.
-        rows: Its rows.
-    """
+    """Return the rows to evaluate during training: those of the first evaluation split, or None."""
     if not run.training.do_eval and run.training.eval_strategy == "no":
         return None
     return select(rows, f"validation{split_suffixes(run)[0]}", run.data.max_eval_samples)
@@ -352,11 +282,7 @@ def evaluation_rows(run: Run, rows: datasets.DatasetDict) -> datasets.Dataset | 
 
 
 def load_tokenizer(run: Run) -> PreTrainedTokenizerBase:
-    """Load the tokenizer; one without a padding token, as decoders have, pads with its end of text.
-
-    Args:
-        run: The options of the run.
-    """
+    """Load the tokenizer; one without a padding token, as decoders have, pads with its end of text."""
     options = run.model
     tokenizer = AutoTokenizer.from_pretrained(
         options.tokenizer_name or options.model_name_or_path,
@@ -371,13 +297,7 @@ def load_tokenizer(run: Run) -> PreTrainedTokenizerBase:
 
 
 def load_model(run: Run, task: Task, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Load the model with a head for a task.
-
-    Args:
-        run: The options of the run.
-        task: The task.
-        tokenizer: The tokenizer, whose padding token the model gets if it has none.
-    """
+    """Load the model with a head for a task."""
     options = run.model
     assert options.model_name_or_path is not None  # `read_options` has checked it
     source = {
@@ -405,11 +325,7 @@ def load_model(run: Run, task: Task, tokenizer: PreTrainedTokenizerBase) -> PreT
 
 
 def make_trainer(run: Run) -> tuple[NxMTrainer, Task, datasets.DatasetDict]:
-    """Return the trainer of a run, with its task and its tokenized rows.
-
-    Args:
-        run: The options of the run.
-    """
+    """Return the trainer of a run, with its task and its tokenized rows."""
     set_seed(run.training.seed)
     rows = load_rows(run)
     task = task_of(run, rows)
@@ -436,14 +352,7 @@ def make_trainer(run: Run) -> tuple[NxMTrainer, Task, datasets.DatasetDict]:
 
 
 def checkpoint_to_resume(run: Run) -> str | None:
-    """Return the checkpoint that was named, or else the newest complete one in the output directory.
-
-    Args:
-        run: The options of the run.
-
-    Returns:
-        The checkpoint; None to train from the start.
-    """
+    """Return the checkpoint that was named, or else the newest complete one in the output directory."""
     if run.training.resume_from_checkpoint or not list(run.output_dir.glob("checkpoint-*")):
         return run.training.resume_from_checkpoint
     try:
@@ -456,12 +365,7 @@ def checkpoint_to_resume(run: Run) -> str | None:
 
 
 def train(run: Run, trainer: NxMTrainer) -> None:
-    """Train, save the sparse model, and write the metrics of the training.
-
-    Args:
-        run: The options of the run.
-        trainer: Its trainer.
-    """
+    """Train, save the sparse model, and write the metrics of the training."""
     rows = cast(datasets.Dataset, trainer.train_dataset)
     result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(run))
     metrics = {**result.metrics, "train_samples": len(rows)}
@@ -475,23 +379,13 @@ def train(run: Run, trainer: NxMTrainer) -> None:
 
 
 def decode(outputs: Any, task: Task) -> np.ndarray:
-    """Return the labels or scores that a model predicts.
-
-    Args:
-        outputs: The logits, or a tuple that begins with them.
-        task: The task.
-    """
+    """Return the labels or scores that a model predicts."""
     logits = outputs[0] if isinstance(outputs, tuple) else outputs
     return logits.argmax(-1) if task.labels else logits.squeeze(-1)
 
 
 def make_metrics(run: Run, task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Return the function `compute_metrics` of a Trainer, by the `evaluate` module beside this file.
-
-    Args:
-        run: The options of the run.
-        task: Its task.
-    """
+    """Return the function `compute_metrics` of a Trainer, by the `evaluate` module beside this file."""
     default = "classification" if task.labels else "regression"
     metric = evaluate.load(METRIC, run.task if run.task in TASKS else default)
 
@@ -502,17 +396,7 @@ def make_metrics(run: Run, task: Task) -> Callable[[EvalPrediction], dict[str, f
 
 
 def evaluate_splits(run: Run, trainer: NxMTrainer, task: Task, rows: datasets.DatasetDict) -> dict[str, float]:
-    """Evaluate every evaluation split, and write the predictions of each to a file.
-
-    Args:
-        run: The options of the run.
-        trainer: Its trainer.
-        task: Its task.
-        rows: Its tokenized rows.
-
-    Returns:
-        The metrics of all splits.
-    """
+    """Evaluate every evaluation split, and write the predictions of each to a file."""
     metrics: dict[str, float] = {}
     suffixes = split_suffixes(run)
     for suffix in suffixes:
@@ -528,14 +412,7 @@ def evaluate_splits(run: Run, trainer: NxMTrainer, task: Task, rows: datasets.Da
 
 
 def predict_splits(run: Run, trainer: NxMTrainer, task: Task, rows: datasets.DatasetDict) -> None:
-    """Write the predictions for every test split to a file.
-
-    Args:
-        run: The options of the run.
-        trainer: Its trainer.
-        task: Its task.
-        rows: Its tokenized rows.
-    """
+    """Write the predictions for every test split to a file."""
     for suffix in split_suffixes(run):
         split = select(rows, f"test{suffix}", run.data.max_predict_samples)
         unlabelled = split.remove_columns("labels") if "labels" in split.column_names else split
@@ -547,11 +424,6 @@ def predict_in_order(trainer: NxMTrainer, rows: datasets.Dataset, prefix: str) -
     """Return predictions in the order of the rows.
 
     A Trainer that groups training rows by length changes the order of these rows as well.
-
-    Args:
-        trainer: The trainer.
-        rows: The rows.
-        prefix: What the names of the metrics begin with.
     """
     strategy, trainer.args.train_sampling_strategy = trainer.args.train_sampling_strategy, "random"
     try:
@@ -561,14 +433,7 @@ def predict_in_order(trainer: NxMTrainer, rows: datasets.Dataset, prefix: str) -
 
 
 def write_predictions(trainer: NxMTrainer, name: str, task: Task, output: PredictionOutput) -> None:
-    """Write a line for each prediction: its number, the prediction, and the label if it is known.
-
-    Args:
-        trainer: The trainer, in whose output directory the file is written.
-        name: The name of the file.
-        task: The task.
-        output: The predictions.
-    """
+    """Write a line for each prediction: its number, the prediction, and the label if it is known."""
     if not trainer.is_world_process_zero():
         return
     columns = [decode(output.predictions, task).tolist()]
@@ -584,14 +449,7 @@ def write_predictions(trainer: NxMTrainer, name: str, task: Task, output: Predic
 
 
 def execute(run: Run) -> dict[str, float]:
-    """Train, evaluate and predict, as the options of a run say.
-
-    Args:
-        run: The options of the run.
-
-    Returns:
-        The metrics of the evaluation; empty without one.
-    """
+    """Train, evaluate and predict, as the options of a run say."""
     trainer, task, rows = make_trainer(run)
     metrics = {}
     if run.training.do_train:
@@ -609,14 +467,7 @@ def execute(run: Run) -> dict[str, float]:
 
 
 def read_options(arguments: Sequence[str]) -> Run:
-    """Return the options of a command line.
-
-    Args:
-        arguments: The words of the command line.
-
-    Raises:
-        ValueError: An option is missing, or its value is not valid.
-    """
+    """Return the options of a command line."""
     options: Any = (DataOptions, ModelOptions, NxMConfig, TrainingArguments)
     parser = HfArgumentParser(options)
     data, model, sparsity, training = parser.parse_args_into_dataclasses(arguments)
@@ -637,17 +488,7 @@ def read_options(arguments: Sequence[str]) -> Run:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: The words of the command line; None is those of the process.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        SystemExit: An option is not valid.
-    """
+    """Run the command."""
     try:
         run = read_options(sys.argv[1:] if arguments is None else arguments)
     except ValueError as error:
