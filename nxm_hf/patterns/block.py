@@ -44,7 +44,11 @@ class Block(Pattern):
 
     @classmethod
     def read(cls, text: str) -> "Block | None":
-        """Return the pattern of "block:4:0.5" (1x4) or "block:4x4:0.5"; None for texts of other forms."""
+        """Return the pattern of "block:4:0.5" (1x4) or "block:4x4:0.5"; None for texts of other forms.
+
+        Args:
+            text: The text, in lower case.
+        """
         form, _, rest = text.partition(":")
         if form != cls.kind:
             return None
@@ -88,6 +92,10 @@ class Block(Pattern):
         return weight.unflatten(-1, (width // self.cols, self.cols)).unflatten(-3, (height // self.rows, self.rows))
 
     def violations(self, weight: Tensor) -> int:
-        """Return how many non-zero blocks there are beyond the allowed number."""
+        """Return how many non-zero blocks there are beyond the allowed number.
+
+        Args:
+            weight: The weight, or its mask.
+        """
         allowed = self.kept_blocks(weight.shape)
         return max(0, int((self.tiles(weight) != 0).any(-1).any(-2).sum()) - allowed)

@@ -26,7 +26,11 @@ class Dense(Pattern):
 
     @classmethod
     def read(cls, text: str) -> "Dense | None":
-        """Return the pattern of "dense"; None for other texts."""
+        """Return the pattern of "dense"; None for other texts.
+
+        Args:
+            text: The text, in lower case.
+        """
         return cls() if text == cls.kind else None
 
     @property
@@ -34,11 +38,19 @@ class Dense(Pattern):
         return 1.0
 
     def check(self, shape: Sequence[int]) -> None:
-        """Accept any shape."""
+        """Accept any shape.
+
+        Args:
+            shape: The shape of a weight.
+        """
 
     def kept(self, shape: Sequence[int]) -> int:
         return prod(shape)
 
     def violations(self, weight: Tensor) -> int:
-        """Return 0: every weight is dense."""
+        """Return 0: every weight is dense.
+
+        Args:
+            weight: The weight, or its mask.
+        """
         return 0

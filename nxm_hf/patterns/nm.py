@@ -33,7 +33,11 @@ class NM(Pattern):
 
     @classmethod
     def read(cls, text: str) -> "NM | None":
-        """Return the pattern of "2:4", or "4x2" (group x kept) as in the NxMTransformer paper; else None."""
+        """Return the pattern of "2:4", or "4x2" (group x kept) as in the NxMTransformer paper; else None.
+
+        Args:
+            text: The text, in lower case.
+        """
         if match := re.fullmatch(r"(\d+):(\d+)", text):
             return cls(int(match[1]), int(match[2]))
         if match := re.fullmatch(r"(\d+)x(\d+)", text):
@@ -67,7 +71,11 @@ class NM(Pattern):
         return prod(shape) // self.m * self.n
 
     def violations(self, weight: Tensor) -> int:
-        """Return how many groups have more than `n` non-zeros."""
+        """Return how many groups have more than `n` non-zeros.
+
+        Args:
+            weight: The weight, or its mask.
+        """
         self.check(weight.shape)
         groups = weight.unflatten(-1, (weight.shape[-1] // self.m, self.m))
         return int((groups.count_nonzero(-1) > self.n).sum())

@@ -46,7 +46,11 @@ class Transposable(Pattern):
 
     @classmethod
     def read(cls, text: str) -> "Transposable | None":
-        """Return the pattern of "2:4-transposable"; None for texts of other forms."""
+        """Return the pattern of "2:4-transposable"; None for texts of other forms.
+
+        Args:
+            text: The text, in lower case.
+        """
         match = re.fullmatch(r"(\d+):(\d+)-transposable", text)
         return cls(int(match[1]), int(match[2])) if match else None
 
@@ -71,6 +75,10 @@ class Transposable(Pattern):
         return self.side.kept(shape)
 
     def violations(self, weight: Tensor) -> int:
-        """Return how many groups along either side have more than `n` non-zeros."""
+        """Return how many groups along either side have more than `n` non-zeros.
+
+        Args:
+            weight: The weight, or its mask.
+        """
         self.check(weight.shape)
         return self.side.violations(weight) + self.side.violations(weight.mT)

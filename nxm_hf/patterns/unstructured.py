@@ -31,16 +31,28 @@ class Unstructured(Pattern):
 
     @classmethod
     def read(cls, text: str) -> "Unstructured | None":
-        """Return the pattern of "unstructured:0.5"; None for texts of other forms."""
+        """Return the pattern of "unstructured:0.5"; None for texts of other forms.
+
+        Args:
+            text: The text, in lower case.
+        """
         form, _, density = text.partition(":")
         return cls(read_density(density, "unstructured:0.5")) if form == cls.kind else None
 
     def check(self, shape: Sequence[int]) -> None:
-        """Accept any shape."""
+        """Accept any shape.
+
+        Args:
+            shape: The shape of a weight.
+        """
 
     def kept(self, shape: Sequence[int]) -> int:
         return kept_count(self.density, prod(shape))
 
     def violations(self, weight: Tensor) -> int:
-        """Return how many non-zeros there are beyond the allowed number."""
+        """Return how many non-zeros there are beyond the allowed number.
+
+        Args:
+            weight: The weight, or its mask.
+        """
         return max(0, int(weight.count_nonzero()) - self.kept(weight.shape))

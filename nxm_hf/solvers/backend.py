@@ -19,10 +19,24 @@ class Kernels(Protocol):
     """What the module that launches the kernels of a backend offers."""
 
     def run(self, operation: str, n: int, m: int, *tensors: Tensor) -> int:
-        """Do an operation to contiguous tensors. Return its count, or -1 where an input holds a NaN."""
+        """Do an operation to contiguous tensors. Return its count, or -1 where an input holds a NaN.
+
+        Args:
+            operation: The name of the operation.
+            n: Kept entries of a group.
+            m: Entries of a group.
+            *tensors: The inputs of the operation.
+        """
 
     def fill_masks(self, n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
-        """Write the N:M masks of a list of scores."""
+        """Write the N:M masks of a list of scores.
+
+        Args:
+            n: Kept entries of a group.
+            m: Entries of a group.
+            scores: Scores of any strides.
+            masks: The tensors to write into.
+        """
 
 
 K = TypeVar("K", bound=Kernels, covariant=True)

@@ -34,7 +34,7 @@ from nxm_hf.solvers.cpu.llvm_vectors import (
 Body = Callable[[IRBuilder, int, int, ir.Type, int, Value, Value, Value, Value], Value]
 
 
-def mask(
+def _mask(
     b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, scores: Value, out: Value, _: Value, at: Value
 ) -> Value:
     """Write the mask of scores."""
@@ -43,7 +43,7 @@ def mask(
     return ZERO
 
 
-def magnitude_mask(
+def _magnitude_mask(
     b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, weight: Value, out: Value, _: Value, at: Value
 ) -> Value:
     """Write the mask of |weight|. Return -1 if there is a NaN."""
@@ -52,7 +52,7 @@ def magnitude_mask(
     return _unless_nan(b, keys, infinity, ZERO)
 
 
-def project(
+def _project(
     b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, weight: Value, out: Value, _: Value, at: Value
 ) -> Value:
     """Write the largest entries, and +0.0 elsewhere. Return -1 if there is a NaN."""
@@ -64,7 +64,7 @@ def project(
     return _unless_nan(b, keys, infinity, ZERO)
 
 
-def admm_update(
+def _admm_update(
     b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, weight: Value, r: Value, _: Value, at: Value
 ) -> Value:
     """Set V = W + U, then R = V where the mask of |V| is and -V elsewhere.
@@ -85,7 +85,7 @@ def admm_update(
     return _unless_nan(b, [*old_keys, *keys], infinity, _count_changes(b, before, after))
 
 
-def remask(
+def _remask(
     b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, weight: Value, out: Value, dense: Value, at: Value
 ) -> Value:
     """Write a new mask over the old one, then set D = W and W = W * mask.
@@ -105,7 +105,7 @@ def remask(
     return _unless_nan(b, keys, infinity, both)
 
 
-def keep(
+def _keep(
     b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, weight: Value, mask: Value, _: Value, at: Value
 ) -> Value:
     """Write +0.0 where the mask prunes, in place, and for -0.0."""
@@ -118,12 +118,12 @@ def keep(
 
 
 OPERATIONS: dict[str, Body] = {
-    "mask": mask,
-    "magnitude_mask": magnitude_mask,
-    "project": project,
-    "admm_update": admm_update,
-    "remask": remask,
-    "keep": keep,
+    "mask": _mask,
+    "magnitude_mask": _magnitude_mask,
+    "project": _project,
+    "admm_update": _admm_update,
+    "remask": _remask,
+    "keep": _keep,
 }
 
 

@@ -37,12 +37,32 @@ INFINITE = INFINITY_BITS[torch.float32]
 
 
 def copy_scores(b: IRBuilder, n: int, m: int, source: Value, target: Value, _: Value, __: Value) -> Value:
-    """Copy m scores."""
+    """Copy m scores.
+
+    Args:
+        b: The builder that the code is appended to.
+        n: Kept entries of a row and of a column.
+        m: Side of a tile.
+        source: The address to copy from.
+        target: The address to copy to.
+        _: Unused.
+        __: Unused.
+    """
     return _copy(b, VectorType(I32, m), source, target)
 
 
 def copy_flags(b: IRBuilder, n: int, m: int, source: Value, target: Value, _: Value, __: Value) -> Value:
-    """Copy m flags."""
+    """Copy m flags.
+
+    Args:
+        b: The builder that the code is appended to.
+        n: Kept entries of a row and of a column.
+        m: Side of a tile.
+        source: The address to copy from.
+        target: The address to copy to.
+        _: Unused.
+        __: Unused.
+    """
     return _copy(b, VectorType(I8, m), source, target)
 
 
@@ -52,7 +72,17 @@ def _copy(b: IRBuilder, vector: ir.Type, source: Value, target: Value) -> Value:
 
 
 def spread_row(b: IRBuilder, n: int, m: int, row: Value, entries: Value, peak: Value, _: Value) -> Value:
-    """Write a row of each tile, side by side, to entries. `peak` becomes the largest magnitude, as bits."""
+    """Write a row of each tile, side by side, to entries. `peak` becomes the largest magnitude, as bits.
+
+    Args:
+        b: The builder that the code is appended to.
+        n: Kept entries of a row and of a column.
+        m: Side of a tile.
+        row: The address of the row.
+        entries: The address of the entries.
+        peak: The address of the largest magnitudes.
+        _: Unused.
+    """
     vectors = transposed(b, [load(b, row, LANES * j) for j in range(m)])
     for j, bits in enumerate(vectors):
         store(b, bits, entries, LANES * j)
@@ -65,6 +95,15 @@ def round_all(b: IRBuilder, n: int, m: int, entries: Value, scale: Value, total:
     """Turn floats into integers in place: scale each tile by its double in `scale`, and round. Infinities become 0.
 
     The magnitudes are added to the floats of `total`.
+
+    Args:
+        b: The builder that the code is appended to.
+        n: Kept entries of a row and of a column.
+        m: Side of a tile.
+        entries: The address of the entries.
+        scale: The address of the factors.
+        total: The address of the sums.
+        _: Unused.
     """
     scales = b.load(b.inttoptr(scale, DOUBLES.as_pointer()), align=8)
     half, minus_half = (Constant(DOUBLES, [number] * LANES) for number in (0.5, -0.5))
@@ -81,14 +120,34 @@ def round_all(b: IRBuilder, n: int, m: int, entries: Value, scale: Value, total:
 
 
 def price_rows(b: IRBuilder, n: int, m: int, entries: Value, cols: Value, rows: Value, _: Value) -> Value:
-    """Write the price of each row, given those of the columns."""
+    """Write the price of each row, given those of the columns.
+
+    Args:
+        b: The builder that the code is appended to.
+        n: Kept entries of a row and of a column.
+        m: Side of a tile.
+        entries: The address of the entries.
+        cols: The address of the prices of columns.
+        rows: The address of the prices of rows.
+        _: Unused.
+    """
     with _loop(b, m, LANES * m, LANES) as (line, at):
         store(b, _price(b, n, m, entries, line, LANES, cols), rows, at)
     return ZERO
 
 
 def price_cols(b: IRBuilder, n: int, m: int, entries: Value, rows: Value, cols: Value, _: Value) -> Value:
-    """Write the price of each column, given those of the rows."""
+    """Write the price of each column, given those of the rows.
+
+    Args:
+        b: The builder that the code is appended to.
+        n: Kept entries of a row and of a column.
+        m: Side of a tile.
+        entries: The address of the entries.
+        rows: The address of the prices of rows.
+        cols: The address of the prices of columns.
+        _: Unused.
+    """
     with _loop(b, m) as (line,):
         store(b, _price(b, n, m, entries, line, LANES * m, rows), cols, line)
     return ZERO
@@ -103,7 +162,17 @@ def _price(b: IRBuilder, n: int, m: int, entries: Value, line: Value, stride: in
 
 
 def keep_all(b: IRBuilder, n: int, m: int, entries: Value, rows: Value, cols: Value, flags: Value) -> Value:
-    """Flag the entries that are larger than the prices of their row and column together."""
+    """Flag the entries that are larger than the prices of their row and column together.
+
+    Args:
+        b: The builder that the code is appended to.
+        n: Kept entries of a row and of a column.
+        m: Side of a tile.
+        entries: The address of the entries.
+        rows: The address of the prices of rows.
+        cols: The address of the prices of columns.
+        flags: The address of the flags.
+    """
     with _loop(b, m, LANES * m, LANES) as (line, row):
         own = load(b, rows, row)
         for j in range(m):
@@ -114,7 +183,17 @@ def keep_all(b: IRBuilder, n: int, m: int, entries: Value, rows: Value, cols: Va
 
 
 def miscounted(b: IRBuilder, n: int, m: int, flags: Value, _: Value, __: Value, ___: Value) -> Value:
-    """Return the tiles with other than n flags in a row or column, as the bits of a number."""
+    """Return the tiles with other than n flags in a row or column, as the bits of a number.
+
+    Args:
+        b: The builder that the code is appended to.
+        n: Kept entries of a row and of a column.
+        m: Side of a tile.
+        flags: The address of the flags.
+        _: Unused.
+        __: Unused.
+        ___: Unused.
+    """
     wrong = cgutils.alloca_once_value(b, splat(0, IntType(1)))
     for step, stride in ((LANES * m, LANES), (LANES, LANES * m)):
         with _loop(b, m, step) as (line,):
@@ -132,7 +211,17 @@ def _loop(b: IRBuilder, times: int, *steps: int) -> Iterator[list[Value]]:
 
 
 def gather_row(b: IRBuilder, n: int, m: int, flags: Value, row: Value, _: Value, __: Value) -> Value:
-    """Write flags of entries to a row of each tile, side by side."""
+    """Write flags of entries to a row of each tile, side by side.
+
+    Args:
+        b: The builder that the code is appended to.
+        n: Kept entries of a row and of a column.
+        m: Side of a tile.
+        flags: The address of the flags.
+        row: The address of the row.
+        _: Unused.
+        __: Unused.
+    """
     for j, bits in enumerate(restored(b, [load(b, flags, LANES * j, I8) for j in range(m)])):
         store(b, bits, row, LANES * j, I8)
     return ZERO
@@ -142,6 +231,15 @@ def relax(b: IRBuilder, line: Value, allowed: Value, far: Value, origin: Value, 
     """Do a step of Bellman and Ford: lower `far` to `base` + `line` where that is less and allowed.
 
     There `origin` becomes `source`. Return which entries changed, as the bits of a number.
+
+    Args:
+        b: The builder that the code is appended to.
+        line: The address of the costs of steps.
+        allowed: The address of flags of the steps that are allowed.
+        far: The address of the distances.
+        origin: The address of where each path came from.
+        base: The distance of the line that the steps leave.
+        source: The number of that line.
     """
     base, source = (broadcast(b, number) for number in (base, source))
     reached, before = b.add(base, load(b, line, 0)), load(b, far, 0)

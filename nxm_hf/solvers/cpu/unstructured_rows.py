@@ -21,6 +21,14 @@ def collect(b: IRBuilder, scores: Value, at: Value, room: Value, low: Value, hig
     """Write the keys between `low` and `high`, ends included, to `room`.
 
     Return how many those are, plus 2**32 times how many keys are above.
+
+    Args:
+        b: The builder that the code is appended to.
+        scores: The address of the row.
+        at: The number of the first entry.
+        room: The address to write keys to.
+        low: The lowest key to write.
+        high: The highest key to write.
     """
     keys = ordered(b, load(b, scores, at))
     low, high = broadcast(b, low), broadcast(b, high)
@@ -37,7 +45,15 @@ def collect(b: IRBuilder, scores: Value, at: Value, room: Value, low: Value, hig
 
 
 def flag(b: IRBuilder, scores: Value, at: Value, flags: Value, threshold: Value) -> Value:
-    """Flag the keys that reach the threshold. Return how many there are."""
+    """Flag the keys that reach the threshold. Return how many there are.
+
+    Args:
+        b: The builder that the code is appended to.
+        scores: The address of the row.
+        at: The number of the first entry.
+        flags: The address of the flags.
+        threshold: The lowest key to flag.
+    """
     reach = b.icmp_signed(">=", ordered(b, load(b, scores, at)), broadcast(b, threshold))
     b.store(b.zext(reach, vector_of(I8)), pointer(b, flags, at, I8), align=1)
     return count(b, [reach])

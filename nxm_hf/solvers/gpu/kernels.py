@@ -73,7 +73,7 @@ def launch(operation: str, n: int, m: int, *tensors: Tensor) -> Tensor:
     counts = torch.zeros(programs, 3, dtype=torch.int64, device=tensors[0].device)
     x, y, z = ([integer_view(tensor) for tensor in tensors] * 2)[:3]
     with torch.cuda.device_of(x):
-        over_groups[(programs,)](x, y, z, counts, groups, n, m, size, operation, INFINITY_BITS[tensors[0].dtype])
+        _over_groups[(programs,)](x, y, z, counts, groups, n, m, size, operation, INFINITY_BITS[tensors[0].dtype])
     return counts
 
 
@@ -89,7 +89,7 @@ def prices(q: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     rows, cols = (torch.empty(m, count, dtype=torch.int32, device=q.device) for _ in range(2))
     settled = torch.empty(count, dtype=torch.int8, device=q.device)
     with torch.cuda.device_of(q):
-        price_tiles[(triton.cdiv(count, size),)](q, rows, cols, settled, count, n, m, size, ROUNDS)
+        _price_tiles[(triton.cdiv(count, size),)](q, rows, cols, settled, count, n, m, size, ROUNDS)
     return rows, cols, settled.bool()
 
 
@@ -97,7 +97,7 @@ def prices(q: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @triton.jit
-def over_groups(  # type: ignore[no-untyped-def]
+def _over_groups(  # type: ignore[no-untyped-def]
     x, y, z, counts, groups, N: constexpr, M: constexpr, G: constexpr, TASK: constexpr, INFINITY: constexpr
 ):
     """Do an operation to G groups of M, and write the three counts of this program."""
@@ -112,11 +112,11 @@ def over_groups(  # type: ignore[no-untyped-def]
     after = before
     if TASK == "mask":
         sign = bits >> 31
-        tl.store(y + at, largest((size ^ sign) - sign, N, M).to(tl.int8), mask=here)
+        tl.store(y + at, _largest((size ^ sign) - sign, N, M).to(tl.int8), mask=here)
     if TASK == "magnitude_mask":
-        tl.store(y + at, largest(size, N, M).to(tl.int8), mask=here)
+        tl.store(y + at, _largest(size, N, M).to(tl.int8), mask=here)
     if TASK == "project":
-        kept = largest(size, N, M) & (size != 0)  # -0.0 becomes +0.0
+        kept = _largest(size, N, M) & (size != 0)  # -0.0 becomes +0.0
         tl.store(y + at, tl.where(kept, bits, 0).to(y.dtype.element_ty), mask=here)
     if TASK == "keep":
         kept = (tl.load(y + at, mask=here, other=0) != 0) & (size != 0)
@@ -124,27 +124,27 @@ def over_groups(  # type: ignore[no-untyped-def]
     if TASK == "admm_update":
         r = tl.load(y + at, mask=here, other=0)
         old = r & 0x7FFFFFFF
-        before = largest(old, N, M)
+        before = _largest(old, N, M)
         u = tl.where(before, 0, r).to(tl.float32, bitcast=True)  # its opposite
         v = (bits.to(tl.float32, bitcast=True) - u).to(tl.int32, bitcast=True)
-        after = largest(v & 0x7FFFFFFF, N, M)
+        after = _largest(v & 0x7FFFFFFF, N, M)
         broken = (old > INFINITY) | ((v & 0x7FFFFFFF) > INFINITY)
         tl.store(y + at, tl.where(after, v, v ^ SIGN), mask=here)
     if TASK == "remask":
         before = tl.load(y + at, mask=here, other=0) != 0
-        after = largest(size, N, M)
+        after = _largest(size, N, M)
         product = bits.to(tl.float32, bitcast=True) * after.to(tl.float32)
         tl.store(z + at, bits, mask=here)
         tl.store(y + at, after.to(tl.int8), mask=here)
         tl.store(x + at, product.to(tl.int32, bitcast=True), mask=here)
-    tl.store(counts + 3 * program, total(here & (before != after)))
+    tl.store(counts + 3 * program, _total(here & (before != after)))
     if TASK == "remask":
-        tl.store(counts + 3 * program + 1, total(here & before))
-    tl.store(counts + 3 * program + 2, total(here & broken))
+        tl.store(counts + 3 * program + 1, _total(here & before))
+    tl.store(counts + 3 * program + 2, _total(here & broken))
 
 
 @triton.jit
-def largest(keys, N: constexpr, M: constexpr):  # type: ignore[no-untyped-def]
+def _largest(keys, N: constexpr, M: constexpr):  # type: ignore[no-untyped-def]
     """Return flags of the N largest of each row; of equal ones the first."""
     place = tl.arange(0, M)
     here, others = keys[:, :, None], keys[:, None, :]
@@ -153,13 +153,13 @@ def largest(keys, N: constexpr, M: constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def total(flags):  # type: ignore[no-untyped-def]
+def _total(flags):  # type: ignore[no-untyped-def]
     """Return how many flags are set."""
     return tl.sum(tl.sum(flags.to(tl.int32), axis=1), axis=0)
 
 
 @triton.jit
-def price_tiles(q, rows, cols, settled, count, N: constexpr, M: constexpr, T: constexpr, ROUNDS: constexpr):  # type: ignore[no-untyped-def]
+def _price_tiles(q, rows, cols, settled, count, N: constexpr, M: constexpr, T: constexpr, ROUNDS: constexpr):  # type: ignore[no-untyped-def]
     """Price the rows and the columns of T tiles in turns, until all are settled, and write the prices."""
     tile = tl.program_id(0).to(tl.int64) * T + tl.arange(0, T)
     line = tl.arange(0, M)
@@ -173,8 +173,8 @@ def price_tiles(q, rows, cols, settled, count, N: constexpr, M: constexpr, T: co
     waiting = 1
     while (turn < ROUNDS) & (waiting > 0):
         for _ in range(4):
-            row = middle(entries - col[None, :, :], 1, N)
-            col = middle(entries - row[:, None, :], 0, N)
+            row = _middle(entries - col[None, :, :], 1, N)
+            col = _middle(entries - row[:, None, :], 0, N)
         kept = (entries - row[:, None, :] > col[None, :, :]).to(tl.int32)
         off = tl.abs(tl.sum(kept, axis=1) - N) + tl.abs(tl.sum(kept, axis=0) - N)
         good = tl.sum(off, axis=0) == 0
@@ -187,7 +187,7 @@ def price_tiles(q, rows, cols, settled, count, N: constexpr, M: constexpr, T: co
 
 
 @triton.jit
-def middle(left, AXIS: constexpr, N: constexpr):  # type: ignore[no-untyped-def]
+def _middle(left, AXIS: constexpr, N: constexpr):  # type: ignore[no-untyped-def]
     """Return the middle of the N-th largest along an axis, which is found by bisection, and the next."""
     low = tl.min(left, axis=AXIS)
     high = tl.max(left, axis=AXIS)
