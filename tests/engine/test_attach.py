@@ -1,0 +1,109 @@
+"""`attach`: an engine in a loop of the user's own."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from nxm_hf import Engine, NxMConfig, attach
+from tests.support.grids import EACH_RECIPE, EACH_SPARSE_RECIPE, WINDOW
+from tests.support.models import assert_equal_weights
+from tests.support.toy_training import (
+    TOTAL,
+    Toy,
+    adamw,
+    assert_sparse,
+    loss_at,
+    short,
+    train,
+    trained,
+)
+
+
+def test_an_optimizer_wrapped_by_accelerate_is_as_good_as_a_bare_one():
+    """Pitfall 6: accelerate steps the optimizer it wraps only once its gradients are accumulated."""
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model = Toy()
+    wrapped, stepper = accelerator.prepare(model, adamw(model))
+    engine = attach(wrapped, stepper, "sr-ste", total_steps=3)
+    for step in range(6):
+        with accelerator.accumulate(wrapped):
+            accelerator.backward(loss_at(step // 2, wrapped))
+            stepper.step()
+            stepper.zero_grad()
+    assert engine.step == 3
+    assert_equal_weights(model, trained("sr-ste", steps=3)[0])
+
+
+@pytest.mark.parametrize("total", [0, -1, 2.5, None, "3", True])
+def test_a_number_of_steps_that_is_none_is_an_error(total):
+    model = Toy()
+    with pytest.raises(ValueError, match=f"total_steps .*got {total!r}.*len"):
+        attach(model, adamw(model), "ste", total_steps=total)
+
+
+def test_an_epoch_has_the_steps_that_attach_is_told():
+    model = Toy()
+    optimizer = adamw(model)
+    config = NxMConfig("admm", settings={"steps": "epoch", "rho": 0.01})
+    engine = attach(model, optimizer, config, total_steps=12, steps_per_epoch=4)
+    updates = [int(engine.tensors()["blocks.0.up/updates"]) - 1 for _ in train(model, optimizer, 0, 12)]
+    assert updates == [step // 4 for step in range(1, 13)]
+
+
+def test_an_epoch_of_unknown_length_is_an_error_that_says_where_to_give_it():
+    with pytest.raises(ValueError, match="steps_per_epoch="):
+        trained(NxMConfig("admm", settings={"steps": "epoch"}))
+
+
+@EACH_SPARSE_RECIPE
+def test_two_engines_in_one_process_do_not_meet(recipe):
+    """Pitfall 18: no state is kept outside the engine."""
+    alone, _ = trained(short(recipe))
+    model, other = Toy(), Toy(seed=3)
+    optimizers = adamw(model), adamw(other)
+    first = attach(model, optimizers[0], short(recipe), total_steps=TOTAL)
+    second = attach(other, optimizers[1], short("sr-ste", "1:4"), total_steps=TOTAL)
+    for _ in zip(train(model, optimizers[0], 0, TOTAL), train(other, optimizers[1], 0, TOTAL), strict=True):
+        with second.deployed():
+            pass
+    second.finish()
+    assert_equal_weights(model, alone)
+    first.finish()
+    assert_sparse(model)
+    assert_sparse(other, "1:4")
+
+
+def test_a_second_engine_on_one_optimizer_is_an_error_until_the_first_is_released():
+    model = Toy()
+    optimizer = adamw(model)
+    engine = attach(model, optimizer, "ste", total_steps=TOTAL)
+    with pytest.raises(ValueError, match="has an engine already; call its release"):
+        attach(model, optimizer, "asp", total_steps=TOTAL)
+    engine.release()
+    attach(model, optimizer, "asp", total_steps=TOTAL)
+
+
+@EACH_RECIPE
+def test_the_global_random_numbers_are_untouched(recipe):
+    """House 14: an attached run draws nothing from the generator that dropout and shuffling use."""
+    model = Toy()
+    optimizer = adamw(model)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    engine = attach(model, optimizer, short(recipe, **WINDOW), total_steps=TOTAL)
+    for _ in train(model, optimizer, 0, TOTAL):
+        with engine.deployed():
+            engine.metrics()
+    engine.load_state_dict(engine.state_dict())
+    engine.finish()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@EACH_SPARSE_RECIPE
+def test_a_config_given_to_an_engine_is_not_written_on(recipe):
+    config, model = short(recipe), Toy()
+    engine = Engine(model, adamw(model), config, total_steps=1)
+    words = config.to_dict()
+    with engine.deployed():
+        assert engine.config.density == 0.5
+    assert config.to_dict() == words and config.density is None

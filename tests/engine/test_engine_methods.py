@@ -1,0 +1,75 @@
+"""Methods that users write: four verbs and no base class."""
+
+import json
+import logging
+
+import pytest
+
+from nxm_hf import NxMConfig
+from nxm_hf.methods import Masked
+from nxm_hf.methods.schedules import Constant, Every
+from nxm_hf.patterns import NM
+from tests.support.custom_methods import Shrinking
+from tests.support.grids import WINDOWS
+from tests.support.models import assert_equal_weights
+from tests.support.toy_training import (
+    TOTAL,
+    assert_sparse,
+    load_run,
+    same,
+    save_run,
+    train,
+    trained,
+    trained_plainly,
+    weights,
+)
+
+
+@WINDOWS
+def test_a_users_own_method_trains_deploys_and_finishes(window):
+    config = NxMConfig(recipe=Shrinking(), **window)
+    assert config.to_dict()["recipe"] == "custom"
+    model, engine = trained(config)
+    with engine.deployed():
+        assert_sparse(model)
+    engine.finish()
+    assert_sparse(model)
+    assert not same(weights(model), weights(trained_plainly(TOTAL)))
+
+
+@WINDOWS
+def test_a_users_own_method_resumes(window):
+    config = NxMConfig(recipe=Shrinking(), **window)
+    unbroken, _ = trained(config)
+    model, engine = trained(config, steps=5, total=TOTAL)
+    saved = save_run(model, engine.optimizer, engine)
+    again, optimizer, _ = load_run(saved, config)
+    for _ in train(again, optimizer, 5, TOTAL):
+        pass
+    assert_equal_weights(again, unbroken)
+
+
+def test_a_users_method_without_a_repr_resumes_without_a_word(caplog):
+    class Quiet(Shrinking):
+        __repr__ = object.__repr__
+
+    _, engine = trained(NxMConfig(recipe=Quiet()), steps=2, total=4)
+    _, other = trained(NxMConfig(recipe=Quiet()), steps=1, total=4)
+    assert " at 0x" not in json.dumps(engine.config.to_dict())
+    with caplog.at_level(logging.DEBUG, logger="nxm_hf"):
+        other.load_state_dict(engine.state_dict())
+    assert not caplog.records
+
+
+def test_a_method_object_of_ours_is_the_recipe_it_was_made_for():
+    one, _ = trained(NxMConfig(recipe=Masked(Constant(NM(2, 4)), refresh=Every(3)), settle=0.25))
+    other, _ = trained(NxMConfig("ste", settings={"refresh": 3}, settle=0.25))
+    assert_equal_weights(one, other)
+
+
+def test_what_lacks_a_verb_is_no_method():
+    class Lame:
+        init = before_step = after_step = lambda *arguments: None
+
+    with pytest.raises((ValueError, TypeError)):
+        NxMConfig(recipe=Lame())

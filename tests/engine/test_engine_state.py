@@ -1,0 +1,152 @@
+"""The state of an engine: a run resumed at any step is the unbroken run."""
+
+import json
+import logging
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from nxm_hf import NxMConfig, attach
+from tests.support.grids import BOTH_WINDOWS, EACH_SPARSE_RECIPE, FEW, SPARSE, WINDOWS, pairs
+from tests.support.toy_training import (
+    IMPLEMENTATIONS,
+    TOTAL,
+    Toy,
+    adamw,
+    all_tensors,
+    assert_sparse,
+    load_run,
+    same,
+    save_run,
+    short,
+    train,
+    trained,
+)
+
+
+@pairs(recipe=SPARSE, window=BOTH_WINDOWS, view=["training", "deployed"], optimizer=["adamw", "sgd"])
+def test_a_run_resumed_at_any_step_is_the_unbroken_run(recipe, window, view, optimizer):
+    """Pitfall 3; the state may be short_or_skip while the deployed view is shown."""
+    config, make_optimizer = short(recipe, **window), IMPLEMENTATIONS[optimizer]
+    model = Toy()
+    optimizer = make_optimizer(model)
+    engine = attach(model, optimizer, config, total_steps=TOTAL)
+    cuts = []
+    for _ in train(model, optimizer, 0, TOTAL):
+        if view == "training":
+            cuts.append(save_run(model, optimizer, engine))
+        else:
+            with engine.deployed():
+                cuts.append(save_run(model, optimizer, engine))
+    expected = all_tensors(model, engine)
+    for done in range(1, TOTAL + 1) if recipe in FEW else (1, 3, 4, 9, 11):
+        saved = cuts[done - 1]
+        again, stepper, resumed = load_run(saved, config, make_optimizer)
+        assert resumed.step == done
+        for _ in train(again, stepper, done, TOTAL):
+            pass
+        assert same(all_tensors(again, resumed), expected), f"resumed at {done}"
+
+
+@EACH_SPARSE_RECIPE
+@WINDOWS
+def test_the_state_is_tensors_with_a_header_of_json(recipe, window):
+    """Pitfall 32: no pickle is needed."""
+    _, engine = trained(short(recipe, **window), steps=5, total=TOTAL)
+    state = engine.state_dict()
+    assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+    header = json.loads(bytes(state["header"].tolist()))
+    assert header["step"] == 5 and header["config"]["recipe"] == recipe and header["layers"] == engine.plan.layers
+    assert same(load(save(state)), state)
+
+
+def test_the_state_is_a_copy():
+    model, engine = trained("ste", steps=2, total=4)
+    state = engine.state_dict()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    for _ in train(model, engine.optimizer, 2, 4):
+        pass
+    assert same(before, state)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (NxMConfig("sr-ste"), "recipe 'ste'.*'sr-ste'.*recipe='ste'"),
+        (NxMConfig("ste", "1:4"), "pattern '2:4'.*'1:4'.*pattern='2:4'"),
+        (NxMConfig("ste", exclude=["blocks.0.up"]), r"other layers.*blocks\.0\.up"),
+    ],
+    ids=["recipe", "pattern", "layers"],
+)
+def test_the_state_of_another_run_is_an_error_and_changes_nothing(config, says):
+    state = trained("ste", steps=2, total=4)[1].state_dict()
+    model, engine = trained(config, steps=1, total=4)
+    before = all_tensors(model, engine)
+    with pytest.raises(ValueError, match=says):
+        engine.load_state_dict(state)
+    assert engine.step == 1 and same(before, all_tensors(model, engine))
+
+
+def test_what_is_no_state_is_an_error():
+    _, engine = trained("ste", steps=1)
+    with pytest.raises(ValueError, match=r"no header.*engine\.state_dict"):
+        engine.load_state_dict({"weight": torch.zeros(1)})
+
+
+def test_another_number_of_steps_is_one_warning(caplog):
+    state = trained("ste", steps=2, total=4)[1].state_dict()
+    _, engine = trained("ste", steps=1, total=8)
+    with caplog.at_level(logging.DEBUG, logger="nxm_hf"):
+        engine.load_state_dict(state)
+    (record,) = caplog.records
+    assert record.name == "nxm_hf" and record.levelno == logging.WARNING
+    assert "towards 8 steps" in record.getMessage() and "made for 4" in record.getMessage()
+
+
+def test_the_same_run_resumes_without_a_word(caplog):
+    state = trained(short("admm"), steps=2, total=4)[1].state_dict()
+    _, engine = trained(short("admm"), steps=1, total=4)
+    with caplog.at_level(logging.DEBUG, logger="nxm_hf"):
+        engine.load_state_dict(state)
+    assert not caplog.records
+
+
+@EACH_SPARSE_RECIPE
+def test_a_run_resumed_with_more_steps_never_goes_back_a_phase(recipe):
+    config = short(recipe, warmup=0.25, settle=0.25)
+    state = trained(config, steps=10, total=TOTAL)[1].state_dict()
+    model = Toy()
+    optimizer = adamw(model)
+    engine = attach(model, optimizer, config, total_steps=100)
+    engine.load_state_dict(state)
+    assert engine.phase == "settle"
+    for _ in train(model, optimizer, 10, 14):
+        assert engine.phase == "settle"
+    assert_sparse(model)
+
+
+def test_chance_goes_on_with_the_seed_of_the_run_that_is_resumed():
+    masks = []
+    for seed, other in ((1, None), (2, 1), (2, None)):
+        model = Toy()
+        optimizer = adamw(model)
+        engine = attach(model, optimizer, short("set"), total_steps=TOTAL, seed=seed)
+        if other is not None:
+            begun = Toy()
+            engine.load_state_dict(
+                attach(begun, adamw(begun), short("set"), total_steps=TOTAL, seed=other).state_dict()
+            )
+        for _ in train(model, optimizer, 0, 4):
+            pass
+        masks.append([engine.tensors()[f"{target.name}/mask"].clone() for target in engine.plan.targets])
+    assert same(masks[0], masks[1]) and not same(masks[0], masks[2])
+
+
+def test_a_finished_training_has_no_state_to_give_or_take():
+    _, engine = trained("ste", steps=2)
+    state = engine.state_dict()
+    engine.finish()
+    for late in (engine.state_dict, lambda: engine.load_state_dict(state)):
+        with pytest.raises(RuntimeError, match="finished and has no state any more"):
+            late()

@@ -1,0 +1,210 @@
+"""The two views of an engine: the weights in training, and the weights that would be deployed."""
+
+import json
+import logging
+import math
+
+import pytest
+import torch
+
+from nxm_hf import NxMConfig, attach, verify
+from nxm_hf.patterns import parse
+from tests.support.grids import EACH_SPARSE_RECIPE, WINDOWS
+from tests.support.models import assert_equal_weights, make_bert
+from tests.support.toy_training import (
+    TOTAL,
+    Toy,
+    adamw,
+    all_tensors,
+    assert_sparse,
+    loss_at,
+    same,
+    short,
+    train,
+    trained,
+    weights,
+)
+
+
+@EACH_SPARSE_RECIPE
+@WINDOWS
+def test_at_every_step_the_deployed_view_is_sparse_and_the_training_view_comes_back(recipe, window):
+    """Pitfalls 1 and 2: true zeros in what is shipped; and looking at it changes nothing."""
+    model = Toy()
+    optimizer = adamw(model)
+    engine = attach(model, optimizer, short(recipe, **window), total_steps=TOTAL)
+    for done in [0, *range(1, TOTAL + 1)]:
+        if done:
+            next(train(model, optimizer, done - 1, done))
+        before = all_tensors(model, engine)
+        with engine.deployed():
+            assert_sparse(model)
+            shown = weights(model)
+            state = engine.tensors()
+            assert same(state, {name: before[name] for name in state}), "the state is that of the training view"
+            with engine.deployed():
+                assert same(shown, weights(model))
+            assert same(shown, weights(model)), "an inner view does not end the outer one"
+        assert same(before, all_tensors(model, engine))
+    engine.finish()
+    assert same(shown, weights(model)), "what is finished is what was shown"
+
+
+@EACH_SPARSE_RECIPE
+def test_looking_at_the_deployed_view_does_not_change_the_training(recipe):
+    quiet, _ = trained(short(recipe))
+    model = Toy()
+    optimizer = adamw(model)
+    engine = attach(model, optimizer, short(recipe), total_steps=TOTAL)
+    for _ in train(model, optimizer, 0, TOTAL):
+        with engine.deployed():
+            loss_at(0, model)
+    assert_equal_weights(model, quiet)
+
+
+@EACH_SPARSE_RECIPE
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, GeneratorExit])
+def test_an_exception_inside_the_deployed_view_brings_the_training_view_back(recipe, error):
+    model, engine = trained(short(recipe), steps=4, total=TOTAL)
+    before = all_tensors(model, engine)
+    with pytest.raises(error), engine.deployed():
+        raise error
+    assert not engine.is_deployed and same(before, all_tensors(model, engine))
+
+
+class Breaks:
+    """A user's method that cannot finish, once it has overwritten the weight."""
+
+    init = staticmethod(lambda weight, clock: {})
+    before_step = after_step = staticmethod(lambda weight, state, clock: None)
+
+    def finish(self, weight, state, clock):
+        weight.zero_()
+        if weight.shape[0] == 8:
+            raise OSError("no finish")
+
+
+def test_an_error_while_deploying_brings_the_training_view_back():
+    model, engine = trained(NxMConfig(recipe=Breaks()), steps=2, total=TOTAL)
+    before = all_tensors(model, engine)
+    with pytest.raises(OSError, match="no finish"), engine.deployed():
+        pass
+    assert not engine.is_deployed and same(before, all_tensors(model, engine))
+
+
+def test_the_stamp_stands_in_the_config_only_while_the_weights_are_deployed():
+    model = make_bert()
+    optimizer = adamw(model)
+    engine = attach(model, optimizer, "ste", total_steps=2)
+    assert not hasattr(model.config, "nxm_config")
+    with engine.deployed():
+        assert model.config.nxm_config["recipe"] == "ste" and verify(model).ok
+        json.dumps(model.config.nxm_config)
+    assert not hasattr(model.config, "nxm_config")
+
+
+@EACH_SPARSE_RECIPE
+@WINDOWS
+def test_no_zero_that_is_shipped_is_negative(recipe, window):
+    """Pitfall 1: neither a pruned negative weight, nor a -0.0 that is kept or trained."""
+    model = Toy()
+    with torch.no_grad():
+        for linear in model.linears:
+            linear.weight.copy_(-linear.weight.abs())
+            linear.weight[:2] = -0.0
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    engine = attach(model, optimizer, short(recipe, **window), total_steps=TOTAL)
+    for _ in train(model, optimizer, 0, TOTAL):
+        with engine.deployed():
+            assert_sparse(model)
+    engine.finish()
+    assert_sparse(model)
+    assert all((weight < 0).any() for weight in weights(model))
+
+
+def test_a_step_inside_the_deployed_view_is_an_error():
+    model, engine = trained("ste", steps=2, total=4)
+    before = weights(model)
+    with engine.deployed():
+        loss_at(2, model).backward()
+        with pytest.raises(RuntimeError, match=r"engine\.deployed"):
+            engine.optimizer.step()
+        assert_sparse(model)
+    assert same(before, weights(model)) and engine.step == 2
+
+
+@EACH_SPARSE_RECIPE
+def test_infinities_are_the_largest_and_those_that_are_pruned_are_zeros(recipe):
+    model = Toy()
+    with torch.no_grad():
+        model.blocks[0].up.weight[0] = torch.tensor([1.0, math.inf, 2.0, -3.0, math.inf, -math.inf, math.inf, 1.0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine = attach(model, optimizer, short(recipe), total_steps=1)
+    with engine.deployed():
+        expected = [0.0, math.inf, 0.0, -3.0, math.inf, -math.inf, 0.0, 0.0]
+        assert model.blocks[0].up.weight[0].tolist() == expected
+        assert_sparse(model)
+
+
+# -- the end of a training ------------------------------------------------------------------------------------------
+
+
+@EACH_SPARSE_RECIPE
+def test_a_finished_model_is_an_ordinary_sparse_model(recipe):
+    model = Toy()
+    ids, keys = [id(p) for p in model.parameters()], list(model.state_dict())
+    types = [type(module) for module in model.modules()]
+    optimizer = adamw(model)
+    engine = attach(model, optimizer, short(recipe), total_steps=TOTAL)
+    for _ in train(model, optimizer, 0, TOTAL):
+        pass
+    engine.finish()
+    assert_sparse(model)
+    assert engine.is_deployed and engine.finished
+    assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
+    assert [id(p) for p in model.parameters()] == ids and list(model.state_dict()) == keys
+    assert [type(module) for module in model.modules()] == types
+    assert not any(m._forward_pre_hooks or m._forward_hooks or m._backward_hooks for m in model.modules())
+    before = weights(model)
+    engine.finish()
+    with engine.deployed():
+        assert same(before, weights(model))
+    assert same(before, weights(model)) and engine.metrics() == {}
+    for _ in train(model, optimizer, 0, 1):  # plain training goes on, and grows the zeros again
+        pass
+    assert any(parse("2:4").violations(weight) for weight in weights(model))
+
+
+def test_finishing_inside_the_deployed_view_stays_finished():
+    model, engine = trained("ste", steps=2)
+    with engine.deployed():
+        engine.finish()
+    assert_sparse(model)
+    assert engine.finished
+
+
+def test_finishing_early_is_one_warning_with_phase_and_residual(caplog):
+    model, engine = trained(short("admm", warmup=0.5), steps=4, total=TOTAL)
+    with caplog.at_level(logging.WARNING, logger="nxm_hf"):
+        engine.finish()
+    (record,) = caplog.records
+    assert "step 4 of 12" in record.getMessage() and "'warmup'" in record.getMessage()
+    assert_sparse(model)
+
+
+def test_finishing_in_time_is_no_warning(caplog):
+    _, engine = trained("ste")
+    with caplog.at_level(logging.WARNING, logger="nxm_hf"):
+        engine.finish()
+    assert not caplog.records
+
+
+@EACH_SPARSE_RECIPE
+@WINDOWS
+def test_releasing_gives_back_what_the_optimizer_trained(recipe, window):
+    model, engine = trained(short(recipe, **window), steps=4, total=TOTAL)
+    expected = [weight.clone() for _, weight in engine.trained_weights()]
+    with engine.deployed():
+        engine.release()
+        assert same(expected, weights(model))
+    assert same(expected, weights(model)) and engine.finished

@@ -1,0 +1,80 @@
+"""What cannot be trained is refused before the first step."""
+
+import math
+
+import pytest
+import torch
+
+from nxm_hf import NxMConfig, attach
+from tests.support.grids import EACH_SPARSE_RECIPE, WINDOWS
+from tests.support.toy_training import (
+    TOTAL,
+    Toy,
+    adamw,
+    loss_at,
+    same,
+    short,
+    train,
+    weights,
+)
+
+
+def test_weights_that_are_frozen_are_an_error_that_names_them():
+    model = Toy()
+    model.blocks[0].up.weight.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"1 layers .*frozen.*exclude=.*blocks\.0\.up\."):
+        attach(model, adamw(model), "ste", total_steps=1)
+    attach(model, adamw(model), NxMConfig("ste", exclude=["blocks.0.up"]), total_steps=1)
+
+
+def test_weights_that_the_optimizer_does_not_hold_are_an_error_that_names_them():
+    model = Toy()
+    held = [p for p in model.parameters() if p is not model.blocks[1].down.weight]
+    with pytest.raises(ValueError, match=r"not held by the optimizer.*blocks\.1\.down\."):
+        attach(model, torch.optim.AdamW(held), "ste", total_steps=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_weights_in_half_precision_are_an_error_that_says_what_to_do(dtype):
+    model = Toy(dtype=dtype)
+    with pytest.raises(ValueError, match=r"4 layers .*half-precision.*dtype=torch.float32.*bf16=True.*blocks\.0\.up"):
+        attach(model, adamw(model), "ste", total_steps=1)
+
+
+@EACH_SPARSE_RECIPE
+def test_what_is_refused_is_left_as_it_was(recipe):
+    model = Toy()
+    with torch.no_grad():
+        model.blocks[1].down.weight[0, 0] = math.nan
+    before, optimizer = weights(model), adamw(model)
+    with pytest.raises(ValueError, match=r"blocks\.1\.down"):
+        attach(model, optimizer, short(recipe), total_steps=1)
+    assert same(before, weights(model)) and not optimizer._optimizer_step_pre_hooks
+
+
+@EACH_SPARSE_RECIPE
+@WINDOWS
+def test_nan_in_a_weight_is_an_error_that_names_the_layer_before_the_first_step(recipe, window):
+    model = Toy()
+    with torch.no_grad():
+        model.blocks[0].down.weight[3, 5] = math.nan
+    with pytest.raises(ValueError, match=r"1 layers .* hold NaN.*blocks\.0\.down\."):
+        attach(model, adamw(model), short(recipe, **window), total_steps=TOTAL)
+
+
+@EACH_SPARSE_RECIPE
+def test_nan_in_a_weight_is_an_error_that_names_layer_and_step_when_a_mask_is_due(recipe):
+    """Where the mask is frozen none is due, and it is found at the end."""
+    model = Toy()
+    optimizer = adamw(model)
+    engine = attach(model, optimizer, short(recipe), total_steps=TOTAL)
+    for _ in train(model, optimizer, 0, 4):
+        pass
+    weight = model.blocks[0].down.weight
+    optimizer.zero_grad()
+    loss_at(4, model).backward()
+    weight.grad.view(-1)[weight.detach().abs().argmax()] = math.nan
+    found = r"Layer blocks\.0\.down, step [45]: Scores hold 1 NaN of 128|blocks\.0\.down holds 1 entries that are NaN"
+    with pytest.raises(ValueError, match=found):
+        optimizer.step()
+        engine.finish()
