@@ -18,86 +18,74 @@ from transformers import (
     TrainerCallback,
 )
 
-from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, recipes, verify
-from nxm_hf.layers.find import find_layers
-from tests.support.models import FEW, assert_equal_weights, make_arguments, make_bert
+from nxm_hf import NxMCallback, NxMConfig, verify
+from tests.support.grids import FEW, RECIPES, SPARSE, WINDOW, pairs
+from tests.support.models import assert_equal_weights, make_arguments, make_bert
+from tests.support.training import (
+    KINDS,
+    InterruptAt,
+    assert_same,
+    contents,
+    eventful,
+    is_sparse,
+    make_12_step_trainer,
+    make_trainer,
+    pruned_weights,
+    without_times,
+)
 
-SPARSE = [name for name in recipes.names() if name != "dense"]
-PHASED = dict(warmup=0.25, settle=0.25)
-CLOCK = ("runtime", "per_second")
 OFTEN = dict(eval_strategy="steps", eval_steps=2, save_steps=3, logging_steps=2)
 
 
-def _trainer(folder, rows, sparsity, before=(), kind=Trainer, compute_metrics=None, model=None, **changes):
-    return kind(
-        model or make_bert(),
-        make_arguments(folder, **changes),
-        train_dataset=rows,
-        eval_dataset=rows[:16],
-        compute_metrics=compute_metrics,
-        callbacks=[*before, NxMCallback(sparsity)],
-    )
-
-
-def _weights(model):
-    return {layer.name: layer.weight.detach().clone() for layer in find_layers(model)}
-
-
-def _is_sparse(model):
-    """Whether every layer keeps at most 2 of 4 consecutive inputs; counted by hand."""
-    groups = [layer.weight.detach().unflatten(1, (-1, 4)) for layer in find_layers(model)]
-    return all(bool(((group != 0).sum(-1) <= 2).all()) for group in groups)
+STEPS = dict(gradient_accumulation_steps=1, eval_strategy="steps", eval_steps=4, save_steps=3)
+EPOCHS = dict(gradient_accumulation_steps=1, eval_strategy="epoch", save_strategy="epoch", max_steps=16)
 
 
 @pytest.mark.parametrize(
     ("recipe", "changes"),
     [
-        *(pytest.param(name, OFTEN, id=f"{name}, steps") for name in recipes.names()),
-        *(pytest.param(name, dict(eval_strategy="epoch", save_strategy="epoch"), id=f"{name}, epochs") for name in FEW),
+        *(pytest.param(name, STEPS, id=f"{name}, steps") for name in RECIPES),
+        *(pytest.param(name, EPOCHS, id=f"{name}, epochs") for name in FEW),
     ],
 )
-def test_a_trainer_with_our_callback_is_our_trainer_bit_for_bit(recipe, changes, rows, tmp_path):
-    """It deploys for each evaluation and save, and is back before the next step; so nothing of the training differs."""
-    config = NxMConfig(recipe, **PHASED)
-    theirs = _trainer(tmp_path / "callback", rows, config, **changes)
-    theirs.train()
-    arguments = make_arguments(tmp_path / "trainer", **changes)
-    ours = NxMTrainer(make_bert(), arguments, train_dataset=rows, eval_dataset=rows[:16], sparsity=config)
-    ours.train()
+def test_a_trainer_with_our_callback_is_our_trainer_bit_for_bit(recipe, changes, tmp_path):
+    """It deploys for each evaluation and save, and is back before the next step; so nothing of the training differs.
+
+    Without accumulation there is no loss scale to correct.
+    """
+    trainers = []
+    for kind in KINDS:
+        trainers.append(make_trainer(tmp_path / kind, eventful(recipe), kind, **changes))
+        trainers[-1].train()
+    ours, theirs = trainers
     assert_equal_weights(theirs.model, ours.model)
-    logs = [
-        [{k: v for k, v in record.items() if not k.endswith(CLOCK)} for record in trainer.state.log_history]
-        for trainer in (theirs, ours)
-    ]
+    logs = [without_times(trainer.state.log_history) for trainer in trainers]
     assert logs[0] == logs[1] and any("eval_loss" in record for record in logs[0])
-    checkpoints = sorted(path.name for path in (tmp_path / "trainer").glob("checkpoint-*"))
+    checkpoints = sorted(path.name for path in (tmp_path / "NxMTrainer").glob("checkpoint-*"))
     assert len(checkpoints) >= 2
     for name in checkpoints:
-        one, other = (
-            AutoModelForSequenceClassification.from_pretrained(tmp_path / kind / name)
-            for kind in ("callback", "trainer")
-        )
-        assert_equal_weights(one, other)
-        files = [{path.name for path in (tmp_path / kind / name).iterdir()} for kind in ("callback", "trainer")]
+        one, other = (tmp_path / kind / name for kind in KINDS)
+        assert_same(contents(one), contents(other), name)
+        files = [{path.name for path in folder.iterdir()} for folder in (one, other)]
         assert files[0] == files[1]
         if recipe != "dense":
-            assert verify(tmp_path / "callback" / name).ok and {"nxm_config.json", "nxm_state.safetensors"} <= files[0]
+            assert verify(other).ok and {"nxm_config.json", "nxm_state.safetensors"} <= files[0]
 
 
 @pytest.mark.parametrize("recipe", ["sr-ste", "admm"])
-def test_evaluations_see_the_weights_to_ship_and_steps_do_not(recipe, rows, tmp_path):
+def test_evaluations_see_the_weights_to_ship_and_steps_do_not(recipe, tmp_path):
     evaluated, stepped = [], []
 
     class Watch(TrainerCallback):
         def on_step_begin(self, args, state, control, model, **kwargs):
-            stepped.append((_is_sparse(model), hasattr(model.config, "nxm_config")))
+            stepped.append((is_sparse(model), hasattr(model.config, "nxm_config")))
 
     def compute_metrics(prediction):
-        evaluated.append((_is_sparse(trainer.model), hasattr(trainer.model.config, "nxm_config")))
+        evaluated.append((is_sparse(trainer.model), hasattr(trainer.model.config, "nxm_config")))
         return {"seen": 0.0}
 
     config = NxMConfig(recipe, settings={"rho": 0.01} if recipe == "admm" else {})  # which does not settle
-    trainer = _trainer(tmp_path, rows, config, compute_metrics=compute_metrics, **OFTEN)
+    trainer = make_12_step_trainer(tmp_path, config, kind="NxMCallback", compute_metrics=compute_metrics, **OFTEN)
     trainer.add_callback(Watch())  # after ours, so that it sees what the step will compute with
     trainer.train()
     trainer.evaluate()
@@ -105,23 +93,23 @@ def test_evaluations_see_the_weights_to_ship_and_steps_do_not(recipe, rows, tmp_
     assert stepped == [(recipe == "sr-ste", False)] * 12
 
 
-def test_the_evaluation_before_the_first_step_sees_the_weights_to_ship_too(rows, tmp_path):
+def test_the_evaluation_before_the_first_step_sees_the_weights_to_ship_too(tmp_path):
     seen = []
 
     def compute_metrics(prediction):
-        seen.append(_is_sparse(trainer.model))
+        seen.append(is_sparse(trainer.model))
         return {"seen": 0.0}
 
     words = dict(OFTEN, eval_on_start=True)
-    trainer = _trainer(tmp_path, rows, NxMConfig("admm", **PHASED), compute_metrics=compute_metrics, **words)
+    trainer = make_12_step_trainer(
+        tmp_path, NxMConfig("admm", **WINDOW), kind="NxMCallback", compute_metrics=compute_metrics, **words
+    )
     trainer.train()
     assert seen == [True] * 7
 
 
-@pytest.mark.parametrize("strategy", ["best", "steps"])
-@pytest.mark.parametrize("best", [1, 3, 6], ids=["warmup", "recipe", "settle"])
-@pytest.mark.parametrize("recipe", ["sr-ste", "admm"])
-def test_the_best_model_is_the_one_that_was_measured_whatever_its_phase(recipe, best, strategy, rows, tmp_path):
+@pairs(recipe=["sr-ste", "admm"], best=[1, 3, 6], strategy=["best", "steps"])  # in the warm-up, the recipe, the end
+def test_the_best_model_is_the_one_that_was_measured_whatever_its_phase(recipe, best, strategy, tmp_path):
     """Pitfall 30. With save_strategy="best" nobody knows before an evaluation whether it will be saved."""
     seen = []
 
@@ -132,8 +120,10 @@ def test_the_best_model_is_the_one_that_was_measured_whatever_its_phase(recipe, 
     words = dict(
         OFTEN, save_strategy=strategy, save_steps=2, load_best_model_at_end=True, metric_for_best_model="choice"
     )
-    config = NxMConfig(recipe, **PHASED)
-    trainer = _trainer(tmp_path, rows, config, compute_metrics=compute_metrics, greater_is_better=True, **words)
+    config = NxMConfig(recipe, **WINDOW)
+    trainer = make_12_step_trainer(
+        tmp_path, config, kind="NxMCallback", compute_metrics=compute_metrics, greater_is_better=True, **words
+    )
     trainer.train()
     trainer.evaluate()
     assert seen[-1] == seen[best - 1] and len(set(seen[:6])) == 6
@@ -145,14 +135,14 @@ def test_the_best_model_is_the_one_that_was_measured_whatever_its_phase(recipe, 
     assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in steps}
 
 
-def test_one_checkpoint_is_kept_where_one_is_asked_for(rows, tmp_path):
-    trainer = _trainer(tmp_path, rows, "admm", save_total_limit=1, save_steps=3)
+def test_one_checkpoint_is_kept_where_one_is_asked_for(tmp_path):
+    trainer = make_12_step_trainer(tmp_path, "admm", kind="NxMCallback", save_total_limit=1, save_steps=3)
     trainer.train()
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-12"] and verify(tmp_path / "checkpoint-12").ok
 
 
-def test_checkpoints_of_models_only_hold_no_state(rows, tmp_path):
-    _trainer(tmp_path, rows, "admm", save_only_model=True).train()
+def test_checkpoints_of_models_only_hold_no_state(tmp_path):
+    make_12_step_trainer(tmp_path, "admm", kind="NxMCallback", save_only_model=True).train()
     names = {path.name for path in (tmp_path / "checkpoint-6").iterdir()}
     assert {"model.safetensors", "nxm_config.json"} <= names and "nxm_state.safetensors" not in names
     assert verify(tmp_path / "checkpoint-6").ok
@@ -160,11 +150,18 @@ def test_checkpoints_of_models_only_hold_no_state(rows, tmp_path):
 
 @pytest.mark.parametrize("load_best", [True, False], ids=["load best", "keep last"])
 @pytest.mark.parametrize("strategy", ["steps", "epoch"])
-def test_early_stopping_finishes_and_warns_once(strategy, load_best, rows, tmp_path, caplog):
+def test_early_stopping_finishes_and_warns_once(strategy, load_best, tmp_path, caplog):
     words = dict(eval_strategy=strategy, save_strategy=strategy, eval_steps=2, save_steps=2, max_steps=40)
     words |= dict(metric_for_best_model="never", greater_is_better=True, load_best_model_at_end=load_best)
     stop = EarlyStoppingCallback(early_stopping_patience=1)
-    trainer = _trainer(tmp_path, rows, "admm", [stop], compute_metrics=lambda prediction: {"never": 0.0}, **words)
+    trainer = make_12_step_trainer(
+        tmp_path,
+        "admm",
+        kind="NxMCallback",
+        callbacks=[stop],
+        compute_metrics=lambda prediction: {"never": 0.0},
+        **words,
+    )
     with caplog.at_level(logging.WARNING, "nxm_hf"):
         trainer.train()
     step = {"steps": 4, "epoch": 16}[strategy]
@@ -174,14 +171,16 @@ def test_early_stopping_finishes_and_warns_once(strategy, load_best, rows, tmp_p
     assert 0.1 < float(record.message.split(" of the norm")[0].split()[-1]) < 0.9
 
 
-def test_metrics_reach_the_log_history_beside_the_loss_and_no_evaluation(rows, tmp_path):
+def test_metrics_reach_the_log_history_beside_the_loss_and_no_evaluation(tmp_path):
     evaluations = []
 
     class Look(TrainerCallback):
         def on_evaluate(self, args, state, control, metrics, **kwargs):
             evaluations.append(metrics)
 
-    trainer = _trainer(tmp_path, rows, NxMConfig("admm", **PHASED), [Look()], **OFTEN)
+    trainer = make_12_step_trainer(
+        tmp_path, NxMConfig("admm", **WINDOW), kind="NxMCallback", callbacks=[Look()], **OFTEN
+    )
     trainer.train()
     names = {"nxm/density", "nxm/mask_similarity", "nxm/flip_rate", "nxm/residual", "nxm/phase"}
     for record in trainer.state.log_history:
@@ -189,53 +188,48 @@ def test_metrics_reach_the_log_history_beside_the_loss_and_no_evaluation(rows, t
     assert len(evaluations) == 6 and not any("nxm" in name for metrics in evaluations for name in metrics)
 
 
-def test_callbacks_before_ours_see_the_finished_model_when_training_ends(rows, tmp_path):
+def test_callbacks_before_ours_see_the_finished_model_when_training_ends(tmp_path):
     seen = []
 
     class Look(TrainerCallback):
         def on_train_end(self, args, state, control, model, **kwargs):
-            seen.append((_weights(model), hasattr(model.config, "nxm_config")))
+            seen.append((pruned_weights(model), hasattr(model.config, "nxm_config")))
 
-    trainer = _trainer(tmp_path, rows, "admm", [Look()], save_strategy="no")
+    trainer = make_12_step_trainer(tmp_path, "admm", kind="NxMCallback", callbacks=[Look()], save_strategy="no")
     trainer.train()
     ((weights, stamped),) = seen
-    assert stamped and all(torch.equal(weights[name], weight) for name, weight in _weights(trainer.model).items())
+    assert stamped and all(torch.equal(weights[name], weight) for name, weight in pruned_weights(trainer.model).items())
 
 
-def test_a_save_that_is_asked_for_after_ours_has_looked_is_the_documented_error(rows, tmp_path):
+def test_a_save_that_is_asked_for_after_ours_has_looked_is_the_documented_error(tmp_path):
     class Late(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             control.should_save = state.global_step == 2
 
-    trainer = _trainer(tmp_path, rows, "admm")
+    trainer = make_12_step_trainer(tmp_path, "admm", kind="NxMCallback")
     trainer.add_callback(Late())
     with pytest.raises(RuntimeError, match=r"checkpoint-2 was saved with dense weights.*Put NxMCallback last"):
         trainer.train()
 
 
-def test_a_save_that_is_asked_for_before_ours_has_looked_is_deployed(rows, tmp_path):
+def test_a_save_that_is_asked_for_before_ours_has_looked_is_deployed(tmp_path):
     class Early(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             control.should_save = state.global_step == 2
 
-    _trainer(tmp_path, rows, "admm", [Early()]).train()
+    make_12_step_trainer(tmp_path, "admm", kind="NxMCallback", callbacks=[Early()]).train()
     assert verify(tmp_path / "checkpoint-2").ok and (tmp_path / "checkpoint-2" / "nxm_state.safetensors").is_file()
 
 
-def test_after_an_interrupt_the_weights_to_ship_are_saved_within_deployed(rows, tmp_path):
-    class Break(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 5:
-                raise KeyboardInterrupt
-
-    trainer = _trainer(tmp_path, rows, "admm", [Break()], save_strategy="no")
+def test_after_an_interrupt_the_weights_to_ship_are_saved_within_deployed(tmp_path):
+    trainer = make_12_step_trainer(tmp_path, "admm", kind="NxMCallback", callbacks=[InterruptAt(5)], save_strategy="no")
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     callback = trainer.callback_handler.callbacks[-2]
-    assert isinstance(callback, NxMCallback) and not _is_sparse(trainer.model)
+    assert isinstance(callback, NxMCallback) and not is_sparse(trainer.model)
     with callback.deployed():
         trainer.save_model(tmp_path / "end")
-    assert verify(tmp_path / "end").ok and not _is_sparse(trainer.model)
+    assert verify(tmp_path / "end").ok and not is_sparse(trainer.model)
 
 
 def test_a_hyperparameter_search_is_refused(rows, tmp_path):
@@ -287,10 +281,10 @@ class PairTrainer(Trainer):
 
 
 @pytest.mark.parametrize("recipe", SPARSE)
-def test_a_trainer_with_a_loss_of_its_own_trains_sparsely(recipe, rows, tmp_path):
-    config = NxMConfig(recipe, **PHASED)
-    trainer = _trainer(tmp_path, rows, config, kind=PairTrainer, gradient_accumulation_steps=2, **OFTEN)
+def test_a_trainer_with_a_loss_of_its_own_trains_sparsely(recipe, tmp_path):
+    trainer = make_trainer(tmp_path, eventful(recipe), "NxMCallback", base=PairTrainer, **{**OFTEN, "save_steps": 4})
     trainer.train()
+    assert trainer.args.gradient_accumulation_steps == 2 and len(list(tmp_path.glob("checkpoint-*"))) == 2
     assert verify(trainer.model).ok and all(verify(path).ok for path in tmp_path.glob("checkpoint-*"))
     assert all({"margin", "nxm/residual"} <= set(record) for record in trainer.state.log_history if "loss" in record)
 
@@ -316,8 +310,8 @@ class Halve:
         weight.masked_fill_(~self._mask(weight), 0.0).add_(0.0)
 
 
-def test_a_users_own_method_needs_no_registration(rows, tmp_path):
-    trainer = _trainer(tmp_path, rows, NxMConfig(Halve(), "1:2"), **OFTEN)
+def test_a_users_own_method_needs_no_registration(tmp_path):
+    trainer = make_12_step_trainer(tmp_path, NxMConfig(Halve(), "1:2"), kind="NxMCallback", **OFTEN)
     trainer.train()
     assert verify(trainer.model, "1:2").ok and verify(tmp_path / "checkpoint-6").ok
     config = NxMConfig.from_pretrained(tmp_path / "checkpoint-6")
@@ -334,7 +328,7 @@ def test_a_seq2seq_trainer_generates_with_the_weights_to_ship(recipe, rows, tmp_
     seen = []
 
     def compute_metrics(prediction):
-        seen.append((_is_sparse(model), prediction.predictions.ndim))
+        seen.append((is_sparse(model), prediction.predictions.ndim))
         return {"exact": float((prediction.predictions[:, 1:5] == prediction.label_ids[:, :4]).mean())}
 
     arguments = Seq2SeqTrainingArguments(

@@ -1,0 +1,124 @@
+"""What cannot be trained is refused when the trainer is made."""
+
+import logging
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from transformers import (
+    Trainer,
+)
+
+from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, verify
+from nxm_hf.trainer.unsupported import refuse_unsupported
+from tests.support.models import make_bert
+from tests.support.training import (
+    make_12_step_trainer,
+)
+
+
+def _frozen():
+    model = make_bert()
+    model.bert.encoder.layer[0].requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "sparsity", "useful"),
+    [
+        (lambda: make_bert().to(torch.bfloat16), "ste", r"dtype=torch\.float32 and train with bf16=True"),
+        (lambda: make_bert().half(), "asp", r"dtype=torch\.float32 and train with bf16=True"),
+        (_frozen, "ste", r"6 layers.*are frozen.*layer\.0\.attention\.self\.query"),
+        (make_bert, NxMConfig("ste", "2:5"), r'does not fit 12 layers.*on_indivisible="skip"'),
+        (make_bert, NxMConfig("ste", "2:5", on_indivisible="skip"), "Nothing is left to prune"),
+        (make_bert, NxMConfig("ste", include=["quary"]), "include='quary' matches no layer"),
+        (make_bert, NxMConfig("ste", exclude=["attention", "ffn"]), "leave none of its 12 layers"),
+        (make_bert, NxMConfig("ste", {"cross_query": "2:4"}), 'add "default"'),
+        (lambda: torch.nn.Linear(8, 8), "ste", "Nothing to prune in this Linear"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["trainer", "callback"])
+def test_a_model_that_cannot_be_trained_is_refused_when_the_trainer_is_made(kind, model, sparsity, useful, arguments):
+    with pytest.raises(ValueError, match=f"(?s){useful}"):
+        if kind == "trainer":
+            NxMTrainer(model(), arguments(), sparsity=sparsity)
+        else:
+            Trainer(model(), arguments(), callbacks=[NxMCallback(sparsity)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "useful"),
+    [
+        ({"optim": "schedule_free_adamw"}, "schedule_free_adamw.*use adamw_torch"),
+        ({"optim": "schedule_free_sgd"}, "schedule_free_sgd.*use adamw_torch"),
+        ({"optim": "lomo"}, "lomo.*use adamw_torch"),
+        ({"optim": "adalomo"}, "adalomo.*use adamw_torch"),
+        ({"optim": "galore_adamw_layerwise", "optim_target_modules": ["q"]}, "layerwise.*use adamw_torch"),
+        ({"deepspeed": "zero.json"}, "DeepSpeed.*DDP"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP.*DDP"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+@pytest.mark.parametrize("kind", ["trainer", "callback"])
+def test_arguments_that_cannot_be_followed_are_refused_in_one_sentence(kind, changes, useful, arguments, monkeypatch):
+    given = arguments(**{name: value for name, value in changes.items() if name.startswith("optim")})
+    # As `accelerate launch` and a machine with several processes would have it, where the Trainer itself agrees.
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})
+    for name, value in changes.items():
+        if name.isupper():
+            monkeypatch.setenv(name, value)
+        elif not name.startswith("optim"):
+            setattr(given, name, value)
+    with pytest.raises(ValueError, match=useful) as error:
+        if kind == "trainer":
+            NxMTrainer(make_bert(), given, sparsity="ste")
+        else:
+            Trainer(make_bert(), given, callbacks=[NxMCallback("ste")])
+    assert str(error.value).endswith(".") and str(error.value).count(". ") == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "useful"),
+    [
+        (lambda args, model: setattr(args, "fsdp", True), "FSDP.*DDP"),
+        (lambda args, model: setattr(model, "hf_device_map", {"bert": 0, "classifier": "cpu"}), "device_map.*DDP"),
+        (lambda args, model: setattr(model, "_device_mesh", object()), "tp_plan.*DDP"),
+        (
+            lambda args, model: setattr(model, "hf_quantizer", object()),
+            "fp32, make it sparse, and quantize it afterwards",
+        ),
+    ],
+)
+def test_what_only_other_machines_have_is_refused_in_one_sentence(change, useful, arguments):
+    args, model = arguments(), make_bert()
+    refuse_unsupported(args, model)
+    change(args, model)
+    with pytest.raises(ValueError, match=useful) as error:
+        refuse_unsupported(args, model)
+    assert str(error.value).endswith(".") and str(error.value).count(". ") == 0
+
+
+def test_our_callback_inside_our_trainer_is_refused(arguments):
+    with pytest.raises(ValueError, match="use one of them"):
+        NxMTrainer(make_bert(), arguments(), sparsity="ste", callbacks=[NxMCallback("ste")])
+
+
+def test_an_optimizer_that_does_not_hold_the_layers_is_refused(rows, arguments):
+    model = make_bert()
+    optimizer = torch.optim.AdamW(model.classifier.parameters())
+    trainer = NxMTrainer(model, arguments(), train_dataset=rows, sparsity="ste", optimizers=(optimizer, None))
+    with pytest.raises(ValueError, match=r"12 layers.*are not held by the optimizer"):
+        trainer.train()
+
+
+def test_what_the_pattern_does_not_fit_may_be_skipped_and_is_named(tmp_path, caplog):
+    model = make_bert(intermediate_size=66)  # 66 = 4 * 16 + 2: what comes out of it does not divide
+    with pytest.raises(ValueError, match=r"does not fit 2 layers:\n  bert\.encoder\.layer\.0\.output\.dense"):
+        make_12_step_trainer(tmp_path, "ste", model=model)
+    trainer = make_12_step_trainer(tmp_path, NxMConfig("ste", on_indivisible="skip"), model=model, save_strategy="no")
+    with caplog.at_level(logging.WARNING, "nxm_hf"):
+        trainer.train()
+    (record,) = caplog.records
+    assert "Left dense" in record.message and "bert.encoder.layer.1.output.dense" in record.message
+    assert len(verify(model).layers) == 10 and verify(model).ok
+    assert model.bert.encoder.layer[0].output.dense.weight.count_nonzero() > 32 * 66 * 0.9
