@@ -17,8 +17,8 @@ from tests.support.training import STEPS, SaveAt, assert_same_end, contents, eve
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_learns_from_a_teacher_and_resumes_bit_for_bit(recipe, tmp_path):
-    """That the teacher changes the weights is tested with the recipes of FEW."""
-    taught = dict(bf16=True, teacher=make_bert(3), distillation={"weight": 0.7, "hidden": 0.1})
+    """That the teacher changes the weights, and bf16, are tested with the recipes of FEW."""
+    taught = dict(bf16=recipe in FEW, teacher=make_bert(3), distillation={"weight": 0.7, "hidden": 0.1})
     whole = make_trainer(tmp_path / "whole", eventful(recipe), callbacks=[SaveAt(3, STEPS)], **taught)
     whole.train()
     assert whole.model.config.hidden_dropout_prob > 0  # which a resumed training must draw alike

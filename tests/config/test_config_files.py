@@ -1,0 +1,111 @@
+"""The config in files: it comes back as it was written, and a file of a newer version is refused by name."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub import HfApi
+
+from nxm_hf import NxMConfig, __version__, recipes
+from nxm_hf.methods import Masked
+from nxm_hf.methods.schedules import ALWAYS, Constant
+from nxm_hf.patterns import NM, PATTERNS
+from tests.support.grids import RECIPES
+
+OWN = Masked(Constant(NM(2, 4)), freeze=ALWAYS)  # a method object, as a user may make one
+PATTERN_TEXTS = [text for kind in PATTERNS for text in kind.examples]
+CONFIGS = [
+    NxMConfig("sr-ste", "4:8", {"decay": 1e-3}),
+    NxMConfig("admm", settings={"rho": 0.01, "steps": 20, "dual": False}, warmup=0.1, settle=0.3),
+    NxMConfig("admm", settings={"penalty": "decoupled", "contraction": 2.0}),
+    NxMConfig("ste", {"ffn": "2:4", "query": "1:4", "default": "4:8"}, exclude=["key"]),
+    NxMConfig("asp", include=["query", "ffn", r"re:layer\.0\."], on_indivisible="skip"),
+]
+ALL_CONFIGS = [
+    *CONFIGS,
+    *(NxMConfig(name, settings=recipes.settings(name), warmup=0.1, settle=0.2) for name in RECIPES),
+    *(NxMConfig("ste", text) for text in PATTERN_TEXTS),
+]
+
+
+@pytest.mark.parametrize("config", ALL_CONFIGS, ids=lambda config: f"{config.recipe} {config.pattern}")
+def test_a_config_comes_back_from_a_dict_from_json_and_from_a_directory(config, tmp_path):
+    assert NxMConfig.from_dict(config.to_dict()) == config
+    assert NxMConfig.from_dict(json.loads(config.to_json_string())) == config
+    config.save_pretrained(tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["nxm_config.json"]
+    assert NxMConfig.from_pretrained(tmp_path / "new") == config == NxMConfig.from_pretrained(str(tmp_path / "new"))
+
+
+def test_the_file_also_records_layers_density_and_version(tmp_path):
+    config = NxMConfig("asp")
+    assert config.nxm_version == __version__
+    config.layers, config.density, config.nxm_version = {"a.b": "2:4"}, 0.5, "0.0.1"
+    config.save_pretrained(tmp_path)
+    again = NxMConfig.from_pretrained(tmp_path)
+    assert (again.layers, again.density, again.nxm_version) == ({"a.b": "2:4"}, 0.5, "0.0.1")
+    assert again.to_dict() == config.to_dict()
+
+
+def test_a_method_object_is_recorded_as_what_it_was_and_read_back_as_a_mask_to_keep():
+    config = NxMConfig(OWN, settle=0.2)
+    words = json.loads(config.to_json_string())
+    assert words["recipe"] == "custom" and words["settings"] == {"method": repr(OWN)}
+    again = NxMConfig.from_dict(words)
+    assert (again.recipe, again.settings, again.settle) == ("asp", {}, 0.2)
+
+
+def test_keys_of_a_newer_version_are_named(tmp_path):
+    words = {**NxMConfig().to_dict(), "nxm_version": "9.9", "teacher": "x", "blocks": 2}
+    with pytest.raises(ValueError, match=r"does not know 'blocks', 'teacher' \(written by version 9.9\).*newer nxm-hf"):
+        NxMConfig.from_dict(words)
+    (tmp_path / "nxm_config.json").write_text(json.dumps(words))
+    with pytest.raises(ValueError, match="'blocks', 'teacher'"):
+        NxMConfig.from_pretrained(tmp_path)
+
+
+def test_the_stamp_in_a_models_own_config_stands_in_for_the_file(tmp_path):
+    config = NxMConfig("ste", "1:4")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "nxm_config": config.to_dict()}))
+    assert NxMConfig.from_pretrained(tmp_path) == config
+    NxMConfig("asp").save_pretrained(tmp_path)  # and the file comes first
+    assert NxMConfig.from_pretrained(tmp_path) == NxMConfig("asp")
+
+
+def test_a_directory_without_a_config_is_an_error_that_says_who_writes_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"NxMTrainer\.save_model"):
+        NxMConfig.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"NxMTrainer\.save_model"):
+        NxMConfig.from_pretrained(tmp_path)
+
+
+def test_a_file_that_is_no_json_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "nxm_config.json").write_text("{torn")
+    with pytest.raises(ValueError, match=r"nxm_config.json is not JSON.*restore the file"):
+        NxMConfig.from_pretrained(tmp_path)
+
+
+def test_a_place_that_is_neither_a_directory_nor_a_repository_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither a directory nor a Hub repository"):
+        NxMConfig.from_pretrained(tmp_path / "not" / "there")
+
+
+@pytest.mark.parametrize("way", ["method", "argument"])
+def test_a_config_is_pushed_as_its_one_file(way, tmp_path, monkeypatch):
+    uploads = []
+
+    def commit(self, repo_id, operations, **kwargs):
+        uploads.append((repo_id, {file.path_in_repo: Path(file.path_or_fileobj).read_text() for file in operations}))
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda *args, **kwargs: SimpleNamespace(repo_id="me/sparse"))
+    monkeypatch.setattr(HfApi, "create_commit", commit)
+    config = NxMConfig("ste", "1:4")
+    if way == "method":
+        config.push_to_hub("me/sparse")
+    else:
+        config.save_pretrained(tmp_path / "sparse", push_to_hub=True, repo_id="me/sparse")
+    ((repo, files),) = uploads
+    assert repo == "me/sparse" and files["nxm_config.json"] == config.to_json_string()
+    assert set(files) <= {"nxm_config.json", "README.md"}  # a card that transformers makes where there is none
