@@ -8,22 +8,22 @@ import inspect
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, Trainer
+from transformers import AutoModelForSequenceClassification
 
-from nxm_hf import NxMConfig, NxMTrainer, methods, patterns, recipes, verify
+from nxm_hf import NxMConfig, methods, patterns, recipes, verify
 from nxm_hf.layers.find import find_layers
 from nxm_hf.methods import schedules
-from tests.support.models import assert_equal_weights, make_arguments, make_bert
+from tests.support.grids import EACH_RECIPE, EACH_SPARSE_RECIPE, RECIPES, WINDOWS
+from tests.support.models import assert_equal_weights, make_bert
+from tests.support.training import make_12_step_trainer
 
-RECIPES = recipes.names()
-SPARSE = [name for name in RECIPES if name != "dense"]
 # Patterns whose groups fit the tiny BERT, one of each form; others have their laws in test_patterns.
 LADDERS = ("structure-decay", "gradual")  # recipes that make other patterns of the one they are given
 FITTING = ["2:4", "1:4", "4:8", "2:4-transposable", "unstructured:0.5", "block:4:0.5", "block:4x4:0.5"]
 
 
-def _train(tmp_path, rows, sparsity, **changes):
-    trainer = NxMTrainer(make_bert(), make_arguments(tmp_path, **changes), train_dataset=rows, sparsity=sparsity)
+def _train(folder, sparsity, **changes):
+    trainer = make_12_step_trainer(folder, sparsity, save_strategy="no", **changes)
     trainer.train()
     return trainer
 
@@ -34,13 +34,13 @@ def test_the_catalogues_are_not_empty():
     }
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@EACH_RECIPE
 def test_a_recipe_has_a_data_sheet(recipe):
     sheet = inspect.getdoc(recipes.RECIPES.find(recipe)[1].make)
     assert "Reference: " in sheet and "https://" in sheet and "Relations: " in sheet
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@EACH_RECIPE
 def test_a_method_reads_as_it_prints(recipe):
     names = {}
     for module in (methods, patterns, schedules, importlib.import_module(f"nxm_hf.recipes.{recipe.replace('-', '_')}")):
@@ -49,11 +49,11 @@ def test_a_method_reads_as_it_prints(recipe):
     assert eval(repr(method), names) == method
 
 
-@pytest.mark.parametrize("window", [{}, {"warmup": 0.25, "settle": 0.25}], ids=["whole", "warmup+settle"])
-@pytest.mark.parametrize("recipe", SPARSE)
-def test_a_trained_model_is_sparse_and_reloads_without_us_bit_for_bit(recipe, window, rows, tmp_path):
+@WINDOWS
+@EACH_SPARSE_RECIPE
+def test_a_trained_model_is_sparse_and_reloads_without_us_bit_for_bit(recipe, window, tmp_path):
     """Pitfalls 2 and 5: what is saved is sparse, and stays so."""
-    trainer = _train(tmp_path / "run", rows, NxMConfig(recipe, **window))
+    trainer = _train(tmp_path / "run", NxMConfig(recipe, **window))
     trainer.save_model(tmp_path / "end")
     assert verify(trainer.model).ok and verify(tmp_path / "end").ok
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "end")
@@ -63,15 +63,15 @@ def test_a_trained_model_is_sparse_and_reloads_without_us_bit_for_bit(recipe, wi
     assert set(config.layers) == {layer.name for layer in find_layers(again)}
 
 
-@pytest.mark.parametrize("recipe", SPARSE)
+@EACH_SPARSE_RECIPE
 @pytest.mark.parametrize("pattern", FITTING)
-def test_every_recipe_trains_to_every_pattern(recipe, pattern, rows, tmp_path):
+def test_every_recipe_trains_to_every_pattern(recipe, pattern, tmp_path):
     try:
         config = NxMConfig(recipe, pattern)
     except ValueError as error:
         assert recipe in LADDERS and pattern in str(error), "only a ladder of patterns has to refuse some"
         pytest.skip(str(error))
-    trainer = _train(tmp_path, rows, config, max_steps=4, save_strategy="no")
+    trainer = _train(tmp_path, config, max_steps=4)
     held = patterns.parse(pattern)
     for layer in find_layers(trainer.model):
         weight = layer.matrix(layer.weight.detach())
@@ -80,18 +80,17 @@ def test_every_recipe_trains_to_every_pattern(recipe, pattern, rows, tmp_path):
         assert not torch.signbit(weight[weight == 0]).any()
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_with_a_dense_pattern_every_recipe_is_plain_fine_tuning(recipe, rows, tmp_path):
-    plain = Trainer(make_bert(), make_arguments(tmp_path, save_strategy="no"), train_dataset=rows)
-    plain.train()
-    ours = _train(tmp_path, rows, NxMConfig(recipe, "dense"), save_strategy="no")
+@EACH_RECIPE
+def test_with_a_dense_pattern_every_recipe_is_plain_fine_tuning(recipe, tmp_path):
+    plain = _train(tmp_path, None, kind="Trainer")
+    ours = _train(tmp_path, NxMConfig(recipe, "dense"))
     assert_equal_weights(ours.model, plain.model)
     assert not hasattr(ours.model.config, "nxm_config")
 
 
-@pytest.mark.parametrize("recipe", SPARSE)
-def test_a_short_training_moves_the_weights_and_logs_our_metrics_beside_the_loss(recipe, rows, tmp_path):
-    trainer = _train(tmp_path, rows, recipe)
+@EACH_SPARSE_RECIPE
+def test_a_short_training_moves_the_weights_and_logs_our_metrics_beside_the_loss(recipe, tmp_path):
+    trainer = _train(tmp_path, recipe)
     before = make_bert()
     for layer, old in zip(find_layers(trainer.model), find_layers(before), strict=True):
         kept = layer.weight != 0

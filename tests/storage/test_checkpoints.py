@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from nxm_hf import verify
 from nxm_hf.storage.checkpoints import missing_parts, newest_complete
 from nxm_hf.storage.state_file import STATE_FILE
 from tests.support.saving import make_resuming_trainer, step_of
-from tests.support.training import KINDS, SaveAt, assert_same, contents, eventful, make_trainer
+from tests.support.training import KINDS, SaveAt, assert_same, contents, eventful, make_trainer, records
 
 NEEDED = {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
 NEEDED |= {STATE_FILE, "nxm_config.json", "config.json"}
@@ -104,3 +106,46 @@ def test_every_checkpoint_can_be_shipped_as_it_is(kind, tmp_path):
     """Pitfall 2: in the warm-up, the recipe and the settled phase."""
     make_trainer(tmp_path, eventful("admm"), kind).train()
     assert all(verify(tmp_path / f"checkpoint-{step}").ok for step in range(1, 9))
+
+
+# -- rotation and the best checkpoint ----------------------------------------------------------------------------------
+
+
+class WholeAfterEverySave(TrainerCallback):
+    """Checks, after each save and its rotation, that a whole checkpoint is left, and the best one too."""
+
+    seen = 0
+
+    def on_save(self, args, state, control, **kwargs):
+        assert step_of(newest_complete(args.output_dir)) == state.global_step
+        assert not missing_parts(state.best_model_checkpoint)
+        self.seen += 1
+
+
+@pytest.mark.parametrize(("recipe", "kind"), [("ste", "NxMTrainer"), ("admm", "NxMTrainer"), ("admm", "NxMCallback")])
+def test_the_best_model_at_the_end_is_the_checkpoint_that_was_best(recipe, kind, tmp_path):
+    """Pitfall 30: also after a resume, with rotation at every save; and it is sparse."""
+    words = dict(eval_strategy="steps", eval_steps=1, save_steps=1, save_total_limit=1, load_best_model_at_end=True)
+    words.update(metric_for_best_model="eval_loss", greater_is_better=True)  # so that it is none of the last
+    checks = WholeAfterEverySave()
+    trainer = make_trainer(tmp_path / "one", eventful(recipe), kind, callbacks=[checks], **words)
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint)
+    assert checks.seen == 8 and step_of(best) < 5
+    assert [path.name for path in (tmp_path / "one").iterdir()] == [best.name]
+    assert_same(load_file(best / "model.safetensors"), dict(trainer.model.state_dict()))
+    assert verify(trainer.model).ok
+
+    class Stop(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            if state.global_step == 6:
+                raise KeyboardInterrupt
+
+    broken = make_trainer(tmp_path / "two", eventful(recipe), kind, callbacks=[Stop()], **words)
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    again = make_trainer(tmp_path / "two", eventful(recipe), kind, begin=5, callbacks=[checks], **words)
+    again.train(resume_from_checkpoint=newest_complete(tmp_path / "two"))
+    assert checks.seen == 10 and Path(again.state.best_model_checkpoint).name == best.name
+    assert_same(dict(trainer.model.state_dict()), dict(again.model.state_dict()))
+    assert records(again.state.log_history, 6) == records(trainer.state.log_history, 6)

@@ -9,8 +9,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
-# A recipe of each kind: a mask for good, one solved anew, a dense copy with a dual, weights that grow.
-FEW = ["asp", "sr-ste", "admm", "rigl"]
 SHAPE = dict(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
 TOKENS = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
 STACKS = dict(encoder_layers=2, decoder_layers=2, encoder_ffn_dim=64, decoder_ffn_dim=64, d_model=32, vocab_size=50)

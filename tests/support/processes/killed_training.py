@@ -1,9 +1,11 @@
 """Trainings in a process of their own, which are killed there.
 
-killed_training train FOLDER KIND...    trains in FOLDER/KIND/out until SIGKILL between two micro-batches of step 6
-killed_training resume FOLDER KIND...   resumes there, all seeds but that of the data others, and trains to the end
-killed_training save FOLDER KIND        kills the save of step 4 in every way, each in FOLDER/WAY-NUMBER/out,
-                                      and prints what each was killed at, as JSON
+killed_training kill FOLDER KIND...     trains in FOLDER/train/KIND/out until SIGKILL between two micro-batches of
+                                        step 6; and kills the save of step 4 in every way, each in
+                                        FOLDER/save/KIND/WAY-NUMBER/out, and writes at which file operation each was
+                                        killed to FOLDER/save/KIND/killed_at.json
+killed_training resume FOLDER KIND...   resumes in FOLDER/train/KIND/out, with other seeds except that of the data, and
+                                        trains to the end
 """
 
 import json
@@ -13,6 +15,8 @@ import resource
 import shutil
 import signal
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
@@ -28,7 +32,7 @@ LIMITS = (100, 2_000, 50_000, 100_000, 160_000)  # bytes; who makes a longer fil
 
 
 class DieInStep(TrainerCallback):
-    """Dies in the middle of an accumulation, when 5 steps are done."""
+    """Kills the process in the middle of an accumulation, when 5 steps are done."""
 
     def on_substep_end(self, args, state, control, **kwargs):
         if state.global_step == 5:
@@ -36,30 +40,30 @@ class DieInStep(TrainerCallback):
 
 
 class DieInSave(TrainerCallback):
-    """When the second checkpoint is due, forks child after child, each to die at another point of the save.
+    """Forks child after child when the second checkpoint is due; each is killed at another point of the save.
 
-    "anew": before each file operation of it; "over": the same, where a whole checkpoint of step 4 is there already;
-    "torn": in the middle of a file.
+    "anew": before each file operation of the save. "over": the same, over a whole checkpoint of step 4. "torn": in the
+    middle of a file.
     """
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step != 4:
             return
         killed_at = {"anew": [], "over": [], "torn": []}
-        for way, found in killed_at.items():
+        for way, operations in killed_at.items():
             while True:
                 reading, writing = os.pipe()
                 seeds = random.getstate()
                 child = os.fork()
                 if child == 0:
                     random.setstate(seeds)  # a fork begins with other ones
-                    return _die(way, len(found), writing)
+                    return _die(way, len(operations), writing)
                 os.close(writing)
-                said = os.read(reading, 10_000).decode()
+                operation = os.read(reading, 10_000).decode()
                 if os.waitpid(child, 0)[1] == 0:
-                    break  # it lived: there is no later point
-                found.append(said)
-        print(json.dumps(killed_at), flush=True)
+                    break  # the child was not killed: there is no later point
+                operations.append(operation)
+        Path("../killed_at.json").write_text(json.dumps(killed_at))
         os._exit(0)
 
     def on_save(self, args, state, control, **kwargs):
@@ -68,7 +72,7 @@ class DieInSave(TrainerCallback):
 
 
 def _die(way: str, number: int, pipe: int) -> None:
-    """Go on in a copy of what there is, to die there."""
+    """Go on in a copy of the folder, with the kill set up."""
     folder = f"../{way}-{number}"
     shutil.copytree("out", f"{folder}/out")
     if way == "over":
@@ -100,12 +104,11 @@ class _Counter:
 
 
 def train(kind: str) -> None:
-    """Be killed in a training, as a copy of this process, which says so if it was not."""
-    child = os.fork()
-    if child == 0:
-        make_trainer("out", eventful("admm"), kind, callbacks=[DieInStep()], **ARGUMENTS).train()
-        os._exit(0)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    make_trainer("out", eventful("admm"), kind, callbacks=[DieInStep()], **ARGUMENTS).train()
+
+
+def save(kind: str) -> None:
+    make_trainer("out", eventful("admm"), kind, callbacks=[DieInSave()], **ARGUMENTS).train()
 
 
 def resume(kind: str) -> None:
@@ -113,18 +116,31 @@ def resume(kind: str) -> None:
     trainer.train(resume_from_checkpoint=newest_complete("out"))
 
 
-def save(kind: str) -> None:
-    make_trainer("out", eventful("admm"), kind, callbacks=[DieInSave()], **ARGUMENTS).train()
+def in_a_fork(act: Callable[[str], None], kind: str) -> int:
+    """Call a function in a copy of this process, and return how that ended."""
+    child = os.fork()
+    if child == 0:
+        act(kind)
+        os._exit(1)  # neither killed nor ended by itself
+    return os.waitpid(child, 0)[1]
 
 
-def main(what: str, folder: str, *kinds: str) -> None:
+def enter(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+
+
+def main(command: str, folder: str, *kinds: str) -> None:
     torch.set_num_threads(1)
     spare_imports()
     for kind in kinds:
-        own = f"{folder}/run" if what == "save" else f"{folder}/{kind}"
-        os.makedirs(own, exist_ok=True)
-        os.chdir(own)
-        {"train": train, "resume": resume, "save": save}[what](kind)
+        enter(Path(folder) / "train" / kind)
+        if command == "resume":
+            resume(kind)
+            continue
+        assert os.WTERMSIG(in_a_fork(train, kind)) == signal.SIGKILL
+        enter(Path(folder) / "save" / kind / "run")
+        assert in_a_fork(save, kind) == 0
 
 
 if __name__ == "__main__":
