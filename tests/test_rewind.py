@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
 
-from nxm_hf import NxMConfig, NxMTrainer, rewind, verify
+from nxm_hf import NxMConfig, NxMTrainer, SparsityRecord, rewind, verify
 from nxm_hf.cli.main import main
 from nxm_hf.layers.find import find_layers
 from nxm_hf.storage.state_file import read_state
@@ -97,8 +97,9 @@ def test_of_a_sparse_training_the_dense_weights_are_rewound_to(recipe, tmp_path)
         for k, v in ticket.items()
         if k.removesuffix(".weight") not in {x.name for x in report.layers}
     )
-    record = NxMConfig.from_pretrained(tmp_path / "ticket")
-    assert (record.recipe, record.exclude, len(record.layers), record.density) == ("asp", ["key"], 10, 0.5)
+    record = SparsityRecord.from_pretrained(tmp_path / "ticket")
+    assert (record.config.recipe, record.config.exclude) == ("asp", ["key"])
+    assert (len(record.layers), record.density) == (10, 0.5)
 
 
 def test_a_transposed_weight_and_a_pattern_by_role_are_rewound_too(tmp_path):
@@ -160,7 +161,7 @@ def test_a_directory_that_is_in_use_is_not_written_into(finished, tmp_path, caps
     (tmp_path / "notes.txt").write_text("mine")
     early = str(finished / "dense/checkpoint-2")
     assert main(["rewind", early, early, str(tmp_path), "--pattern", "2:4"]) == 2
-    assert "is there already, and not empty. Name a new directory." in capsys.readouterr().err
+    assert "exists and is not empty. Name a new directory." in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import HfApi
 
-from nxm_hf import NxMConfig, __version__, recipes
+from nxm_hf import NxMConfig, recipes
 from nxm_hf.methods import Masked
 from nxm_hf.methods.schedules import ALWAYS, Constant
 from nxm_hf.patterns import NM, PATTERNS
@@ -36,16 +36,6 @@ def test_a_config_comes_back_from_a_dict_from_json_and_from_a_directory(config, 
     config.save_pretrained(tmp_path / "new")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["nxm_config.json"]
     assert NxMConfig.from_pretrained(tmp_path / "new") == config == NxMConfig.from_pretrained(str(tmp_path / "new"))
-
-
-def test_the_file_also_records_layers_density_and_version(tmp_path):
-    config = NxMConfig("asp")
-    assert config.nxm_version == __version__
-    config.layers, config.density, config.nxm_version = {"a.b": "2:4"}, 0.5, "0.0.1"
-    config.save_pretrained(tmp_path)
-    again = NxMConfig.from_pretrained(tmp_path)
-    assert (again.layers, again.density, again.nxm_version) == ({"a.b": "2:4"}, 0.5, "0.0.1")
-    assert again.to_dict() == config.to_dict()
 
 
 def test_a_method_object_is_recorded_as_what_it_was_and_read_back_as_a_mask_to_keep():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from nxm_hf import NxMConfig, methods, patterns, recipes, verify
+from nxm_hf import NxMConfig, SparsityRecord, methods, patterns, recipes, verify
 from nxm_hf.layers.find import find_layers
 from nxm_hf.methods import schedules
 from tests.support.grids import EACH_RECIPE, EACH_SPARSE_RECIPE, RECIPES, WINDOWS
@@ -58,9 +58,9 @@ def test_a_trained_model_is_sparse_and_reloads_without_us_bit_for_bit(recipe, wi
     assert verify(trainer.model).ok and verify(tmp_path / "end").ok
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "end")
     assert_equal_weights(again, trainer.model)
-    config = NxMConfig.from_pretrained(tmp_path / "end")
-    assert config == NxMConfig(recipe, **window) and config.density == 0.5
-    assert set(config.layers) == {layer.name for layer in find_layers(again)}
+    record = SparsityRecord.from_pretrained(tmp_path / "end")
+    assert record.config == NxMConfig(recipe, **window) and record.density == 0.5
+    assert set(record.layers) == {layer.name for layer in find_layers(again)}
 
 
 @EACH_SPARSE_RECIPE

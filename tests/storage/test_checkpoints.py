@@ -42,10 +42,10 @@ def test_a_checkpoint_with_a_damaged_file_is_passed_over_and_the_file_named(name
         return  # a model that is not of transformers has none
     assert step_of(newest_complete(out)) == 2
     (message,) = (record.message for record in caplog.records if record.name == "nxm_hf")
-    assert "checkpoint-2; passed over, as they are not whole: checkpoint-4 (" in message and name in message
-    with pytest.raises(ValueError, match=f"checkpoint-4 is not a whole checkpoint: .*{re.escape(name)}.*") as error:
+    assert "checkpoint-2; skipped, because incomplete: checkpoint-4 (" in message and name in message
+    with pytest.raises(ValueError, match=f"checkpoint-4 is not a complete checkpoint: .*{re.escape(name)}.*") as error:
         make_resuming_trainer(out).train(resume_from_checkpoint=str(out / "checkpoint-4"))
-    assert "Resume with resume_from_checkpoint=True, which takes the newest whole one." in str(error.value)
+    assert "Resume with resume_from_checkpoint=True, which takes the newest complete one." in str(error.value)
     assert ".. " not in str(error.value)
 
 

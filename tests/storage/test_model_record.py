@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
 
-from nxm_hf import NxMConfig, NxMTrainer, verify
+from nxm_hf import NxMConfig, NxMTrainer, SparsityRecord, verify
 from nxm_hf.layers.find import find_layers
 from tests.support.models import make_arguments, make_bert
 from tests.support.saving import train_two_steps
@@ -19,9 +19,10 @@ def test_a_saved_model_carries_its_config_a_card_and_no_state(tmp_path):
     trainer.save_model(tmp_path / "end")
     names = {path.name for path in (tmp_path / "end").iterdir()}
     assert names == {"config.json", "model.safetensors", "nxm_config.json", "README.md", "training_args.bin"}
-    config = NxMConfig.from_pretrained(tmp_path / "end")
-    assert config == NxMConfig("ste", "1:4", {"refresh": 2}, settle=0.5) and config.density == 0.25
-    assert json.loads((tmp_path / "end" / "config.json").read_text())["nxm_config"] == config.to_dict()
+    record = SparsityRecord.from_pretrained(tmp_path / "end")
+    assert record.config == NxMConfig("ste", "1:4", {"refresh": 2}, settle=0.5) and record.density == 0.25
+    assert NxMConfig.from_pretrained(tmp_path / "end") == record.config
+    assert json.loads((tmp_path / "end" / "config.json").read_text())["nxm_config"] == record.to_dict()
     card = ModelCard.load(tmp_path / "end" / "README.md")
     assert "nxm-hf" in card.data.tags
     assert "| `bert.encoder.layer.0.intermediate.dense` | ffn_in | 64x32 | 1:4 | 0.2500 |" in card.text
@@ -34,7 +35,8 @@ def test_a_later_plain_save_keeps_the_stamp(tmp_path):
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "one")
     again.save_pretrained(tmp_path / "two")
     assert not (tmp_path / "two" / "nxm_config.json").exists()
-    assert NxMConfig.from_pretrained(tmp_path / "two").layers == {layer.name: "2:4" for layer in find_layers(model)}
+    record = SparsityRecord.from_pretrained(tmp_path / "two")
+    assert record.layers == {layer.name: "2:4" for layer in find_layers(model)}
     assert verify(tmp_path / "two").ok
 
 

@@ -135,7 +135,9 @@ def test_the_checkpoint_of_a_plain_trainer_and_a_model_alone_are_errors(only_mod
     trainer.train()
     folder = tmp_path / "checkpoint-4"
     assert not (folder / STATE_FILE).exists()
-    says = f"is not a whole checkpoint: {parts}.*has no {STATE_FILE}: a plain Trainer wrote it, or save_only_model=True"
+    says = (
+        f"is not a complete checkpoint: {parts}.*has no {STATE_FILE}: a plain Trainer wrote it, or save_only_model=True"
+    )
     if kind == "NxMCallback":
         says = f"has no {STATE_FILE}.*or save_only_model=True write it\\? Load its weights with from_pretrained"
     with pytest.raises((ValueError, FileNotFoundError), match=says):

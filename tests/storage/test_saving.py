@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 from transformers import AutoModelForSequenceClassification, Trainer
 
-from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, verify
+from nxm_hf import NxMCallback, NxMTrainer, SparsityRecord, verify
 from tests.support.models import assert_equal_weights, make_arguments, make_bert
 from tests.support.saving import hashes_of, train_two_steps
 
@@ -74,7 +74,7 @@ def _check_upload(folder, density=0.5):
     """What a stranger needs of a pushed folder."""
     assert verify(folder).ok and verify(folder).density == density
     AutoModelForSequenceClassification.from_pretrained(folder)
-    assert NxMConfig.from_pretrained(folder).density == density
+    assert SparsityRecord.from_pretrained(folder).density == density
     card = ModelCard.load(folder / "README.md")
     assert card.data.tags.count("nxm-hf") == 1
     assert card.text.count("## Sparsity") == 1

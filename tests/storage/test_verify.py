@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
-from nxm_hf import NxMConfig, NxMTrainer, verify
+from nxm_hf import NxMTrainer, SparsityRecord, verify
 from nxm_hf.patterns import NM, PATTERNS, parse
 from tests.support.models import make_arguments, make_bert, make_rows
 
@@ -116,7 +116,7 @@ def test_damage_is_found_in_a_model_and_in_a_directory(change, model, folder):
     for report in (verify(model), verify(folder)):
         assert not report.ok and report.problems == [DAMAGE[change]]
         assert str(report).endswith(f": 1 problems\n{DAMAGE[change]}")
-        with pytest.raises(ValueError, match=r"1 problems in the weights to ship; nothing was written:") as error:
+        with pytest.raises(ValueError, match=r"1 problems in the weights to deploy; nothing was written:") as error:
             report.raise_for_problems()
         assert DAMAGE[change] in str(error.value)
 
@@ -262,4 +262,4 @@ def test_half_precision_weights_are_verified_too(model, tmp_path):
 
 
 def test_the_record_names_every_layer_with_its_pattern(shipped):
-    assert NxMConfig.from_pretrained(shipped).layers == {layer.name: "2:4" for layer in verify(shipped).layers}
+    assert SparsityRecord.from_pretrained(shipped).layers == {layer.name: "2:4" for layer in verify(shipped).layers}

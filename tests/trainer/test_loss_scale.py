@@ -28,7 +28,7 @@ def test_accumulated_gradients_are_those_of_the_larger_batch(recipe, times, tmp_
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
     (record,) = [record for record in caplog.records if record.levelno == logging.INFO]
-    assert f"would count {times} times; corrected. fix_loss_scale=False leaves it." in record.message
+    assert f"would be {times} times too large; corrected. Write fix_loss_scale=False to leave it." in record.message
     assert record.message.startswith("BertForSequenceClassification ignores num_items_in_batch")
 
 

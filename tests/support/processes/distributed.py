@@ -20,7 +20,8 @@ from transformers import TrainerCallback
 
 import nxm_hf
 from nxm_hf import NxMConfig
-from nxm_hf.pruning import during_training as beginnings
+from nxm_hf.layers.plan import Plan
+from nxm_hf.pruning import during_training
 from nxm_hf.storage.checkpoints import missing_parts
 from nxm_hf.storage.state_file import fingerprint
 from tests.support.grids import FEW, SPARSE
@@ -168,7 +169,8 @@ def untrained(folder: Path) -> dict:
 def beginning(folder: Path) -> dict:
     """What each process has after pruning by rows that are not those of the others."""
     model, rows = make_bert(), make_rows()[PartialState().process_index * 16 :]
-    beginnings.prune_by_rows(model, NxMConfig("asp", settings={"scores": "wanda"}), DataLoader(rows, 8))
+    config = NxMConfig("asp", settings={"scores": "wanda"})
+    during_training.CalibratedPruner.of(Plan.of(model, config), config, DataLoader(rows, 8)).prune()
     return {"weights": fingerprint(model.named_parameters()), "ok": nxm_hf.verify(model).ok}
 
 
@@ -189,13 +191,13 @@ def spared(folder: Path) -> dict:
     def broken(*args, **kwargs):
         raise RuntimeError("out of memory")
 
-    whole = beginnings.prune
+    intact = during_training.prune
     if PartialState().process_index == 1:
-        beginnings.prune = broken
+        during_training.prune = broken
     try:
         facts = {"auto": train(NxMConfig("admm"), folder / "auto", max_steps=4)}
     finally:
-        beginnings.prune = whole
+        during_training.prune = intact
     return {**facts, "fisher": train(STEADY, folder / "fisher", max_steps=4)}
 
 
