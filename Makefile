@@ -1,6 +1,6 @@
 # pip install -e ".[dev]" first.
 PYTHON ?= python
-PYTEST = $(PYTHON) -m pytest --numprocesses auto --dist loadfile
+PYTEST = $(PYTHON) -m pytest
 
 .PHONY: check fix test test-fast cov release
 
@@ -22,7 +22,7 @@ test-fast:  ## without those that take more than five seconds
 
 cov:  ## all tests, and the share of lines and branches that they run
 	coverage erase
-	coverage run -m pytest --numprocesses auto --dist loadfile
+	coverage run -m pytest
 	coverage combine --quiet
 	coverage report
 
