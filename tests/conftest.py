@@ -1,4 +1,4 @@
-"""What tests share: a tiny BERT made by config, rows made by code, and the arguments of a short training."""
+"""Settings and fixtures of all tests; the models and trainings that they share are in `tests.support`."""
 
 import os
 
@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from tests.support.models import make_arguments, make_rows, spare_imports
 
+collect_ignore_glob = ["support/pinned_*.py"]  # a script of its own, which imports its parts from beside it
 # The same examples everywhere, however slow; `--hypothesis-profile=default` draws others.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
