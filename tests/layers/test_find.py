@@ -212,6 +212,31 @@ def test_a_weight_that_is_computed_is_refused_by_name():
         find_layers(model)
 
 
+class LowRank(nn.Module):
+    """What PEFT puts in the place of a layer: the layer itself, and factors in dicts by the adapter's name."""
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer = base_layer
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(base_layer.in_features, 4, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(4, base_layer.out_features, bias=False)})
+
+
+@pytest.mark.parametrize("include", [None, "ffn", "attention.self.query", "re:.*"])
+def test_the_factors_of_an_adapter_are_never_pruned(include):
+    """Pitfall 25, with or without PEFT. Their sides are multiples of 4, so that a pattern would fit them."""
+    model = classifier()
+    for block in model.bert.encoder.layer:
+        block.attention.self.query = LowRank(block.attention.self.query)
+        block.intermediate.dense = LowRank(block.intermediate.dense)
+    found = names_of(model, include=include)
+    plain = names_of(classifier(), include=include)
+    wrapped = ("query", "intermediate.dense")
+    assert found == [f"{name}.base_layer" if name.endswith(wrapped) else name for name in plain]
+    with pytest.raises(ValueError, match=r"lora_A\.default is never pruned, because it is an adapter, a router"):
+        find_layers(model, include="lora_A")
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # read by PEFT
 def test_lora_wraps_a_target_and_is_none():
     """Pitfall 25: the layer under an adapter is found under its own name, the adapter never."""

@@ -7,7 +7,44 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from nxm_hf import NxMConfig, attach
 from nxm_hf.layers.find import find_layers, left_dense
 from nxm_hf.layers.plan import Plan
-from tests.support.layers import TEXT
+from tests.support.layers import TEXT, classifier
+
+
+def patterns_of(plan):
+    """Return the patterns of a plan, by role."""
+    return {target.layer.role: str(target.pattern) for target in plan.targets}
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["as written", "reversed"])
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ({"ffn": "1:4", "ffn_in": "2:4"}, {"ffn_in": "2:4", "ffn_out": "1:4"}),
+        ({"attention": "1:4", "key": "2:8", "default": "2:4"},
+         {"query": "1:4", "key": "2:8", "value": "1:4", "attention_output": "1:4", "ffn_in": "2:4", "ffn_out": "2:4"}),
+        ({"default": "2:4", "ffn": "dense", "ffn_out": "1:4"},
+         dict.fromkeys(("query", "key", "value", "attention_output"), "2:4") | {"ffn_out": "1:4"}),
+    ],
+    ids=["role and group", "role, group and default", "a dense group"],
+)  # fmt: skip
+def test_a_role_comes_before_its_group_and_the_default_comes_last(pattern, expected, order):
+    """In whatever order they are written."""
+    pattern = dict([*pattern.items()][::order])
+    assert patterns_of(Plan.of(classifier(), NxMConfig("asp", pattern))) == expected
+
+
+@pytest.mark.parametrize("pattern", ["2:4", {"ffn": "2:4"}], ids=str)
+def test_layers_that_the_pattern_does_not_fit_are_an_error_even_if_others_fit(pattern):
+    model = classifier(intermediate_size=34)  # no multiple of 4, so that 2:4 fits what has 34 outputs, and not inputs
+    outputs = [f"bert.encoder.layer.{i}.output.dense" for i in range(2)]
+    with pytest.raises(
+        ValueError, match=r"(?s)does not fit 2 layers:\n  bert\.encoder\.layer\.0\.output\.dense: "
+    ) as error:
+        Plan.of(model, NxMConfig("asp", pattern))
+    assert all(name in str(error.value) for name in outputs) and "intermediate" not in str(error.value)
+    plan = Plan.of(model, NxMConfig("asp", pattern, on_indivisible="skip"))
+    assert list(plan.skipped) == outputs
+    assert len(plan.targets) == (2 if isinstance(pattern, dict) else 10) and not plan.layers.keys() & set(outputs)
 
 
 def test_experts_in_one_parameter_stay_dense_and_that_is_said(caplog):

@@ -13,7 +13,7 @@ from nxm_hf import verify
 from nxm_hf.storage.checkpoints import missing_parts, newest_complete
 from nxm_hf.storage.state_file import STATE_FILE
 from tests.support.saving import make_resuming_trainer, step_of
-from tests.support.training import KINDS, SaveAt, assert_same, contents, eventful, make_trainer, records
+from tests.support.training import KINDS, SaveAt, assert_same, contents, engine_of, eventful, make_trainer, records
 
 NEEDED = {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
 NEEDED |= {STATE_FILE, "nxm_config.json", "config.json"}
@@ -47,6 +47,18 @@ def test_a_checkpoint_with_a_damaged_file_is_passed_over_and_the_file_named(name
         make_resuming_trainer(out).train(resume_from_checkpoint=str(out / "checkpoint-4"))
     assert "Resume with resume_from_checkpoint=True, which takes the newest complete one." in str(error.value)
     assert ".. " not in str(error.value)
+
+
+@pytest.mark.parametrize("how", ("half", "zero"))
+def test_a_torn_state_is_an_error_for_the_callback_too_and_no_training_begins(how, out):
+    """Pitfall 3: to go on as if there were no state would be a silently dense training."""
+    cut(out / "checkpoint-4" / STATE_FILE, how)
+    trainer = make_resuming_trainer(out, "NxMCallback")
+    with pytest.raises(
+        ValueError, match=rf"checkpoint-4/{re.escape(STATE_FILE)} is torn \(.*\)\. Resume from an older"
+    ):
+        trainer.train(resume_from_checkpoint=str(out / "checkpoint-4"))
+    assert engine_of(trainer) is None and trainer.state.global_step == 4
 
 
 @pytest.mark.parametrize("how", ("half", "zero", "deleted"))

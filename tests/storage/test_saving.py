@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, Trainer
 
 from nxm_hf import NxMCallback, NxMTrainer, SparsityRecord, verify
+from nxm_hf.storage.saving import copy_beside
 from tests.support.models import assert_equal_weights, make_arguments, make_bert
 from tests.support.saving import hashes_of, train_two_steps
 
@@ -36,6 +38,60 @@ def test_saving_before_training_is_an_error_that_says_to_train(rows, tmp_path):
     with pytest.raises(ValueError, match=r"nothing was written. Call trainer\.train\(\)"):
         trainer.save_model(tmp_path / "end")
     assert hashes_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("shards", [False, True], ids=["one file", "shards"])
+def test_a_weight_that_was_not_written_as_it_is_in_memory_is_an_error(shards, tmp_path, monkeypatch):
+    """As on a disk that loses what it has written: the file is whole, and holds another number."""
+    trainer = train_two_steps(tmp_path / "run")
+    save_pretrained = type(trainer.model).save_pretrained
+
+    def lossy(self, folder, **kwargs):
+        save_pretrained(self, folder, **kwargs, **({"max_shard_size": "20KB"} if shards else {}))
+        for path in Path(folder).glob("*.safetensors"):
+            weights = load_file(path)
+            for name in weights.keys() & {"bert.encoder.layer.1.output.dense.weight"}:
+                weights[name].view(-1)[weights[name].abs().argmax()] *= 2  # 2:4 is kept
+            save_file(weights, path, metadata={"format": "pt"})
+
+    monkeypatch.setattr(type(trainer.model), "save_pretrained", lossy)
+    with pytest.raises(RuntimeError, match=r"^bert\.encoder\.layer\.1\.output\.dense in .* is not the weight that was"):
+        trainer.save_model(tmp_path / "end")
+
+
+# -- files beside the weights ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(tmp_path):
+    """The directory of a model with its tokenizer, and all that trainings and exports leave beside it."""
+    folder = tmp_path / "source"
+    for name in ("tokenizer.json", "config.json", "1_Pooling/config.json", "model.safetensors", "other.bin", ".cache",
+                 "model.safetensors.index.json", "trainer_state.json", "runs/events", "onnx/model", "report.html",
+                 "checkpoint-3/tokenizer.json"):  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (tmp_path / "elsewhere.txt").write_text("far away")
+    (folder / "linked.txt").symlink_to(tmp_path / "elsewhere.txt")
+    (folder / "tokenizer.json").chmod(0o400)
+    return folder
+
+
+@pytest.mark.parametrize("place", ["../copy", "copy", "deep/copy"], ids=["beside", "inside", "deep inside"])
+def test_files_of_the_model_are_copied_and_no_others(place, source):
+    """Nor is a folder copied into itself, and no file outside of it changes."""
+    target = source / place
+    target.mkdir(parents=True)
+    target = target.resolve()
+    (target / "config.json").write_text("mine")
+    before = hashes_of(source.parent)
+    copy_beside(source, target)
+    after = hashes_of(source.parent)
+    new = {str((source.parent / name).relative_to(target)) for name in after.keys() - before.keys()}
+    assert new == {"tokenizer.json", "1_Pooling/config.json", "linked.txt"}
+    assert before.items() <= after.items(), "what was there has changed"
+    assert (target / "linked.txt").read_text() == "far away" and not (target / "linked.txt").is_symlink()
+    assert (target / "tokenizer.json").stat().st_mode & 0o200, "the copy of a file that cannot be written can be"
 
 
 # -- the Hub -----------------------------------------------------------------------------------------------------------

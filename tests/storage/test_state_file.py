@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from nxm_hf import attach, recipes
+from nxm_hf import attach
+from nxm_hf.storage import state_file
 from nxm_hf.storage.state_file import (
     FORMAT,
     STATE_FILE,
@@ -21,6 +22,7 @@ from nxm_hf.storage.state_file import (
     unpack,
     write_state,
 )
+from tests.support.grids import EACH_RECIPE, EACH_SPARSE_RECIPE
 from tests.support.toy_training import Toy, adamw, train
 from tests.support.training import assert_same, eventful
 
@@ -123,16 +125,27 @@ def test_a_state_that_is_missing_foreign_or_newer_is_an_error_that_says_so(tmp_p
         unpack({"x": torch.zeros(1)})
 
 
+@pytest.mark.parametrize("read", [read_header, read_state])
+def test_a_whole_state_of_the_next_format_is_refused(read, tmp_path, monkeypatch):
+    """Its fingerprint is right, so that nothing but the number of the format speaks against it."""
+    monkeypatch.setattr(state_file, "FORMAT", FORMAT + 1)
+    write_state(tmp_path, HEADER, TENSORS)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=rf"has format {FORMAT + 1}; this nxm_hf reads {FORMAT}\. Install a newer"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize(
     "other",
     [
         {"b": torch.zeros(2, 2)},
         {"a": torch.zeros(2, 2, dtype=torch.float64)},
+        {"a": torch.zeros(2, 2, dtype=torch.int32)},
         {"a": torch.zeros(4)},
         {"a": -torch.zeros(2, 2)},
         {"a": torch.zeros(2, 2), "b": torch.zeros(0)},
     ],
-    ids=["name", "type", "shape", "sign of a zero", "one more"],
+    ids=["name", "type", "type of the same bytes", "shape", "sign of a zero", "one more"],
 )
 def test_a_fingerprint_sees_names_types_shapes_bytes_and_how_many(other):
     one = {"a": torch.zeros(2, 2)}
@@ -146,7 +159,7 @@ def test_a_fingerprint_does_not_see_order_or_memory():
 
 
 @pytest.mark.parametrize("begin", (1, 3, 6, 9))
-@pytest.mark.parametrize("recipe", recipes.names())
+@EACH_RECIPE
 def test_a_plain_loop_goes_on_from_state_dicts_bit_for_bit(recipe, begin, tmp_path):
     """Model, optimizer and engine through torch.save, into a model that began with other weights."""
     model, ends = Toy(), []
@@ -173,17 +186,21 @@ def test_a_plain_loop_goes_on_from_state_dicts_bit_for_bit(recipe, begin, tmp_pa
     assert_same(*ends)
 
 
-@pytest.mark.parametrize("recipe", [name for name in recipes.names() if name != "dense"])
-def test_a_state_dict_is_a_copy_that_training_does_not_change(recipe):
+@pytest.mark.parametrize("begin", [0, 5], ids=["the beginning", "the recipe"])
+@EACH_SPARSE_RECIPE
+def test_a_state_dict_is_a_copy_that_training_does_not_change(recipe, begin):
+    """Neither the training that gave it, nor one that took it over."""
     model = Toy()
     optimizer = adamw(model)
     engine = attach(model, optimizer, eventful(recipe), total_steps=12)
+    for _ in train(model, optimizer, 0, begin):
+        pass
     state = engine.state_dict()
     before = {name: tensor.clone() for name, tensor in state.items()}
-    for _ in train(model, optimizer, 0, 8):
+    for _ in train(model, optimizer, begin, 9):
         pass
     assert_same(before, state)
     engine.load_state_dict(state)
-    for _ in train(model, optimizer, 0, 8):
+    for _ in train(model, optimizer, begin, 9):
         pass
     assert_same(before, state, "the state that was loaded")
