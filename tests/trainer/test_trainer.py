@@ -1,5 +1,6 @@
 """NxMTrainer: all that transformers.Trainer does, with the sparse weights at every exit."""
 
+import inspect
 import random
 
 import numpy
@@ -7,6 +8,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
+    Trainer,
     TrainerCallback,
     set_seed,
 )
@@ -26,6 +28,17 @@ from tests.support.training import (
 )
 
 CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in ARGUMENTS else "gradient_checkpointing"
+
+
+def test_the_arguments_are_those_of_the_installed_trainer_and_four_more():
+    ours, theirs = (inspect.signature(cls.__init__).parameters for cls in (NxMTrainer, Trainer))
+    assert list(ours)[: len(theirs)] == list(theirs)
+    for name, parameter in theirs.items():
+        assert (ours[name].kind, ours[name].default) == (parameter.kind, parameter.default), name
+    added = [name for name in ours if name not in theirs]
+    assert added == ["sparsity", "teacher", "distillation", "fix_loss_scale", "kwargs"]
+    documented = inspect.getdoc(NxMTrainer).split("Args:")[1].split("Raises:")[0]
+    assert all(f"\n    {name}: " in documented for name in ours if name not in ("self", "kwargs"))
 
 
 @pytest.mark.parametrize(
