@@ -9,8 +9,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out rows of text in aligned columns, below a header and a rule.
 
     Args:
-        header: the titles of the columns.
-        rows: the cells of each row, as many as there are titles.
+        header: The titles of the columns.
+        rows: The cells of each row, as many as there are titles.
 
     Returns:
         The table, one line per row, without spaces at the ends of lines.
@@ -32,8 +32,8 @@ def shortened(items: Sequence[str], separator: str = ", ") -> str:
     """Join the first five items and count the rest.
 
     Args:
-        items: the texts to list.
-        separator: the text between two items.
+        items: The texts to list.
+        separator: The text between two items.
 
     Returns:
         The list as one line of text.

@@ -25,8 +25,8 @@ class Learning:
     Compare the result with `random_walk_null`: the median of pure random walks is not 0 but about 0.285.
 
     Args:
-        delta: a tensor of the shape of a snapshot.
-        mask: the final mask of these weights, to tell kept from pruned ones.
+        delta: A tensor of the shape of a snapshot.
+        mask: The final mask of these weights, to tell kept from pruned ones.
     """
 
     delta: Tensor
@@ -61,8 +61,8 @@ class Learning:
         """Return the value below which a share of the weights lies.
 
         Args:
-            share: a fraction from 0 to 1.
-            where: a boolean tensor that selects weights; by default all.
+            share: A fraction from 0 to 1.
+            where: A boolean tensor that selects weights; by default all.
 
         Returns:
             The quantile of `delta`, or NaN if no selected weight has a correlation.
@@ -88,9 +88,9 @@ def learning_correlation(
     `delta` is the first lag at which the correlation is not positive, interpolated, divided by K - 1.
 
     Args:
-        snapshots: a tensor whose first dimension is time, or a sequence of tensors of equal shape.
-        mask: the final mask of these weights, to tell kept from pruned ones.
-        lags: the lags to measure, as `LearningCorrelation` does; by default all.
+        snapshots: A tensor whose first dimension is time, or a sequence of tensors of equal shape.
+        mask: The final mask of these weights, to tell kept from pruned ones.
+        lags: The lags to measure, as `LearningCorrelation` does; by default all.
 
     Returns:
         The learning correlation of each weight.
@@ -116,8 +116,8 @@ def autocorrelation(snapshots: Tensor, lags: Sequence[int]) -> Tensor:
     """Return the Pearson correlation of each series with itself at several lags.
 
     Args:
-        snapshots: a tensor whose first dimension is time.
-        lags: the lags to measure.
+        snapshots: A tensor whose first dimension is time.
+        lags: The lags to measure.
 
     Returns:
         A tensor [lags, ...]; NaN where a window is constant.
@@ -135,10 +135,10 @@ def random_walk_null(snapshots: int, weights: int = 2000, seed: int = 0, lags: S
     """Return the learning correlation of pure random walks, as a baseline of weights that learn nothing.
 
     Args:
-        snapshots: the number of snapshots, as of the training to compare with.
-        weights: the number of random walks.
-        seed: the seed of the walks; the global random state is not used.
-        lags: as in `learning_correlation`.
+        snapshots: The number of snapshots, as of the training to compare with.
+        weights: The number of random walks.
+        seed: The seed of the walks; the global random state is not used.
+        lags: As in `learning_correlation`.
 
     Example:
         >>> 0.2 < random_walk_null(400).median < 0.35
@@ -156,8 +156,8 @@ def make_learning(delta: Tensor, mask: Tensor | None) -> Learning:
     """Return a `Learning` after checking its mask.
 
     Args:
-        delta: as in `Learning`.
-        mask: a mask of any dtype, or None.
+        delta: As in `Learning`.
+        mask: A mask of any dtype, or None.
 
     Raises:
         ValueError: if the mask has not the shape of `delta`.
@@ -174,7 +174,7 @@ def sorted_lags(lags: Sequence[int]) -> list[int]:
     """Return the distinct lags in increasing order.
 
     Args:
-        lags: lags as a user gives them.
+        lags: Lags as a user gives them.
 
     Raises:
         ValueError: if there is none, or one is not a positive whole number.
@@ -188,8 +188,8 @@ def usable_lags(lags: Sequence[int], count: int) -> list[int]:
     """Return the lags that leave enough points for a correlation.
 
     Args:
-        lags: lags in increasing order.
-        count: the number of snapshots.
+        lags: Lags in increasing order.
+        count: The number of snapshots.
 
     Raises:
         ValueError: if there is none.
@@ -205,13 +205,13 @@ def pearson(points: Tensor, xy: Tensor, x: Tensor, y: Tensor, xx: Tensor, yy: Te
     """Return the correlation of two windows from their sums; NaN where one of them is constant up to rounding.
 
     Args:
-        points: the number of points of a window.
-        xy: the sum of products.
-        x: the sum of the first window.
-        y: the sum of the second window.
-        xx: the sum of squares of the first window.
-        yy: the sum of squares of the second window.
-        variance: the sum of squared deviations of the whole series, to judge what is constant.
+        points: The number of points of a window.
+        xy: The sum of products.
+        x: The sum of the first window.
+        y: The sum of the second window.
+        xx: The sum of squares of the first window.
+        yy: The sum of squares of the second window.
+        variance: The sum of squared deviations of the whole series, to judge what is constant.
     """
     spread_x, spread_y = xx - x * x / points, yy - y * y / points
     rho = (xy - x * y / points) / (spread_x.clamp_min(0) * spread_y.clamp_min(0)).sqrt()
@@ -222,10 +222,10 @@ def first_crossing(rho: Tensor, defined: Tensor, lags: Sequence[int], count: int
     """Return the lag at which a correlation first is not positive, divided by count - 1.
 
     Args:
-        rho: correlations [lags, series].
-        defined: which series have correlations; the others get NaN.
-        lags: the lags of the rows of `rho`; the result is interpolated between them.
-        count: the number of snapshots.
+        rho: Correlations [lags, series].
+        defined: Which series have correlations; the others get NaN.
+        lags: The lags of the rows of `rho`; the result is interpolated between them.
+        count: The number of snapshots.
     """
     tau = torch.tensor([0, *lags], dtype=rho.dtype, device=rho.device)
     rho = torch.cat([torch.ones_like(rho[:1]), rho])

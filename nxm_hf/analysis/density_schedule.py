@@ -34,9 +34,9 @@ def density_schedule(phases: Phases, total_steps: int, steps_done: int | None = 
     """Divide a training into periods of equal density.
 
     Args:
-        phases: the method with its warm-up and its frozen-mask phase.
-        total_steps: optimizer steps of the whole training.
-        steps_done: consider only so many steps from the start; by default all.
+        phases: The method with its warm-up and its frozen-mask phase.
+        total_steps: Optimizer steps of the whole training.
+        steps_done: Consider only so many steps from the start; by default all.
 
     Returns:
         The periods in order; their steps add up to the steps considered.
@@ -65,8 +65,8 @@ def step_uses(method: object, steps: int) -> Iterator[StepUse]:
     A class of methods without an implementation here counts as dense.
 
     Args:
-        method: the method, without warm-up and frozen-mask phase.
-        steps: the number of steps between these two phases.
+        method: The method, without warm-up and frozen-mask phase.
+        steps: The number of steps between these two phases.
     """
     return repeat(DENSE_USE, steps)
 

@@ -16,9 +16,9 @@ def mask_diversity(pattern: str | Pattern, numel: int, exact: bool = True) -> fl
     """Return the decimal logarithm of the number of masks that a weight of `numel` entries can have.
 
     Args:
-        pattern: the sparsity pattern; also a transposable one for which there is no solver.
-        numel: the number of entries of the weight; divide the result by it for the diversity per entry.
-        exact: with False, use the formula of Hubara et al. for transposable patterns, which counts some masks more
+        pattern: The sparsity pattern; also a transposable one for which there is no solver.
+        numel: The number of entries of the weight; divide the result by it for the diversity per entry.
+        exact: With False, use the formula of Hubara et al. for transposable patterns, which counts some masks more
             than once. It makes no difference for other patterns.
 
     Raises:
@@ -62,8 +62,8 @@ def transposable_tiles(n: int, m: int) -> int:
     """Count the m-by-m masks that keep n entries in every row and every column.
 
     Args:
-        n: kept entries of each row and column.
-        m: the side of the tile.
+        n: Kept entries of each row and column.
+        m: The side of the tile.
 
     Raises:
         ValueError: if counting would take too long.

@@ -19,13 +19,13 @@ class CostedLayer:
     """The cost of one pruned layer.
 
     Args:
-        name: the name of the layer.
-        role: its role, such as "query".
-        pattern: its final pattern.
+        name: The name of the layer.
+        role: Its role, such as "query".
+        pattern: Its final pattern.
         dense: FLOPs of all its training steps if it were dense.
-        forward: the density that the product Y counts with, averaged over training.
-        dx: the same for the gradient of the inputs, dX.
-        dw: the same for the gradient of the weight, dW.
+        forward: The density that the product Y counts with, averaged over training.
+        dx: The same for the gradient of the inputs, dX.
+        dw: The same for the gradient of the weight, dW.
     """
 
     name: str
@@ -47,10 +47,10 @@ class TrainingFlops:
     """The FLOPs of a training, for one example in each step; prints as a table with its conventions.
 
     Args:
-        layers: the pruned layers.
+        layers: The pruned layers.
         linear: FLOPs of the matrices that stay dense.
         other: FLOPs of products outside linear layers (attention); None if no forward pass could be run.
-        conventions: the sentences that say what was counted.
+        conventions: The sentences that say what was counted.
     """
 
     layers: tuple[CostedLayer, ...]
@@ -124,15 +124,15 @@ def training_flops(
     the weight holds it exactly, otherwise with 1. One forward pass counts the FLOPs of each layer.
 
     Args:
-        model: the model to be trained; it is left as it was.
-        config: the sparsity of the training.
-        total_steps: optimizer steps of the training.
-        inputs: keyword arguments of the model for that forward pass; by default zeros.
-        tokens: the length of the zeros.
-        done: count only so many steps, for a training that ended early.
-        sparse_dx: whether dX counts with the density of Y; by default it does for patterns that are sparse along both
+        model: The model to be trained; it is left as it was.
+        config: The sparsity of the training.
+        total_steps: Optimizer steps of the training.
+        inputs: Keyword arguments of the model for that forward pass; by default zeros.
+        tokens: The length of the zeros.
+        done: Count only so many steps, for a training that ended early.
+        sparse_dx: Whether dX counts with the density of Y; by default it does for patterns that are sparse along both
             dimensions of the weight (transposable patterns and two-dimensional blocks).
-        sparse_dw: whether dW counts with the density while pruned weights get no gradient; otherwise it counts with 1.
+        sparse_dw: Whether dW counts with the density while pruned weights get no gradient; otherwise it counts with 1.
 
     Returns:
         The FLOPs of each layer and of the training.

@@ -27,9 +27,9 @@ def count_forward_flops(model: nn.Module, inputs: Mapping[str, Tensor] | None, t
     If the model cannot be run on zeros, each matrix counts as multiplied by one token.
 
     Args:
-        model: the model; it is left as it was.
-        inputs: keyword arguments of the model; by default one example of zeros.
-        tokens: the length of that example.
+        model: The model; it is left as it was.
+        inputs: Keyword arguments of the model; by default one example of zeros.
+        tokens: The length of that example.
     """
     model = unwrap(model)
     matrices = {plain_name(name): module for name, module in model.named_modules() if is_linear(module)}

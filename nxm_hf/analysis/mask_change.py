@@ -7,8 +7,8 @@ def mask_similarity(mask: Tensor, before: Tensor) -> float:
     """Return the share of the entries kept before that are still kept.
 
     Args:
-        mask: the later mask, or a weight: every entry that is not zero counts as kept.
-        before: the earlier mask of the same layer.
+        mask: The later mask, or a weight: every entry that is not zero counts as kept.
+        before: The earlier mask of the same layer.
 
     Returns:
         1 if every entry stayed, N/M on average for two unrelated N:M masks.
@@ -31,8 +31,8 @@ def flip_rate(mask: Tensor, before: Tensor) -> float:
     """Return the share of all entries that entered or left the mask.
 
     Args:
-        mask: the later mask, or a weight: every entry that is not zero counts as kept.
-        before: the earlier mask of the same layer.
+        mask: The later mask, or a weight: every entry that is not zero counts as kept.
+        before: The earlier mask of the same layer.
 
     Returns:
         A value from 0 to 1; for N:M masks it is 2 * (1 - similarity) * N / M.

@@ -96,10 +96,10 @@ def open_recording(output_dir: str | Path, step: int, engine: Engine, seed: int)
     """Continue the recording of a resumed training, or start a new one.
 
     Args:
-        output_dir: the Trainer's output directory.
-        step: optimizer steps done; above 0 if the training is resumed.
-        engine: the engine of the training.
-        seed: the seed that chooses the followed weights.
+        output_dir: The Trainer's output directory.
+        step: Optimizer steps done; above 0 if the training is resumed.
+        engine: The engine of the training.
+        seed: The seed that chooses the followed weights.
     """
     return _resume(output_dir, step, engine) or new_recording(engine, seed)
 
@@ -108,8 +108,8 @@ def is_due(recording: Recording, step: int) -> bool:
     """Return whether a logging step is to be recorded.
 
     Args:
-        recording: the recording so far.
-        step: optimizer steps done.
+        recording: The recording so far.
+        step: Optimizer steps done.
     """
     return not recording["records"] or step >= recording["records"][-1]["step"] + recording["gap"]
 
@@ -118,10 +118,10 @@ def record_step(recording: Recording, engine: Engine, step: int, output_dir: str
     """Add a record of a step and write the file.
 
     Args:
-        recording: the recording, which is changed.
-        engine: the engine of the training.
-        step: optimizer steps done.
-        output_dir: the Trainer's output directory.
+        recording: The recording, which is changed.
+        engine: The engine of the training.
+        step: Optimizer steps done.
+        output_dir: The Trainer's output directory.
     """
     add_record(recording, engine, step)
     path = Path(output_dir) / ANALYSIS_FILE
@@ -135,8 +135,8 @@ def new_recording(engine: Engine, seed: int) -> Recording:
     """Return a recording without records, with the followed weights chosen.
 
     Args:
-        engine: the engine of the training.
-        seed: the seed that chooses the followed weights.
+        engine: The engine of the training.
+        seed: The seed that chooses the followed weights.
     """
     layers: dict[str, FollowedLayer] = {}
     for target in engine.plan.targets:
@@ -173,9 +173,9 @@ def add_record(recording: Recording, engine: Engine, step: int) -> None:
     Does nothing if a weight is not finite: the next mask update raises on NaN and names the layer.
 
     Args:
-        recording: the recording, which is changed.
-        engine: the engine of the training.
-        step: optimizer steps done.
+        recording: The recording, which is changed.
+        engine: The engine of the training.
+        step: Optimizer steps done.
     """
     states = by_layer(engine.tensors())
     current = []
@@ -229,8 +229,8 @@ def decode_in_mask(text: str, count: int) -> list[bool]:
     """Return which of the followed weights of a layer were in the mask.
 
     Args:
-        text: the hexadecimal bits of a record.
-        count: the number of followed weights.
+        text: The hexadecimal bits of a record.
+        count: The number of followed weights.
 
     Example:
         >>> decode_in_mask("05", 6)

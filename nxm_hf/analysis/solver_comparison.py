@@ -23,12 +23,12 @@ class SolverResult:
     """The result of one solver.
 
     Args:
-        solver: the name of its function.
-        seconds: the median time of one mask.
-        mean: the magnitude kept as a share of that of the best mask, averaged over groups or tiles.
-        worst: the smallest such share.
-        density: the fraction of entries that its mask keeps.
-        violations: the number of groups or tiles that break the pattern.
+        solver: The name of its function.
+        seconds: The median time of one mask.
+        mean: The magnitude kept as a share of that of the best mask, averaged over groups or tiles.
+        worst: The smallest such share.
+        density: The fraction of entries that its mask keeps.
+        violations: The number of groups or tiles that break the pattern.
     """
 
     solver: str
@@ -49,8 +49,8 @@ class SolverComparison:
     """The results of all compared solvers; prints as a table.
 
     Args:
-        title: the pattern, and the shape, dtype and device of the weight.
-        results: our own solvers in the order in which `solve` tries them, then published ones.
+        title: The pattern, and the shape, dtype and device of the weight.
+        results: Our own solvers in the order in which `solve` tries them, then published ones.
     """
 
     title: str
@@ -69,9 +69,9 @@ def compare_solvers(weight: Tensor, pattern: str | Pattern, only: Sequence[str] 
     a part of a large weight is enough.
 
     Args:
-        weight: the weight, whose magnitudes are the scores.
-        pattern: the sparsity pattern.
-        only: the names of the solvers to run; by default all that support this weight and pattern.
+        weight: The weight, whose magnitudes are the scores.
+        pattern: The sparsity pattern.
+        only: The names of the solvers to run; by default all that support this weight and pattern.
 
     Returns:
         The results, which print as a table.

@@ -14,7 +14,7 @@ class LearningCorrelation:
     It stores as many snapshots as the largest lag, and three sums for each lag.
 
     Args:
-        lags: the lags to measure, whole numbers of at least 1.
+        lags: The lags to measure, whole numbers of at least 1.
 
     Raises:
         ValueError: for wrong lags.
@@ -35,7 +35,7 @@ class LearningCorrelation:
         """Add the next snapshot.
 
         Args:
-            snapshot: the same weights as before, one evenly spaced time later.
+            snapshot: The same weights as before, one evenly spaced time later.
 
         Raises:
             ValueError: if its shape is not that of the first snapshot.
@@ -62,7 +62,7 @@ class LearningCorrelation:
         """Return the learning correlation of all snapshots so far.
 
         Args:
-            mask: the final mask of these weights, to tell kept from pruned ones.
+            mask: The final mask of these weights, to tell kept from pruned ones.
 
         Raises:
             ValueError: for too few snapshots, or for a mask of another shape.

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command of `nxm`.
 
     Args:
-        arguments: the words after `nxm`; by default those of the running process.
+        arguments: The words after `nxm`; by default those of the running process.
 
     Returns:
         The exit code: that of the command, or 2 for wrong usage and for input that cannot be read.

@@ -29,7 +29,7 @@ def command_name(command: Command) -> str:
     """Return the name of a command as users type it.
 
     Args:
-        command: the function of the command.
+        command: The function of the command.
 
     Example:
         >>> def say_twice_command() -> int: ...
@@ -43,8 +43,8 @@ def did_you_mean(unknown: Sequence[str], known: Iterable[str]) -> str:
     """Suggest the known word nearest to the first unknown one.
 
     Args:
-        unknown: the words that were not recognized.
-        known: the words that would have been.
+        unknown: The words that were not recognized.
+        known: The words that would have been.
 
     Returns:
         A sentence with a leading space, or an empty text if no known word is near.
@@ -61,7 +61,7 @@ def overview_parser(commands: Mapping[str, Command]) -> CommandParser:
     """Return the parser of `nxm` without a command, which knows --help and --version.
 
     Args:
-        commands: the function of each command, by name.
+        commands: The function of each command, by name.
     """
     width = max(map(len, commands)) + 2
     lines = [f"  {name:{width}}{_summary_and_details(command)[0]}" for name, command in commands.items()]
@@ -81,7 +81,7 @@ def command_parser(command: Command) -> CommandParser:
     """Return the parser of one command.
 
     Args:
-        command: the function of the command.
+        command: The function of the command.
     """
     summary, details = _summary_and_details(command)
     parser = CommandParser(prog=f"nxm {command_name(command)}", description=f"{summary}{details}", allow_abbrev=False)

@@ -47,7 +47,7 @@ def guide(width: int) -> str:
     """Return the list of all recipes, followed by the advice for 2:4.
 
     Args:
-        width: the number of columns of the terminal; only a longer word makes a wider line.
+        width: The number of columns of the terminal; only a longer word makes a wider line.
     """
     width = min(width, MAX_WIDTH)
     name_width = max(map(len, recipes.names())) + 2
@@ -65,9 +65,9 @@ def advice(width: int, rows: int = 0, pattern: str = "2:4") -> str:
     """Recommend a recipe, and list the measurements behind the recommendation.
 
     Args:
-        width: the number of columns of the terminal.
-        rows: the number of training rows of the task; 0 if it is not known.
-        pattern: the sparsity pattern.
+        width: The number of columns of the terminal.
+        rows: The number of training rows of the task; 0 if it is not known.
+        pattern: The sparsity pattern.
 
     Returns:
         Three paragraphs: the recommendation, the same as Python code, and a command that compares recipes.
@@ -125,8 +125,8 @@ def in_python(recipe: str, pattern: str) -> str:
     """Return the Python expression of a config.
 
     Args:
-        recipe: the recipe and its settings, as compare.py names them.
-        pattern: the sparsity pattern.
+        recipe: The recipe and its settings, as compare.py names them.
+        pattern: The sparsity pattern.
 
     Example:
         >>> in_python("asp scores=alps warmup=0.5", "2:4")

@@ -39,7 +39,7 @@ class Family:
     A suffix consists of whole components of a name: "output.dense" is a suffix of "layer.0.output.dense", but not of
     "layer.0.layout_output.dense".
 
-    Attributes:
+    Args:
         name: The name of the family.
         model_types: The `model_type` of each config that uses this table.
         roles: The role of a layer, by suffix of its name. The longest suffix decides.

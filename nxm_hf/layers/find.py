@@ -26,7 +26,7 @@ _NEVER = re.compile(
 class Layer:
     """A matrix of a model that can be pruned.
 
-    Attributes:
+    Args:
         name: The name of its module in the model without wrappers.
         role: One of `ROLES`, such as "query".
         module: The module that holds the matrix as its `weight`.

@@ -13,7 +13,7 @@ from nxm_hf.text import shortened
 class Selection:
     """The matrices of one model, from which `include` and `exclude` select.
 
-    Attributes:
+    Args:
         model_class: The name of the model's class, for error messages.
         roles: The role of each layer that can be pruned, by name.
         left_dense: The reason why each of the other matrices is never pruned, by name.

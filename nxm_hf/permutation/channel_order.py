@@ -65,7 +65,7 @@ class _Groups:
     limit is the n-th largest score of the other channels of the group. Channel i itself kept max(limit_ir, score_ir).
     As max(a, b) = (a + b + |a - b|) / 2, sums of these maxima over the rows are L1 distances.
 
-    Attributes:
+    Args:
         order: The channel at each place, [groups, m].
         scores: The scores of the channels, [groups, m, rows].
         limits: The limits, [groups, m, rows].

@@ -19,7 +19,7 @@ FUSED_QKV = "qkv"  # the role of a layer that computes queries, keys and values 
 class CoupledLayers:
     """A layer and the layers that write its input channels: hidden units of an FFN, or values of attention.
 
-    Attributes:
+    Args:
         consumer: The layer that reads the channels.
         producers: The layers that write them; two in a gated FFN.
         columns: The inputs of the consumer that read each channel, [copies, channels]. There are several copies if

@@ -23,7 +23,7 @@ from nxm_hf.text import table
 class PermutedLayer:
     """A layer whose inputs were reordered.
 
-    Attributes:
+    Args:
         name: The name of the layer's module.
         role: Its role in a Transformer block: "ffn_out" or an attention output.
         pattern: The N:M pattern that the order was chosen for.
@@ -46,7 +46,7 @@ class PermutedLayer:
 class Permutation:
     """What `permute` did to a model. Printing it shows a table of the layers.
 
-    Attributes:
+    Args:
         layers: The layers whose inputs were reordered.
         skipped: The layers that were not changed, each with the reason.
     """

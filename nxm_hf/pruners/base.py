@@ -14,7 +14,7 @@ from nxm_hf.patterns import NM, Pattern, Transposable
 class Inputs:
     """Statistics of the inputs x of one layer over the calibration tokens.
 
-    Attributes:
+    Args:
         gram: The sum of x x^T over the tokens, [in, in].
         mean: The mean of x, [in].
         count: The number of tokens.
@@ -36,7 +36,7 @@ class Inputs:
 class PrunedWeight:
     """The result of pruning one layer.
 
-    Attributes:
+    Args:
         weight: The pruned weight, [out, in]. It holds the pattern, and its zeros are +0.0.
         bias: The new bias, or None if the layer has none or keeps its own.
         mask: True where a weight is kept, [out, in].

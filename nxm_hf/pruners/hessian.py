@@ -19,7 +19,7 @@ class Hessian:
     H is scaled to a mean diagonal of 1 and damped until it is positive definite. Damping favours weights near W
     where the calibration tokens do not determine them.
 
-    Attributes:
+    Args:
         matrix: H, [in, in].
         factor: The upper triangular U with H^-1 = U^T U, [in, in].
         dead: True for inputs that are always zero (or constant, if centred), [in]. Their rows and columns of H are

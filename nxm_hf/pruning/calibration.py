@@ -23,7 +23,7 @@ CHARACTERS_PER_TOKEN = 40  # read for each token wanted: several times what is n
 class Sampling:
     """How much text is read, and how it is cut into sequences.
 
-    Attributes:
+    Args:
         samples: The number of sequences.
         length: The number of tokens of a sequence, at most.
         batch_size: The number of sequences of a batch.

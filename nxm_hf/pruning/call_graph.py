@@ -15,7 +15,7 @@ class CallGraph:
     Blocks are computed without a graph, and each output becomes a leaf of autograd's graph. The graph of the inputs
     of a later call then tells which outputs they are made of.
 
-    Attributes:
+    Args:
         calls: The number of the block of each call.
         outputs: The output of each call.
         last_use: For each call, the last call that uses its output; -1 if none does.

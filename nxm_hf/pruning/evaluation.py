@@ -24,7 +24,7 @@ Scores = dict[str, float | None]
 class Evaluation:
     """Labelled rows for one model. Calling it with a model returns the model's metrics.
 
-    Attributes:
+    Args:
         texts: One text of each row, or two.
         labels: The label of each row: a class or a score.
         regression: Whether the labels are scores.

@@ -102,7 +102,7 @@ def prune(
 class PruningJob:
     """A pruning of one model that was checked, and that has changed nothing yet.
 
-    Attributes:
+    Args:
         model: The model, without wrappers.
         config: The pattern, and the layers to prune.
         plan: The layers of this model, each with its pattern.

@@ -21,7 +21,7 @@ class PrunedLayer:
     Errors are the squared error of the layer's outputs over the calibration tokens, as a share of the outputs. They
     are None without calibration data.
 
-    Attributes:
+    Args:
         name: The name of the layer's module.
         role: Its role in a Transformer block, such as "query" or "ffn_in".
         shape: (out, in) of the weight.
@@ -68,7 +68,7 @@ class PrunedLayer:
 class PruningResult:
     """What `prune` did to a model. Printing it shows a table of the layers.
 
-    Attributes:
+    Args:
         method: The name of the method, such as "sparsegpt".
         settings: The settings of the method.
         layers: One entry for each pruned layer, in the order of the model.

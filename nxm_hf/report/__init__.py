@@ -18,7 +18,7 @@ def write_report(folders: Sequence[str | Path]) -> list[Path]:
     """Write the report of several directories into the first of them.
 
     Args:
-        folders: output directories of trainings, or only directories that `nxm prune` or `nxm convert` wrote.
+        folders: Output directories of trainings, or only directories that `nxm prune` or `nxm convert` wrote.
 
     Returns:
         The written files: the page and, of trainings and with matplotlib, the charts.

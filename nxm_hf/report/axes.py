@@ -12,11 +12,11 @@ class Axis:
     """A range of numbers along a line of a drawing.
 
     Args:
-        low: the smallest number.
-        high: the largest number.
-        begin: the position of `low`.
-        end: the position of `high`.
-        logarithmic: whether equal distances are equal ratios.
+        low: The smallest number.
+        high: The largest number.
+        begin: The position of `low`.
+        end: The position of `high`.
+        logarithmic: Whether equal distances are equal ratios.
     """
 
     low: float
@@ -29,7 +29,7 @@ class Axis:
         """Return the position of a number.
 
         Args:
-            value: a number, usually between `low` and `high`.
+            value: A number, usually between `low` and `high`.
 
         Example:
             >>> Axis(0, 10, 100, 200).position(2.5)
@@ -62,11 +62,11 @@ def fit_axis(
     """Return an axis that holds all values with a small margin.
 
     Args:
-        values: the numbers to be drawn.
-        begin: the position of the smallest number.
-        end: the position of the largest number.
-        from_zero: whether the axis starts at 0. It also does if the smallest value is 0.
-        logarithmic: whether equal distances are equal ratios; all values must be positive.
+        values: The numbers to be drawn.
+        begin: The position of the smallest number.
+        end: The position of the largest number.
+        from_zero: Whether the axis starts at 0. It also does if the smallest value is 0.
+        logarithmic: Whether equal distances are equal ratios; all values must be positive.
 
     Returns:
         The axis. A largest value of 1 gets no margin, because it usually is a share.
@@ -82,8 +82,8 @@ def tick_label(value: float, step: float = 0.0) -> str:
     """Return the text of a number at a tick.
 
     Args:
-        value: the number.
-        step: the distance to the next tick; the text has enough digits to tell the two apart.
+        value: The number.
+        step: The distance to the next tick; the text has enough digits to tell the two apart.
 
     Example:
         >>> [tick_label(value) for value in (0, 0.30000000000000004, 1500.0, 25000, 2e-05, 3e6)]

@@ -31,14 +31,14 @@ class Chart:
     """One figure: curves, or bars, over a common axis.
 
     Args:
-        section: the section of the page that shows it, "curves" or "weights".
-        title: its title.
-        x: the label of the x axis.
-        y: the label of the y axis.
-        lines: the curves, or one outline of bars each.
-        bars: whether to draw bars.
-        logarithmic: whether the y axis is logarithmic.
-        note: a text below the figure.
+        section: The section of the page that shows it, "curves" or "weights".
+        title: Its title.
+        x: The label of the x axis.
+        y: The label of the y axis.
+        lines: The curves, or one outline of bars each.
+        bars: Whether to draw bars.
+        logarithmic: Whether the y axis is logarithmic.
+        note: A text below the figure.
     """
 
     section: str
@@ -55,7 +55,7 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
     """Return all charts for which the runs have data.
 
     Args:
-        runs: the runs; a curve of each is drawn into the same chart where they are comparable.
+        runs: The runs; a curve of each is drawn into the same chart where they are comparable.
     """
     evaluations = dict.fromkeys(key for run in runs for key in run.evaluations)
     drawn = [_curves(runs, "loss", "Training loss", "loss")]
@@ -120,7 +120,7 @@ def in_mask_counts(run: Run) -> dict[str, list[int]]:
     """Count at how many recorded steps each followed weight was in the mask.
 
     Args:
-        run: a run with a recording.
+        run: A run with a recording.
 
     Returns:
         The counts of the followed weights of each layer, by the name of the layer.
@@ -137,7 +137,7 @@ def magnitude_by_count(run: Run) -> list[tuple[int, int, float, float]]:
     """Group the followed weights by how many recorded steps they were in the mask.
 
     Args:
-        run: a run with a recording.
+        run: A run with a recording.
 
     Returns:
         (steps in the mask, number of weights, mean first |w|, mean last |w|) for each group.
@@ -177,7 +177,7 @@ def snapshots(run: Run) -> list[list[float]]:
     The first and last record of a training may have another distance and are then left out.
 
     Args:
-        run: a run with a recording.
+        run: A run with a recording.
 
     Returns:
         A list of all traced weights for each of these steps; empty for fewer than two records.

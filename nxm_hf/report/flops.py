@@ -13,10 +13,10 @@ class Cost:
     """The FLOPs of the steps that a training has done; prints as a table.
 
     Args:
-        flops: the FLOPs by our count, for one example in each step.
-        steps: optimizer steps done.
-        planned: optimizer steps of the whole training.
-        counted: the Trainer's own count of the FLOPs of dense training; 0 if it has none.
+        flops: The FLOPs by our count, for one example in each step.
+        steps: Optimizer steps done.
+        planned: Optimizer steps of the whole training.
+        counted: The Trainer's own count of the FLOPs of dense training; 0 if it has none.
     """
 
     flops: TrainingFlops
@@ -40,8 +40,8 @@ def cost(run: Run, tokens: int = 128) -> Cost:
     """Work out from the files of a run what its training has cost.
 
     Args:
-        run: a run that saved a model.
-        tokens: the length of the example on which FLOPs are counted.
+        run: A run that saved a model.
+        tokens: The length of the example on which FLOPs are counted.
 
     Raises:
         ValueError: if the run has no recipe, no model or no steps on record.

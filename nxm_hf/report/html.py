@@ -15,9 +15,9 @@ def html_page(kind: str, title: str, body: str) -> str:
     """Return a complete page that refers to no other file.
 
     Args:
-        kind: what the page is, such as "Training report".
-        title: its heading, as plain text.
-        body: its sections, as HTML.
+        kind: What the page is, such as "Training report".
+        title: Its heading, as plain text.
+        body: Its sections, as HTML.
     """
     title = escape(title)
     return (
@@ -33,9 +33,9 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], row_headers
     """Return a table in a frame that scrolls.
 
     Args:
-        header: the titles of the columns.
-        rows: the cells of each row; a cell that is not `Html` is escaped.
-        row_headers: the number of first columns that are headings of their rows.
+        header: The titles of the columns.
+        rows: The cells of each row; a cell that is not `Html` is escaped.
+        row_headers: The number of first columns that are headings of their rows.
     """
     titles = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     body = "".join(
@@ -49,7 +49,7 @@ def share_bar(share: float) -> Html:
     """Return a horizontal bar.
 
     Args:
-        share: the filled fraction, from 0 to 1.
+        share: The filled fraction, from 0 to 1.
     """
     return Html(f'<span class="bar"><span style="width:{share:.1%}"></span></span>')
 

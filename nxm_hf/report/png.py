@@ -12,8 +12,8 @@ def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:
     """Draw each chart into `folder/report/`.
 
     Args:
-        charts: the charts.
-        folder: the directory of the report.
+        charts: The charts.
+        folder: The directory of the report.
 
     Returns:
         The written files; none without matplotlib.

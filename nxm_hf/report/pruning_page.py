@@ -14,7 +14,7 @@ def is_pruned_model(folder: str | Path) -> bool:
     """Return whether `nxm prune` or `nxm convert` wrote a directory.
 
     Args:
-        folder: the directory.
+        folder: The directory.
     """
     return (Path(folder) / RESULT_FILE).is_file()
 
@@ -23,7 +23,7 @@ def pruning_page(folders: Sequence[str | Path]) -> str:
     """Return the report of pruned models, one below the other, as HTML.
 
     Args:
-        folders: directories that `nxm prune` or `nxm convert` wrote.
+        folders: Directories that `nxm prune` or `nxm convert` wrote.
 
     Raises:
         ValueError: if the record of a directory cannot be read.

@@ -21,13 +21,13 @@ class Run:
     """A training run.
 
     Args:
-        name: its name in the report.
-        folder: the output directory of its Trainer.
-        state: the content of the newest trainer_state.json.
-        config: the content of nxm_config.json; empty if there is none.
-        analysis: the content of nxm_analysis.json (see `analysis.recording.Recording`); empty if there is none.
-        model: the directory of its newest model, if one was saved.
-        verified: the verification of that model, or a sentence why there is none.
+        name: Its name in the report.
+        folder: The output directory of its Trainer.
+        state: The content of the newest trainer_state.json.
+        config: The content of nxm_config.json; empty if there is none.
+        analysis: The content of nxm_analysis.json (see `analysis.recording.Recording`); empty if there is none.
+        model: The directory of its newest model, if one was saved.
+        verified: The verification of that model, or a sentence why there is none.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Run:
         """Return the finite values of a key of the Trainer's log.
 
         Args:
-            key: the key, such as "loss".
+            key: The key, such as "loss".
 
         Returns:
             (step, value) of each record that has one.
@@ -59,7 +59,7 @@ class Run:
         """Return the last finite value of a key of the Trainer's log.
 
         Args:
-            key: the key, such as "loss".
+            key: The key, such as "loss".
         """
         points = self.points(key)
         return points[-1][1] if points else None
@@ -79,7 +79,7 @@ class Run:
         """Return what AnalysisCallback recorded under a key.
 
         Args:
-            key: a key of `analysis.recording.StepRecord` that has a value for each layer.
+            key: A key of `analysis.recording.StepRecord` that has a value for each layer.
 
         Returns:
             (step, the values of the layers) of each record that has the key.
@@ -91,7 +91,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     """Read the runs of a report.
 
     Args:
-        folders: the output directories of their Trainers.
+        folders: The output directories of their Trainers.
 
     Raises:
         ValueError: if a file is damaged, a log is empty, a directory is named twice or no run used nxm_hf.
@@ -122,8 +122,8 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
     """Read the run of a directory.
 
     Args:
-        folder: the output directory of its Trainer.
-        name: its name in the report; by default that of the directory.
+        folder: The output directory of its Trainer.
+        name: Its name in the report; by default that of the directory.
 
     Raises:
         ValueError: if a file is damaged.

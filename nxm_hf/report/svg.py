@@ -18,7 +18,7 @@ def draw_chart(chart: Chart) -> str:
     """Return a chart as one `<svg>` element.
 
     Args:
-        chart: the chart.
+        chart: The chart.
     """
     x, y = _axes(chart)
     shapes = [_bars(line, n, x, y) if chart.bars else _curve(line, n, x, y) for n, line in enumerate(chart.lines)]
@@ -30,7 +30,7 @@ def legend(chart: Chart) -> str:
     """Return the colour of each curve as a list, or an empty text for a single curve.
 
     Args:
-        chart: the chart.
+        chart: The chart.
     """
     if len(chart.lines) < 2:
         return ""
@@ -45,9 +45,9 @@ def draw_mask(rows: Sequence[str], title: str, group: int = 4) -> str:
     """Return a mask as squares, with faint lines between groups of columns.
 
     Args:
-        rows: the rows of the mask, as texts of "0" and "1".
-        title: a description for readers who do not see it.
-        group: the number of columns of a group.
+        rows: The rows of the mask, as texts of "0" and "1".
+        title: A description for readers who do not see it.
+        group: The number of columns of a group.
     """
     width, height = len(rows[0]), len(rows)
     kept = "".join(f"M{x} {y}h{length}v1h-{length}z" for y, row in enumerate(rows) for x, length in _runs_of_ones(row))
@@ -62,8 +62,8 @@ def sparkline(values: Sequence[float], title: str) -> str:
     """Return a curve of the size of a word, whose y axis starts at zero.
 
     Args:
-        values: its values, evenly spaced.
-        title: a description for readers who do not see it.
+        values: Its values, evenly spaced.
+        title: A description for readers who do not see it.
     """
     x, y = fit_axis(range(max(len(values), 2)), 1, 79), Axis(0, max(*values, 1e-30), 19, 2)
     points = " ".join(f"{x.position(n)},{y.position(value)}" for n, value in enumerate(values))

@@ -18,7 +18,7 @@ def summary_table(runs: Sequence[Run]) -> str:
     """Return a table with a column for each run and a row for each quantity that at least one of them has.
 
     Args:
-        runs: the runs to compare.
+        runs: The runs to compare.
     """
     rows = [
         ["recipe", *(str(run.config.get("recipe", "dense")) for run in runs)],
@@ -43,7 +43,7 @@ def layer_table(run: Run) -> str:
     """Return what AnalysisCallback recorded of each layer, or an empty text if it recorded nothing.
 
     Args:
-        run: the run.
+        run: The run.
     """
     if not run.analysis:
         return ""
@@ -74,7 +74,7 @@ def role_table(run: Run) -> str:
     """Return the density of each role: of the final model or, if none was saved, of the last recorded masks.
 
     Args:
-        run: the run.
+        run: The run.
     """
     if isinstance(run.verified, Verification):
         layers = [(layer.role, layer.numel, layer.density) for layer in run.verified.layers]
@@ -96,7 +96,7 @@ def settings_table(run: Run) -> str:
     """Return the sparsity config of a run without its layers, and settings of its Trainer.
 
     Args:
-        run: the run.
+        run: The run.
     """
     settings = {key: value for key, value in run.config.items() if key != "layers"}
     settings |= {f"Trainer: {key}": run.state[key] for key in TRAINER_SETTINGS if run.state.get(key) is not None}
@@ -107,7 +107,7 @@ def cost_table(run: Run) -> str:
     """Return the FLOPs of a training beside those of dense training, or a sentence why they are not known.
 
     Args:
-        run: the run.
+        run: The run.
     """
     try:
         spent = cost(run)
@@ -128,7 +128,7 @@ def environment_table(run: Run) -> str:
     """Return the versions and the device of a training, or an empty text if they were not recorded.
 
     Args:
-        run: the run.
+        run: The run.
     """
     environment = run.analysis.get("environment", {})
     rows = [[part, str(version)] for part, version in environment.items()]
@@ -139,7 +139,7 @@ def verification_table(run: Run) -> str:
     """Return the verification of the final model, as `nxm verify` prints it.
 
     Args:
-        run: the run.
+        run: The run.
     """
     if not isinstance(run.verified, Verification):
         return f'<p class="none">{escape(run.verified)}</p>'

@@ -26,7 +26,7 @@ def training_page(runs: Sequence[Run]) -> str:
     """Return the report of training runs as HTML.
 
     Args:
-        runs: the runs, drawn into the same charts.
+        runs: The runs, drawn into the same charts.
     """
     figures = charts(runs)
     curves = [_figure(chart) for chart in figures if chart.section == "curves"]
