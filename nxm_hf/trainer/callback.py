@@ -61,7 +61,6 @@ class NxMCallback(TrainerCallback):
         if state.is_hyper_param_search:
             raise ValueError("NxMCallback does not support hyper-parameter search; use NxMTrainer, which does.")
         model = kwargs["model"]
-        self._session.check(args, model)  # a callback that was added later has not seen on_init_end
         resume_from = self._state_folder(args, state)
         engine = self._session.begin(
             args, state, model, kwargs["optimizer"], kwargs.get("train_dataloader"), resume_from

@@ -78,6 +78,7 @@ class SparseTrainingSession:
         Returns:
             The engine.
         """
+        refuse_unsupported(args, model)  # arguments and environment can change after the Trainer was made
         header, tensors = read_state(resume_from) if resume_from else ({}, {})
         if self.engine is not None and not self.engine.finished:
             # The last training broke off. Begin from the weights that it trained, not from the masked ones.

@@ -1,9 +1,10 @@
 """NxMTrainer: `transformers.Trainer` with sparsity."""
 
+import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -44,7 +45,8 @@ class NxMTrainer(Trainer):
     """Train with `transformers.Trainer`, and make the model sparse while it trains.
 
     `evaluate`, `predict` and every save see the deployed, sparse weights. All other arguments, and everything else, are
-    those of `transformers.Trainer`.
+    those of `transformers.Trainer`. To combine it with another Trainer, put it first:
+    `class SparseSFTTrainer(NxMTrainer, SFTTrainer): pass`.
 
     Args:
         model: As in Trainer.
@@ -66,7 +68,6 @@ class NxMTrainer(Trainer):
         distillation: How much the outputs of the teacher count: a `DistillationConfig`, or a dict of its fields.
         fix_loss_scale: Correct the loss of models that ignore `num_items_in_batch`. Trainer makes it too large by the
             number of accumulation steps and processes. It is never done with the recipe "dense".
-        **kwargs: Arguments that a newer Trainer has.
 
     Raises:
         ValueError: If the sparsity, the teacher or the training is not supported. The message says what to write.
@@ -77,6 +78,7 @@ class NxMTrainer(Trainer):
         >>> trainer.save_model("bert-2of4")  # doctest: +SKIP
     """
 
+    @overload
     def __init__(
         self,
         model: PreTrainedModel | nn.Module | None = None,
@@ -101,28 +103,33 @@ class NxMTrainer(Trainer):
         teacher: nn.Module | str | Path | None = None,
         distillation: DistillationConfig | dict[str, Any] | None = None,
         fix_loss_scale: bool = True,
+    ) -> None: ...
+
+    @overload  # in front of another Trainer, which has arguments of its own: `class X(NxMTrainer, SFTTrainer)`
+    def __init__(
+        self,
+        *args: Any,
+        sparsity: NxMConfig | str | dict[str, Any] | Method | None = None,
+        teacher: nn.Module | str | Path | None = None,
+        distillation: DistillationConfig | dict[str, Any] | None = None,
+        fix_loss_scale: bool = True,
         **kwargs: Any,
-    ):
+    ) -> None: ...
+
+    def __init__(
+        self,
+        *args: Any,
+        sparsity: NxMConfig | str | dict[str, Any] | Method | None = None,
+        teacher: nn.Module | str | Path | None = None,
+        distillation: DistillationConfig | dict[str, Any] | None = None,
+        fix_loss_scale: bool = True,
+        **kwargs: Any,
+    ) -> None:
         if teacher is None and distillation is not None:
             raise ValueError("distillation= needs a teacher; write teacher=MODEL_OR_DIRECTORY, or leave it out.")
         distillation = DistillationConfig.from_any(distillation)
         config = None if sparsity is None else NxMConfig.from_any(sparsity)
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            model_init=model_init,
-            compute_loss_func=compute_loss_func,
-            compute_metrics=compute_metrics,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-            **kwargs,
-        )
+        super().__init__(*args, **kwargs)
         if any(isinstance(callback, NxMCallback) for callback in self.callback_handler.callbacks):
             raise ValueError("NxMTrainer does what NxMCallback does; use one of them.")
         if config is not None and read_record(self._plain_model) is not None:
@@ -137,7 +144,8 @@ class NxMTrainer(Trainer):
         self._config_before_search, self._fix_loss_scale = self.sparsity, fix_loss_scale
         self._view = "deployed"  # the weights that an evaluation sees
         self._use_config(self.sparsity)
-        self._session.check(self.args, self._plain_model)
+        if not self.sparsity.is_dense:  # dense training supports all that Trainer does
+            self._session.check(self.args, self._plain_model)
 
     @property
     def _plain_model(self) -> nn.Module:
@@ -179,6 +187,11 @@ class NxMTrainer(Trainer):
         if which is True:
             return newest_complete(str(self.args.output_dir))
         folder = str(which)
+        if not Path(folder).is_dir():
+            raise ValueError(
+                f"Can't find a valid checkpoint at {folder}: there is no such directory. Write "
+                "resume_from_checkpoint=True, which takes the newest complete checkpoint."
+            )
         if missing := missing_parts(folder):
             raise ValueError(
                 f"{which} is not a complete checkpoint: {', '.join(missing)}. Resume with resume_from_checkpoint=True, "
@@ -211,9 +224,13 @@ class NxMTrainer(Trainer):
     ) -> Any:
         """Compute the loss as Trainer does; during training with the teacher's part, if there is a teacher."""
         if self._teacher is None or not model.training:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
         asked = {**inputs, **self._teacher.distillation.output_flags}
-        loss, outputs = super().compute_loss(model, dict(asked), True, num_items_in_batch)  # may remove the labels
+        loss, outputs = super().compute_loss(  # it may remove the labels from its inputs
+            model, dict(asked), return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
         counts_items = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
         items = num_items_in_batch if counts_items else None
         ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices and items is not None else 1
@@ -316,6 +333,17 @@ class NxMTrainer(Trainer):
         if "loss" in logs and self.engine is not None:
             logs.update(self.engine.metrics())
         super().log(logs, *args, **kwargs)
+
+
+def _signature() -> inspect.Signature:
+    """Return the signature that notebooks complete: Trainer's arguments, then those of NxMTrainer."""
+    theirs = inspect.signature(Trainer.__init__)
+    ours = inspect.signature(NxMTrainer.__init__).parameters.values()
+    added = [parameter for parameter in ours if parameter.kind is parameter.KEYWORD_ONLY]
+    return theirs.replace(parameters=[*theirs.parameters.values(), *added])
+
+
+NxMTrainer.__init__.__signature__ = _signature()  # type: ignore[attr-defined]  # functions take any attribute
 
 
 class _SessionCallback(TrainerCallback):

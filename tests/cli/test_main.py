@@ -17,7 +17,7 @@ from tests.support.saved_models import QUERY, edit_config, edit_weights
 LOOKING = ("verify", "inspect")
 
 
-def test_version(capsys):
+def test_the_version_is_printed(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"nxm_hf {nxm_hf.__version__}\n"
 

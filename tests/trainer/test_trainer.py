@@ -1,13 +1,17 @@
 """NxMTrainer: all that transformers.Trainer does, with the sparse weights at every exit."""
 
+import ast
 import inspect
 import random
+from pathlib import Path
 
 import numpy
 import pytest
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
     Trainer,
     TrainerCallback,
     set_seed,
@@ -15,7 +19,7 @@ from transformers import (
 
 from nxm_hf import NxMConfig, NxMTrainer, verify
 from tests.support.grids import FEW, SPARSE, WINDOW
-from tests.support.models import assert_equal_weights, make_arguments, make_bert
+from tests.support.models import assert_equal_weights, make_arguments, make_bert, make_model
 from tests.support.training import (
     ARGUMENTS,
     NO_DROPOUT,
@@ -32,13 +36,79 @@ CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in ARGU
 
 def test_the_arguments_are_those_of_the_installed_trainer_and_four_more():
     ours, theirs = (inspect.signature(cls.__init__).parameters for cls in (NxMTrainer, Trainer))
-    assert list(ours)[: len(theirs)] == list(theirs)
-    for name, parameter in theirs.items():
-        assert (ours[name].kind, ours[name].default) == (parameter.kind, parameter.default), name
-    added = [name for name in ours if name not in theirs]
-    assert added == ["sparsity", "teacher", "distillation", "fix_loss_scale", "kwargs"]
+    assert list(ours.values())[: len(theirs)] == list(theirs.values())
+    assert list(ours)[len(theirs) :] == ["sparsity", "teacher", "distillation", "fix_loss_scale"]
     documented = inspect.getdoc(NxMTrainer).split("Args:")[1].split("Raises:")[0]
-    assert all(f"\n    {name}: " in documented for name in ours if name not in ("self", "kwargs"))
+    assert all(f"\n    {name}: " in documented for name in ours if name != "self")
+
+
+def test_an_editor_is_shown_the_arguments_of_the_installed_trainer():
+    """The first overload of `__init__` spells them out."""
+    tree = ast.parse(Path(inspect.getfile(NxMTrainer)).read_text())
+    cls = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "NxMTrainer")
+    spelled = next(node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == "__init__").args
+    theirs = inspect.signature(Trainer.__init__).parameters
+    assert [argument.arg for argument in spelled.args] == list(theirs)
+    defaults = [ast.literal_eval(default) for default in spelled.defaults]
+    assert defaults == [parameter.default for parameter in theirs.values()][1:]
+
+
+class KeywordTrainer(Trainer):
+    """A Trainer of somebody else: fewer arguments, in another order, and a loss that takes keywords."""
+
+    def __init__(self, model, ref_model, args, train_dataset=None, callbacks=None):
+        super().__init__(model=model, args=args, train_dataset=train_dataset, callbacks=callbacks)
+        self.ref_model, self.losses = ref_model, 0
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        self.losses += 1
+        return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+
+
+class Mixed(NxMTrainer, KeywordTrainer):
+    pass
+
+
+class MixedSeq2Seq(NxMTrainer, Seq2SeqTrainer):
+    pass
+
+
+@pytest.mark.parametrize("teacher", [False, True], ids=["alone", "taught"])
+@pytest.mark.parametrize("recipe", ["dense", "ste"])
+def test_in_front_of_another_trainer_it_takes_that_ones_arguments(recipe, teacher, rows, tmp_path):
+    more = {"teacher": make_bert(seed=1)} if teacher else {}
+    trainer = Mixed(make_bert(), "reference", make_arguments(tmp_path, max_steps=2), rows, sparsity=recipe, **more)
+    trainer.train()
+    assert trainer.ref_model == "reference" and trainer.losses >= 2
+    assert recipe == "dense" or verify(trainer.model).ok
+
+
+def test_in_front_of_a_seq2seq_trainer_it_trains_an_encoder_decoder(tmp_path):
+    arguments = Seq2SeqTrainingArguments(
+        str(tmp_path), max_steps=2, use_cpu=True, report_to=[], disable_tqdm=True, predict_with_generate=True
+    )
+    row = {"input_ids": torch.arange(2, 10), "labels": torch.arange(2, 10)}
+    trainer = MixedSeq2Seq(
+        make_model("t5"), arguments, train_dataset=[row] * 16, eval_dataset=[row] * 4, sparsity="asp"
+    )
+    trainer.train()
+    assert trainer.predict([row] * 4, max_new_tokens=3).predictions is not None
+    assert verify(trainer.model).ok
+
+
+def test_dense_training_refuses_nothing_that_the_trainer_takes(rows, tmp_path):
+    model = make_bert()
+    model._device_mesh = object()
+    arguments = make_arguments(tmp_path)
+    NxMTrainer(model, arguments, train_dataset=rows, sparsity="dense")
+    with pytest.raises(ValueError, match="tp_plan"):
+        NxMTrainer(model, arguments, train_dataset=rows, sparsity="asp")
+
+
+def test_a_checkpoint_that_is_not_there_is_an_error_that_says_so(rows, tmp_path):
+    trainer = NxMTrainer(make_bert(), make_arguments(tmp_path), train_dataset=rows, sparsity="asp")
+    with pytest.raises(ValueError, match="Can't find a valid checkpoint at nowhere: there is no such directory"):
+        trainer.train(resume_from_checkpoint="nowhere")
 
 
 @pytest.mark.parametrize(
