@@ -17,7 +17,7 @@ from nxm_hf.patterns import NM, Block, Unstructured, parse
         ("unstructured:5e-1", Unstructured(0.5)),
     ],
 )
-def test_parse_reads(text, pattern):
+def test_a_text_is_parsed_to_its_pattern(text, pattern):
     assert parse(text) == pattern
 
 
