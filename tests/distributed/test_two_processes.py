@@ -18,7 +18,7 @@ from nxm_hf.storage.state_file import STATE_FILE, fingerprint
 from tests.support.grids import FEW, SPARSE
 from tests.support.models import make_arguments, make_bert, make_rows
 from tests.support.processes import environment
-from tests.support.processes.distributed import BY_FEW, BY_RECIPE, LAUNCHED, SGD, beginning, keys, train
+from tests.support.processes.distributed import BY_FEW, BY_RECIPE, END, LAUNCHED, MIDDLE, SGD, beginning, keys, train
 
 pytestmark = pytest.mark.slow
 TORCHRUN = ["torch.distributed.run", "--nnodes=1", "--nproc_per_node=2", "--rdzv_backend=c10d"]
@@ -105,14 +105,14 @@ def test_accelerate_launch_trains_what_torchrun_trains(two, accelerated):
 @pytest.mark.parametrize(("check", "recipe"), [*(("adam", name) for name in SPARSE), *(("sgd", name) for name in FEW)])
 def test_two_processes_train_what_one_trains_with_twice_the_batch(check, recipe, one, two, folder):
     """In "sgd" gradients accumulate and nothing hides their scale, so that the loss must count just once."""
-    assert_alike(folder / "one" / check / recipe / "checkpoint-12", checkpoint(folder, check, recipe, 12))
+    assert_alike(folder / "one" / check / recipe / f"checkpoint-{END}", checkpoint(folder, check, recipe, END))
     losses = [losses_of(facts) for facts in (one[check, recipe], two[0][f"{check}/{recipe}"])]
     torch.testing.assert_close(*losses, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("recipe", SPARSE)
 def test_a_checkpoint_of_two_processes_is_whole_sparse_and_written_by_one(recipe, two, folder):
-    for step in (6, 12):
+    for step in (MIDDLE, END):
         written = checkpoint(folder, "adam", recipe, step)
         assert missing_parts(written) == []
         assert (written / STATE_FILE).is_file()
@@ -131,14 +131,14 @@ def test_a_run_resumed_in_two_processes_is_the_unbroken_run(recipe, two):
 
 @pytest.mark.parametrize("recipe", FEW)
 def test_one_process_resumes_what_two_began(recipe, two, folder):
-    middle = checkpoint(folder, "adam", recipe, 6)
+    middle = checkpoint(folder, "adam", recipe, MIDDLE)
     train(recipe, folder / "alone" / recipe, resume=str(middle), per_device_train_batch_size=8)
-    assert_alike(folder / "alone" / recipe / "checkpoint-12", checkpoint(folder, "adam", recipe, 12))
+    assert_alike(folder / "alone" / recipe / f"checkpoint-{END}", checkpoint(folder, "adam", recipe, END))
 
 
 @pytest.mark.parametrize("recipe", FEW)
 def test_two_processes_resume_what_one_began(recipe, two, folder):
-    assert_alike(folder / "one" / "adam" / recipe / "checkpoint-12", checkpoint(folder, "fewer", recipe, 12))
+    assert_alike(folder / "one" / "adam" / recipe / f"checkpoint-{END}", checkpoint(folder, "fewer", recipe, END))
 
 
 @pytest.mark.parametrize("recipe", FEW)

@@ -10,7 +10,7 @@ from nxm_hf import NxMConfig, attach, recipes
 from nxm_hf.methods.schedules import Evenly
 from nxm_hf.patterns import NM
 from tests.support.custom_methods import Recorder
-from tests.support.grids import EACH_SPARSE_RECIPE, SPARSE, WINDOW
+from tests.support.grids import EACH_SPARSE_RECIPE, FEW, SPARSE, WINDOW
 from tests.support.models import assert_equal_weights
 from tests.support.toy_training import (
     TOTAL,
@@ -134,13 +134,17 @@ def test_phases_shorter_than_a_step_still_end_sparse(recipe, total):
 @pytest.mark.parametrize(
     "config", [NxMConfig("asp"), *(short(name, settle=0.9) for name in SPARSE)], ids=["asp-alone", *SPARSE]
 )
-def test_frozen_zeros_stay_true_zeros_for_two_hundred_steps_of_adamw(config):
-    """Pitfalls 4 and 5: momentum and weight decay never revive a pruned weight, and no zero turns negative."""
+def test_frozen_zeros_stay_true_zeros_for_many_steps_of_adamw(config):
+    """Pitfalls 4 and 5: momentum and weight decay never revive a pruned weight, and no zero turns negative.
+
+    For 200 steps with the recipes of FEW, and for 80 with others.
+    """
+    steps = 200 if config.recipe in FEW else 80  # no mask changes at the last step before the mask is frozen
     model = Toy()
     optimizer = adamw(model, betas=(0.95, 0.99))
-    engine = attach(model, optimizer, config, total_steps=200)
+    engine = attach(model, optimizer, config, total_steps=steps)
     pruned = None
-    for done in train(model, optimizer, 0, 200):
+    for done in train(model, optimizer, 0, steps):
         if engine.phase == "settle" or config.recipe == "asp":
             pruned = pruned or [weight == 0 for weight in weights(model)]
             for weight, zeros in zip(weights(model), pruned, strict=True):

@@ -3,6 +3,7 @@
 A recipe that is added by its file and its line in the catalogue is found here by itself.
 """
 
+import functools
 import importlib
 import inspect
 
@@ -28,6 +29,18 @@ def _train(folder, sparsity, **changes):
     return trainer
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The training of a config, made once and kept; None is a plain Trainer's."""
+
+    @functools.cache
+    def run(recipe, *window):
+        config = NxMConfig(recipe, **dict(window)) if recipe else None
+        return _train(tmp_path_factory.mktemp("trained"), config, kind="NxMTrainer" if recipe else "Trainer")
+
+    return run
+
+
 def test_the_catalogues_are_not_empty():
     assert len(RECIPES) >= 5 and {patterns.parse(text).kind for text in FITTING} | {"dense"} == {
         kind.kind for kind in patterns.PATTERNS
@@ -51,9 +64,9 @@ def test_a_method_reads_as_it_prints(recipe):
 
 @WINDOWS
 @EACH_SPARSE_RECIPE
-def test_a_trained_model_is_sparse_and_reloads_without_us_bit_for_bit(recipe, window, tmp_path):
+def test_a_trained_model_is_sparse_and_reloads_without_us_bit_for_bit(recipe, window, trained, tmp_path):
     """Pitfalls 2 and 5: what is saved is sparse, and stays so."""
-    trainer = _train(tmp_path / "run", NxMConfig(recipe, **window))
+    trainer = trained(recipe, *window.items())
     trainer.save_model(tmp_path / "end")
     assert verify(trainer.model).ok and verify(tmp_path / "end").ok
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "end")
@@ -81,16 +94,16 @@ def test_every_recipe_trains_to_every_pattern(recipe, pattern, tmp_path):
 
 
 @EACH_RECIPE
-def test_with_a_dense_pattern_every_recipe_is_plain_fine_tuning(recipe, tmp_path):
-    plain = _train(tmp_path, None, kind="Trainer")
+def test_with_a_dense_pattern_every_recipe_is_plain_fine_tuning(recipe, trained, tmp_path):
+    plain = trained(None)
     ours = _train(tmp_path, NxMConfig(recipe, "dense"))
     assert_equal_weights(ours.model, plain.model)
     assert not hasattr(ours.model.config, "nxm_config")
 
 
 @EACH_SPARSE_RECIPE
-def test_a_short_training_moves_the_weights_and_logs_our_metrics_beside_the_loss(recipe, tmp_path):
-    trainer = _train(tmp_path, recipe)
+def test_a_short_training_moves_the_weights_and_logs_our_metrics_beside_the_loss(recipe, trained):
+    trainer = trained(recipe)
     before = make_bert()
     for layer, old in zip(find_layers(trainer.model), find_layers(before), strict=True):
         kept = layer.weight != 0

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from nxm_hf import NxMCallback, NxMConfig, verify
-from tests.support.grids import FEW, RECIPES, SPARSE, WINDOW, pairs
+from tests.support.grids import FEW, RECIPES, WINDOW, pairs
 from tests.support.models import assert_equal_weights, make_arguments, make_bert
 from tests.support.training import (
     KINDS,
@@ -280,7 +280,7 @@ class PairTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
 
-@pytest.mark.parametrize("recipe", SPARSE)
+@pytest.mark.parametrize("recipe", FEW)
 def test_a_trainer_with_a_loss_of_its_own_trains_sparsely(recipe, tmp_path):
     trainer = make_trainer(tmp_path, eventful(recipe), "NxMCallback", base=PairTrainer, **{**OFTEN, "save_steps": 4})
     trainer.train()

@@ -325,8 +325,9 @@ def test_after_a_training_both_views_are_the_sparse_model(tmp_path):
 # -- logs and gradients ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", SPARSE)
+@pytest.mark.parametrize("recipe", FEW)
 def test_our_metrics_stand_in_the_record_of_the_loss_and_nowhere_else(recipe, rows, tmp_path):
+    """What the metrics are is tested with every recipe in tests/engine/test_metrics.py."""
     reports = []
 
     class Reporter(TrainerCallback):
