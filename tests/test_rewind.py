@@ -6,32 +6,29 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
+from transformers import BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from nxm_hf import NxMConfig, NxMTrainer, SparsityRecord, rewind, verify
 from nxm_hf.cli.main import main
 from nxm_hf.layers.find import find_layers
 from nxm_hf.storage.state_file import read_state
 from tests.support.models import make_arguments, make_bert, make_rows
+from tests.support.references import top
+from tests.support.training import make_12_step_trainer
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 
 
-def by_hand(weight: torch.Tensor, n: int = 2, m: int = 4) -> torch.Tensor:
-    """The mask of the largest weights of [out, in], by counting for each how many are larger or equal and earlier."""
-    groups = weight.abs().unflatten(-1, (-1, m))
-    first = torch.arange(m)
-    wins = (groups[..., None, :] > groups[..., None]) | (
-        (groups[..., None, :] == groups[..., None]) & (first[None, :] < first[:, None])
-    )
-    return (wins.sum(-1) < n).flatten(-2)
+def mask_of(weight: torch.Tensor, pattern: str = "2:4") -> torch.Tensor:
+    """Return the mask of the largest weights of [out, in], by counting."""
+    return top(weight.abs(), pattern)
 
 
-def run(folder, model, steps=6, **words):
-    """A training with a checkpoint at each second step."""
-    kind = NxMTrainer if "sparsity" in words else Trainer
-    arguments = make_arguments(folder, max_steps=steps, save_steps=2, logging_steps=steps)
-    trainer = kind(model=model, args=arguments, train_dataset=make_rows(), **words)
+def run(folder, model, steps=6, sparsity=None, callbacks=()):
+    """Train with a checkpoint at each second step; without `sparsity`, in a plain Trainer."""
+    kind = "Trainer" if sparsity is None else "NxMTrainer"
+    short = dict(max_steps=steps, save_steps=2, logging_steps=steps)
+    trainer = make_12_step_trainer(folder, sparsity, kind, model=model, callbacks=callbacks, **short)
     trainer.train()
     return trainer
 
@@ -57,7 +54,7 @@ def test_train_rewind_and_retrain_is_the_lottery_ticket_literally(tmp_path):
         main(["rewind", *(str(tmp_path / x) for x in ("end", "dense/checkpoint-2", "ticket")), "--pattern", "2:4"]) == 0
     )
     early, end = (load_file(tmp_path / name / "model.safetensors") for name in ("dense/checkpoint-2", "end"))
-    masks = {x.name: by_hand(end[f"{x.name}.weight"]) for x in find_layers(make_bert())}
+    masks = {x.name: mask_of(end[f"{x.name}.weight"]) for x in find_layers(make_bert())}
 
     ticket = BertForSequenceClassification.from_pretrained(tmp_path / "ticket")
     other = make_bert()
@@ -88,7 +85,7 @@ def test_of_a_sparse_training_the_dense_weights_are_rewound_to(recipe, tmp_path)
     differs = 0
     for layer in report.layers:
         dense = state.get(f"{layer.name}/dense", state[f"{layer.name}/weight"])
-        expected = torch.where(by_hand(end[f"{layer.name}.weight"]), dense, 0.0)
+        expected = torch.where(mask_of(end[f"{layer.name}.weight"]), dense, 0.0)
         assert torch.equal(ticket[f"{layer.name}.weight"], expected)
         differs += int((expected != deployed[f"{layer.name}.weight"]).sum())
     assert differs and len(report.layers) == 10
@@ -113,8 +110,8 @@ def test_a_transposed_weight_and_a_pattern_by_role_are_rewound_too(tmp_path):
     model.save_pretrained(tmp_path / "end")
     rewind(tmp_path / "end", tmp_path / "early", tmp_path / "ticket", {"ffn": "1:4", "default": "2:4"})
     early, end, ticket = (load_file(tmp_path / x / "model.safetensors") for x in ("early", "end", "ticket"))
-    for name, n in (("transformer.h.0.mlp.c_fc.weight", 1), ("transformer.h.1.attn.c_attn.weight", 2)):
-        assert torch.equal(ticket[name], torch.where(by_hand(end[name].t(), n).t(), early[name], 0.0))
+    for name, pattern in (("transformer.h.0.mlp.c_fc.weight", "1:4"), ("transformer.h.1.attn.c_attn.weight", "2:4")):
+        assert torch.equal(ticket[name], torch.where(mask_of(end[name].t(), pattern).t(), early[name], 0.0))
 
 
 def test_the_tokenizer_beside_the_checkpoint_comes_along_and_its_training_does_not(tmp_path):

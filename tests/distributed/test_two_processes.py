@@ -41,14 +41,14 @@ def launch(command: list[str], checks: str, folder: Path) -> list[dict]:
         start_new_session=True,
     )
     try:
-        said, _ = process.communicate(timeout=LIMIT)
+        output, _ = process.communicate(timeout=LIMIT)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
-    assert process.returncode == 0, said
-    assert "destroy_process_group" not in said and "Traceback" not in said, said
+    assert process.returncode == 0, output
+    assert "destroy_process_group" not in output and "Traceback" not in output, output
     facts = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
-    errors = [of["error"] for of in facts if "error" in of]
+    errors = [fact["error"] for fact in facts if "error" in fact]
     assert not errors, "\n".join(errors)
     return facts
 
@@ -201,13 +201,13 @@ def test_the_callback_in_a_plain_trainer_trains_what_nxm_trainer_trains(recipe, 
 def test_processes_that_disagree_are_told_so_and_leave_no_whole_checkpoint(recipe, two):
     """Pitfall 17."""
     for facts in two:
-        assert "The processes hold different weights" in facts[f"derailed/{recipe}"]["said"]
+        assert "The processes hold different weights" in facts[f"derailed/{recipe}"]["error"]
         assert facts[f"derailed/{recipe}"]["missing"]
 
 
 def test_processes_that_disagree_on_what_is_not_pruned_are_told_so_too(two):
     for facts in two:
-        assert "The processes hold different weights" in facts["head"]["said"]
+        assert "The processes hold different weights" in facts["head"]["error"]
         assert facts["head"]["missing"]
 
 
@@ -221,9 +221,9 @@ def test_a_machine_that_was_to_save_and_got_no_weights_says_so(accelerated):
     first, second = (facts["machines"] for facts in accelerated)
     assert first["missing"] == []
     if second["missing"]:
-        assert "has written no weights into" in second["said"]
+        assert "has written no weights into" in second["error"]
     else:
-        assert second["said"] == "nothing"
+        assert second["error"] == "nothing"
 
 
 def losses_of(facts: dict) -> torch.Tensor:

@@ -17,7 +17,7 @@ IMAGE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, interme
 
 
 def make_bert(seed: int = 0, **changes) -> BertForSequenceClassification:
-    """A BERT of two layers with random weights; the same for the same seed."""
+    """Return a BERT of two layers with random weights; the same for the same seed."""
     torch.manual_seed(seed)
     words = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=50)
     words.update(max_position_embeddings=32, problem_type="single_label_classification")
@@ -75,13 +75,13 @@ TWO_STACKS = ("t5", "bart")
 
 
 def make_model(name: str, seed: int = 0) -> T.PreTrainedModel:
-    """A model of two blocks or a few, in evaluation mode; the same for the same seed."""
+    """Return a model of a few blocks in evaluation mode; the same for the same seed."""
     torch.manual_seed(seed)
     return MODELS[name]().eval()
 
 
 def make_batches(name: str, count: int = 3, rows: int = 2, padded: bool = True) -> list[dict[str, Tensor]]:
-    """What it is called with; rows end in padding, of other lengths on the two sides of a model that has two."""
+    """Return inputs of a model. Rows end in padding; encoder and decoder get rows of different lengths."""
     noise = torch.Generator().manual_seed(7)
     if name in IMAGES:
         return [{"pixel_values": torch.randn(rows, 3, 16, 16, generator=noise)} for _ in range(count)]
@@ -102,7 +102,7 @@ def _text(rows: int, length: int, padded: bool, noise: torch.Generator) -> dict[
 
 
 def make_tokenizer(special: bool = True) -> T.PreTrainedTokenizerFast:
-    """Words w0 to w45 between [CLS] and [SEP]; without `special`, words alone and nothing to pad with."""
+    """Return a tokenizer of words w0 to w45 between [CLS] and [SEP]; with `special=False`, of words alone."""
     names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *(f"w{number}" for number in range(46))]
     tokenizer = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -116,20 +116,20 @@ def make_tokenizer(special: bool = True) -> T.PreTrainedTokenizerFast:
 
 
 def make_texts(count: int = 40, words: int = 12, seed: int = 3) -> list[str]:
-    """Texts of random words of the tokenizer, of several lengths."""
+    """Return texts of random words of the tokenizer, of several lengths."""
     noise = torch.Generator().manual_seed(seed)
     lengths = torch.randint(2, words + 1, (count,), generator=noise).tolist()
     return [" ".join(f"w{n}" for n in torch.randint(0, 46, (length,), generator=noise)) for length in lengths]
 
 
 def make_rows(count: int = 64, length: int = 8) -> list[dict[str, torch.Tensor]]:
-    """Rows whose label is the parity of their first token."""
+    """Return rows whose label is the parity of their first token."""
     ids = torch.randint(0, 50, (count, length), generator=torch.Generator().manual_seed(1))
     return [{"input_ids": row, "attention_mask": torch.ones_like(row), "labels": row[0] % 2} for row in ids]
 
 
 def make_arguments(output_dir, **changes) -> TrainingArguments:
-    """The arguments of a training of 12 steps on the CPU."""
+    """Return the arguments of a training of 12 steps on the CPU."""
     words = dict(
         output_dir=str(output_dir),
         max_steps=12,
@@ -157,6 +157,6 @@ def assert_equal_weights(one: torch.nn.Module, other: torch.nn.Module) -> None:
 
 
 def spare_imports() -> None:
-    """Accelerate looks for garbage at every training; it need not look at what modules made when they were imported."""
+    """Exclude what imports have made from garbage collection, which accelerate runs at every training."""
     gc.collect()
     gc.freeze()

@@ -1,8 +1,8 @@
-"""Training by hand: parameters as plain tensors, optimizers from their formulas, each recipe as its paper has it.
+"""References of recipes: parameters as plain tensors, optimizers from their formulas, each recipe as in its paper.
 
-Nothing of ours is called but patterns' names, the toy and, for `set`, the same chance. A law is a recipe on one weight:
+Of the library only patterns' names are used and, for `set`, its random numbers. A law is a recipe on one weight:
 `forward(t, w)` is what the t-th step (counted from 1) computes with, as an expression that autograd goes through;
-`train(t, w, g, hand)` is the weight after it; `mask(w)` is what would be shipped then.
+`train(t, w, g, hand)` is the weight after it; `mask(w)` is the mask of the deployed weight then.
 """
 
 import math
@@ -18,8 +18,8 @@ from tests.support.toy_training import Toy, loss_at
 ADAPTIVE = ("adam", "adamw")
 
 
-class Hand:
-    """The optimizers of `loops.OPTIMIZERS` on one weight, from their formulas."""
+class HandOptimizer:
+    """The optimizers of `toy_training.OPTIMIZERS` on one weight, from their formulas."""
 
     def __init__(self, kind):
         self.kind, self.t, self.first, self.second = kind, 0, 0.0, 0.0
@@ -37,15 +37,15 @@ class Hand:
         return w - decay - 0.02 * self.first / (1 - 0.9**self.t) / size
 
     def forget(self, where, which="both"):
-        """Begin anew with some entries."""
+        """Reset the moments of some entries."""
         if self.t and which != "none":
             self.first = torch.where(where, 0.0, self.first) if torch.is_tensor(self.first) else 0.0
         if self.t and which == "both" and self.kind in ADAPTIVE:
             self.second = torch.where(where, 0.0, self.second)
 
 
-class _Called:
-    """A toy with other tensors in the place of its parameters."""
+class _WithTensors:
+    """A toy that computes with other tensors in the place of its parameters."""
 
     def __init__(self, toy, tensors):
         self.toy, self.tensors = toy, tensors
@@ -58,27 +58,27 @@ class _Called:
 
 
 def by_hand(kind, law, steps):
-    """Train by hand. Yields, for each step, what it computed with, the weights after it, and what would be shipped."""
+    """Train by hand. Yield for each step the weights that it used, the weights after it, and the deployed weights."""
     toy = Toy(dtype=torch.float64)
     values = {name: p.detach().clone() for name, p in toy.named_parameters()}
-    hands = {name: Hand(kind) for name in values}
+    hands = {name: HandOptimizer(kind) for name in values}
     laws = {name: law(name.removesuffix(".weight")) for name in values if "blocks" in name and "weight" in name}
-    for name, one in laws.items():
-        values[name] = one.begin(values[name])
+    for name, rule in laws.items():
+        values[name] = rule.begin(values[name])
     for t in range(1, steps + 1):
         leaves = {name: w.clone().requires_grad_() for name, w in values.items()}
         used = {name: laws[name].forward(t, w) if name in laws else w for name, w in leaves.items()}
-        loss = loss_at(t - 1, _Called(toy, used))
+        loss = loss_at(t - 1, _WithTensors(toy, used))
         for name, g in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True):
             train = laws[name].train if name in laws else lambda t, w, g, hand: hand(w, g)
             values[name] = train(t, values[name], g, hands[name])
         trained = [values[name] for name in laws]
-        shipped = [values[name] * one.mask(values[name]) for name, one in laws.items()]
-        yield [used[name].detach() for name in laws], trained, shipped
+        deployed = [values[name] * rule.mask(values[name]) for name, rule in laws.items()]
+        yield [used[name].detach() for name in laws], trained, deployed
 
 
 def top(scores, pattern):
-    """The mask of the highest scores, by counting who is beaten by whom; of equal scores the lower index first."""
+    """Return the mask of the highest scores, by counting for each the scores above it; ties go to the lower index."""
     pattern = parse(pattern)
     n, m = (pattern.n, pattern.m) if isinstance(pattern, NM) else (1, 1)
     if isinstance(pattern, Unstructured):
@@ -91,7 +91,7 @@ def top(scores, pattern):
 
 
 def straight_through(w, masked):
-    """The value of `masked` with the gradient of `w`."""
+    """Return the value of `masked` with the gradient of `w`."""
     return w + (masked - w).detach()
 
 
@@ -264,7 +264,7 @@ class RewiringReference(Sparse):
 
 
 def rewired(w, mask, scores, share, pattern):
-    """The mask after dropping and growing, entry by entry."""
+    """Return the mask after dropping and growing, entry by entry."""
     kept = mask.flatten().tolist()
     size, score = w.abs().flatten().tolist(), scores.flatten().tolist()
     ones = [i for i, one in enumerate(kept) if one]

@@ -1,4 +1,4 @@
-"""What each process of a distributed test does: trainings in turn, leaving facts for pytest to judge.
+"""The program of each process of a distributed test: it runs trainings in turn, and writes facts for pytest to judge.
 
 Run by `torchrun` or `accelerate launch` as `-m ... CHECKS FOLDER`, with CHECKS of the names in this file,
 joined by commas; process r leaves `FOLDER/rank-r.json`.
@@ -80,7 +80,7 @@ def make_trainer(recipe, folder: Path, *callbacks, kind="NxMTrainer", dropout=0.
 
 
 def train(recipe: str | NxMConfig | None, folder: Path, *callbacks, resume=None, **changes) -> dict:
-    """Train, and return all there is to compare."""
+    """Train, and return what is compared."""
     recipe = STEADY if recipe == "admm" else recipe
     trainer, watch = make_trainer(recipe, folder, *callbacks, resume=resume, **changes)
     trainer.train(resume_from_checkpoint=resume)
@@ -95,39 +95,39 @@ def train(recipe: str | NxMConfig | None, folder: Path, *callbacks, resume=None,
 
 
 def adam(folder: Path, recipe: str) -> dict:
-    """A training; every process has a folder of its own, so that what each writes can be told apart."""
+    """Train with a folder for each process, so that the files of each can be told apart."""
     return train(recipe, folder / f"rank-{PartialState().process_index}")
 
 
 def launched(folder: Path) -> dict:
-    """One of those trainings, under another launcher."""
+    """Train one recipe of `adam` under another launcher."""
     return adam(folder, LAUNCHED)
 
 
 def sgd(folder: Path, recipe: str) -> dict:
-    """A training with accumulation, without what would hide the scale of a gradient: Adam and clipping."""
+    """Train with accumulation and without Adam and clipping, which would hide the scale of a gradient."""
     return train(recipe, folder, **SGD)
 
 
 def best(folder: Path, recipe: str) -> dict:
-    """A training with dropout that ends with the weights of its best checkpoint."""
+    """Train with dropout, and end with the weights of the best checkpoint."""
     return train(recipe, folder, dropout=0.1, **BEST)
 
 
 def resumed(folder: Path, recipe: str) -> dict:
-    """The same, resumed in the middle."""
+    """Resume `best` in the middle."""
     middle = folder.parents[1] / "best" / recipe / "checkpoint-2"
     return train(recipe, folder, dropout=0.1, resume=str(middle), **BEST)
 
 
 def fewer(folder: Path, recipe: str) -> dict:
-    """Resumed from what one process trained."""
+    """Resume what one process began."""
     middle = folder.parents[1] / "one" / "adam" / recipe / f"checkpoint-{MIDDLE}"
     return train(recipe, folder, resume=str(middle))
 
 
 def callback(folder: Path, recipe: str) -> dict:
-    """A Trainer with NxMCallback, and the NxMTrainer that it is to equal; a Trainer scales the loss as it pleases."""
+    """Train with NxMCallback, and with the NxMTrainer that must equal it if it leaves the loss scale alone."""
     short = dict(max_steps=4, save_steps=2, dropout=0.1)
     whole = train(recipe, folder / "callback", kind="NxMCallback", **short)
     middle = str(folder / "callback" / "checkpoint-2")
@@ -137,23 +137,23 @@ def callback(folder: Path, recipe: str) -> dict:
 
 
 def derailed(folder: Path, recipe: str, name: str = "bert.encoder.layer.0.output.dense.weight") -> dict:
-    """What is said when one process trains other weights than the rest."""
+    """Train other weights in one process than in the rest, and return the error."""
     try:
         train(recipe, folder, Derail(name), max_steps=2, save_steps=2)
-        said = "nothing"
+        message = "nothing"
     except RuntimeError as error:
-        said = str(error)
+        message = str(error)
     PartialState().wait_for_everyone()
-    return {"said": said, "missing": missing_parts(folder / "checkpoint-2")}
+    return {"error": message, "missing": missing_parts(folder / "checkpoint-2")}
 
 
 def head(folder: Path) -> dict:
-    """The same, of weights that are not pruned."""
+    """Do the same with weights that are not pruned."""
     return derailed(folder, "ste", "classifier.weight")
 
 
 def plain(folder: Path) -> dict:
-    """The recipe "dense", and the Trainer that it is to equal."""
+    """Train with the recipe "dense", and with the plain Trainer that must equal it."""
     words = dict(dropout=0.1, gradient_accumulation_steps=2, max_steps=6, eval_strategy="steps", eval_steps=3)
     return {
         "nxm": train("dense", folder / "nxm", **words),
@@ -162,13 +162,13 @@ def plain(folder: Path) -> dict:
 
 
 def untrained(folder: Path) -> dict:
-    """The loss of a model before any training."""
+    """Evaluate a model before any training."""
     trainer, _ = make_trainer("ste", folder)
     return {"loss": trainer.evaluate()["eval_loss"]}
 
 
 def beginning(folder: Path) -> dict:
-    """What each process has after pruning by rows that are not those of the others."""
+    """Prune before training, with other rows in each process."""
     model, rows = make_bert(), make_rows()[PartialState().process_index * 16 :]
     config = NxMConfig("asp", settings={"scores": "wanda"})
     during_training.CalibratedPruner.of(Plan.of(model, config), config, DataLoader(rows, 8)).prune()
@@ -176,18 +176,18 @@ def beginning(folder: Path) -> dict:
 
 
 def warmed(folder: Path) -> dict:
-    """A training that is dense at first, and then pruned by rows of its data."""
+    """Train dense at first, then prune with training rows, and go on."""
     config = NxMConfig("asp", settings={"scores": "sparsegpt"}, warmup=0.5)
     return train(config, folder, dropout=0.1, max_steps=6, logging_steps=2)
 
 
 def halfway(folder: Path) -> dict:
-    """A training that is pruned by rows of its data where settling begins."""
+    """Train with a recipe that prunes with training rows when the frozen-mask phase starts."""
     return train(NxMConfig("admm"), folder, dropout=0.1, max_steps=6, logging_steps=2)
 
 
 def spared(folder: Path) -> dict:
-    """Two trainings with `admm`: where one process cannot prune by rows, and where none is to."""
+    """Train with `admm` twice: where pruning with rows fails in one process, and where it is not asked for."""
 
     def broken(*args, **kwargs):
         raise RuntimeError("out of memory")
@@ -203,17 +203,17 @@ def spared(folder: Path) -> dict:
 
 
 def machines(folder: Path) -> dict:
-    """Every process saves, as if on a machine of its own with a disk of its own."""
+    """Save in every process, as if each were on a machine with a disk of its own."""
     own = folder / f"rank-{PartialState().process_index}"
     local, os.environ["LOCAL_RANK"] = os.environ["LOCAL_RANK"], "0"  # what a launcher says on each of two machines
     try:
         train("ste", own, max_steps=2, save_steps=2, save_on_each_node=True)
-        said = "nothing"
+        message = "nothing"
     except RuntimeError as error:
-        said = str(error)
+        message = str(error)
     finally:
         os.environ["LOCAL_RANK"] = local
-    return {"said": said, "missing": missing_parts(own / "checkpoint-2")}
+    return {"error": message, "missing": missing_parts(own / "checkpoint-2")}
 
 
 # Every recipe is trained in two processes. All that follows hangs on the kind of state, so four recipes stand for all.
@@ -226,12 +226,12 @@ CHECKS = {**BY_RECIPE, **BY_FEW, **ONCE}
 
 
 def keys(check: str) -> list[tuple[str, ...]]:
-    """What a check is done for: all recipes, a few, or once."""
+    """Return the keys of the facts of a check: one for each recipe that it is done with, or one."""
     return [(check,)] if check in ONCE else [(check, recipe) for recipe in (FEW if check in BY_FEW else SPARSE)]
 
 
 def main(checks: str, folder: str) -> None:
-    """Do the checks, up to the first error: after it the processes are out of step."""
+    """Do the checks up to the first error, after which the processes would wait for each other."""
     torch.set_num_threads(1)
     spare_imports()
     state, root, facts = PartialState(cpu=True, timeout=timedelta(seconds=120)), Path(folder), {}
