@@ -38,6 +38,7 @@ def attach(
         ValueError: If the model, the optimizer or the recipe cannot be trained so.
 
     Example:
+        >>> import torch
         >>> layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
         >>> model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         >>> optimizer = torch.optim.AdamW(model.parameters())

@@ -97,7 +97,7 @@ BROKEN = {
     "empty weights": (_empty_weights, "model.safetensors cannot be read"),
     "a missing weight": (_a_weight_is_missing, f"holds no weight of {QUERY}"),
     "weights of another model": (lambda folder: edit_config(folder, hidden_size=64), "by its config.json"),
-    "pickle only": (_pickle_only, "pytorch_model.bin is read by transformers alone"),  # Pitfall 32
+    "pickle only": (_pickle_only, "pytorch_model.bin is a pickle: load it with transformers"),  # Pitfall 32
     "no weights": (_no_weights, "holds neither model.safetensors nor"),
     "a missing shard": (_a_shard_is_missing, "model-00002-of-00002.safetensors cannot be read"),
     "a broken index": (_text("model.safetensors.index.json", "{"), "index.json cannot be read"),
