@@ -30,9 +30,12 @@ def pairs(**axes: Iterable[Any]) -> pytest.MarkDecorator:
     Args:
         axes: the values of each parameter, by its name.
     """
-    return pytest.mark.parametrize(
-        list(axes), [tuple(row) for row in _covering([list(axis) for axis in axes.values()])]
-    )
+    rows = [tuple(row) for row in _covering([list(axis) for axis in axes.values()])]
+    return pytest.mark.parametrize(list(axes), rows, ids=["-".join(map(_label, row)) for row in rows])
+
+
+def _label(value: Any) -> str:
+    return "+".join(value) or "whole" if isinstance(value, dict) else str(value)
 
 
 def _covering(axes: list[list[Any]]) -> Iterator[list[Any]]:
