@@ -75,12 +75,12 @@ def test_first_and_last_values_are_the_weights_and_the_excerpt_is_the_mask(tmp_p
         weight = model.get_submodule(name).weight
         assert layer["first"] == weight.flatten()[layer["index"]].tolist()
         assert len(set(layer["index"])) == len(layer["index"]) == FOLLOWED_WEIGHTS
-        shipped = type(model).from_pretrained(folder).get_submodule(name).weight.flatten()
+        deployed = type(model).from_pretrained(folder).get_submodule(name).weight.flatten()
         kept = decode_in_mask(words["records"][-1]["in_mask"][list(words["layers"]).index(name)], FOLLOWED_WEIGHTS)
-        followed = shipped[layer["index"]].tolist()
+        followed = deployed[layer["index"]].tolist()
         assert [value if is_kept else 0.0 for value, is_kept in zip(layer["last"], kept, strict=True)] == followed
         if name == words["excerpt"]["layer"]:
-            rows = ["".join("01"[bit] for bit in row) for row in (shipped.view(weight.shape) != 0).tolist()]
+            rows = ["".join("01"[bit] for bit in row) for row in (deployed.view(weight.shape) != 0).tolist()]
             assert words["excerpt"]["rows"] == rows
 
 

@@ -92,7 +92,7 @@ def checkpoint(folder: Path, check: str, recipe: str, step: int) -> Path:
 
 @pytest.mark.parametrize("check", [*BY_RECIPE, *BY_FEW])
 def test_two_processes_hold_the_same_bits_after_every_step(check, two):
-    """Weights, state of the engine, records, and what is shipped. Pitfall 17: ranks disagree on masks."""
+    """Weights, state of the engine, records, and what is deployed. Pitfall 17: ranks disagree on masks."""
     for key in map("/".join, keys(check)):
         assert two[0][key] == two[1][key], key
 
@@ -142,7 +142,7 @@ def test_two_processes_resume_what_one_began(recipe, two, folder):
 
 
 @pytest.mark.parametrize("recipe", FEW)
-def test_every_process_evaluates_what_is_shipped(recipe, two, folder):
+def test_every_process_evaluates_the_deployed_weights(recipe, two, folder):
     for facts in two:
         assert facts[f"best/{recipe}"]["evaluated"] == [True] * 3
     for step in (2, 4, 6):
@@ -232,13 +232,13 @@ def losses_of(facts: dict) -> torch.Tensor:
 
 def assert_alike(one: Path, two: Path) -> None:
     """Raise unless what was trained differs by at most 1e-5, and the masks in at most one entry of a thousand."""
-    theirs, shipped = trained(two), [load_file(folder / "model.safetensors") for folder in (one, two)]
+    theirs, deployed = trained(two), [load_file(folder / "model.safetensors") for folder in (one, two)]
     for name, weight in trained(one).items():
         if not name.endswith("key.bias"):  # attention does not depend on it, so that rounding alone moves it
             torch.testing.assert_close(
                 weight, theirs[name], rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
             )
-    pairs = [(weight != 0, shipped[1][name] != 0) for name, weight in shipped[0].items()]
+    pairs = [(weight != 0, deployed[1][name] != 0) for name, weight in deployed[0].items()]
     same = sum(torch.count_nonzero(mine == other).item() for mine, other in pairs)
     assert same >= 0.999 * sum(mine.numel() for mine, _ in pairs)
 

@@ -74,7 +74,7 @@ def test_until_warmup_ends_training_is_plain_bit_for_bit(recipe):
 
 @EACH_SPARSE_RECIPE
 @pytest.mark.parametrize("warmup", [0.0, 0.25])
-def test_once_settled_the_mask_is_the_one_that_was_shipped_then_and_stays(recipe, warmup):
+def test_once_settled_the_mask_is_the_one_that_was_deployed_then_and_stays(recipe, warmup):
     model = Toy()
     optimizer = adamw(model)
     engine = attach(model, optimizer, short(recipe, warmup=warmup, settle=0.5), total_steps=TOTAL)

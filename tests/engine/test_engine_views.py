@@ -29,7 +29,7 @@ from tests.support.toy_training import (
 @EACH_SPARSE_RECIPE
 @WINDOWS
 def test_at_every_step_the_deployed_view_is_sparse_and_the_training_view_comes_back(recipe, window):
-    """Pitfalls 1 and 2: true zeros in what is shipped; and looking at it changes nothing."""
+    """Pitfalls 1 and 2: true zeros in what is deployed; and looking at it changes nothing."""
     model = Toy()
     optimizer = adamw(model)
     engine = attach(model, optimizer, short(recipe, **window), total_steps=TOTAL)

@@ -52,7 +52,7 @@ INTERRUPTS = [  # in the warm-up, the recipe and the settled phase; inside an ac
     + [(name, "on_substep_end", 5) for name in OTHERS if name != "dense"],
 )
 def test_what_is_saved_after_an_interrupt_is_sparse(recipe, event, step, tmp_path):
-    """Pitfall 2: the model after Ctrl-C is what would be shipped, in every phase."""
+    """Pitfall 2: the model after Ctrl-C is what would be deployed, in every phase."""
     trainer = make_trainer(tmp_path, eventful(recipe), callbacks=[InterruptAt(step, event)], save_strategy="no")
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
@@ -130,10 +130,10 @@ def test_a_smaller_batch_of_a_resumed_training_begins_from_the_checkpoint(recipe
 
 
 @pytest.mark.parametrize("recipe", ["dense", *FEW])
-def test_training_twice_begins_the_second_time_from_the_model_that_was_shipped(recipe, tmp_path):
+def test_training_twice_begins_the_second_time_from_the_model_that_was_deployed(recipe, tmp_path):
     trainer = make_trainer(tmp_path, eventful(recipe), save_strategy="no")
     trainer.train()
-    shipped = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    deployed = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     begins = Begins()
     begins.trainer = trainer
     if recipe != "dense":
@@ -141,14 +141,14 @@ def test_training_twice_begins_the_second_time_from_the_model_that_was_shipped(r
     trainer.train()
     assert trainer.state.global_step == STEPS
     for name, weight in (begins.seen or [{}])[0].items():
-        assert torch.equal(weight, shipped[f"{name}.weight"])
+        assert torch.equal(weight, deployed[f"{name}.weight"])
     if recipe != "dense":
         assert verify(trainer.model).ok
 
 
 @pytest.mark.parametrize("recipe", SPARSE)
 def test_an_error_inside_evaluate_leaves_the_weights_that_are_trained(recipe, tmp_path):
-    """Caught by the user's own loop or not, training can go on, and a save ships what it would have shipped."""
+    """Caught by the user's own loop or not, training can go on, and a save deploys what it would have deployed."""
     trainer = make_trainer(tmp_path, eventful(recipe), eval_strategy="steps", eval_steps=4, save_strategy="no")
     shown = []
 

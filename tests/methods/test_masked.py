@@ -263,7 +263,7 @@ def test_the_final_pattern_is_shipped_whatever_holds_now():
     state = method.init(weight, Clock(0, STEPS))
     assert int(weight.count_nonzero()) == 48  # 3:4 while training
     method.finish(weight, state, Clock(0, STEPS))
-    assert int(weight.count_nonzero()) == 32  # 2:4 when shipped
+    assert int(weight.count_nonzero()) == 32  # 2:4 when deployed
 
 
 def test_infinity_is_the_largest_and_is_kept():

@@ -124,7 +124,7 @@ def test_in_the_middle_the_weights_of_the_last_dense_step_are_pruned(kind, when,
     config = replace(DENSE_AND_PRUNED[when], **words)
     trainer = make_trainer(tmp_path / kind, config, kind, callbacks=[stamps], **short)
     trainer.train()
-    assert stamps.seen == [None] * 6, "a model in training is not stamped as one to ship"
+    assert stamps.seen == [None] * 6, "a model in training is not stamped as one to deploy"
     assert_equal_weights(trainer.model, plain.model)
     assert verify(trainer.model, "1:4").ok
     phases = [record["nxm/phase"] for record in trainer.state.log_history if "nxm/phase" in record]

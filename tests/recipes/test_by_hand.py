@@ -120,7 +120,7 @@ def test_warmup_and_settle_go_around_any_recipe(recipe, optimizer):
 @pytest.mark.parametrize("case", CASES)
 def test_the_masks_of_the_comparison_move(case):
     """The agreement above would be empty if no mask ever changed."""
-    zeros = [shipped[0] == 0 for _, _, shipped in attached(CASES[case][0], "adamw")]
+    zeros = [deployed[0] == 0 for _, _, deployed in attached(CASES[case][0], "adamw")]
     assert any(not torch.equal(zeros[0], later) for later in zeros)
 
 

@@ -11,7 +11,7 @@ from tests.support.toy_training import Toy, weights
 
 
 def densities(config, optimizer="adamw", steps=STEPS):
-    """The density of what each step computes with, and at last of what is shipped."""
+    """The density of what each step computes with, and at last of what is deployed."""
     run = list(attached(config, optimizer, steps))
     views = [used for used, _, _ in run] + [run[-1][2]]
     return [sum(int(w.count_nonzero()) for w in view) / sum(w.numel() for w in view) for view in views]

@@ -13,7 +13,7 @@ ALL = ("fix", "reset", "regularize", "mask-decay", "structure-decay", "set", "ri
 
 @pytest.mark.parametrize("window", [{}, {"warmup": 0.25}, {"settle": 0.25}, {"warmup": 0.25, "settle": 0.25}], ids=str)
 @pytest.mark.parametrize("recipe", ALL)
-def test_what_is_shipped_holds_the_final_pattern_at_any_step(recipe, window):
+def test_the_deployed_weights_hold_the_final_pattern_at_any_step(recipe, window):
     """Also in a dense turn of acdc, in frame 1 of structure-decay and before gradual pruned anything."""
     model = Toy()
     stepper = torch.optim.AdamW(model.parameters(), lr=0.02)

@@ -72,8 +72,8 @@ def test_geometric_frames_that_do_not_fit_name_the_first_that_does():
 
 def test_the_frames_that_the_error_names_do_work():
     config = NxMConfig("structure-decay", "1:4", settings={"frames": ["2:8", "1:4"]})
-    *_, (_, _, shipped) = attached(config, "sgd", 6)
-    assert all(NM(1, 4).violations(w) == 0 for w in shipped)
+    *_, (_, _, deployed) = attached(config, "sgd", 6)
+    assert all(NM(1, 4).violations(w) == 0 for w in deployed)
 
 
 def test_layers_that_no_frame_but_the_last_fits_can_be_skipped_or_trained_through_it():

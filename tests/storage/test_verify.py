@@ -16,9 +16,9 @@ NAME = "bert.encoder.layer.1.intermediate.dense"
 
 
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory):
+def deployed(tmp_path_factory):
     """The directory of a sparse model; tests work on copies of it."""
-    folder = tmp_path_factory.mktemp("shipped")
+    folder = tmp_path_factory.mktemp("deployed")
     arguments = make_arguments(folder / "run", max_steps=1, save_strategy="no")
     trainer = NxMTrainer(make_bert(), arguments, train_dataset=make_rows(8), sparsity="asp")
     trainer.train()
@@ -27,13 +27,13 @@ def shipped(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(shipped, tmp_path):
-    return shutil.copytree(shipped, tmp_path / "copy")
+def folder(deployed, tmp_path):
+    return shutil.copytree(deployed, tmp_path / "copy")
 
 
 @pytest.fixture
-def model(shipped):
-    return BertForSequenceClassification.from_pretrained(shipped)
+def model(deployed):
+    return BertForSequenceClassification.from_pretrained(deployed)
 
 
 def _edit(folder, change):
@@ -73,16 +73,16 @@ DAMAGE = {
 }
 
 
-def test_a_shipped_model_and_its_directory_are_ok(shipped, model):
-    for report in (verify(model), verify(shipped), verify(str(shipped))):
+def test_a_deployed_model_and_its_directory_are_ok(deployed, model):
+    for report in (verify(model), verify(deployed), verify(str(deployed))):
         assert report.ok and report.problems == []
         assert len(report.layers) == 12 and report.density == 0.5
         report.raise_for_problems()
 
 
-def test_what_is_reported_of_a_layer_is_what_counting_finds(shipped, model):
+def test_what_is_reported_of_a_layer_is_what_counting_finds(deployed, model):
     """Pitfall 29: exact numbers, of the layers that are pruned and of no others."""
-    report = verify(shipped)
+    report = verify(deployed)
     zeros = total = 0
     for layer in report.layers:
         weight = model.get_submodule(layer.name).weight.tolist()
@@ -164,8 +164,8 @@ def test_a_record_of_nothing_is_a_problem(folder):
 @pytest.mark.parametrize(
     ("pattern", "ok"), [("2:4", True), (NM(2, 4), True), ("4:8", True), ("1:4", False), ("4x2", True)], ids=str
 )
-def test_the_argument_pattern_asks_for_another_one(pattern, ok, model, shipped):
-    for report in (verify(model, pattern), verify(shipped, pattern)):
+def test_the_argument_pattern_asks_for_another_one(pattern, ok, model, deployed):
+    for report in (verify(model, pattern), verify(deployed, pattern)):
         assert report.ok is ok and len(report.layers) == 12
         assert {layer.pattern for layer in report.layers} == {parse(pattern)}
 
@@ -235,8 +235,8 @@ def test_a_model_of_an_unknown_class_is_an_error_that_says_what_to_do(folder):
         verify(folder)
 
 
-def test_a_report_prints_as_a_table(shipped):
-    lines = str(verify(shipped)).splitlines()
+def test_a_report_prints_as_a_table(deployed):
+    lines = str(verify(deployed)).splitlines()
     assert lines[0].split() == ["layer", "role", "shape", "pattern", "density"]
     assert lines[2].split() == ["bert.encoder.layer.0.attention.self.query", "query", "32x32", "2:4", "0.5000"]
     assert lines[-1] == "12 layers, density 0.5000: ok" and len(lines) == 2 + 12 + 1
@@ -244,16 +244,16 @@ def test_a_report_prints_as_a_table(shipped):
     assert row.split()[1:] == ["ffn_in", "64x32", "2:4", "0.5000"]
 
 
-def test_looking_changes_nothing(model, shipped):
+def test_looking_changes_nothing(model, deployed):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    files = {path: path.read_bytes() for path in shipped.iterdir()}
+    files = {path: path.read_bytes() for path in deployed.iterdir()}
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    verify(model), verify(shipped), verify(shipped, "2:4")
+    verify(model), verify(deployed), verify(deployed, "2:4")
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert {path: path.read_bytes() for path in shipped.iterdir()} == files
+    assert {path: path.read_bytes() for path in deployed.iterdir()} == files
 
 
 def test_half_precision_weights_are_verified_too(model, tmp_path):
@@ -261,5 +261,5 @@ def test_half_precision_weights_are_verified_too(model, tmp_path):
     assert verify(model).ok and verify(tmp_path).ok and verify(tmp_path).density == 0.5
 
 
-def test_the_record_names_every_layer_with_its_pattern(shipped):
-    assert SparsityRecord.from_pretrained(shipped).layers == {layer.name: "2:4" for layer in verify(shipped).layers}
+def test_the_record_names_every_layer_with_its_pattern(deployed):
+    assert SparsityRecord.from_pretrained(deployed).layers == {layer.name: "2:4" for layer in verify(deployed).layers}

@@ -14,7 +14,7 @@ from tests.support.references import Algorithm1, by_hand
 from tests.support.toy_training import OPTIMIZERS, Toy, loss_at, train, weights
 
 STEPS = 36
-LOOKS = range(3, STEPS, 4)  # the steps after which what would be shipped is compared too
+LOOKS = range(3, STEPS, 4)  # the steps after which what would be deployed is compared too
 PATTERN = NM(2, 4)
 CLOSE = dict(rtol=1e-9, atol=1e-11)  # of fp64, where the same sums are done in another order
 OVER_OPTIMIZERS = pytest.mark.parametrize("optimizer", OPTIMIZERS)

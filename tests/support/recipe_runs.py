@@ -10,11 +10,11 @@ from tests.support.toy_training import OPTIMIZERS, Toy, train, weights
 STEPS = 36
 CLOSE = dict(rtol=1e-7, atol=1e-10)  # of fp64, where the same sums are done in another order
 OVER_OPTIMIZERS = pytest.mark.parametrize("optimizer", OPTIMIZERS)
-VIEWS = ("used", "trained", "shipped")
+VIEWS = ("used", "trained", "deployed")
 
 
 def attached(config, optimizer, steps=STEPS):
-    """Train with an engine. Yields what each step computed with, the weights after it, and what would be shipped."""
+    """Train with an engine. Yields what each step computed with, the weights after it, and what would be deployed."""
     model = Toy(dtype=torch.float64)
     stepper = OPTIMIZERS[optimizer](model.parameters())
     engine = attach(model, stepper, config, total_steps=steps)
@@ -22,8 +22,8 @@ def attached(config, optimizer, steps=STEPS):
     for _ in train(model, stepper, 0, steps):
         trained = [weight.detach().clone() for _, weight in engine.trained_weights()]
         with engine.deployed():
-            shipped = weights(model)
-        yield used, trained, shipped
+            deployed = weights(model)
+        yield used, trained, deployed
         used = weights(model)
 
 

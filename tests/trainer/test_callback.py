@@ -73,7 +73,7 @@ def test_a_trainer_with_our_callback_is_our_trainer_bit_for_bit(recipe, changes,
 
 
 @pytest.mark.parametrize("recipe", ["sr-ste", "admm"])
-def test_evaluations_see_the_weights_to_ship_and_steps_do_not(recipe, tmp_path):
+def test_evaluations_see_the_deployed_weights_and_steps_do_not(recipe, tmp_path):
     evaluated, stepped = [], []
 
     class Watch(TrainerCallback):
@@ -319,7 +319,7 @@ def test_a_users_own_method_needs_no_registration(tmp_path):
 
 
 @pytest.mark.parametrize("recipe", ["sr-ste", "admm"])
-def test_a_seq2seq_trainer_generates_with_the_weights_to_ship(recipe, rows, tmp_path):
+def test_a_seq2seq_trainer_generates_with_the_deployed_weights(recipe, rows, tmp_path):
     torch.manual_seed(0)
     words = dict(d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2, vocab_size=50, decoder_start_token_id=0)
     model = T5ForConditionalGeneration(T5Config(**words))

@@ -245,7 +245,7 @@ def test_a_model_init_gives_each_training_a_new_model(tmp_path):
 
 
 @pytest.mark.parametrize("recipe", SPARSE)
-def test_evaluations_predictions_and_checkpoints_of_every_phase_see_the_weights_to_ship(recipe, rows, tmp_path):
+def test_evaluations_predictions_and_checkpoints_of_every_phase_see_the_deployed_weights(recipe, rows, tmp_path):
     """At six steps with the recipes of FEW, at four with others."""
     seen, phases = {}, []
     steps, window = (12, WINDOW) if recipe in FEW else (8, {"warmup": 0.4, "settle": 0.4})
