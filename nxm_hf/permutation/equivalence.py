@@ -80,7 +80,8 @@ class EquivalenceCheck:
 
         def compare(name: str, x: Tensor, output: Tensor) -> Tensor:
             recorded_input, recorded_output = next(calls[name])
-            expected = recorded_input[..., orders[name]] if name in orders else recorded_input
+            axis = -2 if isinstance(self._layers[name], nn.Conv1d) else -1  # convolutions take [..., channels, length]
+            expected = recorded_input.index_select(axis, orders[name]) if name in orders else recorded_input
             if not _close(x, expected):
                 wrong.add(name)
             return recorded_output.clone()

@@ -171,14 +171,20 @@ def _obstacle(coupled: CoupledLayers, patterns: Mapping[str, Pattern]) -> str:
 def _apply(
     permutable: Sequence[CoupledLayers], orders: Mapping[str, Tensor], check: EquivalenceCheck
 ) -> dict[str, str]:
-    """Permute the layers. Put back those that change what the model computes, and return them with the reason."""
-    for coupled in permutable:
-        coupled.permute(orders[coupled.consumer.name])
+    """Permute the layers. Put back those that change what the model computes, and return them with the reason.
+
+    If the check itself fails, all layers are put back.
+    """
     input_orders = {c.consumer.name: c.input_order(orders[c.consumer.name]) for c in permutable}
-    wrong, output_differs = check.differences(input_orders)
-    for coupled in permutable:
-        if output_differs or coupled.consumer.name in wrong:
-            coupled.permute(orders[coupled.consumer.name].argsort())
+    wrong, output_differs = set(orders), True
+    try:
+        for coupled in permutable:
+            coupled.permute(orders[coupled.consumer.name])
+        wrong, output_differs = check.differences(input_orders)
+    finally:
+        for coupled in permutable:
+            if output_differs or coupled.consumer.name in wrong:
+                coupled.permute(orders[coupled.consumer.name].argsort())
     if output_differs:
         return dict.fromkeys(orders, "something else in this model reads channels that were to change places")
     reason = "what stands between it and the layers before it does not treat all channels alike"

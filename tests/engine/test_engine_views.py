@@ -105,7 +105,7 @@ def test_the_stamp_stands_in_the_config_only_while_the_weights_are_deployed():
 
 @EACH_SPARSE_RECIPE
 @WINDOWS
-def test_no_zero_that_is_shipped_is_negative(recipe, window):
+def test_no_zero_that_is_deployed_is_negative(recipe, window):
     """Pitfall 1: neither a pruned negative weight, nor a -0.0 that is kept or trained."""
     model = Toy()
     with torch.no_grad():

@@ -258,7 +258,7 @@ def test_finish_leaves_the_state_as_it_is(name):
     assert PATTERN.violations(shown) == 0 and torch.equal(shown != 0, mask)
 
 
-def test_the_final_pattern_is_shipped_whatever_holds_now():
+def test_the_final_pattern_is_deployed_whatever_holds_now():
     method, weight = Masked(Stages()), torch.randn(8, 8)
     state = method.init(weight, Clock(0, STEPS))
     assert int(weight.count_nonzero()) == 48  # 3:4 while training

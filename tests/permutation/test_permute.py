@@ -6,7 +6,7 @@ import torch
 import nxm_hf
 from nxm_hf import NxMConfig, permute
 from nxm_hf.patterns import NM, parse
-from tests.support.models import make_bert
+from tests.support.models import assert_equal_weights, make_bert, make_model
 from tests.support.permutation import FREE, answer, make, relative
 
 
@@ -44,6 +44,35 @@ def test_in_exact_arithmetic_the_answer_is_equal_to_the_last_digits(name):
     before = answer(model)
     assert permute(model, "2:4").after > 0
     assert relative(answer(model), before) < 1e-14
+
+
+def test_channels_of_convolutions_of_width_one_stand_before_the_positions():
+    model = make_model("squeezebert").eval()
+    tokens = {"input_ids": torch.arange(10).view(2, 5)}
+    with torch.no_grad():
+        before = model(**tokens).last_hidden_state
+        report = permute(model, "2:4")
+        after = model(**tokens).last_hidden_state
+    assert {layer.role for layer in report.layers} >= {"ffn_out"} and report.after > report.before
+    assert relative(after, before) < 1e-5
+
+
+def test_a_check_that_fails_leaves_the_model_as_it_was(monkeypatch):
+    """The second run fails, as when the memory is full: the layers were permuted by then."""
+    model, calls = make_bert(), []
+    forward = model.forward
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", failing)
+    with pytest.raises(MemoryError):
+        permute(model, "2:4")
+    assert len(calls) == 2
+    assert_equal_weights(model, make_bert())
 
 
 def test_weights_move_with_their_rows_and_biases_and_nothing_else_moves():

@@ -114,7 +114,7 @@ def test_only_checkpoints_hold_a_state_and_no_pickle_is_ours(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_checkpoint_can_be_shipped_as_it_is(kind, tmp_path):
+def test_every_checkpoint_can_be_deployed_as_it_is(kind, tmp_path):
     """Pitfall 2: in the warm-up, the recipe and the settled phase."""
     make_trainer(tmp_path, eventful("admm"), kind).train()
     assert all(verify(tmp_path / f"checkpoint-{step}").ok for step in range(1, 9))

@@ -134,7 +134,7 @@ def test_a_directory_of_every_family_verifies(family, kind, families):
         assert {layer.name for layer in report.layers} == {layer.name for layer in find_layers(model)}
 
 
-def test_shared_layers_are_shipped_once_and_transposed_ones_along_their_inputs(families):
+def test_shared_layers_are_deployed_once_and_transposed_ones_along_their_inputs(families):
     """Pitfall 19: Conv1D of GPT-2 keeps [in, out]; its groups stand along the first dimension."""
     assert len(verify(families["albert"][1] / "whole").layers) == 6
     weight = families["gpt2"][0].transformer.h[0].attn.c_attn.weight
