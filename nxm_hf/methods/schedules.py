@@ -112,7 +112,7 @@ class Every:
     steps: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 1:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"A number of steps must be a whole number of at least 1; got {self.steps!r}. Write 1.")
 
     def __call__(self, clock: Clock) -> bool:
