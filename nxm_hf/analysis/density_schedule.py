@@ -12,7 +12,7 @@ from nxm_hf.patterns import Dense, Pattern
 
 
 class StepUse(NamedTuple):
-    """How one step uses a weight: the pattern that it holds exactly, and whether pruned entries get no gradient."""
+    """The use of a weight by one step: the pattern that it holds, and True if pruned entries get no gradient."""
 
     pattern: Pattern
     frozen: bool

@@ -1,4 +1,4 @@
-"""How much a mask changed between two times."""
+"""Measures of the change of a mask between two steps."""
 
 from torch import Tensor
 

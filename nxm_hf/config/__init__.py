@@ -1,4 +1,4 @@
-"""What to prune and how (`NxMConfig`), and what a saved model says of itself (`SparsityRecord`)."""
+"""Configuration: `NxMConfig` chooses what to prune and how, `SparsityRecord` describes a saved sparse model."""
 
 from nxm_hf.config.config import NxMConfig
 from nxm_hf.config.hub import CONFIG_FILE, MODEL_CONFIG_KEY

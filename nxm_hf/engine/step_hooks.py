@@ -10,7 +10,7 @@ from nxm_hf.methods.schedules import Clock
 
 
 class StepHandler(Protocol):
-    """What `StepHooks` calls at each step that is taken."""
+    """An object that `StepHooks` calls at each step that is taken."""
 
     def before_step(self, clock: Clock) -> None:
         """Act before the optimizer updates the weights."""

@@ -44,7 +44,7 @@ class PermutedLayer:
 
 @dataclass(frozen=True)
 class Permutation:
-    """What `permute` did to a model. Printing it shows a table of the layers.
+    """The result of `permute`. Printing it shows a table of the layers.
 
     Args:
         layers: The layers whose inputs were reordered.

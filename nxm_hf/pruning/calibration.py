@@ -21,7 +21,7 @@ CHARACTERS_PER_TOKEN = 40  # read for each token wanted: several times what is n
 
 @dataclass(frozen=True)
 class Sampling:
-    """How much text is read, and how it is cut into sequences.
+    """The amount of text to read, and the way to cut it into sequences.
 
     Args:
         samples: The number of sequences.

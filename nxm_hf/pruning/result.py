@@ -16,7 +16,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class PrunedLayer:
-    """What pruning did to one layer.
+    """The result of pruning one layer.
 
     Errors are the squared error of the layer's outputs over the calibration tokens, as a share of the outputs. They
     are None without calibration data.
@@ -66,7 +66,7 @@ class PrunedLayer:
 
 @dataclass(frozen=True)
 class PruningResult:
-    """What `prune` did to a model. Printing it shows a table of the layers.
+    """The result of `prune`. Printing it shows a table of the layers.
 
     Args:
         method: The name of the method, such as "sparsegpt".

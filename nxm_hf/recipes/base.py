@@ -1,4 +1,4 @@
-"""What a recipe is, and the registry that finds recipes by name."""
+"""The dataclass `Recipe`, and the registry that finds recipes by name."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ GROUP_SIZES = (2, 4, 8, 16, 32)  # groups of these m fill whole vectors of a CPU
 
 
 class Kernels(Protocol):
-    """What the module that launches the kernels of a backend offers."""
+    """The functions of a module that launches the kernels of a backend."""
 
     def run(self, operation: str, n: int, m: int, *tensors: Tensor) -> int:
         """Do an operation to contiguous tensors. Return its count, or -1 where an input holds a NaN.

@@ -1,4 +1,4 @@
-"""What solvers share: the members of a pattern that they read, the `Solver` record, and when kernels may be used."""
+"""Base of all solvers: the members of a pattern that they read, the `Solver` record, and the use of kernels."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -166,7 +166,7 @@ def trial_of(record: Record) -> Trial:
 
 @dataclass
 class Plan:
-    """Which trials a comparison is to show, so that missing ones are known, and the commands that asked for them."""
+    """The trials that a comparison shows, so that missing ones are known, and the commands that asked for them."""
 
     path: Path
 

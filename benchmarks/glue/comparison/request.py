@@ -1,4 +1,4 @@
-"""What a command line asks for: which trials choose the settings of each variant, and which are compared."""
+"""The request of a command line: the trials that choose the settings of each variant, and those to compare."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

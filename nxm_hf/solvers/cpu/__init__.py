@@ -19,7 +19,7 @@ LANES = 16  # entries of a vector
 
 
 class _CPUKernels(Kernels, Protocol):
-    """What `launch` offers beside the operations on N:M groups."""
+    """The functions of `launch` beside the operations on N:M groups."""
 
     def over_tiles(self, n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> None: ...
 

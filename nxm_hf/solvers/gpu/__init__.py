@@ -15,7 +15,7 @@ from nxm_hf.solvers.base import NMPattern, Solver, solve_alone
 
 
 class _GPUKernels(Kernels, Protocol):
-    """What `kernels` offers beside the operations on N:M groups."""
+    """The functions of `kernels` beside the operations on N:M groups."""
 
     def prices(self, q: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]: ...
 
