@@ -9,8 +9,22 @@ from transformers.utils import PushToHubMixin
 
 from nxm_hf import recipes
 from nxm_hf._version import __version__
-from nxm_hf.config.hub import CONFIG_FILE, MODEL_CONFIG_KEY, read_payload, write_json
-from nxm_hf.config.values import as_list, canonical_pattern, check_fraction, describe_method, parse_json
+from nxm_hf.config.hub import (
+    CONFIG_FILE,
+    CONFIG_SUFFIXES,
+    MODEL_CONFIG_KEY,
+    read_config_file,
+    read_payload,
+    write_json,
+)
+from nxm_hf.config.values import (
+    as_list,
+    canonical_pattern,
+    check_fraction,
+    describe_method,
+    looks_like_pattern,
+    parse_json,
+)
 from nxm_hf.methods import Method, Phases
 from nxm_hf.methods.schedules import Frames
 from nxm_hf.patterns import Dense, Pattern, parse
@@ -276,25 +290,49 @@ class NxMConfig(PushToHubMixin):
         return cls(**values)
 
     @classmethod
-    def from_any(cls, sparsity: "NxMConfig | str | dict[str, Any] | Method") -> "NxMConfig":
+    def from_any(cls, sparsity: "NxMConfig | str | Path | dict[str, Any] | Method") -> "NxMConfig":
         """Make a config from anything that `sparsity=` takes.
 
         Args:
-            sparsity: A config, the name of a recipe, a dict, or a method object.
+            sparsity: A config, the name of a recipe, a pattern such as "2:4", a dict, the same as JSON, the path of a
+                JSON or YAML file, or a method object.
 
         Returns:
             The config.
 
         Raises:
             TypeError: If it is none of these.
+            ValueError: If a text is none of these, or a value is wrong.
+            FileNotFoundError: If it is the path of a file that does not exist.
+
+        Example:
+            >>> NxMConfig.from_any("ste").recipe, NxMConfig.from_any("1:4").pattern
+            ('ste', '1:4')
         """
         if isinstance(sparsity, cls):
             return sparsity
         if isinstance(sparsity, dict):
             return cls.from_dict(sparsity)
-        if isinstance(sparsity, (str, Method)):
+        if isinstance(sparsity, Path):
+            return cls.from_dict(read_config_file(sparsity))
+        if isinstance(sparsity, str):
+            return cls._from_text(sparsity.strip())
+        if isinstance(sparsity, Method):
             return cls(recipe=cast(str, sparsity))
-        raise TypeError(f'sparsity must be an NxMConfig, a recipe such as "admm", or a dict; got {sparsity!r}.')
+        raise TypeError(
+            f'sparsity must be an NxMConfig, a recipe such as "admm", a pattern such as "2:4", a dict, or the path of '
+            f"a JSON or YAML file; got {sparsity!r}."
+        )
+
+    @classmethod
+    def _from_text(cls, text: str) -> "NxMConfig":
+        if text.startswith("{"):
+            return cls.from_dict(parse_json("sparsity", text))
+        if text.endswith(CONFIG_SUFFIXES):
+            return cls.from_dict(read_config_file(Path(text)))
+        if looks_like_pattern(text):
+            return cls(pattern=text)
+        return cls(recipe=text)
 
     def to_json_string(self) -> str:
         """Return `to_dict` as JSON text."""

@@ -1,13 +1,15 @@
-"""Read and write JSON files of a directory or a Hub repository."""
+"""Read and write the files of a config: in a directory, in a Hub repository, or written by a user."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
 CONFIG_FILE = "nxm_config.json"
+CONFIG_SUFFIXES = (".json", ".yaml", ".yml")  # of files that a user writes
 MODEL_CONFIG_KEY = "nxm_config"  # key of the model's own config.json under which a copy of ours is kept
 
 
@@ -78,3 +80,29 @@ def write_json(folder: Path, name: str, payload: dict[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(json.dumps(payload, indent=2) + "\n", encoding="utf-8")
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Read a config that a user wrote as a JSON or YAML file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The fields of a config, by name.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file does not hold a mapping.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no config file {path}. Write the path of a JSON or YAML file.")
+    text = path.read_text(encoding="utf-8")
+    try:
+        payload = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read ({reason}). Correct the file.") from error
+    if not isinstance(payload, dict):
+        raise ValueError(f'{path} holds a {type(payload).__name__}; it must be a mapping such as "recipe: admm".')
+    return payload

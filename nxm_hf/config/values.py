@@ -1,6 +1,7 @@
 """Values of a config: bring what a user writes into one form."""
 
 import json
+import re
 from typing import Any
 
 from nxm_hf.families import GROUPS, ROLES
@@ -98,3 +99,16 @@ def check_fraction(field: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
         raise ValueError(f"{field} is a fraction of training, 0 to below 1; got {value!r}. Write {field}=0.1.")
+
+
+def looks_like_pattern(text: str) -> bool:
+    """Return True if a text is meant as a pattern, such as "2:4", "4x2" or "block:4:0.5", and not as a recipe.
+
+    Args:
+        text: The text.
+
+    Example:
+        >>> [looks_like_pattern(text) for text in ("2:4", "4x2", "unstructured:0.5", "admm", "dense")]
+        [True, True, True, False, False]
+    """
+    return ":" in text or re.fullmatch(r"\d+\s*x\s*\d+", text) is not None

@@ -1,5 +1,6 @@
 """Custom training loops: `attach` makes them sparse with one call."""
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -16,7 +17,7 @@ from nxm_hf.methods import Method
 def attach(
     model: nn.Module,
     optimizer: Optimizer,
-    sparsity: NxMConfig | str | dict[str, Any] | Method,
+    sparsity: NxMConfig | str | Path | dict[str, Any] | Method,
     total_steps: int,
     steps_per_epoch: int | None = None,
     seed: int = 0,
@@ -26,7 +27,8 @@ def attach(
     Args:
         model: The model to prune.
         optimizer: Its optimizer; accelerate's wrapper is accepted.
-        sparsity: An `NxMConfig`, the name of a recipe such as "admm", or a dict.
+        sparsity: An `NxMConfig`, the name of a recipe such as "admm", a pattern such as "2:4", a dict, JSON, or the
+            path of a JSON or YAML file.
         total_steps: Number of optimizer steps of the whole training.
         steps_per_epoch: Number of optimizer steps per epoch, for settings such as `steps="epoch"`.
         seed: Seed of recipes that draw random numbers.

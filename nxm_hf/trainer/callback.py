@@ -24,14 +24,17 @@ class NxMCallback(TrainerCallback):
     `with callback.deployed():`. The Trainer's loss stays as it is; `fix_loss_scale` belongs to NxMTrainer.
 
     Args:
-        sparsity: An `NxMConfig`, the name of a recipe, a dict, or a method object.
+        sparsity: An `NxMConfig`, the name of a recipe, a pattern, a dict, JSON, the path of a JSON or YAML file, or a
+            method object.
         resume_from: The checkpoint to resume from, if it is not `output_dir/checkpoint-{global_step}`.
 
     Raises:
         ValueError: If the config is wrong, or, when the Trainer is made, if the training is not supported.
     """
 
-    def __init__(self, sparsity: NxMConfig | str | dict[str, Any] | Method, resume_from: str | Path | None = None):
+    def __init__(
+        self, sparsity: NxMConfig | str | Path | dict[str, Any] | Method, resume_from: str | Path | None = None
+    ):
         self._session = SparseTrainingSession(NxMConfig.from_any(sparsity))
         self.resume_from = resume_from
         self._unsaved: Path | None = None  # a checkpoint that was begun, until Trainer reports that it is saved

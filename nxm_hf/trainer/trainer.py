@@ -62,8 +62,8 @@ class NxMTrainer(Trainer):
         optimizers: As in Trainer.
         optimizer_cls_and_kwargs: As in Trainer.
         preprocess_logits_for_metrics: As in Trainer.
-        sparsity: An `NxMConfig`, the name of a recipe such as "admm", a dict, or a method object. Without it, a model
-            that is sparse already keeps its masks.
+        sparsity: An `NxMConfig`, the name of a recipe such as "admm", a pattern such as "2:4", a dict, JSON, the path of
+            a JSON or YAML file, or a method object. Without it, a model that is sparse already keeps its masks.
         teacher: A model, or the directory of one. The student learns from its outputs too, with any recipe.
         distillation: How much the outputs of the teacher count: a `DistillationConfig`, or a dict of its fields.
         fix_loss_scale: Correct the loss of models that ignore `num_items_in_batch`. Trainer makes it too large by the
@@ -99,7 +99,7 @@ class NxMTrainer(Trainer):
         optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
         preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         *,
-        sparsity: NxMConfig | str | dict[str, Any] | Method | None = None,
+        sparsity: NxMConfig | str | Path | dict[str, Any] | Method | None = None,
         teacher: nn.Module | str | Path | None = None,
         distillation: DistillationConfig | dict[str, Any] | None = None,
         fix_loss_scale: bool = True,
@@ -109,7 +109,7 @@ class NxMTrainer(Trainer):
     def __init__(
         self,
         *args: Any,
-        sparsity: NxMConfig | str | dict[str, Any] | Method | None = None,
+        sparsity: NxMConfig | str | Path | dict[str, Any] | Method | None = None,
         teacher: nn.Module | str | Path | None = None,
         distillation: DistillationConfig | dict[str, Any] | None = None,
         fix_loss_scale: bool = True,
@@ -119,7 +119,7 @@ class NxMTrainer(Trainer):
     def __init__(
         self,
         *args: Any,
-        sparsity: NxMConfig | str | dict[str, Any] | Method | None = None,
+        sparsity: NxMConfig | str | Path | dict[str, Any] | Method | None = None,
         teacher: nn.Module | str | Path | None = None,
         distillation: DistillationConfig | dict[str, Any] | None = None,
         fix_loss_scale: bool = True,

@@ -99,3 +99,64 @@ def test_a_config_is_pushed_as_its_one_file(way, tmp_path, monkeypatch):
     ((repo, files),) = uploads
     assert repo == "me/sparse" and files["nxm_config.json"] == config.to_json_string()
     assert set(files) <= {"nxm_config.json", "README.md"}  # a card that transformers makes where there is none
+
+
+WRITTEN = {"recipe": "sr-ste", "pattern": {"ffn": "2:4", "default": "4:8"}, "settings": {"decay": 0.001}, "settle": 0.2}
+YAML = "recipe: sr_ste\npattern: {ffn: '2:4', default: '4:8'}\nsettings:\n  decay: 0.001\nsettle: 0.2\n"
+
+
+@pytest.mark.parametrize("name", ["sparsity.json", "sparsity.yaml", "sparsity.yml"])
+@pytest.mark.parametrize("as_path", [False, True], ids=["text", "path"])
+def test_a_config_is_read_from_a_file_that_a_user_wrote(name, as_path, tmp_path):
+    path = tmp_path / name
+    path.write_text(json.dumps(WRITTEN) if name.endswith("json") else YAML)
+    assert NxMConfig.from_any(path if as_path else str(path)) == NxMConfig(**WRITTEN)
+
+
+@pytest.mark.parametrize(
+    ("text", "config"),
+    [
+        ("2:4", NxMConfig(pattern="2:4")),
+        (" 1:4 ", NxMConfig(pattern="1:4")),
+        ("4x2", NxMConfig(pattern="2:4")),
+        ("unstructured:0.25", NxMConfig(pattern="unstructured:0.25")),
+        ("2:4-transposable", NxMConfig(pattern="2:4-transposable")),
+        ("SR_STE", NxMConfig("sr-ste")),
+        ("dense", NxMConfig("dense")),
+        (json.dumps(WRITTEN), NxMConfig(**WRITTEN)),
+    ],
+)
+def test_a_text_is_a_recipe_a_pattern_or_json(text, config):
+    assert NxMConfig.from_any(text) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "useful"),
+    [
+        ("4:2", ValueError, "2:4"),
+        ("adm", ValueError, "Write 'admm'"),
+        ("nowhere.yaml", FileNotFoundError, "There is no config file nowhere.yaml"),
+        ("{recipe: admm}", ValueError, "is not JSON"),
+        (7, TypeError, 'a pattern such as "2:4"'),
+        (["2:4"], TypeError, "a JSON or YAML file"),
+    ],
+    ids=str,
+)
+def test_what_means_no_config_is_answered_with_what_to_write(text, error, useful):
+    with pytest.raises(error, match=useful):
+        NxMConfig.from_any(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "useful"),
+    [
+        ("list.yaml", "- 2:4\n", "holds a list; it must be a mapping"),
+        ("torn.json", '{"recipe": ', "cannot be read"),
+        ("torn.yml", "recipe: [", "cannot be read"),
+        ("typo.yaml", "recipes: admm\n", "does not know 'recipes'"),
+    ],
+)
+def test_a_file_that_holds_no_config_is_named_in_the_error(name, text, useful, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=useful):
+        NxMConfig.from_any(str(tmp_path / name))
