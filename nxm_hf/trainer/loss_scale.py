@@ -19,12 +19,13 @@ class LossScale:
 
     Args:
         trainer: The Trainer whose loss is meant.
-        correct: Correct the loss. If False, `ignores_items` is found out but nothing is changed.
+        correct: Correct the loss.
+        needed: Find `ignores_items` out, although the loss is not corrected: the part of a teacher needs it.
     """
 
-    def __init__(self, trainer: Trainer, correct: bool):
+    def __init__(self, trainer: Trainer, correct: bool, needed: bool):
         self._trainer, self._correct = trainer, correct
-        self._known = False
+        self._known = not (correct or needed)
         self.ignores_items = False
 
     def probe(self, inputs: dict[str, Any]) -> None:

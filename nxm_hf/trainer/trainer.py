@@ -161,7 +161,9 @@ class NxMTrainer(Trainer):
     def _use_config(self, config: NxMConfig) -> None:
         """Train with this config from here on."""
         self.sparsity = self._session.config = config
-        self._loss_scale = LossScale(self, correct=self._fix_loss_scale and not config.is_dense)
+        self._loss_scale = LossScale(
+            self, correct=self._fix_loss_scale and not config.is_dense, needed=self._teacher is not None
+        )
         callbacks = self.callback_handler.callbacks
         if self._session_callback in callbacks:
             callbacks.remove(self._session_callback)
@@ -201,19 +203,14 @@ class NxMTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Do one training step as Trainer does; the first batch is also used to check the scale of the loss."""
-        self._probe_loss_scale(inputs)
+        self._loss_scale.probe(inputs)
         return super().training_step(model, inputs, *args, **kwargs)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Do one prediction step as Trainer does; the first batch is also used to check the scale of the loss."""
         if any(inputs.get(name) is not None for name in self.label_names):
-            self._probe_loss_scale(inputs)
-        return super().prediction_step(model, inputs, *args, **kwargs)
-
-    def _probe_loss_scale(self, inputs: dict[str, Any]) -> None:
-        corrects = self._fix_loss_scale and not self.sparsity.is_dense
-        if corrects or self._teacher is not None:
             self._loss_scale.probe(inputs)
+        return super().prediction_step(model, inputs, *args, **kwargs)
 
     def compute_loss(
         self,
