@@ -68,12 +68,15 @@ class SparseLinear(nn.Module):
         """
         if inputs.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(
-                "A model after to_inference computes no gradients. Call it under torch.no_grad(), or train the dense model."
+                "A model after to_inference computes no gradients. Call it under torch.no_grad(), or train the dense "
+                "model."
             )
         if torch.is_autocast_enabled(inputs.device.type):
             inputs = inputs.to(torch.get_autocast_dtype(inputs.device.type))
         elif inputs.dtype != self.values.dtype:
-            raise RuntimeError(f"The inputs are {inputs.dtype} and the weight is {self.values.dtype}; they must be equal.")
+            raise RuntimeError(
+                f"The inputs are {inputs.dtype} and the weight is {self.values.dtype}; they must be equal."
+            )
         bias = self.bias if self.bias.dtype == torch.float32 else self.bias.float()
         if torch.compiler.is_compiling():
             return packed_linear(inputs, self.values, self.indices, bias, *self.layout)
@@ -86,6 +89,6 @@ class SparseLinear(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         raise RuntimeError(
-            f"{prefix.removesuffix('.')} computes with a packed weight after to_inference and cannot be saved. Save the "
-            "model before to_inference: model.save_pretrained(dir), or nxm_hf.save_packed(model, dir)."
+            f"{prefix.removesuffix('.')} computes with a packed weight after to_inference and cannot be saved. Save "
+            "the model before to_inference: model.save_pretrained(dir), or nxm_hf.save_packed(model, dir)."
         )

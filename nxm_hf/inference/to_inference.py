@@ -35,9 +35,9 @@ def to_inference(
 ) -> InferenceReport:
     """Replace the sparse layers of a model by layers that compute with packed weights, in place.
 
-    Every kind of layer is timed on this machine, with the threads that torch uses now. It is replaced if it is faster on
-    the whole, and slower at none of the asked shapes. The model is put in evaluation mode and its weights are frozen. It
-    can no longer be saved: do that first.
+    Every kind of layer is timed on this machine, with the threads that torch uses now. It is replaced if it is faster
+    on the whole, and slower at none of the asked shapes. The model is put in evaluation mode and its weights are
+    frozen. It can no longer be saved: do that first.
 
     Args:
         model: A model that is sparse: its weights hold 2:4 or another n:4 or n:8 pattern. They may be packed.
@@ -82,7 +82,9 @@ def _tokens(batch: int | Sequence[int], length: int | Sequence[int]) -> tuple[in
     """Return the numbers of tokens that layers will get, in order."""
     batches, lengths = ([each] if isinstance(each, int) else list(each) for each in (batch, length))
     if not batches or not lengths or min(*batches, *lengths) < 1:
-        raise ValueError(f"batch={batch!r} and length={length!r} must be numbers of at least 1; write batch=8, length=128.")
+        raise ValueError(
+            f"batch={batch!r} and length={length!r} must be numbers of at least 1; write batch=8, length=128."
+        )
     return tuple(sorted({rows * columns for rows in batches for columns in lengths}))
 
 

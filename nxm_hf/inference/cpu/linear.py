@@ -19,7 +19,7 @@ LINE = 64  # bytes of a cache line
 class Task(ctypes.Structure):
     """What a worker reads and writes; see `workers.FIELDS`."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in FIELDS]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_int64) for name in FIELDS]
 
 
 class _Scratch(threading.local):
@@ -98,12 +98,13 @@ def cover(tokens: int, largest: int) -> Iterator[tuple[int, int, int]]:
     first, vectors = 0, largest
     while first < tokens:
         left = tokens - first
+        tile = vectors * ROWS
         if left <= FEW:
             vectors, count = 0, left
-        elif vectors == 1:
+        elif vectors == 1 and left < tile:
             count = left
         else:
-            count = left // (vectors * ROWS) * vectors * ROWS
+            count = left // tile * tile
         if count:
             yield vectors, first, count
         first, vectors = first + count, max(vectors // 2, 1)

@@ -61,7 +61,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def _openmp() -> Callable[[int, int, int, int], None] | None:
     """Return `GOMP_parallel` of the OpenMP library that torch has loaded, or None where there is none.
 
-    Other threads would have to share the cores with those of torch, which wait actively for a while after each operation.
+    Other threads would share the cores with those of torch, which wait actively for a while after each operation.
     """
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()

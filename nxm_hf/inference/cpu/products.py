@@ -115,7 +115,9 @@ def one_row(
     return ZERO
 
 
-def turn_inputs(b: IRBuilder, x: Value, x_stride: Value, count: Value, zeros: Value, out: Value, out_stride: Value) -> Value:
+def turn_inputs(
+    b: IRBuilder, x: Value, x_stride: Value, count: Value, zeros: Value, out: Value, out_stride: Value
+) -> Value:
     """Transpose sixteen inputs of up to sixteen tokens. Return whether one of them is infinite or NaN.
 
     Args:

@@ -3,7 +3,6 @@
 A worker has one argument, the address of a `Task`. All that it reads and writes stands there as 64-bit integers.
 """
 
-import ctypes
 import hashlib
 from collections.abc import Callable
 from functools import cache
@@ -12,15 +11,14 @@ from typing import Any, Protocol
 
 import numba
 import numpy as np
-from llvmlite.ir import IntType, IRBuilder, Value
+from llvmlite.ir import IRBuilder, Value
 from numba import carray, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nxm_hf.inference.cpu import products
 from nxm_hf.inference.layout import INPUTS, ROWS, WORD, index_bits
 from nxm_hf.solvers.cpu import llvm_vectors
-from nxm_hf.solvers.cpu.intrinsics import Inlined, as_function, helper, inlined
+from nxm_hf.solvers.cpu.intrinsics import as_function, helper, inlined
 
 # The fields of a task. Addresses, strides and sizes are in bytes.
 FIELDS = (
@@ -54,9 +52,7 @@ def _few(
     return as_function(products.few_tokens, (n, m, value_bits, tokens), 8)
 
 
-def _row(
-    context: Any, n: Any, m: Any, value_bits: Any, vectors: Any, x: Any, values: Any, indices: Any, y: Any
-) -> Any:
+def _row(context: Any, n: Any, m: Any, value_bits: Any, vectors: Any, x: Any, values: Any, indices: Any, y: Any) -> Any:
     return as_function(products.one_row, (n, m, value_bits, vectors), 4)
 
 
