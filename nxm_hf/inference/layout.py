@@ -110,7 +110,7 @@ def deinterleave(values: Tensor, indices: Tensor, layout: Layout) -> Tensor:
     blocks, kept, _ = values.shape
     shifts = torch.arange(0, WORD, index_bits(m), device=values.device)
     words = indices.transpose(1, 2).reshape(blocks * ROWS, -1, 1)
-    places = (words >> shifts).bitwise_and_(m - 1).view(blocks * ROWS, kept // n, n)
+    places = (words >> shifts).bitwise_and_(m - 1).reshape(blocks * ROWS, kept // n, n)
     rows = values.transpose(1, 2).reshape(blocks * ROWS, kept // n, n)
     groups = rows.new_zeros(blocks * ROWS, kept // n, m).scatter_(-1, places.long(), rows)
     return groups.flatten(1)[:out_features, :in_features].contiguous()

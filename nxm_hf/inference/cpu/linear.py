@@ -113,7 +113,7 @@ def cover(tokens: int, largest: int) -> Iterator[tuple[int, int, int]]:
 def _share_tiles(task: Task, tile: int, threads: int) -> None:
     """Cut tiles of tokens into jobs, of parts of the rows where there are few tiles, and give each thread memory."""
     tiles = -(-task.tokens // tile)
-    task.splits = min(-(-4 * threads // tiles), -(-task.blocks // TOGETHER)) if threads > 1 else 1
+    task.splits = min(-(-4 * threads // tiles), -(-task.blocks // 4)) if threads > 1 else 1
     task.jobs = tiles * task.splits
     task.scratch_size = 4 * tile * (task.chunks * INPUTS + TOGETHER * ROWS)
     task.scratch = _scratch.address(threads * task.scratch_size)

@@ -28,7 +28,7 @@ FIELDS = (
 (NEXT_JOB, NEXT_SLOT, JOBS, SELF, X, X_STRIDE, TOKENS, VALUES, INDICES, BIAS, Y, OUT, CHUNKS, BLOCKS, SPLITS, SCRATCH,
  SCRATCH_SIZE, STRANGE) = range(len(FIELDS))  # fmt: skip
 VECTOR = 4 * ROWS  # bytes of sixteen floats
-TOGETHER = 4  # row blocks whose outputs stay in cache while the inputs pass
+TOGETHER = 32  # row blocks whose outputs stay in cache while all inputs pass: 256 KiB for tiles of 128 tokens
 
 
 class Worker(Protocol):
