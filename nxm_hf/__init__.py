@@ -5,6 +5,7 @@ from nxm_hf._version import __version__
 from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.distillation import DistillationConfig
 from nxm_hf.engine import Engine, attach
+from nxm_hf.inference import InferenceReport, to_inference
 from nxm_hf.permutation import Permutation, permute
 from nxm_hf.pruning import PruningResult, prune
 from nxm_hf.rewind import rewind
@@ -15,6 +16,7 @@ __all__ = [
     "AnalysisCallback",
     "DistillationConfig",
     "Engine",
+    "InferenceReport",
     "NxMCallback",
     "NxMConfig",
     "NxMTrainer",
@@ -33,5 +35,6 @@ __all__ = [
     "recipes",
     "rewind",
     "solvers",
+    "to_inference",
     "verify",
 ]

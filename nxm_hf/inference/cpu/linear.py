@@ -17,7 +17,7 @@ LINE = 64  # bytes of a cache line
 
 
 class Task(ctypes.Structure):
-    """What a worker reads and writes; see `workers.FIELDS`."""
+    """The numbers that a worker reads and writes; see `workers.FIELDS`."""
 
     _fields_ = [(name, ctypes.c_int64) for name in FIELDS]
 

@@ -5,9 +5,10 @@ A worker has one argument, the address of a `Task`. All that it reads and writes
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numba
 import numpy as np
@@ -31,10 +32,17 @@ VECTOR = 4 * ROWS  # bytes of sixteen floats
 TOGETHER = 32  # row blocks whose outputs stay in cache while all inputs pass: 256 KiB for tiles of 128 tokens
 
 
-class Worker(Protocol):
-    """A compiled worker."""
+@dataclass(frozen=True)
+class Worker:
+    """A compiled worker.
 
-    address: int  # of a C function of one pointer, the address of a task
+    Args:
+        address: The address of a C function of one pointer, which points to a task.
+        compiled: What holds its code in memory.
+    """
+
+    address: int
+    compiled: object
 
 
 def tokens_of_tile() -> int:
@@ -241,12 +249,13 @@ def _compiled(work: Callable[[Any], None]) -> Worker:
     work.__qualname__ = f"{work.__qualname__}_{_digest_of_sources()}"
     signature = types.void(types.CPointer(types.int64))
     try:
-        return numba.cfunc(signature, cache=True)(work)
+        compiled: Any = numba.cfunc(signature, cache=True)(work)
     except RuntimeError:  # no directory that can be written to
-        return numba.cfunc(signature)(work)
+        compiled = numba.cfunc(signature)(work)
+    return Worker(compiled.address, compiled)
 
 
 @cache
 def _digest_of_sources() -> str:
-    files = [Path(module.__file__) for module in (products, llvm_vectors)] + [Path(__file__)]
+    files = [Path(str(module.__file__)) for module in (products, llvm_vectors)] + [Path(__file__)]
     return hashlib.sha1(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]

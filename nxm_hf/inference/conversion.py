@@ -1,4 +1,4 @@
-"""to_inference: make the layers of a sparse model compute with packed weights, where that is measured to be faster."""
+"""Conversion: make the layers of a sparse model compute with packed weights, where that is measured to be faster."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ SAMPLE = 8  # layers of a kind that are timed one after the other, so that their
 
 @dataclass(frozen=True)
 class _Choice:
-    """What becomes of the layers of a kind."""
+    """The backend for the layers of a kind, or None, with the speed-ups behind the choice."""
 
     backend: Backend | None
     speedups: Mapping[int, float]
