@@ -11,7 +11,7 @@ from tests.support.inference import sparse_linear
 
 pytest.importorskip("numba", reason="the kernels for CPUs need numba")
 
-CLOSE = dict(rtol=2e-2, atol=2e-2)  # of bf16; that fp32 is exact is tested in cpu/test_linear.py
+CLOSE = dict(rtol=1e-4, atol=1e-4)
 
 
 def pair(rows=40, columns=68, bias=True, dtype=torch.float32):
@@ -28,7 +28,7 @@ def test_outputs_have_the_shape_type_and_values_of_the_dense_layer(shape, bias, 
     x = torch.randn(shape).to(dtype)
     y = sparse(x)
     assert y.dtype == dtype and y.shape == dense(x).shape
-    torch.testing.assert_close(y, dense(x), **CLOSE)
+    torch.testing.assert_close(y, dense(x), **(CLOSE if dtype == torch.float32 else dict(rtol=0.02, atol=0.02)))
 
 
 def test_inputs_need_not_be_contiguous():
@@ -89,4 +89,4 @@ def test_a_copy_and_a_cast_compute_the_same():
     x = torch.randn(5, 68)
     assert torch.equal(pickle.loads(pickle.dumps(sparse))(x), sparse(x))
     half = sparse.to(torch.bfloat16)
-    torch.testing.assert_close(half(x.bfloat16()), dense.to(torch.bfloat16)(x.bfloat16()))
+    torch.testing.assert_close(half(x.bfloat16()), dense.to(torch.bfloat16)(x.bfloat16()), rtol=0.02, atol=0.02)
