@@ -14,6 +14,7 @@ from nxm_hf.solvers.cpu.llvm_vectors import FLOATS, I8, I16, I32, I64, LANES, ZE
 
 F32 = ir.FloatType()
 BYTES = 4 * LANES  # of a vector
+AHEAD = 1024  # bytes from the values that are used to those that are fetched: weights come from memory
 EXPONENT = 0x7F800000  # all set in infinities and NaN
 
 
@@ -185,10 +186,12 @@ def _load_floats(b: IRBuilder, address: Value, offset: int) -> Value:
 
 
 def _load_values(b: IRBuilder, address: Value, k: int, value_bits: int) -> Value:
-    """Load the k-th value of sixteen rows."""
+    """Load the k-th value of sixteen rows, and ask for values that come later."""
+    size = 2 * value_bits
+    _prefetch(b, _pointer(b, address, size * k + AHEAD, I8))
     if value_bits == 32:
         return _load_floats(b, address, BYTES * k)
-    halves = b.load(_pointer(b, address, 2 * LANES * k, VectorType(I16, LANES)), align=2)
+    halves = b.load(_pointer(b, address, size * k, VectorType(I16, LANES)), align=2)
     return b.bitcast(b.shl(b.zext(halves, VectorType(I32, LANES)), splat(16)), FLOATS)
 
 
@@ -243,10 +246,17 @@ def _fused(b: IRBuilder, x: Value, y: Value, z: Value) -> Value:
     return _call(b, "llvm.fma.v16f32", x, y, z)
 
 
+def _prefetch(b: IRBuilder, place: Value) -> None:
+    """Ask for the cache line at an address, which need not exist."""
+    kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+    function = b.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+    b.call(function, [place, *(Constant(I32, number) for number in (0, 3, 1))])  # read, keep in all caches, data
+
+
 def _call(b: IRBuilder, name: str, *arguments: Value) -> Value:
     """Call an intrinsic of LLVM whose result has the type of its first argument."""
     kind = ir.FunctionType(arguments[0].type, [argument.type for argument in arguments])
     return b.call(cgutils.get_or_insert_function(b.module, kind, name), arguments)
 
 
-assert ROWS == LANES and I8  # one row for each lane
+assert ROWS == LANES  # one row for each lane
