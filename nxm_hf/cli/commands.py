@@ -21,7 +21,7 @@ from nxm_hf.cli.options import (
     TaskRows,
     TrainedDirectory,
 )
-from nxm_hf.rewind import rewind
+from nxm_hf.rewinding import rewind
 from nxm_hf.storage.inspect import inspect as inspect_model
 from nxm_hf.storage.model_files import skeleton
 from nxm_hf.storage.verify import verify
