@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nxm_hf.config.hub import looks_like_path
 from nxm_hf.config.values import as_list
 
 Row = str | Mapping[str, Any]
@@ -71,8 +72,22 @@ def read_rows(source: str | Path) -> Iterator[Row]:
     if path.is_dir():
         raise ValueError(f"{path} is a directory; a file is needed. Name one of those in it.")
     if not path.is_file():
+        check_source(source)
         return _hub_rows(str(source))
     return _READERS.get(path.suffix.lower(), _lines)(path)
+
+
+def check_source(source: str | Path) -> None:
+    """Raise if a source is the path of a file that does not exist. A name on the Hub is not looked for.
+
+    Args:
+        source: The path of a file, or the name of a Hub dataset.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if not Path(source).exists() and (isinstance(source, Path) or looks_like_path(source)):
+        raise FileNotFoundError(f"There is no file {source}. Name a file of texts, or a data set on the Hub.")
 
 
 def _lines(path: Path) -> Iterator[str]:
