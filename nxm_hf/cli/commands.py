@@ -29,7 +29,7 @@ from nxm_hf.cli.options import (
 
 
 class Shown(Protocol):
-    """What a command prints: as text, or as JSON."""
+    """Something that a command prints, as text or as JSON."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the same as a dict that JSON can hold."""

@@ -1,4 +1,4 @@
-"""What `import nxm_hf` does inside transformers, without importing it."""
+"""Register with transformers at `import nxm_hf`, without importing transformers."""
 
 from nxm_hf.plugin.after_import import after_import
 

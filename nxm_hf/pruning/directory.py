@@ -17,7 +17,7 @@ from nxm_hf.pruning.block_cache import BlockCache
 from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
 from nxm_hf.pruning.prune import PruningJob, check_arguments, default_method
 from nxm_hf.pruning.result import PruningResult, record_pruning
-from nxm_hf.pruning.text_rows import check_source
+from nxm_hf.pruning.text_rows import check_paths
 from nxm_hf.storage.model_files import load_with_missing, model_class
 from nxm_hf.storage.model_source import model_directory
 from nxm_hf.storage.saving import check_written, copy_beside, write_record
@@ -82,9 +82,7 @@ def prune_directory(
     settings = asdict(pruner)
     layers = {"include": include, "exclude": exclude, "on_indivisible": on_indivisible}
     check_arguments(pattern, pruner, inputs, layers, calibrates=calibration is not None)
-    for texts in (calibration, evaluation):
-        if texts is not None:
-            check_source(texts)
+    check_paths(calibration, evaluation)
     source = model_directory(str(source))  # all that can be checked without the model has been
     model = _load(source, place, dtype)
     reader = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)

@@ -22,6 +22,7 @@ from nxm_hf.pruning.blockwise import prune_blocks
 from nxm_hf.pruning.calibration import Sampling, make_batches
 from nxm_hf.pruning.evaluation import Evaluation
 from nxm_hf.pruning.result import PrunedLayer, PruningResult, peak_memory, record_pruning
+from nxm_hf.pruning.text_rows import check_paths
 from nxm_hf.storage.model_record import remove_record, set_record
 from nxm_hf.storage.verify import verify_targets
 
@@ -106,6 +107,7 @@ def prune(
         )
     method = method or default_method(calibration)
     _check_settings(method, settings)
+    check_paths(calibration, evaluation)
     sampling = Sampling(samples, length, batch_size, pack, columns, seed)
     layers = dict(include=include, exclude=exclude, on_indivisible=on_indivisible)
     job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates=calibration is not None)

@@ -99,9 +99,13 @@ class Verification:
         """
         if not self.ok:
             shown = "\n".join(f"  {problem}" for problem in self.problems[:12])
+            advice = "Were they trained on without nxm_hf? NxMTrainer(..., sparsity=...) prunes them again."
+            if any(layer.not_finite for layer in self.layers):
+                advice = (
+                    "The training has diverged. Lower the learning rate, or go back to a checkpoint before the NaN."
+                )
             raise ValueError(
-                f"{len(self.problems)} problems in the weights to deploy; nothing was written:\n{shown}\n"
-                "Were they trained on without nxm_hf? NxMTrainer(..., sparsity=...) prunes them again."
+                f"{len(self.problems)} problems in the weights to deploy; nothing was written:\n{shown}\n{advice}"
             )
 
     def summary(self) -> "VerificationSummary":
