@@ -99,12 +99,11 @@ class NxMCallback(TrainerCallback):
     ) -> None:
         self._drop_unsaved()
         self._session.end(args, state, kwargs["model"])
-        self._session.write_beside_model(args)
 
     def on_push_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._session.write_beside_model(args)
+        self._session.prepare_push(args)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._unsaved = None

@@ -181,10 +181,10 @@ class SparseTrainingSession:
             header = {**engine.header(), **prints, "teacher": self._teacher_description()}
             write_state(folder, header, engine.tensors())
 
-    def write_beside_model(self, args: TrainingArguments) -> None:
-        """Write the record and the card into `output_dir`, where the model will be saved or is uploaded from.
+    def prepare_push(self, args: TrainingArguments) -> None:
+        """Write the record and the card into `output_dir` before it is uploaded.
 
-        A callback is not told of `trainer.save_model()`. Of a checkpoint, Trainer uploads only the files that it knows.
+        Of a checkpoint, Trainer uploads only the files that it knows.
 
         Args:
             args: The arguments of the Trainer.

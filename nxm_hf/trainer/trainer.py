@@ -369,7 +369,7 @@ class _SessionCallback(TrainerCallback):
     def on_push_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._session.write_beside_model(args)
+        self._session.prepare_push(args)
 
 
 def _config_of_sparse_model(model: nn.Module) -> NxMConfig:

@@ -1,6 +1,5 @@
 """Mistakes that users made, and what they are told: the value, what was needed, and what to type, once."""
 
-import json
 import logging
 
 import pytest
@@ -140,13 +139,3 @@ def test_a_training_that_diverged_is_told_so(tmp_path):
     with pytest.raises(ValueError, match=r"The training has diverged\. Lower the learning rate") as raised:
         verify(model).raise_for_problems()
     assert "without nxm_hf" not in str(raised.value)
-
-
-def test_save_model_after_a_training_with_the_callback_has_card_and_record(tmp_path):
-    arguments = make_arguments(tmp_path / "out", max_steps=2)
-    trainer = Trainer(make_bert(), arguments, train_dataset=make_rows(), callbacks=[NxMCallback("sr-ste")])
-    trainer.train()
-    trainer.save_model()
-    assert NxMConfig.from_pretrained(tmp_path / "out").recipe == "sr-ste"
-    assert json.loads((tmp_path / "out/nxm_config.json").read_text())["density"] == 0.5
-    assert "## Sparsity" in (tmp_path / "out/README.md").read_text() and verify(tmp_path / "out").ok
