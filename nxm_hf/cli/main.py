@@ -17,6 +17,7 @@ from typer.main import get_command
 
 from nxm_hf._version import __version__
 from nxm_hf.cli.commands import (
+    demo_command,
     flops_command,
     inspect_command,
     recipes_command,
@@ -35,6 +36,7 @@ COMMANDS: tuple[Callable[..., int], ...] = (
     convert_command,
     rewind_command,
     report_command,
+    demo_command,
 )
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 _UsageError: type[Exception] = typer.BadParameter.__bases__[

@@ -28,6 +28,7 @@ RunDirectories = Annotated[
 OutDirectory = Annotated[
     str, Argument(metavar="OUT", help="The directory to write; an existing one is never overwritten.")
 ]
+DemoDirectory = Annotated[str, Argument(metavar="OUT", help="The directory to write; it must not be there yet.")]
 PageDirectory = Annotated[
     str | None, Option(metavar="DIR", help="The directory to write the page into, instead of the first RUN_DIR.")
 ]
@@ -73,6 +74,9 @@ RecipeSettings = Annotated[
     str | None, Option(metavar="JSON", help="Settings of the recipe, as JSON such as '{\"rho\": 0.01}'.")
 ]
 Steps = Annotated[int | None, Option(help="Optimizer steps of the training.  [default: 1000]")]
+DemoRecipe = Annotated[str, Option(metavar="NAME", help="A name that `nxm recipes` lists.")]
+DemoSteps = Annotated[int, Option(help="Optimizer steps of each fine-tuning.")]
+DemoSeed = Annotated[int, Option(help="The seed of the trainings.")]
 Fraction = Annotated[float, Option(help="A fraction of training, as in NxMConfig; 0 means the recipe's own.")]
 TaskRows = Annotated[int | None, Option(help="The number of training rows of your task.")]
 Tokens = Annotated[int, Option(help="Tokens of the example on which FLOPs are counted.")]
