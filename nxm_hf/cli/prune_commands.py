@@ -53,11 +53,11 @@ def prune_command(
     Writes the sparse model and its tokenizer to OUT, completely or not at all. After an interruption, the same command
     continues after the last finished block. Exits with 0, or with 2 if an input cannot be read or does not fit.
     """
-    from nxm_hf.config.values import parse_json
-    from nxm_hf.pruning.calibration import Sampling
-    from nxm_hf.pruning.directory import prune_directory
-
     try:
+        from nxm_hf.config.values import parse_json
+        from nxm_hf.pruning.calibration import Sampling
+        from nxm_hf.pruning.directory import prune_directory
+
         result = prune_directory(
             model,
             out,
