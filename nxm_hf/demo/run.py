@@ -58,7 +58,11 @@ def run_demo(
     start = BertForSequenceClassification(make_config())
     _train(start, "dense", max(steps // 2, 1), seed, out / "start", _encoded(rows, negation=False))
     pairs, cells = _encoded(rows, negation=True), []
-    configs: dict[str, NxMConfig | str] = {"dense": "dense", "asp": NxMConfig("asp", config.pattern), config.recipe: config}
+    configs: dict[str, NxMConfig | str] = {
+        "dense": "dense",
+        "asp": NxMConfig("asp", config.pattern),
+        config.recipe: config,
+    }
     for name, sparsity in configs.items():
         show(f"Fine-tuning it on pairs with the word not: {name}, {steps} steps ...")
         model = BertForSequenceClassification.from_pretrained(out / "start")
