@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +115,17 @@ class Inspection:
     def is_sparse(self) -> bool:
         """Return True if any layer is recorded as sparse."""
         return any(layer.pattern != "dense" for layer in self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was found as a dict that JSON can hold."""
+        layers = [
+            {
+                **vars(layer),
+                "gpu": [str(backend) for backend in BACKENDS if layer.refusal(backend) is None],
+            }
+            for layer in self.layers
+        ]
+        return {"title": self.title, "layers": layers, "left_dense": self.left_dense}
 
     def __str__(self) -> str:
         head = ("layer", "role", "shape", "dtype", "pattern", "density", "GPU")

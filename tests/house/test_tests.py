@@ -15,7 +15,6 @@ OTHERS = {"benchmarks", "distributed", "examples", "house", "laws"}
 
 # Files of the package whose tests stand in another file than `tests/<folder>/test_<file>.py`.
 ELSEWHERE = {
-    "cli/options.py": "cli/test_parser.py",
     "cli/prune_commands.py": "pruning/test_directory.py",
     "config/hub.py": "config/test_config_files.py",
     "config/values.py": "config/test_config.py",
