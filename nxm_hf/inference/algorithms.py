@@ -21,7 +21,7 @@ LEAST_TOKENS = 8
 
 @dataclass(frozen=True)
 class Installation:
-    """What the numbers of algorithms depend on, beside the product.
+    """Name what the numbers of algorithms depend on, beside the product.
 
     Args:
         gpu: The name of the GPU.

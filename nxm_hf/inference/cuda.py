@@ -21,7 +21,7 @@ TOKENS = (8, 72)  # of the self-test
 
 @dataclass(frozen=True)
 class GPU:
-    """What a GPU and its libraries can do.
+    """Describe a GPU and its libraries.
 
     Args:
         name: The name of the GPU.

@@ -144,6 +144,7 @@ def test_a_cached_algorithm_is_used_by_a_new_process(gpu, tmp_path):
     assert model[0].algorithms == ((16, 4),)
 
 
+@pytest.mark.slow
 def test_a_bert_gives_the_same_logits_and_is_compiled(gpu):
     model = make_bert(hidden_size=64, intermediate_size=128, num_hidden_layers=1).to(torch.bfloat16).eval()
     for module in model.modules():

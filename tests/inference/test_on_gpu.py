@@ -64,6 +64,7 @@ def test_every_algorithm_that_is_found_computes_the_product(library, tmp_path):
             assert_close(layer(x), x, weight, bias)
 
 
+@pytest.mark.filterwarnings("ignore")  # of the compiler of torch
 def test_a_compiled_layer_computes_the_same(library):
     weight, bias = make_weight(768, 3072).cuda(), torch.randn(768, device="cuda").bfloat16()
     layer = SemiStructuredLinear(weight, bias, library)
