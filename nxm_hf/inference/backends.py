@@ -1,12 +1,14 @@
 """Backends: what can compute a linear layer with a packed weight. To add one, list it in BACKENDS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
-from nxm_hf.inference import cpu
+from nxm_hf.inference import cpu, cuda
 from nxm_hf.inference.candidates import Candidate
+from nxm_hf.inference.semi_structured import CUSPARSELT, CUTLASS
 from nxm_hf.inference.sparse_linear import SparseLinear
 
 
@@ -18,13 +20,13 @@ class Backend:
         name: The name that users write.
         device_type: The type of the devices that it is for, as in `torch.device.type`.
         obstacle: Return why it cannot compute a layer that holds a pattern, or None if it can.
-        build: Return a module that computes the layer.
+        build: Return a module that computes the layer, and is tuned for the numbers of tokens that are given.
     """
 
     name: str
     device_type: str
     obstacle: Callable[[Candidate], str | None]
-    build: Callable[[Candidate], nn.Module]
+    build: Callable[[Candidate, Sequence[int]], nn.Module]
 
 
 def _cpu_obstacle(candidate: Candidate) -> str | None:
@@ -32,12 +34,17 @@ def _cpu_obstacle(candidate: Candidate) -> str | None:
     return cpu.obstacle(*candidate.pattern, candidate.dtype)
 
 
-def _build_for_cpu(candidate: Candidate) -> nn.Module:
+def _build_for_cpu(candidate: Candidate, tokens: Sequence[int]) -> nn.Module:
     assert candidate.pattern is not None
     return SparseLinear(candidate.matrix(), candidate.bias, candidate.pattern).train(candidate.module.training)
 
 
-BACKENDS = {backend.name: backend for backend in (Backend("cpu", "cpu", _cpu_obstacle, _build_for_cpu),)}
+_ALL = (
+    Backend("cpu", "cpu", _cpu_obstacle, _build_for_cpu),
+    Backend("cutlass", "cuda", partial(cuda.obstacle, CUTLASS), partial(cuda.build, CUTLASS)),
+    Backend("cusparselt", "cuda", partial(cuda.obstacle, CUSPARSELT), partial(cuda.build, CUSPARSELT)),
+)
+BACKENDS = {backend.name: backend for backend in _ALL}
 
 
 def backends_for(name: str, candidate: Candidate) -> tuple[list[Backend], str | None]:

@@ -198,10 +198,11 @@ def _layer_measurements(
     kinds: dict[tuple[object, ...], list[Candidate]] = {}
     for candidate in candidates:
         kinds.setdefault(candidate.kind, []).append(candidate)
+    counts = sorted({rows * tokens for rows, tokens in shapes})
     for group in kinds.values():
         first, sample = group[0], group[:SAMPLE]
         ways = {DENSE: [each.dense() for each in sample]}
-        ways |= {each.name: list(map(each.build, sample)) for each in backends_for("auto", first)[0]}
+        ways |= {by.name: [by.build(each, counts) for each in sample] for by in backends_for("auto", first)[0]}
         subject = f"{first.shape[0]}x{first.shape[1]} {first.pattern_text}, {len(group)} layers"
         for rows, tokens in {rows * tokens: (rows, tokens) for rows, tokens in shapes}.values():
             x = torch.randn(rows, tokens, first.shape[1], device=first.device).to(first.dtype)

@@ -1,6 +1,6 @@
 """Conversion: make the layers of a sparse model compute with packed weights, where that is measured to be faster."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import geometric_mean
 
@@ -72,7 +72,7 @@ def to_inference(
         for group in kinds.values():
             choice = _choose(group, backend, only_if_faster, tokens)
             for candidate in group:
-                _put(model, candidate, choice.backend)
+                _put(model, candidate, choice.backend, tokens)
                 layers[candidate.name] = _described(candidate, choice)
     ordered = tuple(layers[candidate.name] for candidate in candidates)
     return InferenceReport(ordered, tokens, torch.get_num_threads(), before, _bytes(model))
@@ -107,9 +107,9 @@ def _choose(group: Sequence[Candidate], name: str, only_if_faster: bool, tokens:
     return replace(best, backend=None, reason=f"{where}: left dense")
 
 
-def _timed(sample: Sequence[Candidate], backend: Backend, tokens: Iterable[int]) -> _Choice:
+def _timed(sample: Sequence[Candidate], backend: Backend, tokens: Sequence[int]) -> _Choice:
     """Measure the speed-up over dense layers at each number of tokens."""
-    modules = {"dense": [each.dense() for each in sample], "packed": [backend.build(each) for each in sample]}
+    modules = {"dense": [each.dense() for each in sample], "packed": [backend.build(each, tokens) for each in sample]}
     first, speedups = sample[0], {}
     for count in tokens:
         inputs = torch.randn(count, first.shape[1], device=first.device).to(first.dtype)
@@ -124,9 +124,9 @@ def _timed(sample: Sequence[Candidate], backend: Backend, tokens: Iterable[int])
     return _Choice(backend, speedups, "")
 
 
-def _put(model: nn.Module, candidate: Candidate, backend: Backend | None) -> None:
+def _put(model: nn.Module, candidate: Candidate, backend: Backend | None, tokens: Sequence[int]) -> None:
     """Put the chosen module in the place of a layer."""
-    new = candidate.dense() if backend is None else backend.build(candidate)
+    new = candidate.dense() if backend is None else backend.build(candidate, tokens)
     if new is not candidate.module:
         model.set_submodule(candidate.name, new)
 

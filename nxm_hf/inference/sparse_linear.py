@@ -1,13 +1,14 @@
 """SparseLinear: a linear layer that computes with a packed weight."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from nxm_hf.inference.frozen import FrozenLinear
 from nxm_hf.inference.layout import ROWS, Layout, deinterleave, interleave
 from nxm_hf.inference.operator import compute, packed_linear
 
 
-class SparseLinear(nn.Module):
+class SparseLinear(FrozenLinear):
     """Compute a linear layer with the kept entries of its weight alone, by the CPU kernels.
 
     It cannot be trained or saved. Where an input is infinite or NaN, the outputs are those of the dense layer.
@@ -64,19 +65,9 @@ class SparseLinear(nn.Module):
             [..., out].
 
         Raises:
-            RuntimeError: If a gradient with respect to the inputs is asked for.
+            RuntimeError: If a gradient with respect to the inputs is asked for, or their type is not the weight's.
         """
-        if inputs.requires_grad and torch.is_grad_enabled():
-            raise RuntimeError(
-                "A model after to_inference computes no gradients. Call it under torch.no_grad(), or train the dense "
-                "model."
-            )
-        if torch.is_autocast_enabled(inputs.device.type):
-            inputs = inputs.to(torch.get_autocast_dtype(inputs.device.type))
-        elif inputs.dtype != self.values.dtype:
-            raise RuntimeError(
-                f"The inputs are {inputs.dtype} and the weight is {self.values.dtype}; they must be equal."
-            )
+        inputs = self.prepared(inputs, self.values.dtype)
         bias = self.bias if self.bias.dtype == torch.float32 else self.bias.float()
         if torch.compiler.is_compiling():
             return packed_linear(inputs, self.values, self.indices, bias, *self.layout)
@@ -86,9 +77,3 @@ class SparseLinear(nn.Module):
         """Return the layer's numbers, for `print(model)`."""
         n, m, out_features, in_features = self.layout
         return f"in_features={in_features}, out_features={out_features}, pattern={n}:{m}, dtype={self.values.dtype}"
-
-    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
-        raise RuntimeError(
-            f"{prefix.removesuffix('.')} computes with a packed weight after to_inference and cannot be saved. Save "
-            "the model before to_inference: model.save_pretrained(dir), or nxm_hf.save_packed(model, dir)."
-        )

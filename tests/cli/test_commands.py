@@ -11,7 +11,6 @@ from nxm_hf import NxMConfig, analysis, recipes, verify
 from nxm_hf.cli.main import main
 from nxm_hf.patterns import PATTERNS, parse
 from nxm_hf.solvers import SOLVERS, gpu
-from nxm_hf.storage import inspect
 from tests.support.models import make_bert
 from tests.support.saved_models import QUERY, edit_weights, make_sparse
 
@@ -105,24 +104,6 @@ def test_verify_wants_a_pattern_for_a_dense_model(dense, capsys):
     assert main(["verify", str(dense)]) == 2
     assert "--pattern 2:4" in capsys.readouterr().err
     assert main(["verify", str(dense), "--pattern", "2:4"]) == 1
-
-
-def test_the_backends_are_those_of_torch():
-    """Pitfall 12: the shapes that each kernel takes, as torch has them."""
-    kernels = {
-        "CUTLASS": torch.sparse.SparseSemiStructuredTensorCUTLASS,
-        "cuSPARSELt": torch.sparse.SparseSemiStructuredTensorCUSPARSELT,
-    }
-    for name, kernel in kernels.items():
-        ours = {
-            getattr(torch, dtype): (backend.rows, backend.columns)
-            for backend in inspect.BACKENDS
-            if backend.name == name
-            for dtype in backend.dtypes
-        }
-        theirs = {k: (v.sparse_min_rows, v.sparse_min_cols) for k, v in kernel._DTYPE_SHAPE_CONSTRAINTS.items()}
-        theirs.pop(torch.float32, None)  # CUTLASS has one, and it is for 1:2
-        assert ours == theirs
 
 
 @pytest.mark.parametrize("hidden, ffn", [(32, 64), (64, 128), (128, 256), (48, 80), (40, 72)])
