@@ -93,7 +93,14 @@ def _choose(group: Sequence[Candidate], name: str, only_if_faster: bool, tokens:
     backends, reason = backends_for(name, group[0])
     if reason is not None:
         return _Choice(None, {}, reason)
-    timed = [_timed(group[:SAMPLE], backend, tokens) for backend in backends]
+    timed, failures = [], []
+    for each in backends:
+        try:
+            timed.append(_timed(group[:SAMPLE], each, tokens))
+        except RuntimeError as error:  # a library that refuses a shape, or has no memory left
+            failures.append(f"{each.name} failed: {str(error).strip().splitlines()[0]}")
+    if not timed:
+        return _Choice(None, {}, failures[0])
     best = max(timed, key=lambda choice: geometric_mean(choice.speedups.values()))
     if not only_if_faster:
         return replace(best, reason="all layers were asked for")

@@ -86,7 +86,7 @@ class Inspection:
         layers = [
             {
                 **vars(layer),
-                "gpu": [str(backend) for backend in BACKENDS if layer.refusal(backend) is None],
+                "gpu": [str(kernel) for kernel in GPU_KERNELS if layer.refusal(kernel) is None],
             }
             for layer in self.layers
         ]

@@ -9,6 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from nxm_hf import NxMConfig, analysis, recipes, verify
 from nxm_hf.cli.main import main
+from nxm_hf.layers.gpu_kernels import GPU_KERNELS
 from nxm_hf.patterns import PATTERNS, parse
 from nxm_hf.solvers import SOLVERS, gpu
 from tests.support.models import make_bert
@@ -85,7 +86,7 @@ def test_inspect_recipes_and_flops_print_json_too(sparse, tmp_path, capsys):
 
     layers = printed("inspect", str(sparse))["layers"]
     assert len(layers) == 12 and {layer["pattern"] for layer in layers} == {"2:4"}
-    assert layers[0]["gpu"] == [str(backend) for backend in inspect.BACKENDS if backend.takes(layers[0]["shape"])]
+    assert layers[0]["gpu"] == [str(kernel) for kernel in GPU_KERNELS if kernel.takes(layers[0]["shape"])]
     listed = printed("recipes", "--pattern", "1:4")
     assert list(listed["recipes"]) == recipes.names() and {one["pattern"] for one in listed["measurements"]} == {"1:4"}
     right = analysis.training_flops(make_bert(), "ste", 7, tokens=16)
