@@ -154,26 +154,24 @@ def save_packed(
         return _result(config, plain, out, out, {})
 
 
-def pack_in_place(folder: str | Path) -> PackingResult:
+def pack_in_place(folder: str | Path) -> None:
     """Pack the weights of a directory that holds other files too, such as the output directory of a training.
 
     Args:
-        folder: Directory of a sparse model.
-
-    Returns:
-        The layers and their sizes.
+        folder: Directory of a sparse model. One that is packed already is left alone.
 
     Raises:
         ValueError: If nothing in it can be packed.
     """
     folder = Path(folder)
+    if read_packed_config(folder) is not None:
+        return
     with _written(folder.with_name(f"{folder.name}.packed"), keep=False) as other:
         other = other / folder.name
-        result = pack_directory(folder, other)
+        pack_directory(folder, other)
         weights = [path.name for path in other.glob("model*.safetensors*")]
         for name in ("config.json", *weights, "README.md"):
             os.replace(other / name, folder / name)
-    return result
 
 
 class _Packer:
