@@ -100,6 +100,8 @@ def read_packed_config(folder: str | Path) -> NxMPackedConfig | None:
     Raises:
         ValueError: If the config is of a newer version, or is not one of packed layers.
     """
+    if not Path(folder).is_dir():  # otherwise the name would be looked for on the Hub
+        return None
     payload = (read_json(folder, "config.json", {}) or {}).get("quantization_config")
     if not isinstance(payload, dict) or payload.get("quant_method") != QUANT_METHOD:
         return None

@@ -76,11 +76,11 @@ def pack_directory(source: str | Path, out: str | Path) -> PackingResult:
     """
     source, out = Path(source), Path(out)
     check_free(out)
+    model, record = skeleton(source), _record(source)
     if (other := (read_json(source, "config.json", {}) or {}).get("quantization_config")) is not None:
         packed = isinstance(other, dict) and other.get("quant_method") == "nxm"
         problem = "is packed already" if packed else "is quantized, and cannot be packed too"
         raise ValueError(f"{source} {problem}. Name the directory of a plain sparse model.")
-    model, record = skeleton(source), _record(source)
     rows, left_plain = _packable(source, model, record)
     with WeightFiles(source) as files, _written(out) as folder:
         names = _file_names(files, model, list(rows))
@@ -110,9 +110,11 @@ def unpack_directory(source: str | Path, out: str | Path) -> PackingResult:
     """
     source, out = Path(source), Path(out)
     check_free(out)
-    config = read_packed_config(source)
+    model, config = skeleton(source), read_packed_config(source)
     if config is None:
-        raise ValueError(f"{source} is not packed. Name a directory that `nxm pack` or save_packed wrote.")
+        raise ValueError(
+            f"{type(model).__name__} in {source} is not packed. Name a directory that `nxm pack` or save_packed wrote."
+        )
     with WeightFiles(source) as files, _written(out) as folder:
         _write_shards(files, folder, lambda name: [files.entry(name)], files.__getitem__)
         _write_beside(source, folder, {}, _record(source))
