@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.hooks import add_hook_to_module
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
@@ -70,7 +71,8 @@ class NxMPackedConfig(Mxfp4Config):
         self.layers, self.transposed = dict(layers or {}), list(transposed or [])
         self.files = {layer: name for layer, name in (files or {}).items() if layer != name}
         self.dequantize, self.format_version = dequantize, format_version
-        if wrong := [f"{name} {text}" for name, text in self.layers.items() if row_pattern(text) is None]:
+        unfit = {text for text in set(self.layers.values()) if row_pattern(text) is None}
+        if wrong := [f"{name} {text}" for name, text in self.layers.items() if text in unfit]:
             raise ValueError(f"quantization_config names patterns that cannot be packed: {shortened(wrong)}.")
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,9 +150,12 @@ class NxMQuantizer(HfQuantizer):
         config = self.quantization_config
         config.layers = _names_here(model, config)
         config.transposed = [name for name in config.layers if is_transposed(model.get_submodule(name))]
-        for name, text in config.layers.items():
-            model.set_submodule(name, PackedLinear.like(model.get_submodule(name), parse(text)))
-        self._skeleton = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
+        self._dense_layers = {name: model.get_submodule(name) for name in config.layers}
+        patterns = {text: parse(text) for text in set(config.layers.values())}
+        for name, layer in self._dense_layers.items():
+            model.set_submodule(name, PackedLinear.like(layer, patterns[config.layers[name]]))
+        tensors = model.state_dict(keep_vars=True)
+        self._skeleton = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
@@ -167,14 +172,17 @@ class NxMQuantizer(HfQuantizer):
         return model
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
-        """Replace the packed layers by dense ones, one at a time. Each keeps its type unless another is asked for."""
+        """Put the dense layers back, one at a time. Each has the type of its packed one unless another is asked for."""
         if dtype == model.config.dtype:  # what `model.dequantize()` passes by default
             dtype = None
-        for name in self.quantization_config.layers:
-            layer = cast(PackedLinear, model.get_submodule(name))
-            if layer.weight.is_meta:
+        for name, dense in self._dense_layers.items():
+            packed = cast(PackedLinear, model.get_submodule(name))
+            if packed.weight.is_meta:
                 raise ValueError(f"{name} is offloaded, so it cannot be unpacked. Load with device_map=None.")
-            model.set_submodule(name, layer.to_dense(dtype))
+            packed.fill(dense, dtype)
+            if (hook := getattr(packed, "_hf_hook", None)) is not None:  # of a device_map
+                add_hook_to_module(dense, hook)
+            model.set_submodule(name, dense)
         return model
 
 
