@@ -81,8 +81,8 @@ def pack_directory(source: str | Path, out: str | Path) -> PackingResult:
         packed = isinstance(other, dict) and other.get("quant_method") == "nxm"
         problem = "is packed already" if packed else "is quantized, and cannot be packed too"
         raise ValueError(f"{source} {problem}. Name the directory of a plain sparse model.")
-    rows, left_plain = _packable(source, model, record)
     with WeightFiles(source) as files, _written(out) as folder:
+        rows, left_plain = _packable(files, model, record)
         names = _file_names(files, model, list(rows))
         transposed = [layer for layer in rows if is_transposed(model.get_submodule(layer))]
         writer = _Packer(
@@ -204,7 +204,9 @@ class _Packer:
         return values
 
 
-def _packable(source: Path, model: nn.Module, record: SparsityRecord) -> tuple[dict[str, NM], dict[str, str]]:
+def _packable(
+    files: WeightFiles, model: PreTrainedModel, record: SparsityRecord
+) -> tuple[dict[str, NM], dict[str, str]]:
     """Return the pattern of a row of each layer that can be packed, and why the other sparse layers cannot."""
     modules = dict(model.named_modules())
     rows: dict[str, NM] = {}
@@ -219,26 +221,25 @@ def _packable(source: Path, model: nn.Module, record: SparsityRecord) -> tuple[d
             left_plain[name] = f"it is a {type(module).__name__} and not a Linear"
         else:
             rows[name] = row
+    saved_alone = _file_names(files, model, list(rows))
+    for name in [name for name in rows if name not in saved_alone]:
+        left_plain[name] = "its family saves it joined with another layer"
+        del rows[name]
     if not rows:
         reasons = shortened([f"{name}, {why}" for name, why in left_plain.items()], "; ") or "no layer of it is sparse"
         raise ValueError(
-            f"Nothing in {source} can be packed: {reasons}. Packing saves 44 to 47 % of layers with 2:4 "
+            f"Nothing in {files.folder} can be packed: {reasons}. Packing saves 44 to 47 % of layers with 2:4 "
             "(nxm convert MODEL OUT --to 2:4); files with other zeros get smaller with: zstd model.safetensors."
         )
     return rows, left_plain
 
 
 def _file_names(files: WeightFiles, model: PreTrainedModel, layers: list[str]) -> dict[str, str]:
-    """Return the name in the files of each layer; raise if one has no weight of its own there."""
+    """Return the name in the files of each layer that has a weight of its own there."""
     names = {layer: layer for layer in layers}
     if not all(f"{layer}.weight" in files for layer in layers):
         names = names_in_files(model, layers)
-    if absent := [layer for layer in layers if f"{names.get(layer)}.weight" not in files]:
-        raise ValueError(
-            f"{files.folder} holds no weight of its own for {shortened(absent)}: this family saves it in another form, "
-            "so it cannot be packed. Compress the file instead: zstd model.safetensors."
-        )
-    return names
+    return {layer: name for layer, name in names.items() if f"{name}.weight" in files}
 
 
 def _write_shards(

@@ -1,6 +1,7 @@
 """`nxm pack` and `nxm unpack`."""
 
 from nxm_hf.cli.main import main
+from tests.support.models import make_bert
 from tests.support.packed_models import save_both
 from tests.support.saving import hashes_of
 
@@ -21,3 +22,11 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_two(tmp_path, capsys):
         assert main([str(word) for word in words]) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"nxm {words[0]}: ") and error.count("\n") == 1
+
+
+def test_report_reads_a_packed_model_that_was_pruned_without_training(tmp_path, capsys):
+    make_bert().save_pretrained(tmp_path / "dense")
+    assert main(["prune", str(tmp_path / "dense"), str(tmp_path / "a"), "--method", "magnitude"]) == 0
+    assert main(["pack", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert main(["report", str(tmp_path / "b")]) == 0
+    assert (tmp_path / "b" / "report.html").is_file()

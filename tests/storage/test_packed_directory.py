@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
 import nxm_hf
 from nxm_hf.packing import PackedLinear, read_packed_config
@@ -11,7 +12,7 @@ from nxm_hf.pruning.directory import prune_directory
 from nxm_hf.storage.inspect import inspect
 from nxm_hf.storage.packed_directory import pack_directory, pack_in_place, save_packed, unpack_directory
 from nxm_hf.storage.verify import verify
-from tests.support.models import make_bert, make_model
+from tests.support.models import SHAPE, make_bert, make_model
 from tests.support.packed_models import FAMILIES, damage, save_both, tensors_of
 from tests.support.saved_models import QUERY, edit_config, edit_weights
 from tests.support.saving import hashes_of
@@ -115,6 +116,20 @@ def test_convolutions_are_refused(tmp_path):
     model.save_pretrained(tmp_path / "plain")
     with pytest.raises(ValueError, match="it is a Conv1d and not a Linear"):
         pack_directory(tmp_path / "plain", tmp_path / "packed")
+
+
+def test_layers_that_a_family_saves_joined_stay_plain(tmp_path):
+    """NomicBert has three projections in memory, and one in its files."""
+    config = AutoConfig.for_model("nomic_bert", **{**SHAPE, "num_hidden_layers": 1}, max_position_embeddings=16)
+    model = AutoModel.from_config(config)
+    nxm_hf.prune(model, "2:4")
+    model.save_pretrained(tmp_path / "plain")
+    result = pack_directory(tmp_path / "plain", tmp_path / "packed")
+    assert result.layers and {name.rsplit(".")[-1] for name in result.left_plain} == {"q_proj", "k_proj", "v_proj"}
+    assert set(result.left_plain.values()) == {"its family saves it joined with another layer"}
+    loaded = type(model).from_pretrained(tmp_path / "packed").dequantize().state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+    assert set(verify(tmp_path / "packed").layers) == set(verify(tmp_path / "plain").layers)
 
 
 def test_what_is_not_sparse_or_packed_already_is_refused(tmp_path):
