@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from nxm_hf.distillation import DistillationConfig
     from nxm_hf.engine import Engine
     from nxm_hf.engine.attach import attach
+    from nxm_hf.inference import InferenceReport
+    from nxm_hf.inference.conversion import to_inference
     from nxm_hf.permutation import Permutation
     from nxm_hf.permutation.permute import permute
     from nxm_hf.pruning import PruningResult
@@ -30,6 +32,7 @@ __all__ = [
     "AnalysisCallback",
     "DistillationConfig",
     "Engine",
+    "InferenceReport",
     "NxMCallback",
     "NxMConfig",
     "NxMTrainer",
@@ -48,6 +51,7 @@ __all__ = [
     "recipes",
     "rewind",
     "solvers",
+    "to_inference",
     "verify",
 ]
 
@@ -58,6 +62,8 @@ _NAMES = {
     "distillation": ("DistillationConfig",),
     "engine": ("Engine",),
     "engine.attach": ("attach",),
+    "inference": ("InferenceReport",),
+    "inference.conversion": ("to_inference",),
     "permutation": ("Permutation",),
     "permutation.permute": ("permute",),
     "pruning": ("PruningResult",),

@@ -25,6 +25,7 @@ from nxm_hf.cli.commands import (
     rewind_command,
     verify_command,
 )
+from nxm_hf.cli.inference_commands import bench_command
 from nxm_hf.cli.prune_commands import convert_command, prune_command
 
 COMMANDS: tuple[Callable[..., int], ...] = (
@@ -36,8 +37,10 @@ COMMANDS: tuple[Callable[..., int], ...] = (
     convert_command,
     rewind_command,
     report_command,
+    bench_command,
     demo_command,
 )
+SEVERAL_NUMBERS = ("--batch", "--length")  # of `nxm bench`, which is typed as --batch 1 8 32
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 _UsageError: type[Exception] = typer.BadParameter.__bases__[
     0
@@ -58,13 +61,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nxm_hf ...
         0
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _join_numbers(list(sys.argv[1:] if arguments is None else arguments))
     try:
         return get_command(_app()).main(words, prog_name="nxm", standalone_mode=False) or 0
     except _UsageError as error:
         return _complain_of_usage(error)
     except typer.Abort:
         return _complain("nxm", "interrupted.", INTERRUPTED)
+
+
+def _join_numbers(words: list[str]) -> list[str]:
+    """Join the numbers that follow an option of `bench` to one word: click gives each option one."""
+    if words[:1] != ["bench"]:
+        return words
+    joined: list[str] = []
+    for word in words:
+        if word.isdigit() and len(joined) > 1 and joined[-2] in SEVERAL_NUMBERS:
+            joined[-1] += f" {word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _app() -> typer.Typer:

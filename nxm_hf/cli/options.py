@@ -134,3 +134,12 @@ Labelled = Annotated[
         help="Labelled rows to evaluate on (.parquet, .csv or .jsonl: one or two text columns, and label).",
     ),
 ]
+
+# Running.
+Numbers = Annotated[str, Option(metavar="N ...", help="One or several numbers, such as 1 8 32.")]
+Threads = Annotated[int | None, Option(min=1, help="Threads of torch.  [default: as many as torch takes]")]
+Compiled = Annotated[bool, Option("--compiled/--not-compiled", help="Whether to time torch.compile too.")]
+Seconds = Annotated[float, Option(help="How long to time each row, in about.")]
+BenchDirectory = Annotated[
+    str | None, Option(metavar="DIR", help="A directory to write a page, its plots and the numbers as JSON into.")
+]

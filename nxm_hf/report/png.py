@@ -42,7 +42,8 @@ def _draw(chart: Chart, axes: Any) -> None:  # matplotlib.axes.Axes, which may n
             axes.stairs(line.ys, line.xs, fill=True, alpha=0.6, label=line.name)
         else:
             axes.plot(line.xs, line.ys, marker=".", label=line.name)
-    axes.set(title=chart.title, xlabel=chart.x, ylabel=chart.y, yscale="log" if chart.logarithmic else "linear")
+    scales = ["log" if each else "linear" for each in (chart.logarithmic_x, chart.logarithmic)]
+    axes.set(title=chart.title, xlabel=chart.x, ylabel=chart.y, xscale=scales[0], yscale=scales[1])
     axes.grid(alpha=0.3)
     if len(chart.lines) > 1:
         axes.legend()

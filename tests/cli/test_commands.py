@@ -9,9 +9,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from nxm_hf import NxMConfig, analysis, recipes, verify
 from nxm_hf.cli.main import main
+from nxm_hf.layers.gpu_kernels import GPU_KERNELS
 from nxm_hf.patterns import PATTERNS, parse
 from nxm_hf.solvers import SOLVERS, gpu
-from nxm_hf.storage import inspect
 from tests.support.models import make_bert
 from tests.support.saved_models import QUERY, edit_weights, make_sparse
 
@@ -86,7 +86,7 @@ def test_inspect_recipes_and_flops_print_json_too(sparse, tmp_path, capsys):
 
     layers = printed("inspect", str(sparse))["layers"]
     assert len(layers) == 12 and {layer["pattern"] for layer in layers} == {"2:4"}
-    assert layers[0]["gpu"] == [str(backend) for backend in inspect.BACKENDS if backend.takes(layers[0]["shape"])]
+    assert layers[0]["gpu"] == [str(kernel) for kernel in GPU_KERNELS if kernel.takes(layers[0]["shape"])]
     listed = printed("recipes", "--pattern", "1:4")
     assert list(listed["recipes"]) == recipes.names() and {one["pattern"] for one in listed["measurements"]} == {"1:4"}
     right = analysis.training_flops(make_bert(), "ste", 7, tokens=16)
@@ -105,24 +105,6 @@ def test_verify_wants_a_pattern_for_a_dense_model(dense, capsys):
     assert main(["verify", str(dense)]) == 2
     assert "--pattern 2:4" in capsys.readouterr().err
     assert main(["verify", str(dense), "--pattern", "2:4"]) == 1
-
-
-def test_the_backends_are_those_of_torch():
-    """Pitfall 12: the shapes that each kernel takes, as torch has them."""
-    kernels = {
-        "CUTLASS": torch.sparse.SparseSemiStructuredTensorCUTLASS,
-        "cuSPARSELt": torch.sparse.SparseSemiStructuredTensorCUSPARSELT,
-    }
-    for name, kernel in kernels.items():
-        ours = {
-            getattr(torch, dtype): (backend.rows, backend.columns)
-            for backend in inspect.BACKENDS
-            if backend.name == name
-            for dtype in backend.dtypes
-        }
-        theirs = {k: (v.sparse_min_rows, v.sparse_min_cols) for k, v in kernel._DTYPE_SHAPE_CONSTRAINTS.items()}
-        theirs.pop(torch.float32, None)  # CUTLASS has one, and it is for 1:2
-        assert ours == theirs
 
 
 @pytest.mark.parametrize("hidden, ffn", [(32, 64), (64, 128), (128, 256), (48, 80), (40, 72)])

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "recipes/dense.py": "trainer/test_trainer.py",
     "recipes/rigl.py": "methods/test_rewire.py",
     "recipes/set.py": "methods/test_rewire.py",
+    "report/figure.py": "report/test_training_page.py",
     "report/html.py": "report/test_training_page.py",
     "report/pruning_page.py": "report/test_report.py",
     "report/stylesheet.py": "report/test_training_page.py",
