@@ -213,7 +213,7 @@ def _current_mask(target: Target, weight: Tensor, state: State) -> Tensor:
     """Return the mask in use or, before there is one, the mask of the deployed weight."""
     if "mask" in state:
         return state["mask"]
-    return target.pattern.largest(state.get("r", weight))  # ADMM projects r
+    return target.pattern.nearest(state["r"]) if "r" in state else target.pattern.largest(weight)  # ADMM projects r
 
 
 def _follow(layer: FollowedLayer, weight: Tensor, mask: Tensor) -> str:

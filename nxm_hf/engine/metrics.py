@@ -13,7 +13,7 @@ def residual(weights: Iterable[tuple[Target, Tensor]]) -> float:
     """Return the norm of W - P(W) over the norm of W, over all targets together.
 
     Args:
-        weights: Each target with its weight W; P(W) keeps the largest entries that the pattern allows.
+        weights: Each target with its weight W; P(W) is the nearest weight that holds the pattern.
 
     Returns:
         0 if the weights are sparse, and at most 1; NaN if a weight holds NaN.
@@ -23,7 +23,7 @@ def residual(weights: Iterable[tuple[Target, Tensor]]) -> float:
         total += weight.square().sum().item()
         if isnan(total):  # do not fail while logging: the next mask update raises on NaN and names the layer
             return total
-        mask = target.pattern.largest(weight)
+        mask = target.pattern.nearest(weight)
         pruned += pruned_part(weight, mask).square().sum().item()
     return (pruned / total) ** 0.5 if total else 0.0
 
