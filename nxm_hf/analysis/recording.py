@@ -11,7 +11,7 @@ import os
 import platform
 import random
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 import transformers
@@ -44,6 +44,7 @@ class StepRecord(TypedDict):
     residual: list[float]  # norm of W - P(W) over the norm of W
     density: list[float]
     flips: list[float]  # share of entries that entered or left the mask
+    iteration: NotRequired[int]  # of ADMM, while it runs: masks change from one to the next only
     in_mask: list[str]  # which followed weights are in the mask, as hexadecimal bits (see `decode_in_mask`)
     way: list[list[float]]  # by how much the traced weights have moved since the first record
 
@@ -193,6 +194,8 @@ def add_record(recording: Recording, engine: Engine, step: int) -> None:
         "in_mask": [],
         "way": [],
     }
+    if iterations := [int(state["updates"]) for state in states.values() if "updates" in state]:
+        record["iteration"] = max(iterations)
     for target, weight, mask in current:
         entered, left, _ = states[target.name].get("moved", NO_CHANGE).tolist()
         record["residual"].append(residual([(target, weight)]))

@@ -28,6 +28,30 @@ def residual(weights: Iterable[tuple[Target, Tensor]]) -> float:
     return (pruned / total) ** 0.5 if total else 0.0
 
 
+def admm_progress(weights: Iterable[tuple[Target, Tensor]], states: Mapping[str, State]) -> dict[str, float]:
+    """Return how many iterations ADMM has done, and how far W is from the sparse Z of the last one.
+
+    Args:
+        weights: Each target with its weight W.
+        states: The state of each layer's method, by name.
+
+    Returns:
+        `nxm/iterations`, and `nxm/disagreement`, the norm of W - Z over the norm of W. Empty if no layer is in ADMM.
+    """
+    apart = total = 0.0
+    iterations = 0
+    for target, weight in weights:
+        state = states[target.name]
+        if Slot.R not in state:
+            continue
+        r, iterations = state[Slot.R], max(iterations, int(state[Slot.UPDATES]))
+        total += weight.square().sum().item()
+        if isnan(total + r.sum().item()):
+            return {"nxm/iterations": iterations, "nxm/disagreement": float("nan")}
+        apart += (weight - r * target.pattern.nearest(r)).square().sum().item()
+    return {"nxm/iterations": iterations, "nxm/disagreement": (apart / total) ** 0.5} if total else {}
+
+
 def mask_movement(targets: Iterable[Target], states: Mapping[str, State]) -> dict[str, float]:
     """Return the similarity and the flip rate of masks between their last two updates.
 
@@ -60,10 +84,12 @@ def training_metrics(
     Returns:
         The metrics by name. The density is that of the deployed weights.
     """
+    trained = tuple(trained)
     entries, kept = sum(target.numel for target in targets), sum(target.kept for target in targets)
     return {
         "nxm/density": kept / entries,
         **mask_movement(targets, states),
         "nxm/residual": residual(trained),
+        **admm_progress(trained, states),
         "nxm/phase": PHASES.index(phase),
     }
