@@ -17,6 +17,7 @@ from nxm_hf.solvers.unstructured_threshold import keep_highest
 # Solvers round scores to about 1e-8 of a tile's largest. A tile is solved more finely if its pruned squares together
 # are less than this share of its largest square.
 ROUGH = 1 / 64
+PART = 2**20  # entries processed at a time: they stay in a CPU's last cache
 
 
 def nearest_tiles(weight: Tensor, pattern: NMPattern) -> Tensor:
@@ -26,17 +27,24 @@ def nearest_tiles(weight: Tensor, pattern: NMPattern) -> Tensor:
         weight: A weight without NaN, whose shape fits the pattern.
         pattern: The transposable pattern.
     """
+    strips = weight.reshape(-1, pattern.m, weight.shape[-1])
+    parts = min(len(strips), max(1, weight.numel() // PART)) if weight.device.type == "cpu" else 1
+    kept = [_nearest_strips(part, pattern) for part in strips.tensor_split(parts)]
+    return (kept[0] if parts == 1 else torch.cat(kept)).view(weight.shape)
+
+
+def _nearest_strips(strips: Tensor, pattern: NMPattern) -> Tensor:
+    """Return the masks of strips of tiles, (strips, m, width)."""
     m = pattern.m
-    squares = _scaled_squares(weight.reshape(-1, m, weight.shape[-1]), m)
-    mask = solve(squares.view(weight.shape), pattern)
-    kept = mask.view(squares.shape)
+    squares = _scaled_squares(strips, m)
+    kept = solve(squares, pattern)
     peak = squares.amax(1).unflatten(1, (-1, m)).amax(-1)
     # Faster than `masked_fill`. A kept infinity makes it NaN, and solvers leave the others their digits beside one.
     pruned = (squares * (~kept).view(torch.uint8)).sum(1).unflatten(1, (-1, m)).sum(-1)
     if (rough := (0 < pruned) & (pruned < ROUGH * peak)).any():
         tiles, found = (x.unflatten(2, (-1, m)).transpose(1, 2) for x in (squares, kept))
-        found[rough] = _refine(tiles[rough], found[rough], pruned[rough], pattern)  # views: this edits `mask`
-    return mask
+        found[rough] = _refine(tiles[rough], found[rough], pruned[rough], pattern)  # views: this edits `kept`
+    return kept
 
 
 def _scaled_squares(strips: Tensor, m: int) -> Tensor:

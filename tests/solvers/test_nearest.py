@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nxm_hf.patterns import Block, Dense, Transposable, Unstructured, parse
+from nxm_hf.solvers import nearest, reference_only
 from nxm_hf.solvers.transposable_enumeration import every_tile
 from tests.support.scores import EXTREMES, INF, by_linear_programme, distributions, seeded, tiles_of
 
@@ -125,8 +126,6 @@ def test_no_corner_of_the_polytope_is_nearer_than_the_projection(text, kind):
 @pytest.mark.parametrize("outlier", [1.0, 100.0, 1e6])
 def test_kernels_and_torch_find_weights_of_one_distance(text, outlier):
     """Weights that are large enough for compiled kernels, where those exist."""
-    from nxm_hf.solvers import reference_only
-
     pattern = parse(text)
     weight = seeded(320, 320)
     weight[::7, ::5] *= outlier
@@ -152,6 +151,20 @@ def test_infinities_are_kept_first_and_the_rest_by_squares(text):
         assert float((finite.square() * ~mask).sum()) <= float(least) * (1 + ROUNDING)
     everything = torch.tensor(EXTREMES + [1.0] * 5).view(4, 4)
     assert int(pattern.nearest(everything).sum()) == pattern.kept((4, 4))
+
+
+@pytest.mark.parametrize("part", [100, 400, 2**20])
+def test_parts_of_a_weight_make_no_difference(part, monkeypatch):
+    monkeypatch.setattr(nearest, "PART", part)
+    for shape in ((16, 24), (4, 480), (3, 8, 16)):
+        weight = seeded(*shape)
+        weight.view(-1)[::17] *= 1e4
+        for text in ("2:4-transposable", "1:2-transposable"):
+            pattern = parse(text)
+            tiles = weight.unflatten(-1, (-1, pattern.m)).unflatten(-3, (-1, pattern.m)).transpose(-2, -3)
+            alone = torch.stack([pattern.nearest(tile) for tile in tiles.reshape(-1, pattern.m, pattern.m)])
+            joined = alone.view(tiles.shape).transpose(-2, -3).reshape(shape)
+            assert torch.equal(pattern.nearest(weight), joined)
 
 
 def test_the_largest_sum_of_magnitudes_is_not_the_nearest():
