@@ -11,7 +11,7 @@ import os
 import platform
 import random
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 import torch
 import transformers
@@ -36,7 +36,7 @@ HISTOGRAM_MAX = 4.0  # in units of the root mean square of the layer; the last b
 HISTOGRAM_SAMPLE = 2**16  # about how many weights of a layer a histogram counts
 
 
-class StepRecord(TypedDict):
+class _StepOfAnyRecipe(TypedDict):
     """One step. Lists have an entry for each layer, in the order of `Recording.layers`."""
 
     step: int
@@ -44,9 +44,14 @@ class StepRecord(TypedDict):
     residual: list[float]  # norm of W - P(W) over the norm of W
     density: list[float]
     flips: list[float]  # share of entries that entered or left the mask
-    iteration: NotRequired[int]  # of ADMM, while it runs: masks change from one to the next only
     in_mask: list[str]  # which followed weights are in the mask, as hexadecimal bits (see `decode_in_mask`)
     way: list[list[float]]  # by how much the traced weights have moved since the first record
+
+
+class StepRecord(_StepOfAnyRecipe, total=False):
+    """One step, and the iteration of ADMM while that runs: its masks change from one iteration to the next only."""
+
+    iteration: int
 
 
 class _NewLayer(TypedDict):
