@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nxm_hf.engine.attach import attach
     from nxm_hf.inference import InferenceReport
     from nxm_hf.inference.conversion import to_inference
+    from nxm_hf.inference.loading import NxMInference
     from nxm_hf.packing import NxMPackedConfig, PackedLinear
     from nxm_hf.permutation import Permutation
     from nxm_hf.permutation.permute import permute
@@ -37,6 +38,7 @@ __all__ = [
     "InferenceReport",
     "NxMCallback",
     "NxMConfig",
+    "NxMInference",
     "NxMPackedConfig",
     "NxMTrainer",
     "PackedLinear",
@@ -70,6 +72,7 @@ _NAMES = {
     "engine.attach": ("attach",),
     "inference": ("InferenceReport",),
     "inference.conversion": ("to_inference",),
+    "inference.loading": ("NxMInference",),
     "packing": ("NxMPackedConfig", "PackedLinear"),
     "permutation": ("Permutation",),
     "permutation.permute": ("permute",),

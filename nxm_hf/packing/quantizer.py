@@ -4,6 +4,7 @@ Importing this file registers the quantization method "nxm" with transformers.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +42,8 @@ class NxMPackedConfig(Mxfp4Config):
         transposed: Names of the packed layers that store their weight as [in, out] when it is dense.
         files: Name in the files of each packed layer that has another one there.
         dequantize: Whether `from_pretrained` unpacks the layers and returns a plain dense model, which can be trained.
+        after_loading: A function that is called with the loaded model and makes it one for inference alone. It is not
+            saved; `nxm_hf.NxMInference` sets it, for dense directories too.
         format_version: Version of the packed format.
         quant_method: "nxm".
 
@@ -58,6 +61,7 @@ class NxMPackedConfig(Mxfp4Config):
         transposed: list[str] | None = None,
         files: dict[str, str] | None = None,
         dequantize: bool = False,
+        after_loading: Callable[[PreTrainedModel], object] | None = None,
         format_version: int = FORMAT_VERSION,
         quant_method: str = QUANT_METHOD,
         **unknown: Any,
@@ -70,7 +74,7 @@ class NxMPackedConfig(Mxfp4Config):
         self.quant_method: Any = QUANT_METHOD
         self.layers, self.transposed = dict(layers or {}), list(transposed or [])
         self.files = {layer: name for layer, name in (files or {}).items() if layer != name}
-        self.dequantize, self.format_version = dequantize, format_version
+        self.dequantize, self.after_loading, self.format_version = dequantize, after_loading, format_version
         unfit = {text for text in set(self.layers.values()) if row_pattern(text) is None}
         if wrong := [f"{name} {text}" for name, text in self.layers.items() if text in unfit]:
             raise ValueError(f"quantization_config names patterns that cannot be packed: {shortened(wrong)}.")
@@ -84,6 +88,10 @@ class NxMPackedConfig(Mxfp4Config):
             "transposed": list(self.transposed),
             "files": dict(self.files),
         }
+
+    def get_loading_attributes(self) -> dict[str, Any]:
+        """Return the settings that `from_pretrained` takes over the saved ones."""
+        return {"dequantize": self.dequantize, "after_loading": self.after_loading}
 
     def layers_by_file_name(self) -> dict[str, str]:
         """Return the packed layers by their names in the files."""
@@ -114,11 +122,38 @@ def read_packed_config(folder: str | Path) -> NxMPackedConfig | None:
 class NxMQuantizer(HfQuantizer):
     """Put PackedLinear layers into a model before transformers fills in its weights, and check them afterwards."""
 
-    requires_calibration = True  # transformers: only for models that were saved packed
     quantization_config: NxMPackedConfig
 
+    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
+        """Raise if there is nothing to do: the directory is dense, and no function is given.
+
+        Args:
+            *args: Unused.
+            **kwargs: Unused.
+
+        Raises:
+            ValueError: If so.
+        """
+        if not self.pre_quantized and self.quantization_config.after_loading is None:
+            raise ValueError(
+                "This directory is not packed. Pack it: nxm pack DIR OUT, or leave quantization_config out."
+            )
+
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
-        """Return True: `save_pretrained` writes a packed directory again."""
+        """Return True: `save_pretrained` writes a packed directory again.
+
+        Args:
+            *args: Unused.
+            **kwargs: Unused.
+
+        Raises:
+            RuntimeError: If the model was made one for inference alone.
+        """
+        if self.quantization_config.after_loading is not None:
+            raise RuntimeError(
+                "A model that was loaded with NxMInference cannot be saved. Load it without quantization_config, and "
+                "save that: model.save_pretrained(dir), or nxm_hf.save_packed(model, dir)."
+            )
         return True
 
     @property
@@ -169,6 +204,8 @@ class NxMQuantizer(HfQuantizer):
                 layer.check(name)
         if self.quantization_config.dequantize:
             self._dequantize(model)
+        if self.quantization_config.after_loading is not None:
+            self.quantization_config.after_loading(model)
         return model
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
