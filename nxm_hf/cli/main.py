@@ -26,6 +26,7 @@ from nxm_hf.cli.commands import (
     verify_command,
 )
 from nxm_hf.cli.inference_commands import bench_command
+from nxm_hf.cli.packing_commands import pack_command, unpack_command
 from nxm_hf.cli.prune_commands import convert_command, prune_command
 
 COMMANDS: tuple[Callable[..., int], ...] = (
@@ -35,6 +36,8 @@ COMMANDS: tuple[Callable[..., int], ...] = (
     flops_command,
     prune_command,
     convert_command,
+    pack_command,
+    unpack_command,
     rewind_command,
     report_command,
     bench_command,

@@ -5,7 +5,6 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from nxm_hf.layers.modules import is_transposed
 from nxm_hf.packing.format import check_packed, pack, packed_shapes, row_pattern, unpack
@@ -75,7 +74,7 @@ class PackedLinear(nn.Module):
             pattern: N:M or transposable N:M.
         """
         weight, transposed = cast(Tensor, layer.weight), is_transposed(layer)
-        rows, columns = (weight.t() if transposed else weight).shape
+        rows, columns = reversed(weight.shape) if transposed else weight.shape
         has_bias = getattr(layer, "bias", None) is not None
         packed = cls(
             columns, rows, pattern, bias=has_bias, transposed=transposed, dtype=weight.dtype, device=weight.device
@@ -121,24 +120,17 @@ class PackedLinear(nn.Module):
         unpack(self.weight, self.weight_nxm_idx, self.row_pattern, out=weight.t() if self.transposed else weight)
         return weight
 
-    def to_dense(self, dtype: torch.dtype | None = None) -> nn.Module:
-        """Return a dense layer with the same weight and bias, which can be trained.
+    def fill(self, layer: nn.Module, dtype: torch.dtype | None = None) -> None:
+        """Give a dense layer of the same shape the weight and bias of this one, as parameters that can be trained.
 
         Args:
-            dtype: Type of the new layer; by default that of this one.
-
-        Returns:
-            A Linear, or a Conv1D of transformers if `transposed`.
+            layer: A Linear or a Conv1D of transformers, such as one on the meta device.
+            dtype: Type of the parameters; by default that of this layer.
         """
-        with torch.device("meta"):
-            if self.transposed:
-                layer: nn.Module = Conv1D(self.out_features, self.in_features)
-            else:
-                layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
         layer.weight = nn.Parameter(self.dense_weight().to(dtype or self.weight.dtype))
         if self.bias is not None:
             layer.bias = nn.Parameter(self.bias.detach().to(dtype or self.bias.dtype))
-        return layer.train(self.training)
+        layer.train(self.training)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Multiply by the unpacked weight and add the bias.

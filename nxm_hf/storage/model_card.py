@@ -5,7 +5,9 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from nxm_hf.config import SparsityRecord
+from nxm_hf.packing import read_packed_config
 from nxm_hf.storage.verify import Verification
+from nxm_hf.storage.weight_files import WeightFiles
 
 TAG = "nxm-hf"
 _BEGIN = "<!-- nxm_hf: begin -->"
@@ -24,14 +26,28 @@ def write_card(folder: str | Path, record: SparsityRecord, verification: Verific
     text = path.read_text(encoding="utf-8") if path.is_file() else f"---\ntags:\n- {TAG}\n---\n\n# {path.parent.name}\n"
     before, _, rest = text.partition(_BEGIN)
     after = rest.partition(_END)[2]
-    section = _section(record, verification)
+    section = _section(record, verification, _loading(folder))
     card = ModelCard(f"{before.rstrip()}\n\n{section}\n{after.lstrip()}", ignore_metadata_errors=True)
     tags = card.data.get("tags") or []
     card.data["tags"] = [*dict.fromkeys([*tags, TAG])]
     path.write_text(str(card), encoding="utf-8")
 
 
-def _section(record: SparsityRecord, verification: Verification) -> str:
+def _loading(folder: str | Path) -> str:
+    """Say how the weights are stored and loaded, and what checks them."""
+    if read_packed_config(folder) is None:
+        return "The file holds plain weights with zeros: `from_pretrained` needs no more, and `nxm verify` checks them."
+    with WeightFiles(folder) as files:
+        packed, plain = files.packed_bytes()
+    return (
+        f"The sparse layers are packed: {packed:,} bytes instead of {plain:,} ({packed / plain:.1%}). Write "
+        "`import nxm_hf` before `from_pretrained`, or transformers reports weights of a wrong size. For a model that "
+        "can be trained, pass `quantization_config=nxm_hf.NxMPackedConfig(dequantize=True)`. `nxm unpack DIR OUT` "
+        "writes plain weights, which need no library, and `nxm verify` checks both."
+    )
+
+
+def _section(record: SparsityRecord, verification: Verification, loading: str) -> str:
     payload = record.to_dict()
     warmup, settle = record.config.phases
     made = f"recipe `{payload['recipe']}` with `{payload['settings']}`, warmup {warmup}, settle {settle}"
@@ -47,8 +63,7 @@ def _section(record: SparsityRecord, verification: Verification) -> str:
             "## Sparsity",
             "",
             f"{len(verification.layers)} layers of this model are sparse, with a density of {record.density:.4f}; "
-            f"pattern `{payload['pattern']}`, {made}. Made with nxm_hf {record.nxm_version}. The file holds plain "
-            "weights with zeros: `from_pretrained` needs nothing else, and `nxm verify` checks them.",
+            f"pattern `{payload['pattern']}`, {made}. Made with nxm_hf {record.nxm_version}. {loading}",
             "",
             "A plain `Trainer` fills the zeros again when it trains this model. `NxMTrainer(model=...)` of "
             "[nxm_hf](https://github.com/nxm-hf/nxm-hf) keeps them.",

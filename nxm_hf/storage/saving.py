@@ -9,8 +9,9 @@ from nxm_hf.config import SparsityRecord
 from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.checkpoints import LAST_WRITTEN, is_checkpoint
 from nxm_hf.storage.model_card import write_card
-from nxm_hf.storage.model_files import INDEX, WEIGHTS, saved_weights
+from nxm_hf.storage.model_files import saved_weights
 from nxm_hf.storage.verify import Verification
+from nxm_hf.storage.weight_files import INDEX, WEIGHTS
 
 # Files beside the weights that do not belong to the model: other weights, and what trainings and reports left there.
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt")
@@ -58,6 +59,20 @@ def check_written(folder: str | Path, plan: Plan) -> None:
     for name, weight in saved_weights(folder, plan.model, list(expected)):
         if not torch.equal(weight.detach(), expected[name].cpu()):
             raise RuntimeError(f"{name} in {folder} is not the weight that was saved; the disk may be full or failing.")
+
+
+def check_free(out: str | Path) -> None:
+    """Raise if a directory to write is there already, and is not empty.
+
+    Args:
+        out: The directory.
+
+    Raises:
+        ValueError: If it is a file, or a directory with anything in it.
+    """
+    out = Path(out)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise ValueError(f"{out} is there already, and nothing is overwritten. Name another place, or remove it.")
 
 
 def copy_beside(source: str | Path, folder: str | Path) -> None:

@@ -1,16 +1,19 @@
 """Verification: check that every layer of a model, in memory or in a directory, holds its pattern with true zeros."""
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from nxm_hf.config import CONFIG_FILE, MODEL_CONFIG_KEY, SparsityRecord
 from nxm_hf.layers.find import Layer, find_layers
+from nxm_hf.layers.modules import unwrap
 from nxm_hf.layers.plan import Target
+from nxm_hf.packing import PackedLinear
 from nxm_hf.patterns import Pattern, parse
 from nxm_hf.storage.model_files import layer_weights, skeleton
 from nxm_hf.storage.model_record import read_record
@@ -191,12 +194,31 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
     """
     pattern = None if pattern is None else parse(pattern)
     if isinstance(model_or_dir, nn.Module):
-        layers, absent = _recorded(model_or_dir, _record_of(model_or_dir), pattern)
-        return Verification(tuple(_look(layer, held, layer.weight) for layer, held in layers), absent)
+        layers, absent = _recorded(_dense_skeleton(model_or_dir), _record_of(model_or_dir), pattern)
+        return Verification(
+            tuple(_look(layer, held, _weight_in(model_or_dir, layer)) for layer, held in layers), absent
+        )
     model = skeleton(model_or_dir)
     layers, absent = _recorded(model, _record_in(model_or_dir, pattern), pattern)
     weights = layer_weights(model_or_dir, model, [layer for layer, _ in layers])
     return Verification(tuple(_look(*pair, weight) for pair, weight in zip(layers, weights, strict=True)), absent)
+
+
+def _dense_skeleton(model: nn.Module) -> nn.Module:
+    """Return the model itself, or one without weights and with dense layers if some of its layers are packed."""
+    if not any(isinstance(module, PackedLinear) for module in model.modules()):
+        return model
+    plain: Any = unwrap(model)
+    with torch.device("meta"):
+        return cast(nn.Module, type(plain)(copy.deepcopy(plain.config)))
+
+
+def _weight_in(model: nn.Module, layer: Layer) -> Tensor:
+    """Return the weight of a layer of a model, unpacked if it is packed there."""
+    if not layer.weight.is_meta:
+        return layer.weight
+    module = unwrap(model).get_submodule(layer.name)
+    return module.dense_weight() if isinstance(module, PackedLinear) else cast(Tensor, module.weight)
 
 
 def verify_targets(targets: Iterable[Target]) -> Verification:

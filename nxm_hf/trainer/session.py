@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.distillation.teacher import Teacher
@@ -199,6 +199,39 @@ class SparseTrainingSession:
 
     def _teacher_description(self) -> dict[str, Any] | None:
         return None if self.teacher is None else self.teacher.record
+
+
+class SessionCallback(TrainerCallback):
+    """Pass the events of an NxMTrainer on to its session.
+
+    Args:
+        session: The session.
+    """
+
+    def __init__(self, session: SparseTrainingSession):
+        self._session = session
+        self.resume_from: str | Path | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model, optimizer, data = kwargs["model"], kwargs["optimizer"], kwargs.get("train_dataloader")
+        self._session.begin(args, state, model, optimizer, data, self.resume_from)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._session.started_engine().step = state.global_step  # counts skipped steps too
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._session.end(args, state, kwargs["model"])
+
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._session.prepare_push(args)
 
 
 def _steps_per_epoch(args: TrainingArguments, train_dataloader: Any) -> int | None:
