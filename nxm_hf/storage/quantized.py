@@ -1,6 +1,7 @@
 """Quantized weights: the numbers that they stand for, so that zeros can be counted."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,14 +42,16 @@ def check_readable(model: nn.Module, absent: Sequence[str]) -> None:
     modules = {plain_name(name) for name, _ in unwrap(model).named_modules()}
     hidden = [name for name in absent if name in modules]
     if method is not None and hidden:
-        raise ValueError(f"The zeros of {shortened(hidden)} cannot be counted in a model quantized by {method}. {_ADVICE}")
+        raise ValueError(
+            f"The zeros of {shortened(hidden)} cannot be counted in a model quantized by {method}. {_ADVICE}"
+        )
 
 
 def as_numbers(layer: Layer, weight: Tensor) -> Tensor:
     """Return a weight as a tensor of numbers that has its zeros where the weight has them.
 
     4-bit weights of bitsandbytes, and tensors that have a `dequantize` of their own (as in torchao), are dequantized.
-    The integers of bitsandbytes' int8 are symmetric: they have their zeros in the same places, and are returned as such.
+    The integers of bitsandbytes' int8 are symmetric, so their zeros are in the same places. They are returned as such.
 
     Args:
         layer: The layer, for its shape and its name.
@@ -74,7 +77,7 @@ def as_numbers(layer: Layer, weight: Tensor) -> Tensor:
 
 def _dequantized(weight: Tensor) -> Tensor:
     if getattr(weight, "quant_state", None) is not None:
-        numbers: Tensor = dequantize_bnb_weight(weight)
+        numbers: Tensor = dequantize_bnb_weight(cast(nn.Parameter, weight))
         return numbers
     return weight.dequantize() if type(weight).dequantize is not Tensor.dequantize else weight
 

@@ -176,8 +176,8 @@ class VerificationSummary:
 def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None = None) -> Verification:
     """Check that every sparse layer of a model holds its pattern, with zeros that are +0.0.
 
-    The layers are those that the model's record names: `nxm_config.json`, or the copy in its `config.json`. A model that
-    was quantized after it became sparse is checked by the numbers that its weights stand for.
+    The layers are those that the model's record names: `nxm_config.json`, or the copy in its `config.json`. Of a model
+    that was quantized after it became sparse, the numbers that its weights stand for are checked.
 
     Args:
         model_or_dir: A model, or the directory of a saved model.
