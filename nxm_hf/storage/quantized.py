@@ -5,7 +5,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
 from nxm_hf.layers.find import Layer
 from nxm_hf.layers.modules import plain_name, unwrap
@@ -77,6 +76,8 @@ def as_numbers(layer: Layer, weight: Tensor) -> Tensor:
 
 def _dequantized(weight: Tensor) -> Tensor:
     if getattr(weight, "quant_state", None) is not None:
+        from transformers.integrations.bitsandbytes import dequantize_bnb_weight  # which imports bitsandbytes
+
         numbers: Tensor = dequantize_bnb_weight(cast(nn.Parameter, weight))
         return numbers
     return weight.dequantize() if type(weight).dequantize is not Tensor.dequantize else weight
