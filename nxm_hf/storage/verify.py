@@ -15,8 +15,9 @@ from nxm_hf.layers.modules import unwrap
 from nxm_hf.layers.plan import Target
 from nxm_hf.packing import PackedLinear
 from nxm_hf.patterns import Pattern, parse
-from nxm_hf.storage.model_files import layer_weights, skeleton
+from nxm_hf.storage.model_files import layer_weights, load_model, skeleton
 from nxm_hf.storage.model_record import read_record
+from nxm_hf.storage.quantized import as_numbers, check_readable, quantization_of
 from nxm_hf.text import table
 
 
@@ -178,7 +179,8 @@ class VerificationSummary:
 def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None = None) -> Verification:
     """Check that every sparse layer of a model holds its pattern, with zeros that are +0.0.
 
-    The layers are those that the model's record names: `nxm_config.json`, or the copy in its `config.json`.
+    The layers are those that the model's record names: `nxm_config.json`, or the copy in its `config.json`. Of a model
+    that was quantized after it became sparse, the numbers that its weights stand for are checked.
 
     Args:
         model_or_dir: A model, or the directory of a saved model.
@@ -189,16 +191,16 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
         What was found. `.ok` is True if there are no problems.
 
     Raises:
-        ValueError: If a model in memory has no record and no `pattern` is given.
+        ValueError: If a model in memory has no record and no `pattern` is given, or the weights are quantized in a form
+            whose zeros cannot be counted.
         FileNotFoundError: If a directory has no record and no `pattern` is given, or holds no model.
     """
     pattern = None if pattern is None else parse(pattern)
     if isinstance(model_or_dir, nn.Module):
-        layers, absent = _recorded(_dense_skeleton(model_or_dir), _record_of(model_or_dir), pattern)
-        return Verification(
-            tuple(_look(layer, held, _weight_in(model_or_dir, layer)) for layer, held in layers), absent
-        )
+        return _in_memory(model_or_dir, _record_of(model_or_dir), pattern)
     model = skeleton(model_or_dir)
+    if quantization_of(model.config) is not None:
+        return _in_memory(load_model(model_or_dir), _record_in(model_or_dir, pattern), pattern)
     layers, absent = _recorded(model, _record_in(model_or_dir, pattern), pattern)
     weights = layer_weights(model_or_dir, model, [layer for layer, _ in layers])
     return Verification(tuple(_look(*pair, weight) for pair, weight in zip(layers, weights, strict=True)), absent)
@@ -233,9 +235,15 @@ def verify_targets(targets: Iterable[Target]) -> Verification:
     return Verification(tuple(_look(target.layer, target.pattern, target.layer.weight) for target in targets))
 
 
+def _in_memory(model: nn.Module, record: dict[str, str] | None, pattern: Pattern | None) -> Verification:
+    layers, absent = _recorded(_dense_skeleton(model), record, pattern)
+    check_readable(model, absent)
+    return Verification(tuple(_look(layer, held, _weight_in(model, layer)) for layer, held in layers), absent)
+
+
 @torch.no_grad()
 def _look(layer: Layer, pattern: Pattern, weight: Tensor) -> VerifiedLayer:
-    matrix = layer.matrix(weight.detach())
+    matrix = layer.matrix(as_numbers(layer, weight).detach())
     return VerifiedLayer(
         name=layer.name,
         role=layer.role,
