@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nxm_hf import pruners
 from nxm_hf.config import NxMConfig
-from nxm_hf.layers.modules import eval_no_grad, unwrap
+from nxm_hf.layers.modules import eval_no_grad
 from nxm_hf.layers.plan import Plan
 from nxm_hf.pruners import OneShot
 from nxm_hf.pruning.block_cache import BlockCache
@@ -20,6 +20,7 @@ from nxm_hf.pruning.blockwise import prune_blocks
 from nxm_hf.pruning.calibration import Sampling, make_batches
 from nxm_hf.pruning.evaluation import Evaluation
 from nxm_hf.pruning.result import PrunedLayer, PruningResult, peak_memory, record_pruning
+from nxm_hf.pruning.trainer_batches import forward_inputs, held_tokenizer
 from nxm_hf.storage.model_record import remove_record, set_record
 from nxm_hf.storage.verify import verify_targets
 
@@ -52,14 +53,15 @@ def prune(
     cached in CPU memory.
 
     Args:
-        model: A model with a stack of Transformer blocks.
+        model: A model with a stack of Transformer blocks; also in a container, such as a SentenceTransformer.
         pattern: Where zeros may stand, such as "2:4"; or a mapping by role, such as
             `{"ffn": "2:4", "default": "4:8"}`.
         method: A name of `nxm_hf.pruners.names()`, or a `nxm_hf.pruners.OneShot` object.
         calibration: What the model reads, to compute statistics of the layers' inputs. One of: a list of texts; a
             .txt, .parquet, .csv, .tsv or .jsonl file; the name of a Hub dataset; or ready batches (dicts of tensors).
             "magnitude" needs none.
-        tokenizer: The tokenizer of the texts; by default that of the model's own directory.
+        tokenizer: The tokenizer of the texts; by default that of a SentenceTransformer or CrossEncoder itself, or of
+            the model's own directory.
         include: Prune only these layers: names, roles such as "ffn", or "re:" patterns. By default, all matrices in
             the Transformer blocks.
         exclude: Leave these layers dense; written like `include`.
@@ -144,13 +146,12 @@ class PruningJob:
         Raises:
             ValueError: If an argument is wrong, or a weight has no finite values to be pruned.
         """
-        model = unwrap(model)
         config = NxMConfig(recipe="asp", **{"pattern": pattern, **layers})
         pruner = method if isinstance(method, OneShot) else pruners.make(method, **settings)
         _check_arguments(config, pruner, inputs, settings if pruner is method else {}, calibrates)
         plan = Plan.of(model, config)
         _check_weights(plan)
-        return cls(model, config, plan, pruner, inputs == "dense")
+        return cls(plan.model, config, plan, pruner, inputs == "dense")
 
     def run(
         self,
@@ -172,11 +173,13 @@ class PruningJob:
         Returns:
             What was done to each layer.
         """
+        tokenizer = tokenizer or held_tokenizer(self.plan)
         classifier = cast(PreTrainedModel, self.model)  # an Evaluation refuses any other model
         scorer = None if evaluation is None else Evaluation.from_rows(evaluation, classifier, tokenizer)
         before = scorer(classifier) if scorer else {}
         begin = time.perf_counter()
-        batches = None if calibration is None else make_batches(calibration, self.model, tokenizer, sampling)
+        made = [] if calibration is None else make_batches(calibration, self.model, tokenizer, sampling)
+        batches = [part for batch in made for part in forward_inputs(batch, self.plan)]
         remove_record(self.model)
         with eval_no_grad(self.model):
             layers = prune_blocks(self.model, self.plan, self.pruner, batches, self.dense_inputs, cache)

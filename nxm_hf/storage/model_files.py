@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
+from nxm_hf.config.hub import model_folder
 from nxm_hf.layers.find import Layer
 from nxm_hf.text import shortened
 
@@ -31,11 +32,11 @@ def skeleton(folder: str | Path) -> PreTrainedModel:
         FileNotFoundError: If there is no `config.json`.
         ValueError: If it is not the config of a model that transformers has.
     """
-    path = Path(folder) / "config.json"
+    path = model_folder(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no config.json; it must be a directory that save_pretrained wrote.")
     with _one_line_errors(path, "is not the config of a model"):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
     cls = model_class(config, folder)
     with _one_line_errors(path, "is not the config of a model"), torch.device("meta"):
         return cls(config)
@@ -83,7 +84,7 @@ class WeightFiles:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+        self.folder = model_folder(folder)
         self._stack = ExitStack()
         self._file_of: dict[str, Any] = {}  # tensor name -> open file
 
@@ -170,7 +171,7 @@ def load_with_missing(cls: type[PreTrainedModel], folder: str | Path) -> tuple[P
         ValueError: If transformers cannot load it.
     """
     with _one_line_errors(folder, "cannot be loaded"), torch.random.fork_rng(devices=[]):
-        loaded: Any = cls.from_pretrained(folder, output_loading_info=True)
+        loaded: Any = cls.from_pretrained(model_folder(folder), output_loading_info=True)
     model, info = loaded
     return model, sorted(info["missing_keys"])
 
