@@ -169,6 +169,12 @@ def test_a_container_of_two_models_is_refused_in_one_sentence(kind, tmp_path):
     make_trainer(tmp_path, "NxMTrainer", "dense", model=Pair())  # which prunes nothing
 
 
+def test_a_teacher_of_a_container_is_refused_with_what_to_use_instead(tmp_path):
+    args = make_arguments(tmp_path)
+    with pytest.raises(ValueError, match=r"An? Encoder returns a loss without outputs.*MSELoss"):
+        SparseEncoderTrainer(model=make_encoder(), args=args, sparsity="asp", teacher=make_encoder(1))
+
+
 @pytest.mark.slow
 def test_the_saved_model_loads_in_a_process_without_us(tmp_path):
     trainer = make_trainer(tmp_path, "NxMCallback", save_strategy="no")
