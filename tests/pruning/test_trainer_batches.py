@@ -7,7 +7,7 @@ import nxm_hf
 from nxm_hf import NxMConfig, prune, verify
 from nxm_hf.layers.plan import Plan
 from nxm_hf.pruning.trainer_batches import forward_inputs, held_tokenizer
-from tests.support.containers import make_encoder, make_pairs, tokenize_pairs
+from tests.support.containers import Encoder, make_encoder, make_pairs, tokenize_pairs
 from tests.support.models import assert_equal_weights, make_bert, make_texts, make_tokenizer
 
 
@@ -34,6 +34,13 @@ def test_inputs_without_a_prefix_are_one_forward_pass():
     tokens = make_tokenizer()(["w1 w2"], return_tensors="pt")
     (part,) = forward_inputs({**tokens, "modality": "text", "labels": 1}, plan_of(make_encoder()))
     assert torch.equal(part["input_ids"], tokens["input_ids"]) and not {"modality", "labels"} & set(part)
+
+
+def test_the_labels_of_a_classifier_are_left_out_too():
+    encoder = Encoder(make_bert())
+    tokens = make_tokenizer()(["w1 w2"], return_tensors="pt")
+    (part,) = forward_inputs({**tokens, "labels": torch.ones(1)}, plan_of(encoder))
+    assert "input_ids" in part and "labels" not in part
 
 
 def test_texts_are_tokenized_as_the_pairs_that_a_cross_encoder_reads():

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertModel
+from transformers import BertModel, TrainerCallback
 
 import nxm_hf
 from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, SparsityRecord, verify
@@ -103,6 +103,27 @@ def test_a_changed_head_of_a_checkpoint_is_found_although_no_layer_of_it_is_prun
     encoder[1].save(folder / "1_Head")
     with pytest.raises(ValueError, match="its others differ"):
         make_trainer(tmp_path, kind).train(resume_from_checkpoint=str(folder))
+
+
+def test_a_training_that_restarts_after_it_ran_out_of_memory_begins_from_its_checkpoint(tmp_path):
+    """Trainer then calls its loop again, with smaller batches, and does not load the checkpoint anew."""
+    first, second = make_encoder(), make_encoder()
+    first[1].requires_grad_(False)  # so that the model inside is all that has to be loaded
+    second[1].requires_grad_(False)
+    make_trainer(tmp_path, "NxMTrainer", model=first).train()
+
+    class OutOfMemory(TrainerCallback):
+        raised = False
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if not self.raised:
+                self.raised = True
+                raise RuntimeError("CUDA out of memory.")
+
+    options = dict(max_steps=8, save_strategy="no", auto_find_batch_size=True, callbacks=[OutOfMemory()])
+    trainer = make_trainer(tmp_path, "NxMTrainer", model=second, **options)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert trainer.state.global_step == 8 and verify(trainer.model).ok
 
 
 @EVERY
