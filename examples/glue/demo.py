@@ -10,33 +10,25 @@ dense, with `asp`, and with the recipe that was asked for. Each training is a co
 
 import json
 import os
-import random
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
 from run_glue import Run, evaluate_splits, make_trainer, read_options, train
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    BertConfig,
-    BertForSequenceClassification,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForSequenceClassification
 
 from nxm_hf import NxMTrainer
 from nxm_hf.cli.main import main as nxm
+from nxm_hf.demo.task import make_config, make_pairs, make_tokenizer
 from nxm_hf.methods import PHASES
 from nxm_hf.text import table
 
-NOT, LABELS, LENGTH = "not", ("less", "more"), 4
-VALUES = {f"word{i}": random.Random(i).gauss(0, 1) for i in range(100)}
 TRAIN, HELD_OUT, STEPS = 16384, 2048, 800
 LEARNING_RATE = 1e-3
 SHARED_OPTIONS = {
@@ -52,31 +44,6 @@ Options = Mapping[str, Any]
 # -- data and model -----------------------------------------------------------------------------------------------
 
 
-def make_pairs(count: int, seed: int, negation: bool) -> Iterator[dict[str, str]]:
-    """Yield rows of two sentences, with the label of the pair."""
-    draw = random.Random(seed)
-    words = list(VALUES)
-    for _ in range(count):
-        sentences = [[draw.choice(words) for _ in range(LENGTH)] for _ in range(2)]
-        for sentence in sentences if negation else ():
-            for position in range(LENGTH - 1):  # so that a word follows each "not"
-                sentence[position] = NOT if draw.random() < 0.25 else sentence[position]
-        first, second = map(value_of, sentences)
-        yield {
-            "sentence1": " ".join(sentences[0]),
-            "sentence2": " ".join(sentences[1]),
-            "label": LABELS[first > second],
-        }
-
-
-def value_of(sentence: Sequence[str]) -> float:
-    """Return the sum of the values of the words, each negated if it follows a "not"."""
-    previous = ["", *sentence]
-    return sum(
-        VALUES.get(word, 0) * (-1 if before == NOT else 1) for before, word in zip(previous, sentence, strict=False)
-    )
-
-
 def write_rows(folder: Path) -> None:
     """Write plain sentences and those with "not", with a file for each split."""
     for name, negation in (("plain", False), ("with-not", True)):
@@ -88,23 +55,8 @@ def write_rows(folder: Path) -> None:
 
 def write_shape(folder: Path) -> None:
     """Write the tokenizer, and the config of a BERT of two layers without weights."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", NOT, *VALUES]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **special).save_pretrained(folder)
-    BertConfig(
-        vocab_size=len(words),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=256,
-        max_position_embeddings=32,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        architectures=[BertForSequenceClassification.__name__],
-    ).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    make_config().save_pretrained(folder)
 
 
 # -- command lines of run_glue.py ---------------------------------------------------------------------------------

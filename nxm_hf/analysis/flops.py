@@ -1,7 +1,7 @@
 """Training FLOPs: the cost of a recipe on hardware that skips pruned weights, computed without training."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -87,6 +87,12 @@ class TrainingFlops:
     def other_share(self) -> float | None:
         """Return the share of dense training outside linear layers; None if it was not counted."""
         return None if self.other is None or not self.total else self.other / self.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the account as a dict that JSON can hold."""
+        layers = [{**asdict(layer), "ratio": layer.ratio} for layer in self.layers]
+        totals = {"ratio": self.ratio, "overall": self.overall, "total": self.total}
+        return {**asdict(self), **totals, "layers": layers}
 
     def __str__(self) -> str:
         header = ("layer", "role", "pattern", "Y", "dX", "dW", "of dense")

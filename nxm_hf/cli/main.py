@@ -1,14 +1,23 @@
 """The entry point of `nxm`: choose a command, run it and return its exit code.
 
-To add a command, write a function in `commands.py` or `prune_commands.py` and list it in COMMANDS.
+To add a command, write a function in `commands.py` or `prune_commands.py` and list it in COMMANDS. Its name ends in
+`_command`, its docstring is its help, and the types of its parameters are in `options.py`. It imports what it needs
+when it runs, so that `--help` and a typing error are answered at once.
 """
 
+import functools
+import inspect
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
+import typer
+from typer.main import get_command
+
+from nxm_hf._version import __version__
 from nxm_hf.cli.commands import (
+    demo_command,
     flops_command,
     inspect_command,
     recipes_command,
@@ -16,10 +25,10 @@ from nxm_hf.cli.commands import (
     rewind_command,
     verify_command,
 )
-from nxm_hf.cli.parser import Command, command_name, command_parser, did_you_mean, overview_parser
+from nxm_hf.cli.inference_commands import bench_command
 from nxm_hf.cli.prune_commands import convert_command, prune_command
 
-COMMANDS = (
+COMMANDS: tuple[Callable[..., int], ...] = (
     verify_command,
     inspect_command,
     recipes_command,
@@ -28,7 +37,14 @@ COMMANDS = (
     convert_command,
     rewind_command,
     report_command,
+    bench_command,
+    demo_command,
 )
+SEVERAL_NUMBERS = ("--batch", "--length")  # of `nxm bench`, which is typed as --batch 1 8 32
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
+_UsageError: type[Exception] = typer.BadParameter.__bases__[
+    0
+]  # of click, or of the copy of it in newer versions of typer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,47 +54,98 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `nxm`; by default those of the running process.
 
     Returns:
-        The exit code: that of the command, or 2 for wrong usage and for input that cannot be read.
+        The exit code: that of the command, 2 for wrong usage and for input that cannot be read, or 130 after Ctrl-C.
 
     Example:
         >>> main(["--version"])
         nxm_hf ...
         0
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {command_name(command): command for command in COMMANDS}
-    if not arguments:
-        overview_parser(commands).print_help()
-        return 2
-    name, *rest = arguments
+    words = _join_numbers(list(sys.argv[1:] if arguments is None else arguments))
     try:
-        if name in commands:
-            return _run(commands[name], vars(command_parser(commands[name]).parse_args(rest)))
-        if name.startswith("-"):
-            overview_parser(commands).parse_args(arguments)
-    except SystemExit as stop:  # argparse has printed its help or an error
-        return int(stop.code or 0)
-    known = f"the commands are {', '.join(commands)}.{did_you_mean([name], commands)}"
-    return _complain("nxm", f"There is no command {name!r}; {known}")
+        return get_command(_app()).main(words, prog_name="nxm", standalone_mode=False) or 0
+    except _UsageError as error:
+        return _complain_of_usage(error)
+    except typer.Abort:
+        return _complain("nxm", "interrupted.", INTERRUPTED)
 
 
-def _run(command: Command, arguments: Mapping[str, Any]) -> int:
-    """Call a command and print an expected error as one line."""
-    try:
-        code = command(**arguments)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # the reader of our output has closed it, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (OSError, ValueError, ImportError) as error:
-        return _complain(f"nxm {command_name(command)}", " ".join(str(error).split()))
+def _join_numbers(words: list[str]) -> list[str]:
+    """Join the numbers that follow an option of `bench` to one word: click gives each option one."""
+    if words[:1] != ["bench"]:
+        return words
+    joined: list[str] = []
+    for word in words:
+        if word.isdigit() and len(joined) > 1 and joined[-2] in SEVERAL_NUMBERS:
+            joined[-1] += f" {word}"
+        else:
+            joined.append(word)
+    return joined
 
 
-def _complain(program: str, message: str) -> int:
+def _app() -> typer.Typer:
+    app = typer.Typer(
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"], "token_normalize_func": str.lower},
+        epilog="`nxm COMMAND --help` explains a command.",
+    )
+    app.callback(invoke_without_command=True)(_overview)
+    for command in COMMANDS:
+        summary = (inspect.getdoc(command) or "").partition("\n")[0]  # in full, which click would shorten
+        app.command(_name(command), short_help=summary)(_with_one_line_errors(command))
+    return app
+
+
+def _overview(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Prune models, inspect and verify sparse ones, and plan a training."""
+    if version:
+        print(f"nxm_hf {__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+
+
+def _name(command: Callable[..., int]) -> str:
+    """Return the name of a command as users type it."""
+    return command.__name__.removesuffix("_command").replace("_", "-")
+
+
+def _with_one_line_errors(command: Callable[..., int]) -> Callable[..., int]:
+    """Let a command print an expected error as one line, and return its exit code."""
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> int:
+        program = f"nxm {_name(command)}"
+        try:
+            code = command(**arguments)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # the reader of our output has closed it, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except KeyboardInterrupt as interrupt:
+            return _complain(program, str(interrupt) or "interrupted.", INTERRUPTED)
+        except (OSError, ValueError, ImportError) as error:
+            return _complain(program, " ".join(str(error).split()))
+
+    return run
+
+
+def _complain_of_usage(error: Any) -> int:  # click's UsageError, which typer does not export
+    program = error.ctx.command_path if error.ctx else "nxm"
+    message = " ".join(error.format_message().split())
+    return _complain(program, f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} See {program} --help.")
+
+
+def _complain(program: str, message: str, code: int = 2) -> int:
     """Print an error and return the exit code for it."""
     print(f"{program}: {message}", file=sys.stderr)
-    return 2
+    return code
 
 
 if __name__ == "__main__":

@@ -1,86 +1,101 @@
 """The commands that make a saved model sparse without training: `nxm prune` and `nxm convert`."""
 
+from nxm_hf.cli.commands import show
 from nxm_hf.cli.options import (
+    AsJson,
     BatchSize,
-    CalibrationData,
-    CalibrationInputs,
-    LabelledData,
-    LayerNames,
+    Calibration,
+    Columns,
+    Device,
+    Dtype,
+    Exclude,
+    Include,
+    Inputs,
+    Labelled,
     Length,
-    MethodName,
+    Method,
     MethodSettings,
-    ModelDirectory,
+    Model,
     OnIndivisible,
     OutDirectory,
-    PatternText,
+    Pattern,
     Samples,
-    TargetPatternText,
-    TextColumns,
-    TokenizerDirectory,
+    Seed,
+    TargetPattern,
+    Tokenizer,
 )
-from nxm_hf.config.values import parse_json
-from nxm_hf.pruning.calibration import Sampling
-from nxm_hf.pruning.directory import prune_directory
 
 
 def prune_command(
-    model: ModelDirectory,
+    model: Model,
     out: OutDirectory,
-    *,
-    pattern: PatternText = "2:4",
-    method: MethodName = "sparsegpt",
-    calibration: CalibrationData = "",
-    columns: TextColumns = (),
+    pattern: Pattern = "2:4",
+    method: Method = None,
+    calibration: Calibration = None,
+    columns: Columns = None,
     samples: Samples = 128,
     length: Length = 128,
     batch_size: BatchSize = 8,
-    inputs: CalibrationInputs = "pruned",
-    include: LayerNames = (),
-    exclude: LayerNames = (),
+    seed: Seed = None,
+    inputs: Inputs = "pruned",
+    include: Include = None,
+    exclude: Exclude = None,
     on_indivisible: OnIndivisible = "error",
-    tokenizer: TokenizerDirectory = "",
-    settings: MethodSettings = "",
-    eval: LabelledData = "",
+    tokenizer: Tokenizer = None,
+    settings: MethodSettings = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    eval: Labelled = None,
+    as_json: AsJson = False,
 ) -> int:
     """Make a saved model sparse without training, from a few sentences.
 
     Writes the sparse model and its tokenizer to OUT, completely or not at all. After an interruption, the same command
     continues after the last finished block. Exits with 0, or with 2 if an input cannot be read or does not fit.
     """
-    result = prune_directory(
-        model,
-        out,
-        parse_json("pattern", pattern),
-        method,
-        calibration or None,
-        sampling=Sampling(samples, length, batch_size, columns=columns or None),
-        tokenizer=tokenizer or None,
-        settings=parse_json("settings", settings),
-        inputs=inputs,
-        include=include or None,
-        exclude=exclude or None,
-        on_indivisible=on_indivisible,
-        evaluation=eval or None,
-    )
-    print(result)
+    try:
+        from nxm_hf.config.values import parse_json
+        from nxm_hf.pruning.calibration import Sampling
+        from nxm_hf.pruning.directory import prune_directory
+
+        result = prune_directory(
+            model,
+            out,
+            parse_json("pattern", pattern),
+            method,
+            calibration,
+            sampling=Sampling(samples, length, batch_size, columns=columns, seed=seed),
+            tokenizer=tokenizer,
+            settings=parse_json("settings", settings),
+            inputs=inputs,
+            include=include,
+            exclude=exclude,
+            on_indivisible=on_indivisible,
+            device=device,
+            dtype=dtype,
+            evaluation=eval,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted. The same command continues after the last finished block.") from None
+    show(result, as_json)
     return 0
 
 
 def convert_command(
-    model: ModelDirectory,
+    model: Model,
     out: OutDirectory,
-    *,
-    to: TargetPatternText,
-    method: MethodName = "magnitude",
-    calibration: CalibrationData = "",
-    columns: TextColumns = (),
+    to: TargetPattern,
+    method: Method = None,
+    calibration: Calibration = None,
+    columns: Columns = None,
     samples: Samples = 128,
     length: Length = 128,
-    include: LayerNames = (),
-    exclude: LayerNames = (),
+    include: Include = None,
+    exclude: Exclude = None,
     on_indivisible: OnIndivisible = "error",
-    settings: MethodSettings = "",
-    eval: LabelledData = "",
+    settings: MethodSettings = None,
+    eval: Labelled = None,
+    as_json: AsJson = False,
 ) -> int:
     """Bring a saved model to another pattern without training.
 
@@ -102,4 +117,5 @@ def convert_command(
         on_indivisible=on_indivisible,
         settings=settings,
         eval=eval,
+        as_json=as_json,
     )

@@ -1,17 +1,15 @@
 """The guide to recipes that `nxm recipes` prints: the list of recipes, and a recommendation from measured results.
 
-The results are in `recipe_results.json`. Its `tasks` maps each task to its number of training rows.
+The results are in `recipe_results.json`. Its `tasks` maps each task to its number of training rows. The list is in
+`recipe_catalogue.json`, a copy of what `nxm_hf.recipes` describes: importing that takes torch, and so a second or more.
 """
 
 import json
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
-
-from nxm_hf import recipes
-from nxm_hf.patterns import parse
 
 MAX_WIDTH = 100
 MAX_EXTRAPOLATION = 4  # beyond this many times the rows of the largest task, advice is only a guess
@@ -37,7 +35,12 @@ class Measurement:
         return -len(self.tasks), -self.seeds, -self.gap_closed
 
 
-_RESULTS: dict[str, Any] = json.loads(files("nxm_hf.cli").joinpath("recipe_results.json").read_text(encoding="utf-8"))
+def _read(name: str) -> Any:
+    return json.loads(files("nxm_hf.cli").joinpath(name).read_text(encoding="utf-8"))
+
+
+_RESULTS: dict[str, Any] = _read("recipe_results.json")
+CATALOGUE: dict[str, Any] = _read("recipe_catalogue.json")
 MODEL: str = _RESULTS["model"]
 TASKS: dict[str, int] = _RESULTS["tasks"]
 MEASUREMENTS = tuple(Measurement(**{**row, "tasks": tuple(row["tasks"])}) for row in _RESULTS["measurements"])
@@ -50,39 +53,47 @@ def guide(width: int) -> str:
         width: The number of columns of the terminal; only a longer word makes a wider line.
     """
     width = min(width, MAX_WIDTH)
-    name_width = max(map(len, recipes.names())) + 2
+    name_width = max(map(len, CATALOGUE)) + 2
     header = _row("recipe", ["what it does, its settings with their defaults, its paper"], name_width, width)
     lines = [*header, "-" * width]
-    for name in recipes.names():
-        sentence, paper = recipes.describe(name)
-        settings = ", ".join(f"{key}={value!r}" for key, value in recipes.settings(name).items())
-        lines += _row(name, [sentence, f"Settings: {settings or 'none'}", paper], name_width, width)
+    for name, recipe in CATALOGUE.items():
+        settings = ", ".join(f"{key}={value!r}" for key, value in recipe["settings"].items())
+        lines += _row(name, [recipe["summary"], f"Settings: {settings or 'none'}", recipe["paper"]], name_width, width)
     lines += ["", *textwrap.wrap("Every recipe also takes the fractions warmup and settle of NxMConfig.", width)]
     return "\n".join([*lines, "", advice(width)])
 
 
-def advice(width: int, rows: int = 0, pattern: str = "2:4") -> str:
+def as_dict(pattern: str) -> dict[str, Any]:
+    """Return the list of all recipes, and the measurements with a pattern, the best first.
+
+    Args:
+        pattern: The sparsity pattern.
+    """
+    return {"recipes": CATALOGUE, "model": MODEL, "measurements": [asdict(one) for one in _measured(pattern)]}
+
+
+def advice(width: int, rows: int | None = None, pattern: str = "2:4") -> str:
     """Recommend a recipe, and list the measurements behind the recommendation.
 
     Args:
         width: The number of columns of the terminal.
-        rows: The number of training rows of the task; 0 if it is not known.
+        rows: The number of training rows of the task; None if it is not known.
         pattern: The sparsity pattern.
 
     Returns:
         Three paragraphs: the recommendation, the same as Python code, and a command that compares recipes.
 
     Raises:
-        ValueError: if `rows` is negative or there is no such pattern.
+        ValueError: if `rows` is below 1 or there is no such pattern.
 
     Example:
         >>> print(advice(100, rows=4000).split(". ")[0])
         For 2:4 start with admm
     """
-    if rows < 0:
+    if rows is not None and rows < 1:
         raise ValueError(f"The number of training rows must be 1 or more; got rows={rows}. Write --rows 4000.")
-    pattern = str(parse(pattern))
-    measured = sorted((one for one in MEASUREMENTS if one.pattern == pattern), key=lambda one: one.sort_key)
+    pattern = _canonical(pattern)
+    measured = _measured(pattern)
     recipe = measured[0].recipe if measured else "admm"
     paragraphs = [
         " ".join([_recommendation(pattern, measured), *_limits(rows, measured)]),
@@ -91,6 +102,19 @@ def advice(width: int, rows: int = 0, pattern: str = "2:4") -> str:
     ]
     width = min(width, MAX_WIDTH)
     return "\n\n".join("\n".join(textwrap.wrap(text, width, break_on_hyphens=False)) for text in paragraphs)
+
+
+def _canonical(pattern: str) -> str:
+    if any(one.pattern == pattern for one in MEASUREMENTS):
+        return pattern
+    from nxm_hf.patterns import parse  # which imports torch
+
+    return str(parse(pattern))
+
+
+def _measured(pattern: str) -> list[Measurement]:
+    pattern = _canonical(pattern)
+    return sorted((one for one in MEASUREMENTS if one.pattern == pattern), key=lambda one: one.sort_key)
 
 
 def _recommendation(pattern: str, measured: Sequence[Measurement]) -> str:
@@ -112,10 +136,10 @@ def _share(measurement: Measurement, tasks: tuple[str, ...]) -> str:
     return f"{measurement.recipe} {measurement.gap_closed:.0%} ({seeds}{other})"
 
 
-def _limits(rows: int, measured: Sequence[Measurement]) -> Iterable[str]:
+def _limits(rows: int | None, measured: Sequence[Measurement]) -> Iterable[str]:
     """Yield what restricts the advice."""
     largest = max(TASKS.values())
-    if rows > MAX_EXTRAPOLATION * largest:
+    if rows is not None and rows > MAX_EXTRAPOLATION * largest:
         yield f"The largest measured task has {largest} rows, so for {rows} rows this is only a guess."
     elif measured:
         yield "Other models and larger tasks may rank recipes differently."

@@ -22,6 +22,7 @@ from nxm_hf.config.values import (
     canonical_pattern,
     check_fraction,
     describe_method,
+    explain_unknown,
     looks_like_pattern,
     parse_json,
 )
@@ -35,6 +36,11 @@ RECORDED = ("layers", "density", "pruning", "nxm_version")  # keys of `nxm_confi
 def _help(text: str) -> dict[str, str]:
     """Return field metadata that `HfArgumentParser` shows in `--help`."""
     return {"help": text}
+
+
+def _explain_unknown(name: str, value: Any, recipe: Any) -> str:
+    known = recipes.settings(recipe) if isinstance(recipe, str) else {}
+    return explain_unknown(name, value, str(recipe), known, [f.name for f in fields(NxMConfig)])
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,14 @@ class NxMConfig(PushToHubMixin):
         default=0.0,
         metadata=_help("Fraction of training at the end with a frozen mask; 0 means the recipe's default."),
     )
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "NxMConfig":
+        """Raise for an unknown keyword, before Python does: say what to write instead."""
+        names = [f.name for f in fields(cls)]
+        for name in kwargs.keys() - set(names):
+            recipe = args[0] if args else kwargs.get("recipe", cls.recipe)
+            raise TypeError(_explain_unknown(name, kwargs[name], recipe))
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         if self.custom_method is None:
@@ -278,7 +292,10 @@ class NxMConfig(PushToHubMixin):
             ValueError: If a key is unknown, for instance because a newer version wrote it.
         """
         known = [f.name for f in fields(cls)]
-        if unknown := sorted(set(payload) - {*known, *RECORDED}):
+        unknown = sorted(set(payload) - {*known, *RECORDED})
+        if unknown and "nxm_version" not in payload and payload.keys() & set(known):  # a user wrote it
+            raise ValueError(_explain_unknown(unknown[0], payload[unknown[0]], payload.get("recipe", cls.recipe)))
+        if unknown:
             raise ValueError(
                 f"nxm_hf {__version__} does not know {', '.join(map(repr, unknown))} (written by version "
                 f"{payload.get('nxm_version', 'unknown')}); it knows {', '.join((*known, *RECORDED))}. Install a newer "

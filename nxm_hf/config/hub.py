@@ -1,6 +1,7 @@
 """Read and write the files of a config: in a directory, in a Hub repository, or written by a user."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,24 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 CONFIG_FILE = "nxm_config.json"
 MODULES_FILE = "modules.json"  # of sentence-transformers: the folder of each module
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")  # of files that a user writes
+FILE_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".safetensors", ".md", ".gz")  # not of names
 MODEL_CONFIG_KEY = "nxm_config"  # key of the model's own config.json under which a copy of ours is kept
+
+
+def looks_like_path(text: str) -> bool:
+    """Return True if a text is meant as a path, and not as a name on the Hub: by its form, or by its first folder.
+
+    Args:
+        text: What a user wrote where a path or a name on the Hub is accepted.
+
+    Example:
+        >>> [looks_like_path(text) for text in ("./bert", "out/a/b", "texts.txt", "glue", "nyu-mll/glue")]
+        [True, True, True, False, False]
+    """
+    owner, _, name = text.partition(":")[0].rpartition("/")
+    if re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*(:[\w.-]+)?", text) is None or Path(name).suffix in FILE_SUFFIXES:
+        return True
+    return Path(owner).is_dir() if owner else "." in name
 
 
 def read_payload(directory_or_repo: str | Path, kwargs: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,10 +1,12 @@
 """Values of a config: bring what a user writes into one form."""
 
+import difflib
 import json
 import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from nxm_hf.families import GROUPS, ROLES
+from nxm_hf.families import GROUPS, ROLES, role_of
 from nxm_hf.methods import Method
 from nxm_hf.patterns import parse
 
@@ -57,10 +59,65 @@ def canonical_pattern(pattern: Any) -> str | dict[str, str]:
     if not isinstance(pattern, dict):
         return str(parse(pattern))
     keys = (*ROLES, *GROUPS, "default")
-    if unknown := [key for key in pattern if key not in keys] or not pattern:
-        problem = f"names {', '.join(map(repr, unknown))}" if isinstance(unknown, list) else "names no pattern"
-        raise ValueError(f'pattern={pattern!r} {problem}; its keys are {", ".join(keys)}. Write {{"default": "2:4"}}.')
+    if not pattern:
+        raise ValueError('pattern={} names no pattern. Write {"default": "2:4"}.')
+    for key in pattern:
+        if key not in keys:
+            raise ValueError(
+                f"pattern={pattern!r} has the key {key!r}, which is no role. {_meant_role(str(key), keys)} "
+                f"The roles are {', '.join(keys)}."
+            )
     return {key: str(parse(text)) for key, text in pattern.items()}
+
+
+def _meant_role(key: str, keys: Sequence[str]) -> str:
+    """Return what to write instead of a key that is no role: the nearest one, or that of a layer with this name."""
+    close = difflib.get_close_matches(key.lower(), keys, cutoff=0.6)
+    near = sorted(close, key=lambda known: abs(len(known) - len(key)))  # "fnn" is as close to "ffn_in" as to "ffn"
+    role = role_of(None, f"layers.0.{key}")
+    if near and role == "other":
+        return f"Write {near[0]!r}."
+    of_layer = f" Its role is {role!r}." if role != "other" else ""
+    return f'{of_layer} To choose layers by name, write pattern="2:4", include=[{key!r}].'.strip()
+
+
+# Names that other libraries give to arguments of `NxMConfig`.
+_OTHER_NAMES = {
+    "target_modules": "include",
+    "targets": "include",
+    "modules_to_save": "exclude",
+    "ignore": "exclude",
+    "sparsity": "pattern",
+    "method": "recipe",
+}
+
+
+def explain_unknown(name: str, value: Any, recipe: str, settings: Collection[str], fields: Collection[str]) -> str:
+    """Say what to write instead of a keyword that `NxMConfig` does not have.
+
+    Args:
+        name: The keyword.
+        value: Its value.
+        recipe: The name of the recipe.
+        settings: The settings of that recipe.
+        fields: The keywords that `NxMConfig` has.
+
+    Returns:
+        A sentence.
+
+    Example:
+        >>> explain_unknown("rho", 0.01, "admm", ["rho"], ["settings"])
+        "rho is a setting of the recipe 'admm'. Write settings={'rho': 0.01}."
+    """
+    if name in settings:
+        return f"{name} is a setting of the recipe {recipe!r}. Write settings={ {name: value}!r}."
+    near = difflib.get_close_matches(name, [*settings, *fields], n=1, cutoff=0.7)
+    meant = _OTHER_NAMES.get(name) or (near[0] if near else None)
+    if meant in settings:
+        return f"NxMConfig has no {name}=. Write settings={ {meant: value}!r}."
+    if meant is not None:
+        return f"NxMConfig has no {name}=. Write {meant}={value!r}."
+    return f"NxMConfig has no {name}=; it has {', '.join(fields)}. Settings of the recipe stand in settings={{...}}."
 
 
 def as_list(field: str, value: Any) -> list[str] | None:

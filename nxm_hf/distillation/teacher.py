@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
-from nxm_hf.config.hub import read_json
+from nxm_hf.config.hub import looks_like_path, read_json
 from nxm_hf.distillation.loss import DistillationConfig, target_labels
 from nxm_hf.layers.modules import inner_models
 from nxm_hf.storage.state_file import fingerprint
@@ -45,8 +45,9 @@ class Teacher:
         args: The `TrainingArguments`, for the device.
 
     Raises:
-        ValueError: If the teacher cannot be loaded, or differs from the student in labels, vocabulary or shape; or if
-            the student is a container, such as a SentenceTransformer.
+        FileNotFoundError: If there is no such directory, and no such model in reach.
+        ValueError: If the teacher lacks weights, or differs from the student in labels, vocabulary or shape; or if the
+            student is a container, such as a SentenceTransformer.
         TypeError: If `source` is neither a model nor a path.
     """
 
@@ -69,6 +70,7 @@ class Teacher:
         if distillation.attention:
             _check_attention("student", student)
         if isinstance(source, (str, PathLike)):
+            _check_source(source)
             teacher: nn.Module = _load(source, student)
             _check_tokenizer(source, tokenizer)
             self._source = str(source)
@@ -107,6 +109,15 @@ class Teacher:
         return loss * labels.ne(-100).sum() / items
 
 
+def _check_source(source: str | PathLike[str]) -> None:
+    """Raise unless a source is a directory, or has the form of a model's full name on the Hub."""
+    if not Path(source).is_dir() and (not isinstance(source, str) or "/" not in source or looks_like_path(source)):
+        raise FileNotFoundError(
+            f"There is no directory {source} to load the teacher from. Write teacher=MODEL, the path of a saved model, "
+            "or its full name on the Hub, OWNER/NAME."
+        )
+
+
 def _load(source: str | PathLike[str], student: nn.Module) -> PreTrainedModel:
     """Load a model of the student's class from a directory, and raise if any of its weights was not saved."""
     if not isinstance(student, PreTrainedModel):
@@ -117,9 +128,13 @@ def _load(source: str | PathLike[str], student: nn.Module) -> PreTrainedModel:
     kwargs: dict[str, Any] = dict(dtype=student.dtype, attn_implementation=student.config._attn_implementation)
     # Missing weights are initialized before they are refused; that must not change the random state of the training.
     with torch.random.fork_rng(devices=[]):
-        loaded: Any = model_class.from_pretrained(
-            source, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-        )
+        try:
+            loaded: Any = model_class.from_pretrained(
+                source, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
+        except OSError as error:
+            reason = str(error).strip().split("\n")[0]
+            raise FileNotFoundError(f"The teacher {source} cannot be loaded: {reason}") from error
     model, loading_info = loaded
     missing = [*loading_info["missing_keys"], *(key for key, *_ in loading_info["mismatched_keys"])]
     if missing:

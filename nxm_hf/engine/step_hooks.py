@@ -1,5 +1,6 @@
 """Step hooks: call a handler just before and just after `optimizer.step()`, and keep count of the steps."""
 
+import logging
 from typing import Any, Protocol
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -7,6 +8,8 @@ from torch.optim import Optimizer
 
 from nxm_hf.engine.optimizer_state import check_optimizer, is_adaptive, loss_scale, overflowed
 from nxm_hf.methods.schedules import Clock
+
+logger = logging.getLogger("nxm_hf")
 
 
 class StepHandler(Protocol):
@@ -43,7 +46,7 @@ class StepHooks:
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self.step = 0  # steps done; a Trainer, which counts skipped steps too, sets it
         self.last = 0  # value of `step` after the last step that called the handler
-        self._skipping = False
+        self._skipping = self._warned = False
         self._handles: list[Any] = []
 
     def attach(self) -> None:
@@ -82,6 +85,14 @@ class StepHooks:
     def _before(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         if any(value is not None for value in (*args[1:], kwargs.get("closure"))):
             raise ValueError("optimizer.step(closure) computes gradients inside the step; call step() without it.")
+        if self.step >= self.total_steps and not self._warned:
+            self._warned = True
+            logger.warning(
+                "Step %d comes after the last one of total_steps=%d: the recipe has ended. Give attach the number of "
+                "optimizer steps of the whole training.",
+                self.step + 1,
+                self.total_steps,
+            )
         self._skipping = overflowed(optimizer)
         if not self._skipping:
             self.handler.before_step(self.clock())

@@ -1,5 +1,6 @@
 """The plan: which layers of a model a config prunes, and to which pattern."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -164,9 +165,9 @@ def _pattern_of(role: str, patterns: dict[str, Pattern]) -> Pattern:
 
 
 def _does_not_fit(skipped: dict[str, str]) -> str:
-    rows = "\n".join(f"  {name}: {why}" for name, why in skipped.items())
+    first = re.sub(r" Leave this weight out[^.]*\.", "", next(iter(skipped.values())))  # said below, for all of them
     return (
-        f"The pattern does not fit {len(skipped)} layers:\n{rows}\n"
+        f"The pattern does not fit {len(skipped)} layers ({shortened(list(skipped))}). {first} "
         'Leave them dense with on_indivisible="skip" or exclude=[...], or choose another pattern.'
     )
 

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -31,6 +32,7 @@ class Sampling:
             of its own, cut at `length`. By default, a file or dataset is packed if the tokenizer puts no special
             token after a text. Such models read a stream, while encoders are trained on single texts.
         columns: The columns to read, if rows have several; by default the first that holds text.
+        seed: Draw the sequences at random by this seed. By default, they are evenly spaced.
     """
 
     samples: int = 128
@@ -38,11 +40,14 @@ class Sampling:
     batch_size: int = 8
     pack: bool | None = None
     columns: str | Sequence[str] | None = None
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in {"samples": self.samples, "length": self.length, "batch_size": self.batch_size}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number from 1 on; got {value!r}. Write {name}=128.")
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
+            raise ValueError(f"seed must be a whole number; got {self.seed!r}. Write seed=0.")
 
 
 def evenly_spaced(count: int, total: int) -> list[int]:
@@ -97,7 +102,7 @@ def make_batches(
     pack = is_file_or_dataset and not _special_tokens(tokenizer)[1] if sampling.pack is None else sampling.pack
     length = max_length(model, tokenizer, sampling.length)
     sequences = _pack(texts, tokenizer, length) if pack else _truncate(texts, tokenizer, length)
-    chosen = _choose(sequences, sampling.samples)
+    chosen = _choose(sequences, sampling)
     _check_vocabulary(chosen, cast(PreTrainedModel, model), tokenizer)
     starts = range(0, len(chosen), sampling.batch_size)
     return [_batch(chosen[start : start + sampling.batch_size], model, tokenizer) for start in starts]
@@ -188,16 +193,18 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list
     return [], []
 
 
-def _choose(sequences: list[list[int]], samples: int) -> list[list[int]]:
-    """Choose evenly spaced sequences. If there are too few, warn and use all."""
-    if len(sequences) < samples:
+def _choose(sequences: list[list[int]], sampling: Sampling) -> list[list[int]]:
+    """Choose sequences, evenly spaced or at random. If there are too few, warn and use all."""
+    if len(sequences) < sampling.samples:
         logger.warning(
             "The calibration data gives %d sequences where samples=%d were asked for; all are used.",
             len(sequences),
-            samples,
+            sampling.samples,
         )
         return sequences
-    return [sequences[number] for number in evenly_spaced(samples, len(sequences))]
+    if sampling.seed is not None:
+        return random.Random(sampling.seed).sample(sequences, sampling.samples)
+    return [sequences[number] for number in evenly_spaced(sampling.samples, len(sequences))]
 
 
 def _check_vocabulary(

@@ -15,9 +15,11 @@ from nxm_hf._version import __version__
 from nxm_hf.layers.find import find_layers
 from nxm_hf.pruning.block_cache import BlockCache
 from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
-from nxm_hf.pruning.prune import PruningJob
+from nxm_hf.pruning.prune import PruningJob, check_arguments, default_method
 from nxm_hf.pruning.result import PruningResult, record_pruning
+from nxm_hf.pruning.text_rows import check_paths
 from nxm_hf.storage.model_files import load_with_missing, model_class
+from nxm_hf.storage.model_source import model_directory
 from nxm_hf.storage.saving import check_written, copy_beside, write_record
 from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import verify_targets
@@ -28,7 +30,7 @@ def prune_directory(
     source: str | Path,
     out: str | Path,
     pattern: str | dict[str, str],
-    method: str = "magnitude",
+    method: str | None = None,
     calibration: str | Path | None = None,
     *,
     tokenizer: str | None = None,
@@ -39,6 +41,8 @@ def prune_directory(
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
     on_indivisible: str = "error",
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> PruningResult:
     """Load a model, `prune` it, and save it with its tokenizer and the other files beside it.
 
@@ -46,10 +50,10 @@ def prune_directory(
     blocks are kept in a hidden folder beside `out` until the job is done.
 
     Args:
-        source: The directory of a saved model, dense or sparse.
+        source: The directory of a saved model, dense or sparse, or the name of a model on the Hub.
         out: The directory to write; it must not exist, or be empty.
         pattern: Where zeros may stand, for all layers or by role.
-        method: A name of `nxm_hf.pruners.names()`.
+        method: A name of `nxm_hf.pruners.names()`; by default as in `prune`.
         calibration: A file of texts, or the name of a Hub dataset.
         tokenizer: The directory of the tokenizer; by default the model's own.
         sampling: How much text to read.
@@ -59,6 +63,8 @@ def prune_directory(
         include: Prune only these layers: names, roles, or "re:" patterns.
         exclude: Leave these layers dense; written like `include`.
         on_indivisible: "error" or "skip", for layers whose shape does not fit the pattern.
+        device: Where to compute, such as "cuda"; by default on the CPU.
+        dtype: The type of the weights to compute with and to save, such as "bfloat16"; by default that of the model.
 
     Returns:
         What was done to each layer. It is saved in `out` as well.
@@ -67,15 +73,20 @@ def prune_directory(
         ValueError: If `out` exists, an argument is wrong, or the model or a file cannot be read.
         FileNotFoundError: If there is no model in `source`, or no file or Hub dataset `calibration`.
     """
-    out = Path(out)
+    out, place = Path(out), _device(device)
     _check_free(out)
     if not isinstance(settings or {}, dict):
         raise ValueError(f'settings must be an object such as {{"damping": 0.01}}; got {settings!r}.')
-    settings = asdict(pruners.make(method, **(settings or {})))
-    model = _load(source)
+    method = method or default_method(calibration)
+    pruner = pruners.make(method, **(settings or {}))
+    settings = asdict(pruner)
+    layers = {"include": include, "exclude": exclude, "on_indivisible": on_indivisible}
+    check_arguments(pattern, pruner, inputs, layers, calibrates=calibration is not None)
+    check_paths(calibration, evaluation)
+    source = model_directory(str(source))  # all that can be checked without the model has been
+    model = _load(source, place, dtype)
     reader = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
     batches = None if calibration is None else make_batches(calibration, model, reader, sampling)
-    layers = {"include": include, "exclude": exclude, "on_indivisible": on_indivisible}
     choices = {**settings, "inputs": inputs, **layers}
     cache = BlockCache(out.parent / f".{out.name}.unfinished", _identity(model, batches, pattern, method, choices))
     job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates=batches is not None)
@@ -92,13 +103,26 @@ def _check_free(out: Path) -> None:
         raise ValueError(f"{out} is there already, and nothing is overwritten. Name another place, or remove it.")
 
 
-def _load(source: str | Path) -> PreTrainedModel:
+def _device(name: str | None) -> torch.device:
+    """Return a device of this machine."""
+    try:
+        return torch.empty(0, device=name or "cpu").device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises these for what is not there
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"device={name} cannot be used: {reason} Write cpu, cuda or cuda:1.") from None
+
+
+def _load(source: str | Path, device: torch.device, dtype: str | None) -> PreTrainedModel:
     """Load the model in the class that saved it; raise if a prunable layer has no weight in the files."""
     if not (Path(source) / "config.json").is_file():
         raise FileNotFoundError(f"{source} holds no config.json; it must be a directory that save_pretrained wrote.")
     model, missing = load_with_missing(model_class(AutoConfig.from_pretrained(source), source), source)
     if absent := [layer.name for layer in find_layers(model) if f"{layer.name}.weight" in missing]:
         raise ValueError(f"{source} holds no weight of {shortened(absent)}. Save the model again.")
+    if dtype is not None:
+        for parameter in model.parameters():  # buffers keep their precision, as from_pretrained leaves them
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps Module.to, and loses its type
     return model
 
 

@@ -168,6 +168,8 @@ class PruningResult:
         parts = [table(head, [layer.row() for layer in self.layers]), ", ".join(figures)]
         if self.error is not None:
             parts.append("Errors are of the layer's outputs, squared, as a share of the outputs; lower is better.")
+        if self.tokens is None:
+            parts.append("There was no calibration data; with it, other methods than magnitude lose less.")
         parts += map(" ".join, self.score_summary.items())
         parts += [f"Left dense: {name}: {reason}" for name, reason in self.skipped.items()]
         return "\n".join(parts)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nxm_hf.config.hub import looks_like_path
 from nxm_hf.config.values import as_list
 
 Row = str | Mapping[str, Any]
@@ -71,8 +72,24 @@ def read_rows(source: str | Path) -> Iterator[Row]:
     if path.is_dir():
         raise ValueError(f"{path} is a directory; a file is needed. Name one of those in it.")
     if not path.is_file():
+        check_paths(source)
         return _hub_rows(str(source))
     return _READERS.get(path.suffix.lower(), _lines)(path)
+
+
+def check_paths(*sources: object) -> None:
+    """Raise if a source is the path of a file that does not exist. A name on the Hub is not looked for.
+
+    Args:
+        sources: Paths of files, names of Hub datasets, or rows, which are not looked at.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    for source in sources:
+        is_path = isinstance(source, Path) or (isinstance(source, str) and looks_like_path(source))
+        if is_path and not Path(str(source)).exists():
+            raise FileNotFoundError(f"There is no file {source}. Name a file of texts, or a data set on the Hub.")
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -14,11 +14,12 @@ __all__ = ["PAGE", "Cost", "Run", "charts", "cost", "read_run", "read_runs", "tr
 PAGE = "report.html"
 
 
-def write_report(folders: Sequence[str | Path]) -> list[Path]:
-    """Write the report of several directories into the first of them.
+def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -> list[Path]:
+    """Write the report of several directories into one.
 
     Args:
         folders: Output directories of trainings, or only directories that `nxm prune` or `nxm convert` wrote.
+        out: The directory to write into; by default the first of `folders`. It is made if needed.
 
     Returns:
         The written files: the page and, of trainings and with matplotlib, the charts.
@@ -27,11 +28,10 @@ def write_report(folders: Sequence[str | Path]) -> list[Path]:
         ValueError: if a directory cannot be read, or none of them is of a training with nxm_hf.
         FileNotFoundError: if a directory holds no log of a Trainer.
     """
-    if all(map(is_pruned_model, folders)):
-        page = Path(folders[0]) / PAGE
-        page.write_text(pruning_page(folders), encoding="utf-8")
-        return [page]
-    runs = read_runs(folders)
-    page = runs[0].folder / PAGE
-    page.write_text(training_page(runs), encoding="utf-8")
-    return [page, *write_pngs(charts(runs), runs[0].folder)]
+    of_pruned_models = all(map(is_pruned_model, folders))
+    runs = [] if of_pruned_models else read_runs(folders)
+    text = pruning_page(folders) if of_pruned_models else training_page(runs)
+    page = Path(out or folders[0]) / PAGE
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(text, encoding="utf-8")
+    return [page, *write_pngs(charts(runs), page.parent)]

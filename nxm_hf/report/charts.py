@@ -39,6 +39,7 @@ class Chart:
         bars: Whether to draw bars.
         logarithmic: Whether the y axis is logarithmic.
         note: A text below the figure.
+        logarithmic_x: Whether the x axis is logarithmic.
     """
 
     section: str
@@ -49,6 +50,7 @@ class Chart:
     bars: bool = False
     logarithmic: bool = False
     note: str = ""
+    logarithmic_x: bool = False
 
 
 def charts(runs: Sequence[Run]) -> list[Chart]:

@@ -1,6 +1,7 @@
 """The FLOPs that a finished training has cost, as it was trained and had it been dense."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from nxm_hf.analysis import TrainingFlops, training_flops
 from nxm_hf.config.config import NxMConfig
@@ -28,6 +29,11 @@ class Cost:
     def spent(self) -> float:
         """Return the Trainer's count, reduced by the share that sparsity saves."""
         return self.counted * self.flops.overall
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the account as a dict that JSON can hold."""
+        done = {"steps": self.steps, "planned": self.planned, "counted": self.counted, "spent": self.spent}
+        return {**self.flops.to_dict(), **done}
 
     def __str__(self) -> str:
         lines = [f"{self.steps} of {self.planned} steps were done."]

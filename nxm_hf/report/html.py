@@ -1,4 +1,4 @@
-"""HTML parts that all pages share: the frame of a page, tables, and bars in cells."""
+"""HTML parts that all pages share: the frame of a page, sections, tables, and bars in cells."""
 
 from collections.abc import Sequence
 from html import escape
@@ -43,6 +43,26 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], row_headers
     )
     table = f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="scroll" tabindex="0">{table}</div>'
+
+
+def section(name: str, title: str, body: str) -> str:
+    """Return a section of a page.
+
+    Args:
+        name: Its id, for links.
+        title: Its heading, as HTML.
+        body: Its content, as HTML.
+    """
+    return f'<section id="{name}">\n<h2>{title}</h2>\n{body}\n</section>\n'
+
+
+def cards(figures: Sequence[str]) -> str:
+    """Return figures side by side, as many as the page is wide.
+
+    Args:
+        figures: The figures, as HTML.
+    """
+    return f'<div class="cards">{"".join(figures)}</div>' if figures else ""
 
 
 def share_bar(share: float) -> Html:

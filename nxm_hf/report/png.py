@@ -9,7 +9,7 @@ from nxm_hf.report.charts import Chart
 
 
 def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:
-    """Draw each chart into `folder/report/`.
+    """Draw each chart into `folder/report/`, and remove those that an earlier report left there.
 
     Args:
         charts: The charts.
@@ -18,16 +18,20 @@ def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:
     Returns:
         The written files; none without matplotlib.
     """
+    pictures = folder / "report"
+    for old in pictures.glob("*.png"):
+        old.unlink()
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return []
-    (folder / "report").mkdir(exist_ok=True)
+    if charts:
+        pictures.mkdir(exist_ok=True)
     written = []
     for chart in charts:
         figure = Figure(figsize=(6, 3.6), dpi=160, layout="constrained")
         _draw(chart, figure.subplots())
-        written.append(folder / "report" / f"{_file_name(chart.title)}.png")
+        written.append(pictures / f"{_file_name(chart.title)}.png")
         figure.savefig(written[-1])
     return written
 
@@ -38,7 +42,8 @@ def _draw(chart: Chart, axes: Any) -> None:  # matplotlib.axes.Axes, which may n
             axes.stairs(line.ys, line.xs, fill=True, alpha=0.6, label=line.name)
         else:
             axes.plot(line.xs, line.ys, marker=".", label=line.name)
-    axes.set(title=chart.title, xlabel=chart.x, ylabel=chart.y, yscale="log" if chart.logarithmic else "linear")
+    scales = ["log" if each else "linear" for each in (chart.logarithmic_x, chart.logarithmic)]
+    axes.set(title=chart.title, xlabel=chart.x, ylabel=chart.y, xscale=scales[0], yscale=scales[1])
     axes.grid(alpha=0.3)
     if len(chart.lines) > 1:
         axes.legend()

@@ -81,7 +81,11 @@ def _axes(chart: Chart) -> tuple[Axis, Axis]:
     xs = [x for line in chart.lines for x in line.xs]
     ys = [y for line in chart.lines for y in line.ys]
     left, right = LEFT, WIDTH - RIGHT
-    x_axis = Axis(min(xs), max(xs), left, right) if chart.bars else fit_axis(xs, left, right)
+    x_axis = (
+        Axis(min(xs), max(xs), left, right)
+        if chart.bars
+        else fit_axis(xs, left, right, logarithmic=chart.logarithmic_x)
+    )
     y_axis = fit_axis(ys, HEIGHT - BOTTOM, TOP, from_zero=chart.bars, logarithmic=chart.logarithmic)
     return x_axis, y_axis
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from nxm_hf import recipes
-from nxm_hf.report.charts import Chart, charts
-from nxm_hf.report.html import html_page, html_table
+from nxm_hf.report.charts import charts
+from nxm_hf.report.figure import figure
+from nxm_hf.report.html import cards, html_page, section
 from nxm_hf.report.run import Run
-from nxm_hf.report.svg import draw_chart, draw_mask, legend
+from nxm_hf.report.svg import draw_mask
 from nxm_hf.report.tables import (
     cost_table,
     environment_table,
@@ -29,32 +30,24 @@ def training_page(runs: Sequence[Run]) -> str:
         runs: The runs, drawn into the same charts.
     """
     figures = charts(runs)
-    curves = [_figure(chart) for chart in figures if chart.section == "curves"]
-    weights = [_figure(chart) for chart in figures if chart.section == "weights"] + _mask_excerpts(runs)
+    curves = [figure(chart) for chart in figures if chart.section == "curves"]
+    weights = [figure(chart) for chart in figures if chart.section == "weights"] + _mask_excerpts(runs)
     sections = [
-        _section("summary", "Summary", summary_table(runs)),
-        _section("curves", "Curves", _cards(curves) + _missing_curves(runs)),
-        _section("layers", "Layers", _per_run(runs, layer_table) or _no_content(NOT_RECORDED)),
-        _section("density", "Density by role", _per_run(runs, role_table) or _no_content(NOT_SPARSE)),
-        _section("weights", "Weights", _cards(weights) or _no_content(NOT_RECORDED)),
-        _section("flops", "Training FLOPs", _per_run(runs, cost_table)),
-        _section("config", "Config", _per_run(runs, settings_table) + _papers(runs)),
-        _section("environment", "Environment", _per_run(runs, environment_table) or _no_content(NOT_RECORDED)),
-        _section("verification", "Verification of the final model", _per_run(runs, verification_table)),
+        section("summary", "Summary", summary_table(runs)),
+        section("curves", "Curves", cards(curves) + _missing_curves(runs)),
+        section("layers", "Layers", _per_run(runs, layer_table) or _no_content(NOT_RECORDED)),
+        section("density", "Density by role", _per_run(runs, role_table) or _no_content(NOT_SPARSE)),
+        section("weights", "Weights", cards(weights) or _no_content(NOT_RECORDED)),
+        section("flops", "Training FLOPs", _per_run(runs, cost_table)),
+        section("config", "Config", _per_run(runs, settings_table) + _papers(runs)),
+        section("environment", "Environment", _per_run(runs, environment_table) or _no_content(NOT_RECORDED)),
+        section("verification", "Verification of the final model", _per_run(runs, verification_table)),
     ]
     return html_page("Training report", ", ".join(run.name for run in runs), "".join(sections))
 
 
-def _section(name: str, title: str, body: str) -> str:
-    return f'<section id="{name}">\n<h2>{title}</h2>\n{body}\n</section>\n'
-
-
 def _no_content(sentence: str) -> str:
     return f'<p class="none">{escape(sentence)}</p>'
-
-
-def _cards(figures: Sequence[str]) -> str:
-    return f'<div class="cards">{"".join(figures)}</div>' if figures else ""
 
 
 def _per_run(runs: Sequence[Run], content: Callable[[Run], str]) -> str:
@@ -64,24 +57,6 @@ def _per_run(runs: Sequence[Run], content: Callable[[Run], str]) -> str:
         return "".join(html for _, html in contents)
     columns = "".join(f"<div><h3>{escape(name)}</h3>{html}</div>" for name, html in contents)
     return f'<div class="sides">{columns}</div>' if columns else ""
-
-
-def _figure(chart: Chart) -> str:
-    note = f'<p class="note">{escape(chart.note)}</p>' if chart.note else ""
-    return (
-        f"<figure><figcaption>{escape(chart.title)}</figcaption>{draw_chart(chart)}{legend(chart)}{note}"
-        f"<details><summary>Numbers</summary>{_numbers(chart)}</details></figure>"
-    )
-
-
-def _numbers(chart: Chart) -> str:
-    """Return a table of all numbers of a chart, in full precision."""
-    rows: dict[float, list[str]] = {}
-    for column, line in enumerate(chart.lines):
-        for x, y in zip(line.xs, line.ys, strict=False):  # bars have one edge more than values
-            rows.setdefault(x, [""] * len(chart.lines))[column] = repr(y)
-    header = [f"{chart.x}{' (from)' if chart.bars else ''}", *(line.name for line in chart.lines)]
-    return html_table(header, [[repr(x), *rows[x]] for x in sorted(rows)])
 
 
 def _mask_excerpts(runs: Sequence[Run]) -> list[str]:

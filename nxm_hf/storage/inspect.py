@@ -4,54 +4,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nxm_hf.config import SparsityRecord
 from nxm_hf.layers.find import Layer, find_layers, left_dense
+from nxm_hf.layers.gpu_kernels import GPU_KERNELS, GPUKernel
 from nxm_hf.patterns import NM
 from nxm_hf.solvers import SOLVERS, cpu, gpu
 from nxm_hf.storage.model_files import layer_weights, skeleton
 from nxm_hf.text import table
 
 TWO_OF_FOUR = NM(2, 4)  # the only pattern that GPUs have kernels for
-
-
-@dataclass(frozen=True)
-class Backend:
-    """A 2:4 kernel of `torch.sparse`.
-
-    Args:
-        name: Name of the library.
-        dtypes: Types of weights that it takes.
-        rows: The number of rows must be a multiple of this.
-        columns: The number of columns must be a multiple of this.
-    """
-
-    name: str
-    dtypes: tuple[str, ...]
-    rows: int
-    columns: int
-
-    def takes(self, shape: tuple[int, int]) -> bool:
-        """Return True if a weight of this shape fits.
-
-        Args:
-            shape: Shape of the weight, [out, in].
-        """
-        return min(shape) > 0 and shape[0] % self.rows == 0 and shape[1] % self.columns == 0
-
-    def __str__(self) -> str:
-        return f"{self.name} {' or '.join(self.dtypes)}, multiples of {self.rows}x{self.columns}"
-
-
-BACKENDS = (
-    Backend("CUTLASS", ("float16", "bfloat16"), 32, 64),
-    Backend("CUTLASS", ("int8",), 16, 128),
-    Backend("cuSPARSELt", ("float16", "bfloat16"), 16, 16),
-    Backend("cuSPARSELt", ("int8", "float8_e4m3fn"), 32, 32),
-)
 
 
 @dataclass(frozen=True)
@@ -65,7 +31,7 @@ class InspectedLayer:
         dtype: Type of its weight in the file.
         pattern: Recorded pattern, or "dense".
         density: Fraction of the entries that are not zero.
-        obstacle: Reason why no backend can run the layer, whatever its shape, or None.
+        obstacle: Reason why no kernel can run the layer, whatever its shape, or None.
     """
 
     name: str
@@ -76,22 +42,22 @@ class InspectedLayer:
     density: float
     obstacle: str | None
 
-    def refusal(self, backend: Backend) -> str | None:
-        """Return the reason why a backend cannot run the layer.
+    def refusal(self, kernel: GPUKernel) -> str | None:
+        """Return the reason why a kernel cannot run the layer.
 
         Args:
-            backend: The backend.
+            kernel: The kernel.
 
         Returns:
             The reason, or None if it can.
         """
-        if self.obstacle is None and not backend.takes(self.shape):
+        if self.obstacle is None and not kernel.takes(self.shape):
             return f"{self.shape[0]}x{self.shape[1]}, which is no multiple"
         return self.obstacle
 
     def row(self) -> tuple[str, ...]:
         """Return the layer's row of the table."""
-        marks = ["-" if self.refusal(backend) else str(number) for number, backend in enumerate(BACKENDS, 1)]
+        marks = ["-" if self.refusal(kernel) else str(number) for number, kernel in enumerate(GPU_KERNELS, 1)]
         size = f"{self.shape[0]}x{self.shape[1]}"
         return self.name, self.role, size, self.dtype, self.pattern, f"{self.density:.4f}", " ".join(marks)
 
@@ -115,6 +81,17 @@ class Inspection:
         """Return True if any layer is recorded as sparse."""
         return any(layer.pattern != "dense" for layer in self.layers)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was found as a dict that JSON can hold."""
+        layers = [
+            {
+                **vars(layer),
+                "gpu": [str(kernel) for kernel in GPU_KERNELS if layer.refusal(kernel) is None],
+            }
+            for layer in self.layers
+        ]
+        return {"title": self.title, "layers": layers, "left_dense": self.left_dense}
+
     def __str__(self) -> str:
         head = ("layer", "role", "shape", "dtype", "pattern", "density", "GPU")
         parts = [self.title, table(head, [layer.row() for layer in self.layers]), self._rest(), self._gpu(), _solvers()]
@@ -130,10 +107,10 @@ class Inspection:
             f"GPU: the 2:4 kernels of torch.sparse that could run these layers{once}, by shape and pattern alone.",
             "The weight must also be on the GPU, contiguous and cast to the dtype: none of them runs 2:4 in float32.",
         ]
-        for number, backend in enumerate(BACKENDS, 1):
-            reasons = Counter(reason for layer in self.layers if (reason := layer.refusal(backend)))
+        for number, kernel in enumerate(GPU_KERNELS, 1):
+            reasons = Counter(reason for layer in self.layers if (reason := layer.refusal(kernel)))
             fit = len(self.layers) - reasons.total()
-            lines.append(f"  {number} {backend}: {fit} of {len(self.layers)} layers")
+            lines.append(f"  {number} {kernel}: {fit} of {len(self.layers)} layers")
             lines += [f"      not {reason}: {count} layers" for reason, count in reasons.items()]
         return "\n".join(lines)
 

@@ -50,6 +50,9 @@ def _section(record: SparsityRecord, verification: Verification) -> str:
             f"pattern `{payload['pattern']}`, {made}. Made with nxm_hf {record.nxm_version}. The file holds plain "
             "weights with zeros: `from_pretrained` needs nothing else, and `nxm verify` checks them.",
             "",
+            "A plain `Trainer` fills the zeros again when it trains this model. `NxMTrainer(model=...)` of "
+            "[nxm_hf](https://github.com/nxm-hf/nxm-hf) keeps them.",
+            "",
             "| layer | role | shape | pattern | density |",
             "|---|---|---|---|---|",
             *rows,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,20 +99,77 @@ class Verification:
         """
         if not self.ok:
             shown = "\n".join(f"  {problem}" for problem in self.problems[:12])
+            advice = "Were they trained on without nxm_hf? NxMTrainer(..., sparsity=...) prunes them again."
+            if any(layer.not_finite for layer in self.layers):
+                advice = (
+                    "The training has diverged. Lower the learning rate, or go back to a checkpoint before the NaN."
+                )
             raise ValueError(
-                f"{len(self.problems)} problems in the weights to deploy; nothing was written:\n{shown}\n"
-                "Were they trained on without nxm_hf? NxMTrainer(..., sparsity=...) prunes them again."
+                f"{len(self.problems)} problems in the weights to deploy; nothing was written:\n{shown}\n{advice}"
             )
+
+    def summary(self) -> "VerificationSummary":
+        """Return the same with one line for each role and pattern."""
+        return VerificationSummary(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all that was found as a dict that JSON can hold."""
+        layers = [{**vars(x), "pattern": str(x.pattern), "density": x.density} for x in self.layers]
+        return {"ok": self.ok, "density": self.density, "problems": self.problems, "layers": layers}
 
     def __str__(self) -> str:
         rows = [
-            (x.name, x.role, f"{x.shape[0]}x{x.shape[1]}", str(x.pattern), f"{x.density:.4f}", _verdict(x))
+            (x.name, x.role, f"{x.shape[0]}x{x.shape[1]}", str(x.pattern), f"{x.density:.4f}", _mark(bool(x.problems)))
             for x in self.layers
         ]
-        text = table(("layer", "role", "shape", "pattern", "density", ""), rows)
+        return f"{table(('layer', 'role', 'shape', 'pattern', 'density', ''), rows)}\n{self._verdict()}"
+
+    def _verdict(self) -> str:
+        """Return the last lines of a table: the verdict, and each problem."""
         verdict = "ok" if self.ok else f"{len(self.problems)} problems"
-        tail = "".join(f"\n{problem}" for problem in self.problems)
-        return f"{text}\n{len(self.layers)} layers, density {self.density:.4f}: {verdict}{tail}"
+        lines = [f"{len(self.layers)} layers, density {self.density:.4f}: {verdict}", *self.problems]
+        if any(layer.violations for layer in self.layers):
+            lines.append("A plain Trainer fills zeros again; NxMTrainer(model=...) without sparsity= keeps them.")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class VerificationSummary:
+    """Show a verification with one line for each role and pattern. It prints as a table.
+
+    Args:
+        verification: What was found in all layers.
+    """
+
+    verification: Verification
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return one dict for each role and pattern: its layers, density and layers with problems."""
+        by_kind: dict[tuple[str, str], list[VerifiedLayer]] = {}
+        for layer in self.verification.layers:
+            by_kind.setdefault((layer.role, str(layer.pattern)), []).append(layer)
+        return [
+            {
+                "role": role,
+                "pattern": pattern,
+                "layers": len(layers),
+                "density": Verification(tuple(layers)).density,
+                "layers_with_problems": sum(bool(layer.problems) for layer in layers),
+            }
+            for (role, pattern), layers in by_kind.items()
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as a dict that JSON can hold."""
+        whole = self.verification
+        return {"ok": whole.ok, "density": whole.density, "problems": whole.problems, "groups": self.groups()}
+
+    def __str__(self) -> str:
+        rows = [
+            (x["role"], x["pattern"], str(x["layers"]), f"{x['density']:.4f}", _mark(x["layers_with_problems"]))
+            for x in self.groups()
+        ]
+        return f"{table(('role', 'pattern', 'layers', 'density', ''), rows)}\n{self.verification._verdict()}"
 
 
 def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None = None) -> Verification:
@@ -200,5 +258,6 @@ def _record_in(folder: str | Path, pattern: Pattern | None) -> dict[str, str] | 
         return None
 
 
-def _verdict(layer: VerifiedLayer) -> str:
-    return "" if not layer.problems else "; ".join(problem.removeprefix(f"{layer.name} ") for problem in layer.problems)
+def _mark(problems: int) -> str:
+    """Return the last cell of a row of a table. The problems themselves are listed below it, once."""
+    return "PROBLEM" if problems else ""

@@ -32,6 +32,7 @@ class NxMCallback(TrainerCallback):
         resume_from: The checkpoint to resume from, if it is not `output_dir/checkpoint-{global_step}`.
 
     Raises:
+        TypeError: If no sparsity is given.
         ValueError: If the config is wrong, or, when the Trainer is made, if the training is not supported.
     """
 
@@ -40,8 +41,8 @@ class NxMCallback(TrainerCallback):
         sparsity: NxMConfig | str | Path | dict[str, Any] | Method | None = None,
         resume_from: str | Path | None = None,
     ):
-        if sparsity is None:  # a Trainer calls classes in callbacks=[...] without arguments
-            raise ValueError('NxMCallback needs to know what to prune; write callbacks=[NxMCallback("admm")].')
+        if sparsity is None:  # callbacks=[NxMCallback]: the Trainer makes the object, and has no arguments for it
+            raise TypeError('NxMCallback needs a sparsity. Write callbacks=[NxMCallback("admm")].')
         self._session = SparseTrainingSession(NxMConfig.from_any(sparsity))
         self.resume_from = resume_from
         self._unsaved: Path | None = None  # a checkpoint that was begun, until Trainer reports that it is saved

@@ -24,7 +24,7 @@ def test_the_version_is_printed(capsys):
 
 def test_without_a_command_the_help_is_shown_and_it_counts_as_misuse(capsys):
     assert main([]) == 2
-    assert "commands:" in capsys.readouterr().out
+    assert "Commands:" in capsys.readouterr().out
 
 
 def complaint(words: list[str], capsys) -> str:
@@ -38,17 +38,29 @@ def complaint(words: list[str], capsys) -> str:
 @pytest.mark.parametrize(
     "words, useful",
     [
-        (["verfy", "x"], "Did you mean verify?"),
-        (["recipe"], "Did you mean recipes?"),
-        (["INSPECT", "x"], "Did you mean inspect?"),
-        (["zzz"], "There is no command 'zzz'; the commands are verify, inspect, recipes"),
-        (["verify"], "required: DIR"),
-        (["verify", "a", "b"], "unrecognized arguments: b"),
-        (["verify", "a", "--patern", "2:4"], "Did you mean --pattern?"),
-        (["verify", "a", "--pattern"], "expected one argument"),
-        (["--vresion"], "Did you mean --version?"),
-        (["recipes", "all"], "unrecognized arguments: all"),
+        (["verfy", "x"], "nxm: No such command 'verfy'. Did you mean 'verify'? See nxm --help."),
+        (["recipe"], "Did you mean 'recipes'"),
+        (["INSPECT", "./x"], "nxm inspect: ./x does not exist."),
+        (["zzz"], "nxm: No such command 'zzz'. See nxm --help."),
+        (["verify"], "nxm verify: Missing argument 'MODEL'. See nxm verify --help."),
+        (["verify", "a", "b"], "unexpected extra argument"),
+        (["verify", "a", "--patern", "2:4"], "--pattern"),
+        (["verify", "a", "--pattern"], "--pattern' requires an argument"),
+        (["--vresion"], "--version"),
+        (["recipes", "all"], "unexpected extra argument"),
         (["recipes", "--rows", "-3"], "training rows must be 1 or more; got rows=-3"),
+        (["recipes", "--rows", "many"], "valid integer"),
+        (["prune", "a", "b", "--method", "alp"], "'alps'"),
+        (["prune", "a", "b", "--on-indivisible", "skp"], "'skip'"),
+        (["prune", "a", "b", "--inputs", "both"], "'dense'"),
+        (["prune", "a", "b", "--dtype", "int8"], "'bfloat16'"),
+        (["prune", "a", "b", "--device", "tpu7"], "device=tpu7 cannot be used"),
+        (["prune", "a", "b", "--pattern", "4:2"], "Write '2:4'"),
+        (["prune", "a", "b", "--method", "wanda"], "--calibration texts.txt"),
+        (["prune", "a", "b", "--settings", '{"dampin": 1}'], "magnitude"),
+        (["prune", "a", "b", "--calibration", "texs.txt"], "There is no file texs.txt."),
+        (["prune", "a", "b", "--calibration", "./texts"], "There is no file ./texts."),
+        (["prune", "./a", "b"], "./a does not exist."),
         (["verify", ".", "--pattern", "4:2"], "Write '2:4'"),
         (["verify", "a\nb"], "a b does not exist"),
         (["verify", ".", "--pattern", "half"], "There is no pattern 'half'"),

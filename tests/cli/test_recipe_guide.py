@@ -1,5 +1,6 @@
 """The guide to recipes: it lists every recipe, and its advice is what was measured."""
 
+import json
 import re
 
 import pytest
@@ -7,6 +8,20 @@ import pytest
 from nxm_hf import NxMConfig, recipes
 from nxm_hf.cli import recipe_guide
 from nxm_hf.cli.main import main
+
+
+def test_the_list_on_file_is_the_catalogue_of_recipes():
+    """`nxm recipes` reads the list from a file, since importing the recipes takes torch, and so a second or more."""
+    right = {
+        name: {
+            "summary": recipes.describe(name)[0],
+            "settings": recipes.settings(name),
+            "paper": recipes.describe(name)[1],
+        }
+        for name in recipes.names()
+    }
+    text = json.dumps(right, indent=2, ensure_ascii=False)
+    assert recipe_guide.CATALOGUE == right, f"nxm_hf/cli/recipe_catalogue.json should be:\n{text}"
 
 
 @pytest.mark.parametrize("width", [50, 80, 100, 200])

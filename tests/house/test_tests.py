@@ -15,7 +15,6 @@ OTHERS = {"benchmarks", "distributed", "examples", "house", "laws"}
 
 # Files of the package whose tests stand in another file than `tests/<folder>/test_<file>.py`.
 ELSEWHERE = {
-    "cli/options.py": "cli/test_parser.py",
     "cli/prune_commands.py": "pruning/test_directory.py",
     "config/hub.py": "config/test_config_files.py",
     "config/values.py": "config/test_config.py",
@@ -31,6 +30,7 @@ ELSEWHERE = {
     "recipes/dense.py": "trainer/test_trainer.py",
     "recipes/rigl.py": "methods/test_rewire.py",
     "recipes/set.py": "methods/test_rewire.py",
+    "report/figure.py": "report/test_training_page.py",
     "report/html.py": "report/test_training_page.py",
     "report/pruning_page.py": "report/test_report.py",
     "report/stylesheet.py": "report/test_training_page.py",

@@ -38,9 +38,7 @@ def test_a_role_comes_before_its_group_and_the_default_comes_last(pattern, expec
 def test_layers_that_the_pattern_does_not_fit_are_an_error_even_if_others_fit(pattern):
     model = classifier(intermediate_size=34)  # no multiple of 4, so that 2:4 fits what has 34 outputs, and not inputs
     outputs = [f"bert.encoder.layer.{i}.output.dense" for i in range(2)]
-    with pytest.raises(
-        ValueError, match=r"(?s)does not fit 2 layers:\n  bert\.encoder\.layer\.0\.output\.dense: "
-    ) as error:
+    with pytest.raises(ValueError, match=r"does not fit 2 layers \(bert\.encoder\.layer\.0\.output\.dense, ") as error:
         Plan.of(model, NxMConfig("asp", pattern))
     assert all(name in str(error.value) for name in outputs) and "intermediate" not in str(error.value)
     plan = Plan.of(model, NxMConfig("asp", pattern, on_indivisible="skip"))

@@ -1,6 +1,7 @@
 """`nxm prune` and `nxm convert`: whole directories, exit codes and messages, and jobs that are killed."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ from nxm_hf.cli.main import main
 from nxm_hf.config import SparsityRecord
 from nxm_hf.layers.find import find_layers
 from nxm_hf.pruning.directory import prune_directory
-from nxm_hf.pruning.result import RESULT_FILE
+from nxm_hf.pruning.result import RESULT_FILE, PruningResult
 from tests.support.models import assert_equal_weights, make_bert, make_model, make_texts, make_tokenizer
 from tests.support.processes import command, environment
 from tests.support.processes.killed_pruning import arguments as killed_arguments
@@ -80,7 +81,8 @@ def test_prune_writes_a_whole_directory_that_loads_without_us(dense, texts, tmp_
 
 
 def test_every_option_reaches_the_pruning(dense, texts, tmp_path):
-    options = ["--pattern", '{"ffn": "1:4", "default": "4:8"}', "--exclude", "key", "encoder.layer.1.output.dense"]
+    options = ["--pattern", '{"ffn": "1:4", "default": "4:8"}', "--exclude", "key"]
+    options += ["--exclude", "encoder.layer.1.output.dense"]
     options += ["--inputs", "dense", "--method", "sparsegpt", "--settings", '{"damping": 0.1}', "--batch-size", "3"]
     assert run("prune", dense, tmp_path / "out", *options, "--calibration", texts, *SHORT) == 0
     by_hand = make_bert().from_pretrained(dense)
@@ -94,16 +96,22 @@ def test_every_option_reaches_the_pruning(dense, texts, tmp_path):
     "arguments, message",
     [
         (["dense", "dense", "--method", "magnitude"], "dense is there already, and nothing is overwritten"),
-        (["nowhere", "out"], "nowhere holds no config.json"),
-        (["dense", "out"], "sparsegpt scores weights by the inputs of each layer, so it needs calibration data"),
-        (["dense", "out", "--method", "wand", "--calibration", "texts.txt"], "There is no method 'wand'"),
-        (["dense", "out", "--method", "wanda", "--calibration", "no.txt"], "no.txt is neither a file nor a data set"),
+        (["./nowhere", "out"], "./nowhere does not exist."),
+        (
+            ["dense", "out", "--method", "sparsegpt"],
+            "sparsegpt scores weights by the inputs of each layer, so it needs calibration data",
+        ),
+        (
+            ["dense", "out", "--method", "wand", "--calibration", "texts.txt"],
+            "'wand' is not one of 'magnitude', 'wanda'",
+        ),
+        (["dense", "out", "--method", "wanda", "--calibration", "no.txt"], "There is no file no.txt."),
         (["dense", "out", "--pattern", "4:2", "--method", "magnitude"], "2:4"),
         (["dense", "out", "--pattern", "5:7", "--method", "magnitude"], "The pattern does not fit 12 layers"),
         (["dense", "out", "--settings", "[1]"], "settings must be an object such as"),
-        (["dense", "out", "--settings", '{"damp": 1}'], "'sparsegpt' has the settings damping, bias; got 'damp'"),
+        (["dense", "out", "--settings", '{"damp": 1}'], "The method 'magnitude' has no settings; got 'damp'"),
         (["dense", "out", "--samples", "0"], "samples must be a whole number from 1 on; got 0"),
-        (["dense", "out", "--calibraton", "x"], "Did you mean --calibration?"),
+        (["dense", "out", "--calibraton", "x"], "No such option: --calibraton"),
     ],
 )
 def test_what_cannot_be_done_exits_with_2_and_writes_nothing(
@@ -114,6 +122,59 @@ def test_what_cannot_be_done_exits_with_2_and_writes_nothing(
     assert run("prune", *arguments) == 2
     shown = capsys.readouterr().err
     assert message in shown.splitlines()[-1] and files(tmp_path) == before
+
+
+def test_without_a_method_it_is_alps_with_texts_and_magnitude_without(dense, texts, tmp_path):
+    assert run("prune", dense, tmp_path / "with", "--calibration", texts, *SHORT) == 0
+    assert run("prune", dense, tmp_path / "without") == 0
+    assert run("convert", dense, tmp_path / "converted", "--to", "4:8", "--calibration", texts, *SHORT) == 0
+    methods = {name: PruningResult.read(tmp_path / name).method for name in ("with", "without", "converted")}
+    assert methods == {"with": "alps", "without": "magnitude", "converted": "alps"}
+    for data in (texts, None):
+        model = AutoModelForSequenceClassification.from_pretrained(dense)
+        assert prune(model, calibration=data, length=16, samples=8).method == methods["with" if data else "without"]
+
+
+def test_include_takes_one_word_and_leaves_the_directories_alone(dense, tmp_path):
+    assert run("prune", "--include", "ffn", "--include", "query", dense, tmp_path / "out") == 0
+    roles = {layer.role for layer in PruningResult.read(tmp_path / "out").layers}
+    assert roles == {"ffn_in", "ffn_out", "query"}
+
+
+def test_dtype_is_the_type_of_the_saved_weights(dense, tmp_path):
+    assert run("prune", dense, tmp_path / "out", "--dtype", "bfloat16", "--device", "cpu") == 0
+    weights = load_file(tmp_path / "out/model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.dtype == torch.bfloat16 and verify(tmp_path / "out").ok
+
+
+def test_seed_draws_other_texts_and_the_same_ones_again(dense, texts, tmp_path):
+    masks = []
+    for number, seed in enumerate(([], ["--seed", "1"], ["--seed", "1"], ["--seed", "2"])):
+        out = tmp_path / str(number)
+        assert run("prune", dense, out, "--method", "sparsegpt", "--calibration", texts, *SHORT, *seed) == 0
+        masks.append(load_file(out / "model.safetensors")["bert.encoder.layer.0.output.dense.weight"])
+    assert torch.equal(masks[1], masks[2])
+    assert not any(torch.equal(masks[1], masks[other]) for other in (0, 3))
+
+
+def test_json_is_what_the_directory_keeps(dense, tmp_path, capsys):
+    assert run("prune", dense, tmp_path / "out", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "out" / RESULT_FILE).read_text())
+
+
+def test_ctrl_c_is_answered_in_one_line_that_says_how_to_go_on(dense, tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", interrupted)  # the last step, which gives the directory its name
+        assert run("prune", dense, tmp_path / "out") == 130
+    shown = capsys.readouterr()
+    right = "nxm prune: interrupted. The same command continues after the last finished block.\n"
+    assert shown.out == "" and shown.err == right and not (tmp_path / "out").exists()
+    assert run("prune", dense, tmp_path / "out") == 0 and verify(tmp_path / "out").ok
 
 
 def test_weights_that_the_files_lack_are_an_error_and_not_random_numbers(dense, tmp_path, capsys):

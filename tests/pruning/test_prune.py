@@ -105,7 +105,7 @@ def test_every_family_is_pruned_saved_and_loaded_without_us(name, method, tmp_pa
 def test_magnitude_needs_no_calibration_and_then_knows_no_errors():
     model, with_texts = make_bert(), make_bert()
     outcome = prune(model)
-    prune(with_texts, calibration=TEXTS)
+    prune(with_texts, "2:4", "magnitude", TEXTS)
     assert_equal_weights(model, with_texts)
     assert all(row.error is row.magnitude_error is row.tokens is None and row.note == "" for row in outcome.layers)
     assert "error" not in str(outcome).splitlines()[-1] and outcome.error is None

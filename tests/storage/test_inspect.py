@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from nxm_hf.storage.inspect import BACKENDS, inspect
+from nxm_hf.layers.gpu_kernels import GPU_KERNELS
+from nxm_hf.storage.inspect import inspect
 from tests.support.models import make_bert
 from tests.support.saving import train_two_steps
 
@@ -29,7 +30,7 @@ def test_the_rule_of_shapes_is_the_same_in_every_precision(dtype, saved):
         assert (one.name, one.role, one.shape, one.pattern, one.density) == (
             other.name, other.role, other.shape, other.pattern, other.density
         )  # fmt: skip
-        assert [one.refusal(backend) for backend in BACKENDS] == [other.refusal(backend) for backend in BACKENDS]
+        assert [one.refusal(kernel) for kernel in GPU_KERNELS] == [other.refusal(kernel) for kernel in GPU_KERNELS]
         assert one.row()[-1] == other.row()[-1]
 
 
@@ -40,8 +41,8 @@ def test_a_kernel_takes_multiples_of_its_sides_alone(saved):
         assert {layer.shape for layer in layers} == {(48, 48), (80, 48), (48, 80)}
         for layer in layers:
             assert layer.pattern == "2:4" and layer.density == 0.5
-            refusals = {str(backend): layer.refusal(backend) for backend in BACKENDS}
-            taking = [backend for backend, refusal in refusals.items() if refusal is None]
+            refusals = {str(kernel): layer.refusal(kernel) for kernel in GPU_KERNELS}
+            taking = [kernel for kernel, refusal in refusals.items() if refusal is None]
             assert taking == ["cuSPARSELt float16 or bfloat16, multiples of 16x16"]
             size = f"{layer.shape[0]}x{layer.shape[1]}"
             assert {refusal for refusal in refusals.values() if refusal} == {f"{size}, which is no multiple"}

@@ -233,11 +233,6 @@ def test_after_an_interrupt_the_weights_to_ship_are_saved_within_deployed(tmp_pa
     assert (tmp_path / "end" / "nxm_config.json").is_file()
 
 
-def test_the_class_instead_of_an_object_is_answered_with_what_to_write(tmp_path):
-    with pytest.raises(ValueError, match=r'callbacks=\[NxMCallback\("admm"\)\]'):
-        make_12_step_trainer(tmp_path, kind="Trainer", callbacks=[NxMCallback])
-
-
 def test_events_that_bring_the_trained_model_beside_another_object_are_understood(tmp_path):
     """SetFit passes a model that is no module and arguments of its own, and those of the Trainer beside them."""
     trainer = make_12_step_trainer(tmp_path, kind="Trainer", save_steps=2, max_steps=4)

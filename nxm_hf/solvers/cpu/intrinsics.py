@@ -21,17 +21,25 @@ Inlined = Callable[..., int]
 helper = numba.njit(nogil=True)  # for functions that kernels call; compiled into them
 
 
-def _inlined(function: Callable[..., Any], prefer_literal: bool = False) -> Inlined:
-    """Register an intrinsic. numba's types count its first parameter, the context, as one of the call; it is none."""
+def inlined(function: Callable[..., Any], prefer_literal: bool = False) -> Inlined:
+    """Register an intrinsic. numba's types count its first parameter, the context, as one of the call; it is none.
+
+    Args:
+        function: It takes the context and the types of the arguments, and returns what `as_function` returns.
+        prefer_literal: Whether arguments that are constants come as literal types.
+    """
     return cast(Inlined, intrinsic(prefer_literal=prefer_literal)(function))
 
 
-def _as_function(
+def as_function(
     body: Callable[..., Value], constants: tuple[types.Literal, ...], arguments: int
 ) -> tuple[Signature, Callable[..., Value]]:
     """Return what numba asks of an intrinsic: its signature, and a generator of the code of a body.
 
-    The body is called as `body(builder, *constants, *numbers)`.
+    Args:
+        body: It is called as `body(builder, *constants, *numbers)`.
+        constants: The types of the leading arguments, whose values are known.
+        arguments: How many numbers follow.
     """
     values_of_constants = [constant.literal_value for constant in constants]
 
@@ -54,32 +62,32 @@ def _sixteen_groups(
         x, y, z, at = numbers
         return emit(b, n, m, IntType(bits), infinity, x, y, z, at)
 
-    return _as_function(body, (operation, n, m, bits, infinity), 4)
+    return as_function(body, (operation, n, m, bits, infinity), 4)
 
 
 def _relax(context: Any, line: Any, allowed: Any, far: Any, origin: Any, base: Any, source: Any) -> Any:
-    return _as_function(transposable_tiles.relax, (), 6)
+    return as_function(transposable_tiles.relax, (), 6)
 
 
 def _collect(context: Any, scores: Any, at: Any, room: Any, low: Any, high: Any) -> Any:
-    return _as_function(unstructured_rows.collect, (), 5)
+    return as_function(unstructured_rows.collect, (), 5)
 
 
 def _flag(context: Any, scores: Any, at: Any, flags: Any, threshold: Any) -> Any:
-    return _as_function(unstructured_rows.flag, (), 4)
+    return as_function(unstructured_rows.flag, (), 4)
 
 
-sixteen_groups = _inlined(_sixteen_groups, prefer_literal=True)
-relax, collect, flag = _inlined(_relax), _inlined(_collect), _inlined(_flag)
+sixteen_groups = inlined(_sixteen_groups, prefer_literal=True)
+relax, collect, flag = inlined(_relax), inlined(_collect), inlined(_flag)
 
 
 def _tile_step(body: Callable[..., Value]) -> Inlined:
     """Return a step of `transposable_tiles` as a function of n, m, which the caller has as constants, and addresses."""
 
     def step(context: Any, n: Any, m: Any, x: Any, y: Any, z: Any, w: Any) -> Any:
-        return _as_function(body, (n, m), 4)
+        return as_function(body, (n, m), 4)
 
-    return _inlined(step, prefer_literal=True)
+    return inlined(step, prefer_literal=True)
 
 
 copy_scores = _tile_step(transposable_tiles.copy_scores)

@@ -1,0 +1,178 @@
+"""Load packed directories with transformers: `from_pretrained` makes PackedLinear layers, or a plain dense model.
+
+Importing this file registers the quantization method "nxm" with transformers.
+"""
+
+import re
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import Mxfp4Config, PreTrainedModel
+from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.utils import logging
+
+from nxm_hf.layers.modules import is_transposed
+from nxm_hf.packing.format import row_pattern
+from nxm_hf.packing.packed_linear import PackedLinear
+from nxm_hf.patterns import parse
+from nxm_hf.text import shortened
+
+QUANT_METHOD = "nxm"
+FORMAT_VERSION = 1
+
+logger = logging.get_logger(__name__)
+
+
+@register_quantization_config(QUANT_METHOD)
+class NxMPackedConfig(Mxfp4Config):
+    """Describe the packed layers of a model, as "quantization_config" of its config.json.
+
+    Transformers takes settings of `from_pretrained` over the saved ones for a closed list of configs alone. Of these
+    `Mxfp4Config` is the one whose only such setting is `dequantize`; nothing else of it is used.
+
+    Args:
+        layers: Pattern of each packed layer, by the layer's name.
+        transposed: Names of the packed layers that store their weight as [in, out] when it is dense.
+        dequantize: Whether `from_pretrained` unpacks the layers and returns a plain dense model, which can be trained.
+        format_version: Version of the packed format.
+        quant_method: "nxm".
+
+    Raises:
+        ValueError: If a newer version wrote the config, or a layer has a pattern that cannot be packed.
+
+    Example:
+        >>> NxMPackedConfig({"encoder.layer.0.attention.self.query": "2:4"}).dequantize
+        False
+    """
+
+    def __init__(
+        self,
+        layers: dict[str, str] | None = None,
+        transposed: list[str] | None = None,
+        dequantize: bool = False,
+        format_version: int = FORMAT_VERSION,
+        quant_method: str = QUANT_METHOD,
+        **unknown: Any,
+    ) -> None:
+        if unknown or format_version != FORMAT_VERSION:
+            problem = f"has {shortened(sorted(unknown))}" if unknown else f"is of version {format_version}"
+            raise ValueError(
+                f"The packed format {problem}, which this nxm_hf cannot read. Write: pip install --upgrade nxm-hf."
+            )
+        self.quant_method: Any = QUANT_METHOD
+        self.layers, self.transposed = dict(layers or {}), list(transposed or [])
+        self.dequantize, self.format_version = dequantize, format_version
+        if wrong := [f"{name} {text}" for name, text in self.layers.items() if row_pattern(text) is None]:
+            raise ValueError(f"quantization_config names patterns that cannot be packed: {shortened(wrong)}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as a dict that fits a JSON file."""
+        return {
+            "quant_method": QUANT_METHOD,
+            "format_version": self.format_version,
+            "layers": dict(self.layers),
+            "transposed": list(self.transposed),
+        }
+
+
+@register_quantizer(QUANT_METHOD)
+class NxMQuantizer(HfQuantizer):
+    """Put PackedLinear layers into a model before transformers fills in its weights, and check them afterwards."""
+
+    requires_calibration = True  # transformers: only for models that were saved packed
+    quantization_config: NxMPackedConfig
+
+    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
+        """Return True: `save_pretrained` writes a packed directory again."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Return False, and log how to load a model that can be trained."""
+        logger.warning_once(
+            "Packed layers cannot be trained. Load a dense model that can: "
+            "from_pretrained(dir, quantization_config=nxm_hf.NxMPackedConfig(dequantize=True))."
+        )
+        return False
+
+    @property
+    def is_compileable(self) -> bool:
+        """Return True: `torch.compile` takes PackedLinear."""
+        return True
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        """Replace the packed layers of a skeleton, which is on the meta device."""
+        config = self.quantization_config
+        config.layers = _names_here(model, config.layers)
+        config.transposed = [name for name in config.layers if is_transposed(model.get_submodule(name))]
+        for name, text in config.layers.items():
+            model.set_submodule(name, PackedLinear.like(model.get_submodule(name), parse(text)))
+        self._skeleton = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
+        return model
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        """Check what was loaded, and unpack it if the config says so."""
+        _repair_dtypes(model, self._skeleton)
+        for name in self.quantization_config.layers:
+            layer = cast(PackedLinear, model.get_submodule(name))
+            layer.requires_grad_(False)
+            if not layer.weight.is_meta:  # on the meta device: offloaded
+                _check_present(layer, name)
+                layer.check(name)
+        if self.quantization_config.dequantize:
+            self._dequantize(model)
+        return model
+
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        """Replace the packed layers by dense ones, one at a time. Each keeps its type unless another one is asked for."""
+        if dtype == model.config.dtype:  # what `model.dequantize()` passes by default
+            dtype = None
+        for name in self.quantization_config.layers:
+            layer = cast(PackedLinear, model.get_submodule(name))
+            if layer.weight.is_meta:
+                raise ValueError(f"{name} is offloaded, so it cannot be unpacked. Load with device_map=None.")
+            model.set_submodule(name, layer.to_dense(dtype))
+        return model
+
+
+def _names_here(model: PreTrainedModel, layers: dict[str, str]) -> dict[str, str]:
+    """Return the layers that a model has, by their names in it.
+
+    A model without its head (AutoModel) lacks the prefix that the head's class gives to it, and the other way round.
+    Layers of parts that the model does not have are left out, as their weights are.
+    """
+    modules, prefix = dict(model.named_modules()), f"{model.base_model_prefix}."
+    names = {}
+    for name, pattern in layers.items():
+        candidates = (name, name.removeprefix(prefix), f"{prefix}{name}")
+        if (here := next((candidate for candidate in candidates if candidate in modules), None)) is not None:
+            names[here] = pattern
+    return names
+
+
+def _repair_dtypes(model: PreTrainedModel, skeleton: dict[str, tuple[torch.Size, torch.dtype]]) -> None:
+    """Give weights the type that was asked for; raise for one of another shape.
+
+    In a quantized model the oldest versions of transformers do neither for weights whose names lose or gain a prefix,
+    and turn the indices of modules that are kept in float32 into floats.
+    """
+    plan = getattr(model, "dtype_plan", {})  # the modules that a model keeps in float32
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        shape, dtype = skeleton.get(name, (tensor.shape, tensor.dtype))
+        if tensor.shape != shape:
+            raise ValueError(f"{name} is {tuple(tensor.shape)} in the files; this model needs {tuple(shape)}.")
+        if dtype.is_floating_point:
+            dtype = next((kept for module, kept in plan.items() if re.search(module, name)), dtype)
+        if tensor.dtype != dtype and not tensor.is_meta:
+            tensor.data = tensor.data.to(dtype)
+
+
+def _check_present(layer: PackedLinear, name: str) -> None:
+    """Raise if transformers has not found the tensors of a layer in the files and has filled in others."""
+    tensors: dict[str, Tensor | nn.Parameter] = {"weight": layer.weight, "weight_nxm_idx": layer.weight_nxm_idx}
+    if absent := [key for key, tensor in tensors.items() if not getattr(tensor, "_is_hf_initialized", False)]:
+        raise ValueError(
+            f"{name} is packed by config.json, and the files hold no fitting {' and '.join(absent)} of it. Copy or "
+            "download the directory again, or pack it again."
+        )

@@ -1,0 +1,21 @@
+"""Register with transformers at `import nxm_hf`, without importing transformers."""
+
+from nxm_hf.plugin.after_import import after_import
+
+__all__ = ["after_import", "register_with_transformers"]
+
+# Every `from_pretrained` needs this module. When it is there, all that a quantizer of ours imports can be imported.
+_NEEDED = "transformers.modeling_utils"
+
+
+def register_with_transformers() -> None:
+    """Register what transformers has to know of nxm_hf, at once or when transformers is imported.
+
+    `import nxm_hf` calls it. Afterwards `AutoModel.from_pretrained` loads what nxm_hf saved, in whichever order the two
+    libraries are imported.
+    """
+    after_import(_NEEDED, _register)
+
+
+def _register() -> None:
+    """Import the modules that register themselves with transformers."""

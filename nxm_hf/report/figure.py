@@ -1,0 +1,30 @@
+"""A chart as a figure of a page, with a table of its numbers."""
+
+from html import escape
+
+from nxm_hf.report.charts import Chart
+from nxm_hf.report.html import html_table
+from nxm_hf.report.svg import draw_chart, legend
+
+
+def figure(chart: Chart) -> str:
+    """Return a chart with its title, legend, note and numbers.
+
+    Args:
+        chart: The chart.
+    """
+    note = f'<p class="note">{escape(chart.note)}</p>' if chart.note else ""
+    return (
+        f"<figure><figcaption>{escape(chart.title)}</figcaption>{draw_chart(chart)}{legend(chart)}{note}"
+        f"<details><summary>Numbers</summary>{_numbers(chart)}</details></figure>"
+    )
+
+
+def _numbers(chart: Chart) -> str:
+    """Return a table of all numbers of a chart, in full precision."""
+    rows: dict[float, list[str]] = {}
+    for column, line in enumerate(chart.lines):
+        for x, y in zip(line.xs, line.ys, strict=False):  # bars have one edge more than values
+            rows.setdefault(x, [""] * len(chart.lines))[column] = repr(y)
+    header = [f"{chart.x}{' (from)' if chart.bars else ''}", *(line.name for line in chart.lines)]
+    return html_table(header, [[repr(x), *rows[x]] for x in sorted(rows)])
