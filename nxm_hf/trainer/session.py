@@ -122,7 +122,7 @@ class SparseTrainingSession:
             model: The model.
         """
         engine = self.started_engine()
-        engine.warn_if_early()
+        engine.warn_at_end()
         best = state.best_model_checkpoint
         if best is not None and self._best_is_loaded(args, state):
             if (Path(best) / STATE_FILE).is_file():  # save_only_model=True writes none

@@ -257,7 +257,7 @@ class NxMTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         if self.engine is not None:
-            self.engine.warn_if_early()  # while the weights are still those of the last step
+            self.engine.warn_at_end()  # while the weights are still those of the last step
         super()._load_best_model()
 
     # -- evaluation and saving see the deployed weights ----------------------------------------------------------
