@@ -10,6 +10,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
 CONFIG_FILE = "nxm_config.json"
+MODULES_FILE = "modules.json"  # of sentence-transformers: the folder of each module
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")  # of files that a user writes
 FILE_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".safetensors", ".md", ".gz")  # not of names
 MODEL_CONFIG_KEY = "nxm_config"  # key of the model's own config.json under which a copy of ours is kept
@@ -48,8 +49,36 @@ def read_payload(directory_or_repo: str | Path, kwargs: dict[str, Any]) -> dict[
     payload = read_json(directory_or_repo, CONFIG_FILE, kwargs)
     if payload:
         return payload
-    model_config = read_json(directory_or_repo, "config.json", kwargs) or {}
+    folder = model_folder(directory_or_repo) if Path(directory_or_repo).is_dir() else directory_or_repo
+    model_config = read_json(folder, "config.json", kwargs) or {}
     return model_config.get(MODEL_CONFIG_KEY) or None
+
+
+def model_folder(directory: str | Path) -> Path:
+    """Find the Transformers model in a directory that sentence-transformers wrote: the directory or a folder in it.
+
+    Args:
+        directory: The directory of a saved model, of any library.
+
+    Returns:
+        The first folder in `modules.json` whose `config.json` names a `model_type`; else the directory.
+    """
+    root = Path(directory)
+    modules = _json_or_none(root / MODULES_FILE)
+    for module in modules if isinstance(modules, list) else []:
+        folder = root / str(module.get("path", "")) if isinstance(module, dict) else root
+        config = _json_or_none(folder / "config.json")
+        inside = folder.resolve().is_relative_to(root.resolve())
+        if inside and isinstance(config, dict) and "model_type" in config:
+            return folder
+    return root
+
+
+def _json_or_none(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def read_json(directory_or_repo: str | Path, name: str, kwargs: dict[str, Any]) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from nxm_hf.config.hub import looks_like_path, read_json
 from nxm_hf.distillation.loss import DistillationConfig, target_labels
+from nxm_hf.layers.modules import inner_models
 from nxm_hf.storage.state_file import fingerprint
 
 # The attributes in which configs keep the number of layers and the number of heads.
@@ -45,7 +46,8 @@ class Teacher:
 
     Raises:
         FileNotFoundError: If there is no such directory, and no such model in reach.
-        ValueError: If the teacher lacks weights, or differs from the student in labels, vocabulary or shape.
+        ValueError: If the teacher lacks weights, or differs from the student in labels, vocabulary or shape; or if the
+            student is a container, such as a SentenceTransformer.
         TypeError: If `source` is neither a model nor a path.
     """
 
@@ -58,6 +60,11 @@ class Teacher:
         args: DeviceArguments,
     ) -> None:
         self.distillation = distillation
+        if inner_models(student):
+            raise ValueError(
+                f"A {type(student).__name__} returns a loss without outputs, so teacher= has nothing to compare. Use a "
+                "distillation loss of its library instead, as sentence-transformers' MSELoss."
+            )
         if args.n_gpu > 1:
             raise ValueError("A teacher needs one process per GPU (DDP); start the training with torchrun.")
         if distillation.attention:

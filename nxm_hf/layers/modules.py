@@ -1,4 +1,4 @@
-"""Modules: the repeated blocks of a Transformer, the modules that hold a matrix, unwrapping, and evaluation mode."""
+"""Modules: the blocks of a Transformer, the modules that hold a matrix, the model in a wrapper, evaluation mode."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ def find_blocks(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Mod
 
 def _is_block_list(module: nn.Module) -> bool:
     """Return True for a ModuleList of blocks of the same class with two or more matrices each."""
-    elements = [unwrap(block) for block in module.children()]
+    elements = [without_wrappers(block) for block in module.children()]
     return (
         isinstance(module, nn.ModuleList)
         and _share_a_class(elements)
@@ -73,7 +73,7 @@ def is_transposed(module: nn.Module) -> bool:
     return any(cls.__name__ == "Conv1D" for cls in type(module).__mro__)
 
 
-def unwrap(module: nn.Module) -> nn.Module:
+def without_wrappers(module: nn.Module) -> nn.Module:
     """Return the module inside compilation, activation checkpointing and data parallelism.
 
     Args:
@@ -81,8 +81,44 @@ def unwrap(module: nn.Module) -> nn.Module:
     """
     for name, child in module.named_children():
         if name in _WRAPPERS or isinstance(module, _PARALLEL):
-            return unwrap(child)
+            return without_wrappers(child)
     return module
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """Return the model whose layers are named, recorded and saved: without wrappers, and outside of its container.
+
+    Args:
+        module: A model in any number of wrappers, in a container such as a SentenceTransformer, or in none.
+    """
+    module = without_wrappers(module)
+    inner = inner_models(module)
+    return without_wrappers(inner[0][1]) if len(inner) == 1 else module
+
+
+def inner_models(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the Transformers models in a container, each with its name.
+
+    A container saves the models in it as they are, and is loaded by code of its own: it has `save_pretrained`, and no
+    `from_pretrained`. Examples are SentenceTransformer and CrossEncoder.
+
+    Args:
+        module: Any module without wrappers. One that is no container has no inner models.
+    """
+    if not hasattr(module, "save_pretrained") or hasattr(module, "from_pretrained"):
+        return []
+    models: dict[int, tuple[str, nn.Module]] = {}  # by identity: parts of a container can share a model
+    for name, child in _outermost_models(module, ""):
+        models.setdefault(id(child), (name, child))
+    return list(models.values())
+
+
+def _outermost_models(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    if hasattr(module, "from_pretrained") and hasattr(module, "config"):  # nn.Embedding has only the first
+        yield name, module
+        return
+    for child_name, child in module.named_children():
+        yield from _outermost_models(child, f"{name}.{child_name}".removeprefix("."))
 
 
 def plain_name(name: str) -> str:

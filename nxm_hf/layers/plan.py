@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nxm_hf.config import NxMConfig
 from nxm_hf.layers.find import GROUPS, Layer, find_layers, stacked_weights
-from nxm_hf.layers.modules import unwrap
+from nxm_hf.layers.modules import inner_models, unwrap, without_wrappers
 from nxm_hf.patterns import Dense, Pattern
 from nxm_hf.text import shortened
 
@@ -63,29 +63,34 @@ class Plan:
         model: The model, without wrappers such as torch.compile.
         targets: The layers to prune, in the model's order.
         skipped: Layers that stay dense although the config did not exclude them: name -> reason.
+        whole: What is trained: the model itself, or a container around it, such as a SentenceTransformer.
     """
 
     model: nn.Module = field(repr=False, compare=False)
     targets: tuple[Target, ...]
     skipped: dict[str, str]
+    whole: nn.Module = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, model: nn.Module, config: NxMConfig) -> "Plan":
         """Find the layers that a config prunes in a model.
 
         Args:
-            model: The model; wrappers such as torch.compile are taken off.
+            model: The model; wrappers such as torch.compile are taken off. The layers of a container, such as a
+                SentenceTransformer, are named as in the model inside it.
             config: What to prune.
 
         Returns:
             The plan.
 
         Raises:
-            ValueError: If a pattern does not fit a layer and `on_indivisible` is "error", or if no layer is left.
+            ValueError: If a pattern does not fit a layer and `on_indivisible` is "error", if no layer is left, or if
+                a container holds several models.
         """
-        model = unwrap(model)
+        whole, model = without_wrappers(model), unwrap(model)
         if config.is_dense:
-            return cls(model, (), {})
+            return cls(model, (), {}, whole)
+        _check_one_model(whole)
         targets, skipped = [], {}
         for layer in find_layers(model, config.include, config.exclude):
             pattern = _pattern_of(layer.role, config.patterns())
@@ -103,7 +108,8 @@ class Plan:
                 f"Nothing is left to prune in this {type(model).__name__} by {config.pattern!r}. "
                 f"{_nothing_left(skipped)}"
             )
-        return cls(model, tuple(targets), skipped if config.include else skipped | stacked_weights(model))
+        skipped = skipped if config.include else skipped | stacked_weights(model)
+        return cls(model, tuple(targets), skipped, whole)
 
     @property
     def layers(self) -> dict[str, str]:
@@ -118,6 +124,15 @@ class Plan:
     def holds_pattern(self) -> bool:
         """Return True if every target holds its pattern already."""
         return all(target.pattern.violations(target.matrix()) == 0 for target in self.targets)
+
+
+def _check_one_model(whole: nn.Module) -> None:
+    """Raise for a container of several models, because one directory has one record."""
+    if len(names := [name for name, _ in inner_models(whole)]) > 1:
+        raise ValueError(
+            f"This {type(whole).__name__} holds {len(names)} models ({shortened(names)}), and only a container of one "
+            f'can be made sparse. Prune each without training: nxm_hf.prune(model.get_submodule("{names[0]}"), "2:4").'
+        )
 
 
 def _check_shape(stages: Iterable[Pattern], shape: tuple[int, int]) -> None:

@@ -20,6 +20,7 @@ from nxm_hf.config import NxMConfig
 from nxm_hf.layers.plan import Plan
 from nxm_hf.pruning.calibration import Batch, Sampling, evenly_spaced
 from nxm_hf.pruning.prune import prune
+from nxm_hf.pruning.trainer_batches import forward_inputs
 from nxm_hf.recipes import CalibratedStart
 
 logger = logging.getLogger("nxm_hf")
@@ -114,7 +115,7 @@ class CalibratedPruner:
     def _prune_with_rows(self) -> None:
         config, method = self._config, self._start.method
         with _random_state_kept():
-            batches = list(_batches(self._loader, method))
+            batches = list(_batches(self._loader, self._plan, method))
             result = prune(
                 self._plan.model,
                 config.pattern,
@@ -151,22 +152,23 @@ def _check_custom_loop(plan: Plan, config: NxMConfig, start: CalibratedStart) ->
         )
 
 
-def _batches(loader: DataLoader, method: str) -> Iterator[Batch]:
+def _batches(loader: DataLoader, plan: Plan, method: str) -> Iterator[Batch]:
     """Return a few batches of rows from all over the data of a loader."""
     rows = _rows_of(loader, method)
-    few = list(_collated(rows, ROWS, loader.collate_fn))
+    few = list(_collated(rows, ROWS, loader.collate_fn, plan))
     tokens = sum(int(batch["attention_mask"].sum()) for batch in few if "attention_mask" in batch)
     if len(rows) <= ROWS or not 0 < tokens < TOKENS:
         return iter(few)
-    return _collated(rows, ROWS * TOKENS // tokens, loader.collate_fn)
+    return _collated(rows, ROWS * TOKENS // tokens, loader.collate_fn, plan)
 
 
-def _collated(rows: Any, count: int, collate: Callable[[list[Any]], Any]) -> Iterator[Batch]:
+def _collated(rows: Any, count: int, collate: Callable[[list[Any]], Any], plan: Plan) -> Iterator[Batch]:
     """Yield batches of `count` rows that are evenly spaced over the data."""
     count = min(count, len(rows))
     chosen = evenly_spaced(count, len(rows))
     for begin in range(0, count, ROWS_PER_BATCH):
-        yield dict(collate([rows[number] for number in chosen[begin : begin + ROWS_PER_BATCH]]))
+        batch = dict(collate([rows[number] for number in chosen[begin : begin + ROWS_PER_BATCH]]))
+        yield from forward_inputs(batch, plan)
 
 
 def _rows_of(loader: DataLoader, method: str) -> Any:

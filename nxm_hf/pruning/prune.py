@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nxm_hf import pruners
 from nxm_hf.config import NxMConfig
-from nxm_hf.layers.modules import eval_no_grad, unwrap
+from nxm_hf.layers.modules import eval_no_grad
 from nxm_hf.layers.plan import Plan
 from nxm_hf.pruners import OneShot
 from nxm_hf.pruning.block_cache import BlockCache
@@ -23,6 +23,7 @@ from nxm_hf.pruning.calibration import Sampling, make_batches
 from nxm_hf.pruning.evaluation import Evaluation
 from nxm_hf.pruning.result import PrunedLayer, PruningResult, peak_memory, record_pruning
 from nxm_hf.pruning.text_rows import check_paths
+from nxm_hf.pruning.trainer_batches import forward_inputs, held_tokenizer
 from nxm_hf.storage.model_record import remove_record, set_record
 from nxm_hf.storage.verify import verify_targets
 
@@ -56,7 +57,7 @@ def prune(
     cached in CPU memory.
 
     Args:
-        model: A model with a stack of Transformer blocks.
+        model: A model with a stack of Transformer blocks; also in a container, such as a SentenceTransformer.
         pattern: Where zeros may stand, such as "2:4"; or a mapping by role, such as
             `{"ffn": "2:4", "default": "4:8"}`.
         method: A name of `nxm_hf.pruners.names()`, or a `nxm_hf.pruners.OneShot` object. By default "alps" with
@@ -65,7 +66,8 @@ def prune(
         calibration: What the model reads, to compute statistics of the layers' inputs. One of: a list of texts; a
             .txt, .parquet, .csv, .tsv or .jsonl file; the name of a Hub dataset; or ready batches (dicts of tensors).
             "magnitude" needs none.
-        tokenizer: The tokenizer of the texts; by default that of the model's own directory.
+        tokenizer: The tokenizer of the texts; by default that of a SentenceTransformer or CrossEncoder itself, or of
+            the model's own directory.
         include: Prune only these layers: names, roles such as "ffn", or "re:" patterns. By default, all matrices in
             the Transformer blocks.
         exclude: Leave these layers dense; written like `include`.
@@ -202,14 +204,13 @@ class PruningJob:
         Raises:
             ValueError: If an argument is wrong, or a weight has no finite values to be pruned.
         """
-        model = unwrap(model)
         if isinstance(method, OneShot) and settings:
             raise ValueError(f"A method object has its settings in it; got {', '.join(settings)}. Leave them out.")
         pruner = method if isinstance(method, OneShot) else pruners.make(method, **settings)
         config = check_arguments(pattern, pruner, inputs, layers, calibrates)
         plan = Plan.of(model, config)
         _check_weights(plan)
-        return cls(model, config, plan, pruner, inputs == "dense")
+        return cls(plan.model, config, plan, pruner, inputs == "dense")
 
     def run(
         self,
@@ -231,11 +232,13 @@ class PruningJob:
         Returns:
             What was done to each layer.
         """
+        tokenizer = tokenizer or held_tokenizer(self.plan)
         classifier = cast(PreTrainedModel, self.model)  # an Evaluation refuses any other model
         scorer = None if evaluation is None else Evaluation.from_rows(evaluation, classifier, tokenizer)
         before = scorer(classifier) if scorer else {}
         begin = time.perf_counter()
-        batches = None if calibration is None else make_batches(calibration, self.model, tokenizer, sampling)
+        made = [] if calibration is None else make_batches(calibration, self.model, tokenizer, sampling)
+        batches = [part for batch in made for part in forward_inputs(batch, self.plan)]
         remove_record(self.model)
         with eval_no_grad(self.model):
             layers = prune_blocks(self.model, self.plan, self.pruner, batches, self.dense_inputs, cache)

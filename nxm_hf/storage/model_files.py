@@ -10,6 +10,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
+from nxm_hf.config.hub import model_folder
 from nxm_hf.layers.find import Layer
 from nxm_hf.packing import NxMPackedConfig, read_packed_config
 from nxm_hf.storage.weight_files import WeightFiles
@@ -29,12 +30,12 @@ def skeleton(folder: str | Path) -> PreTrainedModel:
         FileNotFoundError: If there is no `config.json`.
         ValueError: If it is not the config of a model that transformers has.
     """
-    path = Path(folder) / "config.json"
+    path = model_folder(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no config.json; it must be a directory that save_pretrained wrote.")
     with _one_line_errors(path, "is not the config of a model"):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if read_packed_config(folder) is not None:
+        config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
+    if read_packed_config(path.parent) is not None:
         del config.quantization_config
     cls = model_class(config, folder)
     with _one_line_errors(path, "is not the config of a model"), torch.device("meta"):
@@ -114,6 +115,7 @@ def load_with_missing(cls: type[PreTrainedModel], folder: str | Path) -> tuple[P
         ValueError: If transformers cannot load it.
     """
     with _one_line_errors(folder, "cannot be loaded"), torch.random.fork_rng(devices=[]):
+        folder = model_folder(folder)
         dense: dict[str, Any] = (
             {} if read_packed_config(folder) is None else {"quantization_config": NxMPackedConfig(dequantize=True)}
         )

@@ -3,6 +3,7 @@
 from torch import nn
 
 from nxm_hf.config import MODEL_CONFIG_KEY, SparsityRecord
+from nxm_hf.layers.modules import unwrap
 
 
 def set_record(model: nn.Module, record: SparsityRecord) -> None:
@@ -12,7 +13,7 @@ def set_record(model: nn.Module, record: SparsityRecord) -> None:
         model: The model.
         record: What its weights now hold.
     """
-    if (config := getattr(model, "config", None)) is not None:
+    if (config := getattr(unwrap(model), "config", None)) is not None:
         setattr(config, MODEL_CONFIG_KEY, record.to_dict())
 
 
@@ -22,8 +23,9 @@ def remove_record(model: nn.Module) -> None:
     Args:
         model: The model.
     """
-    if getattr(getattr(model, "config", None), MODEL_CONFIG_KEY, None):
-        delattr(model.config, MODEL_CONFIG_KEY)
+    config = getattr(unwrap(model), "config", None)
+    if getattr(config, MODEL_CONFIG_KEY, None):
+        delattr(config, MODEL_CONFIG_KEY)
 
 
 def read_record(model: nn.Module) -> SparsityRecord | None:
@@ -38,5 +40,5 @@ def read_record(model: nn.Module) -> SparsityRecord | None:
     Raises:
         ValueError: If a newer version wrote it.
     """
-    payload = getattr(getattr(model, "config", None), MODEL_CONFIG_KEY, None)
+    payload = getattr(getattr(unwrap(model), "config", None), MODEL_CONFIG_KEY, None)
     return SparsityRecord.from_dict(payload) if payload else None

@@ -22,7 +22,7 @@ def fingerprints(plan: Plan) -> dict[str, str]:
         One fingerprint of the pruned weights ("targets") and one of all other parameters ("others").
     """
     pruned = {id(target.layer.weight) for target in plan.targets}
-    others = [(name, p) for name, p in plan.model.named_parameters() if id(p) not in pruned]
+    others = [(name, p) for name, p in plan.whole.named_parameters() if id(p) not in pruned]
     targets = [(target.name, target.layer.weight) for target in plan.targets]
     return {"targets": fingerprint(targets), "others": fingerprint(others)}
 

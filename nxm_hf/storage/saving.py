@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from nxm_hf.config import SparsityRecord
+from nxm_hf.config.hub import model_folder
 from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.checkpoints import LAST_WRITTEN, is_checkpoint
 from nxm_hf.storage.model_card import write_card
@@ -48,8 +49,8 @@ def check_written(folder: str | Path, plan: Plan) -> None:
     Raises:
         RuntimeError: If a weight differs, or if transformers has written no weights.
     """
-    if not any((Path(folder) / name).is_file() for name in (WEIGHTS, INDEX)):
-        if any(Path(folder).glob("adapter_model.*")):
+    if not any((model_folder(folder) / name).is_file() for name in (WEIGHTS, INDEX)):
+        if any(model_folder(folder).glob("adapter_model.*")):
             return  # this kind of model saves adapters alone
         raise RuntimeError(
             f"transformers has written no weights into {folder}. With save_on_each_node=True some versions leave "

@@ -11,6 +11,7 @@ from typing import Any, cast
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from nxm_hf.config.hub import model_folder
 from nxm_hf.packing import INDICES, NxMPackedConfig, check_packed, read_packed_config, row_pattern, unpack
 from nxm_hf.patterns import NM
 from nxm_hf.storage.weight_writer import Entry
@@ -32,7 +33,7 @@ class WeightFiles:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+        self.folder = model_folder(folder)
         self.packed: NxMPackedConfig | None = None
         self.shards: dict[str, list[str]] = {}  # file name -> names of its tensors, without the indices of packed ones
         self._layers: dict[str, str] = {}  # name of a packed layer in the files -> its name in the model

@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nxm_hf.config import NxMConfig
@@ -13,6 +14,7 @@ from nxm_hf.storage.checkpoints import begin_checkpoint, drop_unsaved
 from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.state_file import STATE_FILE
 from nxm_hf.storage.verify import verify_targets
+from nxm_hf.trainer.save_hook import SaveHook
 from nxm_hf.trainer.session import SparseTrainingSession
 
 
@@ -21,7 +23,8 @@ class NxMCallback(TrainerCallback):
 
     The callback shows the deployed weights for every save and evaluation that `control` asks for, and goes back before
     the next step. Put it last among the callbacks, so that it sees what they ask for. After an interrupt, save inside
-    `with callback.deployed():`. The Trainer's loss stays as it is; `fix_loss_scale` belongs to NxMTrainer.
+    `with callback.deployed():`. The Trainer's loss stays as it is; `fix_loss_scale` belongs to NxMTrainer. The Trainers
+    of sentence-transformers and of SetFit take it too.
 
     Args:
         sparsity: An `NxMConfig`, the name of a recipe, a pattern, a dict, JSON, the path of a JSON or YAML file, or a
@@ -61,18 +64,20 @@ class NxMCallback(TrainerCallback):
     # -- events of the Trainer -----------------------------------------------------------------------------------
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._session.check(args, kwargs["model"])
+        self._session.check(*_trained(args, kwargs))
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_hyper_param_search:
             raise ValueError("NxMCallback does not support hyper-parameter search; use NxMTrainer, which does.")
-        model = kwargs["model"]
+        args, model = _trained(args, kwargs)
         resume_from = self._state_folder(args, state)
         engine = self._session.begin(
             args, state, model, kwargs["optimizer"], kwargs.get("train_dataloader"), resume_from
         )
+        if engine.plan.targets and args.should_save:
+            SaveHook(kwargs["model"], engine.model).attach()
         if args.eval_on_start:
             engine.deploy()
 
@@ -85,12 +90,12 @@ class NxMCallback(TrainerCallback):
         engine.step = state.global_step  # counts skipped steps too
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._prepare(args, state, control)
+        self._prepare(_trained(args, kwargs)[0], state, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._prepare(args, state, control)
+        self._prepare(_trained(args, kwargs)[0], state, control)
         if control.should_training_stop:
             self._session.started_engine().deploy()  # later callbacks see the deployed weights
 
@@ -98,12 +103,13 @@ class NxMCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._drop_unsaved()
-        self._session.end(args, state, kwargs["model"])
+        args, model = _trained(args, kwargs)
+        self._session.end(args, state, model)
 
     def on_push_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._session.prepare_push(args)
+        self._session.prepare_push(_trained(args, kwargs)[0])
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._unsaved = None
@@ -166,3 +172,8 @@ class NxMCallback(TrainerCallback):
         if self._unsaved is not None:
             drop_unsaved(self._unsaved)
             self._unsaved = None
+
+
+def _trained(args: TrainingArguments, event: dict[str, Any]) -> tuple[TrainingArguments, nn.Module]:
+    """Return the arguments and the model of a training from an event. SetFit passes them beside objects of its own."""
+    return event.get("st_args", args), event.get("st_model", event["model"])

@@ -17,6 +17,7 @@ from nxm_hf.distillation.teacher import Teacher
 from nxm_hf.engine import Engine
 from nxm_hf.engine.optimizer_state import unwrapped
 from nxm_hf.engine.requirements import check_trainable
+from nxm_hf.layers.modules import unwrap
 from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.model_card import TAG
 from nxm_hf.storage.model_files import load_weights
@@ -84,7 +85,7 @@ class SparseTrainingSession:
             # The last training broke off. Begin from the weights that it trained, not from the masked ones.
             self.engine.release()
             if resume_from:
-                load_weights(resume_from, model)  # Trainer skips this when it restarts a training after an OOM
+                load_weights(resume_from, unwrap(model))  # Trainer skips this when it restarts a training after an OOM
         plan = Plan.of(model, self.config)
         if resume_from:
             check_same_model(resume_from, header, plan)

@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from nxm_hf import NxMConfig, recipes
+from nxm_hf.config.hub import model_folder
 from nxm_hf.methods import Masked
 from nxm_hf.methods.schedules import ALWAYS, Constant
 from nxm_hf.patterns import NM, PATTERNS
@@ -160,3 +161,29 @@ def test_a_file_that_holds_no_config_is_named_in_the_error(name, text, useful, t
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=useful):
         NxMConfig.from_any(str(tmp_path / name))
+
+
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("folder", ["", "0_Transformer", "nested/0_Transformer"])
+def test_the_model_in_a_directory_of_sentence_transformers_is_the_module_with_a_model_type(folder, tmp_path):
+    modules = [{"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": folder}]
+    write_json(tmp_path / "modules.json", modules)
+    write_json(tmp_path / "1_Pooling" / "config.json", {"pooling_mode": "mean"})
+    write_json(tmp_path / "2_Dense" / "config.json", ["a list"])
+    write_json(tmp_path / folder / "config.json", {"model_type": "bert", "nxm_config": CONFIGS[0].to_dict()})
+    assert model_folder(tmp_path) == tmp_path / folder
+    assert NxMConfig.from_pretrained(tmp_path) == CONFIGS[0]
+
+
+@pytest.mark.parametrize("modules", [None, {"path": "0_Transformer"}, ["0_Transformer"], [{}], [{"path": "absent"}]])
+def test_a_directory_whose_modules_name_no_model_is_taken_as_it_is(modules, tmp_path):
+    write_json(tmp_path / "0_Transformer" / "config.json", {"model_type": "bert"})
+    if modules is not None:
+        write_json(tmp_path / "modules.json", modules)
+    assert model_folder(tmp_path) == tmp_path
+    (tmp_path / "modules.json").write_text("no JSON")
+    assert model_folder(tmp_path) == tmp_path == model_folder(str(tmp_path))

@@ -6,6 +6,8 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from nxm_hf.layers.find import find_layers
+from nxm_hf.layers.modules import inner_models, unwrap, without_wrappers
+from tests.support.containers import Pair, make_encoder
 from tests.support.layers import PLAIN_NAMES, Plain, classifier, names_of
 
 
@@ -42,3 +44,29 @@ def test_a_part_that_is_called_module_keeps_its_name():
     model = nn.Module()
     model.module = Plain()
     assert names_of(model) == [f"module.{name}" for name in PLAIN_NAMES]
+
+
+def test_a_container_is_the_model_inside_it_and_a_model_is_itself():
+    encoder = make_encoder()
+    inner = encoder[0].model
+    assert unwrap(encoder) is inner and unwrap(nn.DataParallel(encoder)) is inner and unwrap(inner) is inner
+    assert without_wrappers(encoder) is encoder
+    assert names_of(encoder) == names_of(inner)
+    assert inner_models(encoder) == [("0.model", inner)] and inner_models(inner) == []
+
+
+def test_a_module_that_saves_nothing_is_no_container():
+    """Its files hold the names of the whole module, as a plain Trainer writes them."""
+    module = nn.Sequential(make_encoder()[0].model)
+    assert unwrap(module) is module and inner_models(module) == []
+    assert all(name.startswith("0.encoder") for name in names_of(module))
+
+
+def test_a_container_of_several_models_is_not_unwrapped_and_a_shared_model_counts_once():
+    pair = Pair()
+    assert unwrap(pair) is pair
+    assert [name for name, _ in inner_models(pair)] == ["query.model", "document.model"]
+    pair.document = pair.query
+    assert unwrap(pair) is pair.query.model
+    pair.query = pair.document = nn.Embedding(3, 4)  # which has a from_pretrained, and is no model
+    assert inner_models(pair) == []

@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from nxm_hf import NxMConfig, attach
 from nxm_hf.layers.find import find_layers, left_dense
 from nxm_hf.layers.plan import Plan
+from tests.support.containers import Pair, make_encoder
 from tests.support.layers import TEXT, classifier
 
 
@@ -60,3 +61,17 @@ def test_experts_in_one_parameter_stay_dense_and_that_is_said(caplog):
     with caplog.at_level("WARNING", "nxm_hf"):
         attach(model, torch.optim.SGD(model.parameters(), 0.1), "asp", total_steps=2)
     assert f"Left dense: {experts[0]}: {why}; {experts[1]}: {why}; " in caplog.text
+
+
+def test_the_layers_of_a_container_are_named_as_in_the_model_inside_it():
+    encoder = make_encoder()
+    plan, plain = Plan.of(encoder, NxMConfig("asp")), Plan.of(encoder[0].model, NxMConfig("asp"))
+    assert plan.layers == plain.layers and plan.model is plain.model is encoder[0].model
+    assert plan.whole is encoder and plain.whole is plain.model
+    assert Plan.of(torch.nn.DataParallel(encoder), NxMConfig("asp")).whole is encoder
+
+
+def test_a_container_of_two_models_is_an_error_that_names_them():
+    with pytest.raises(ValueError, match=r'holds 2 models \(query\.model, document\.model\).*"query\.model"\)'):
+        Plan.of(Pair(), NxMConfig("asp"))
+    assert Plan.of(Pair(), NxMConfig("dense")).targets == ()

@@ -221,8 +221,8 @@ def test_of_short_rows_so_many_are_read_that_they_have_as_many_tokens_as_long_on
             ids = torch.arange(2 * length)
             return {"input_ids": ids % 50, "attention_mask": (ids < length).long()}
 
-    loader = DataLoader(Padded(range(count)), 4, shuffle=True)
-    seen = sum(len(batch["input_ids"]) for batch in _batches(loader, "wanda"))
+    loader, plan = DataLoader(Padded(range(count)), 4, shuffle=True), Plan.of(make_bert(), scored("wanda"))
+    seen = sum(len(batch["input_ids"]) for batch in _batches(loader, plan, "wanda"))
     assert seen == rows and read >= {number * count // rows for number in range(rows)}
 
 

@@ -8,9 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
-from nxm_hf import NxMTrainer, SparsityRecord, verify
+from nxm_hf import NxMTrainer, SparsityRecord, prune, verify
 from nxm_hf.patterns import NM, PATTERNS, parse
-from tests.support.models import make_arguments, make_bert, make_rows
+from nxm_hf.storage.inspect import inspect
+from nxm_hf.storage.model_files import load_model, load_weights
+from tests.support.containers import make_encoder
+from tests.support.models import assert_equal_weights, make_arguments, make_bert, make_rows
 
 NAME = "bert.encoder.layer.1.intermediate.dense"
 
@@ -263,3 +266,21 @@ def test_half_precision_weights_are_verified_too(model, tmp_path):
 
 def test_the_record_names_every_layer_with_its_pattern(deployed):
     assert SparsityRecord.from_pretrained(deployed).layers == {layer.name: "2:4" for layer in verify(deployed).layers}
+
+
+@pytest.mark.parametrize("in_root", [True, False])
+def test_a_container_is_verified_inspected_and_loaded_where_it_has_put_its_model(in_root, tmp_path):
+    encoder = make_encoder(in_root=in_root)
+    prune(encoder, "1:4")
+    encoder.save_pretrained(tmp_path)
+    assert verify(tmp_path).ok and verify(tmp_path).density == 0.25 == verify(encoder).density
+    assert {layer.name for layer in verify(tmp_path).layers} == {layer.name for layer in verify(encoder).layers}
+    assert {layer.pattern for layer in inspect(tmp_path).layers} == {"1:4"}
+    assert_equal_weights(load_model(tmp_path), encoder[0].model)
+    other = make_encoder(1)[0].model
+    load_weights(tmp_path, other)
+    assert_equal_weights(other, encoder[0].model)
+    assert not verify(tmp_path, "dense").problems and not verify(encoder, "2:4").problems
+    (tmp_path / ("" if in_root else "0_Backbone") / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds neither model\.safetensors"):
+        verify(tmp_path)

@@ -232,6 +232,37 @@ def test_after_an_interrupt_the_weights_to_ship_are_saved_within_deployed(tmp_pa
     with callback.deployed():
         trainer.save_model(tmp_path / "end")
     assert verify(tmp_path / "end").ok and not is_sparse(trainer.model)
+    assert (tmp_path / "end" / "nxm_config.json").is_file()
+
+
+def test_events_that_bring_the_trained_model_beside_another_object_are_understood(tmp_path):
+    """SetFit passes a model that is no module and arguments of its own, and those of the Trainer beside them."""
+    trainer = make_12_step_trainer(tmp_path, kind="Trainer", save_steps=2, max_steps=4)
+    handler, ours = trainer.callback_handler, NxMCallback("asp")
+
+    class ForTheirs(TrainerCallback):
+        """Passes each event on, as SetFit's handler of callbacks does."""
+
+    def passing(event):
+        def pass_on(self, args, state, control, **kwargs):
+            objects = dict(kwargs, model=object(), st_model=handler.model, st_args=args)
+            getattr(ours, event)("arguments of SetFit", state, control, **objects)
+
+        return pass_on
+
+    for event in [name for name in dir(TrainerCallback) if name.startswith("on_")]:
+        setattr(ForTheirs, event, passing(event))
+    trainer.add_callback(ForTheirs())
+    ours.on_init_end(
+        "arguments of SetFit",
+        trainer.state,
+        trainer.control,
+        model=object(),
+        st_model=trainer.model,
+        st_args=trainer.args,
+    )
+    trainer.train()
+    assert verify(trainer.model).ok and verify(tmp_path / "checkpoint-2").ok
 
 
 def test_a_hyperparameter_search_is_refused(rows, tmp_path):

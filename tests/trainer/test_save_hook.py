@@ -1,0 +1,85 @@
+"""SaveHook: what a Trainer with NxMCallback saves has the record and the card, and the model stays what it was."""
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+from transformers import BertForSequenceClassification, PreTrainedModel
+
+from nxm_hf import prune, verify
+from nxm_hf.trainer.save_hook import SaveHook
+from tests.support.containers import make_encoder
+from tests.support.models import assert_equal_weights, make_bert
+from tests.support.training import make_12_step_trainer
+
+
+def trained(folder, **changes):
+    trainer = make_12_step_trainer(folder, "sr-ste", kind="NxMCallback", save_strategy="no", max_steps=2, **changes)
+    trainer.train()
+    return trainer
+
+
+def test_save_model_after_the_callback_writes_the_record_and_the_card(tmp_path):
+    trainer = trained(tmp_path)
+    trainer.save_model(tmp_path / "end")
+    assert "## Sparsity" in (tmp_path / "end" / "README.md").read_text()
+    assert (tmp_path / "end" / "nxm_config.json").is_file() and verify(tmp_path / "end").ok
+    trainer.model.save_pretrained(save_directory=tmp_path / "hand")
+    assert (tmp_path / "hand" / "nxm_config.json").read_text() == (tmp_path / "end" / "nxm_config.json").read_text()
+
+
+def test_weights_that_were_trained_on_without_us_get_neither_record_nor_card(tmp_path):
+    trainer = trained(tmp_path)
+    with torch.no_grad():
+        trainer.model.bert.encoder.layer[0].output.dense.weight += 1
+    trainer.save_model(tmp_path / "end")
+    assert not {"nxm_config.json", "README.md"} & {path.name for path in (tmp_path / "end").iterdir()}
+
+
+def test_the_training_view_is_saved_without_a_record(tmp_path):
+    model = make_bert()
+    SaveHook(model, model).attach()
+    model.save_pretrained(tmp_path)
+    assert not {"nxm_config.json", "README.md"} & {path.name for path in tmp_path.iterdir()}
+    prune(model, "2:4")
+    model.save_pretrained(tmp_path)
+    assert verify(tmp_path).ok and (tmp_path / "nxm_config.json").is_file()
+
+
+def test_a_card_that_a_container_writes_with_its_weights_keeps_the_section(tmp_path):
+    encoder = make_encoder()
+    SaveHook(encoder, encoder[0].model).attach()
+    prune(encoder, "1:4")
+    for _ in range(2):
+        encoder.save_pretrained(tmp_path)
+        card = (tmp_path / "README.md").read_text()
+        assert card.count("## Sparsity") == 1 and "# An encoder" in card
+    assert verify(tmp_path).density == 0.25
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_and_pickles_of_the_model_have_a_save_pretrained_of_their_own(duplicate, tmp_path):
+    model = make_bert()
+    SaveHook(model, model).attach()
+    twin = duplicate(model)
+    with torch.no_grad():
+        twin.classifier.bias += 1
+    assert not isinstance(twin.save_pretrained, SaveHook)
+    twin.save_pretrained(tmp_path)
+    assert_equal_weights(BertForSequenceClassification.from_pretrained(tmp_path), twin)
+    assert b"nxm_hf" not in pickle.dumps(model)
+
+
+def test_a_second_hook_takes_the_place_of_the_first_and_detach_leaves_no_trace():
+    model = make_bert()
+    before = set(vars(model))
+    for _ in range(2):
+        hook = SaveHook(model, model)
+        hook.attach()
+    assert inspect.signature(model.save_pretrained) == inspect.signature(make_bert().save_pretrained)
+    assert model.save_pretrained.__wrapped__.__func__ is PreTrainedModel.save_pretrained
+    hook.detach()
+    assert set(vars(model)) == before
+    SaveHook(torch.nn.Linear(2, 2), model).attach()  # which has no save_pretrained
