@@ -224,6 +224,18 @@ def test_without_the_library_transformers_refuses_the_directory(tmp_path):
     assert "refused:" in run.stdout and "got nxm" in run.stderr and "mismatch" in run.stderr.lower()
 
 
+IMPORTS = ("import nxm_hf", "from transformers import AutoModelForSequenceClassification as Auto")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", [IMPORTS, IMPORTS[::-1]])
+def test_importing_the_library_is_enough_to_load_a_packed_model(lines, tmp_path):
+    _, _, folder = save_both(tmp_path)
+    code = "; ".join([*lines, f"print(type(Auto.from_pretrained({str(folder)!r}).get_submodule({QUERY!r})).__name__)"])
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert run.stdout.strip() == "PackedLinear"
+
+
 class LargestTensor(TorchDispatchMode):
     """Note the bytes of the largest tensor that any operation makes."""
 
