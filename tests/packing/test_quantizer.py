@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertForT
 
 import nxm_hf
 from nxm_hf.packing import NxMPackedConfig, PackedLinear, read_packed_config
+from nxm_hf.storage.packed_directory import unpack_directory
 from nxm_hf.storage.verify import verify
 from tests.support.models import IMAGES, TWO_STACKS
 from tests.support.packed_models import FAMILIES, damage, save_both, tensors_of
@@ -87,6 +88,9 @@ def test_a_model_without_its_head_is_loaded_from_the_files_of_one_with_a_head(fa
     assert any(isinstance(module, PackedLinear) for module in base.modules())
     base.save_pretrained(tmp_path / "base")
     again = AutoModel.from_pretrained(tmp_path / "base", quantization_config=NxMPackedConfig(dequantize=True))
+    unpack_directory(tmp_path / "base", tmp_path / "unpacked")
+    expected.save_pretrained(tmp_path / "expected")
+    assert tensors_of(tmp_path / "unpacked").keys() == tensors_of(tmp_path / "expected").keys()
     loaded, theirs = base.dequantize().state_dict(), expected.state_dict()
     assert loaded.keys() == theirs.keys() == again.state_dict().keys()
     for name, tensor in theirs.items():
