@@ -1,6 +1,6 @@
 """The entry point of `nxm`: choose a command, run it and return its exit code.
 
-To add a command, write a function in `commands.py` or `prune_commands.py` and list it in COMMANDS. Its name ends in
+To add a command, write a function in one of the `*commands.py` and list it in COMMANDS. Its name ends in
 `_command`, its docstring is its help, and the types of its parameters are in `options.py`. It imports what it needs
 when it runs, so that `--help` and a typing error are answered at once.
 """

@@ -5,6 +5,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from nxm_hf.layers.modules import is_transposed
 from nxm_hf.packing.format import check_packed, pack, packed_shapes, row_pattern, unpack
@@ -119,6 +120,23 @@ class PackedLinear(nn.Module):
         weight = self.weight.new_empty(shape)
         unpack(self.weight, self.weight_nxm_idx, self.row_pattern, out=weight.t() if self.transposed else weight)
         return weight
+
+    def to_dense(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """Return a dense layer with the same weight and bias, which can be trained.
+
+        Args:
+            dtype: Type of the new layer; by default that of this one.
+
+        Returns:
+            A Linear, or a Conv1D of transformers if `transposed`.
+        """
+        with torch.device("meta"):
+            if self.transposed:
+                layer: nn.Module = Conv1D(self.out_features, self.in_features)
+            else:
+                layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
+        self.fill(layer, dtype)
+        return layer
 
     def fill(self, layer: nn.Module, dtype: torch.dtype | None = None) -> None:
         """Give a dense layer of the same shape the weight and bias of this one, as parameters that can be trained.

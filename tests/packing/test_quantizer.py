@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertForT
 
 import nxm_hf
 from nxm_hf.packing import NxMPackedConfig, PackedLinear, read_packed_config
+from nxm_hf.storage.packed_directory import unpack_directory
 from nxm_hf.storage.verify import verify
 from tests.support.models import IMAGES, TWO_STACKS
 from tests.support.packed_models import FAMILIES, damage, save_both, tensors_of
@@ -87,6 +88,9 @@ def test_a_model_without_its_head_is_loaded_from_the_files_of_one_with_a_head(fa
     assert any(isinstance(module, PackedLinear) for module in base.modules())
     base.save_pretrained(tmp_path / "base")
     again = AutoModel.from_pretrained(tmp_path / "base", quantization_config=NxMPackedConfig(dequantize=True))
+    unpack_directory(tmp_path / "base", tmp_path / "unpacked")
+    expected.save_pretrained(tmp_path / "expected")
+    assert tensors_of(tmp_path / "unpacked").keys() == tensors_of(tmp_path / "expected").keys()
     loaded, theirs = base.dequantize().state_dict(), expected.state_dict()
     assert loaded.keys() == theirs.keys() == again.state_dict().keys()
     for name, tensor in theirs.items():
@@ -222,6 +226,18 @@ def test_without_the_library_transformers_refuses_the_directory(tmp_path):
         [sys.executable, "-c", PLAIN_PROCESS, str(folder)], capture_output=True, text=True, check=True, env=os.environ
     )
     assert "refused:" in run.stdout and "got nxm" in run.stderr and "mismatch" in run.stderr.lower()
+
+
+IMPORTS = ("import nxm_hf", "from transformers import AutoModelForSequenceClassification as Auto")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", [IMPORTS, IMPORTS[::-1]])
+def test_importing_the_library_is_enough_to_load_a_packed_model(lines, tmp_path):
+    _, _, folder = save_both(tmp_path)
+    code = "; ".join([*lines, f"print(type(Auto.from_pretrained({str(folder)!r}).get_submodule({QUERY!r})).__name__)"])
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert run.stdout.strip() == "PackedLinear"
 
 
 class LargestTensor(TorchDispatchMode):
