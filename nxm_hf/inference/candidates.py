@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from nxm_hf.inference.layout import held_pattern
 from nxm_hf.layers.modules import is_linear, is_transposed
@@ -54,14 +53,7 @@ class Candidate:
 
     def dense(self) -> nn.Module:
         """Return the layer with a dense weight: the module itself, unless its weight is packed."""
-        if not isinstance(self.module, PackedLinear):
-            return self.module
-        rows, columns = self.shape
-        with torch.device("meta"):
-            has_bias = self.bias is not None
-            dense = Conv1D(rows, columns) if self.module.transposed else nn.Linear(columns, rows, bias=has_bias)
-        self.module.fill(dense)
-        return dense.requires_grad_(False)
+        return self.module.to_dense().requires_grad_(False) if isinstance(self.module, PackedLinear) else self.module
 
 
 @torch.no_grad()
