@@ -165,15 +165,13 @@ def _pattern_of(role: str, patterns: dict[str, Pattern]) -> Pattern:
 
 
 def _does_not_fit(skipped: dict[str, str]) -> str:
-    """Return one sentence for all layers of a shape, and a line for each shape if there are several."""
-    by_reason: dict[str, list[str]] = {}
-    for name, why in skipped.items():
-        reason = re.sub(r" Leave this weight out[^.]*\.", "", why)  # said below, for all of them
-        by_reason.setdefault(reason, []).append(name)
-    parts = [f"({shortened(names)}). {reason}" for reason, names in by_reason.items()]
-    between = " " if len(parts) == 1 else "\n  "
-    advice = 'Leave them dense with on_indivisible="skip" or exclude=[...], or choose another pattern.'
-    return f"The pattern does not fit {len(skipped)} layers{between}{between.join(parts)}{between.rstrip(' ') or ' '}{advice}"
+    """Return one line for all layers, with the reason for each shape once."""
+    advice = re.compile(r" Leave this weight out[^.]*\.")  # said below, for all of them
+    reasons = " ".join(dict.fromkeys(advice.sub("", why) for why in skipped.values()))
+    return (
+        f"The pattern does not fit {len(skipped)} layers ({shortened(list(skipped))}). {reasons} "
+        'Leave them dense with on_indivisible="skip" or exclude=[...], or choose another pattern.'
+    )
 
 
 def _nothing_left(skipped: dict[str, str]) -> str:
