@@ -3,8 +3,11 @@
 All addresses are 64-bit integers. Weights have the layout of `nxm_hf.inference.layout`.
 """
 
+import platform
 from functools import cache
+from typing import Any
 
+import numba
 from llvmlite import binding, ir
 from llvmlite.ir import Constant, IRBuilder, Value, VectorType
 from numba.core import cgutils
@@ -12,6 +15,7 @@ from numba.core import cgutils
 from nxm_hf.inference.layout import INPUTS, ROWS, WORD, index_bits
 from nxm_hf.solvers.cpu.llvm_vectors import FLOATS, I8, I16, I32, I64, LANES, ZERO, lanes, load, splat, transposed
 
+X86 = ("x86_64", "amd64", "i686", "i386")  # as `platform.machine` names it
 F32 = ir.FloatType()
 BYTES = 4 * LANES  # of a vector
 LINE = 64  # bytes of a cache line
@@ -21,7 +25,16 @@ EXPONENT = 0x7F800000  # all set in infinities and NaN
 
 @cache
 def host_features() -> frozenset[str]:
-    """Return the names that LLVM gives to the vector instructions of this CPU."""
+    """Return the names that LLVM gives to the vector instructions it may use here.
+
+    These are those of this CPU, unless the environment variables of numba say otherwise. An instruction that LLVM may
+    not use would end the process.
+    """
+    settings: Any = numba.config  # its names are made at run time
+    if not settings.ENABLE_AVX:
+        return frozenset()
+    if settings.CPU_FEATURES is not None:
+        return frozenset(name[1:] for name in settings.CPU_FEATURES.split(",") if name.startswith("+"))
     return frozenset(name for name, there in binding.get_host_cpu_features().items() if there)
 
 
@@ -249,7 +262,9 @@ def _select_by_bits(b: IRBuilder, entries: Value, places: Value, m: int) -> Valu
 
 
 def _fused(b: IRBuilder, x: Value, y: Value, z: Value) -> Value:
-    """Return x * y + z, rounded once."""
+    """Return x * y + z, rounded once where the CPU can do that."""
+    if platform.machine().lower() in X86 and "fma" not in host_features():
+        return b.fadd(b.fmul(x, y), z)  # the intrinsic would be sixteen calls of a function
     return _call(b, "llvm.fma.v16f32", x, y, z)
 
 
