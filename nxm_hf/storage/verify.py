@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,12 +13,15 @@ from nxm_hf.config import CONFIG_FILE, MODEL_CONFIG_KEY, SparsityRecord
 from nxm_hf.layers.find import Layer, find_layers
 from nxm_hf.layers.modules import unwrap
 from nxm_hf.layers.plan import Target
+from nxm_hf.layers.sharding import reshard, whole
 from nxm_hf.packing import PackedLinear
 from nxm_hf.patterns import Pattern, parse
 from nxm_hf.storage.model_files import layer_weights, load_model, skeleton
 from nxm_hf.storage.model_record import read_record
 from nxm_hf.storage.quantized import as_numbers, check_readable, quantization_of
 from nxm_hf.text import table
+
+_COUNTS = ("nonzeros", "violations", "negative_zeros", "not_finite")
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
     that was quantized after it became sparse, the numbers that its weights stand for are checked.
 
     Args:
-        model_or_dir: A model, or the directory of a saved model.
+        model_or_dir: A model, or the directory of a saved model. If its weights are sharded, every process calls this.
         pattern: The pattern to check, instead of the recorded one. A model without a record needs it. All layers that
             nxm_hf prunes by default are then checked.
 
@@ -203,7 +206,9 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
         return _in_memory(load_model(model_or_dir), _record_in(model_or_dir, pattern), pattern)
     layers, absent = _recorded(model, _record_in(model_or_dir, pattern), pattern)
     weights = layer_weights(model_or_dir, model, [layer for layer, _ in layers])
-    return Verification(tuple(_look(*pair, weight) for pair, weight in zip(layers, weights, strict=True)), absent)
+    return Verification(
+        tuple(_look(*pair, _matrix(pair[0], weight)) for pair, weight in zip(layers, weights, strict=True)), absent
+    )
 
 
 def _dense_skeleton(model: nn.Module) -> nn.Module:
@@ -218,7 +223,7 @@ def _dense_skeleton(model: nn.Module) -> nn.Module:
 def _weight_in(model: nn.Module, layer: Layer) -> Tensor:
     """Return the weight of a layer of a model, unpacked if it is packed there."""
     if not layer.weight.is_meta:
-        return layer.weight
+        return whole(layer.weight)
     module = unwrap(model).get_submodule(layer.name)
     return module.dense_weight() if isinstance(module, PackedLinear) else cast(Tensor, module.weight)
 
@@ -230,20 +235,40 @@ def verify_targets(targets: Iterable[Target]) -> Verification:
         targets: The layers, each with its pattern.
 
     Returns:
-        What was found.
+        What was found. If the weights are sharded, every process calls this, and gets what was found in all.
     """
-    return Verification(tuple(_look(target.layer, target.pattern, target.layer.weight) for target in targets))
+    targets = tuple(targets)
+    shards = targets[0].shards if targets else None
+    if shards is None:
+        return Verification(
+            tuple(_look(target.layer, target.pattern, _matrix(target.layer, target.layer.weight)) for target in targets)
+        )
+    parts = [_look(target.layer, target.pattern, target.matrix()) for target in targets]
+    sums = shards.total(torch.tensor([[getattr(part, count) for count in _COUNTS] for part in parts]))
+    return Verification(
+        tuple(
+            replace(part, shape=target.layer.shape, **dict(zip(_COUNTS, counts, strict=True)))
+            for target, part, counts in zip(targets, parts, sums.tolist(), strict=True)
+        )
+    )
 
 
 def _in_memory(model: nn.Module, record: dict[str, str] | None, pattern: Pattern | None) -> Verification:
+    reshard(model)
     layers, absent = _recorded(_dense_skeleton(model), record, pattern)
     check_readable(model, absent)
-    return Verification(tuple(_look(layer, held, _weight_in(model, layer)) for layer, held in layers), absent)
+    found = (_look(layer, held, _matrix(layer, _weight_in(model, layer))) for layer, held in layers)
+    return Verification(tuple(found), absent)
 
 
 @torch.no_grad()
-def _look(layer: Layer, pattern: Pattern, weight: Tensor) -> VerifiedLayer:
-    matrix = layer.matrix(as_numbers(layer, weight).detach())
+def _matrix(layer: Layer, weight: Tensor) -> Tensor:
+    """Return the numbers that a weight stands for, as [out, in]."""
+    return layer.matrix(as_numbers(layer, weight).detach())
+
+
+@torch.no_grad()
+def _look(layer: Layer, pattern: Pattern, matrix: Tensor) -> VerifiedLayer:
     return VerifiedLayer(
         name=layer.name,
         role=layer.role,

@@ -31,17 +31,19 @@ from nxm_hf.storage.checkpoints import begin_checkpoint, is_checkpoint, missing_
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_record import read_record, remove_record
 from nxm_hf.storage.packed_directory import pack_in_place
+from nxm_hf.storage.same_model import fingerprints
 from nxm_hf.storage.saving import check_written, write_record
 from nxm_hf.storage.verify import verify
 from nxm_hf.trainer.callback import NxMCallback
 from nxm_hf.trainer.loss_scale import LossScale
 from nxm_hf.trainer.session import SessionCallback, SparseTrainingSession
+from nxm_hf.trainer.whole_checkpoints import WholeCheckpoints
 
 logger = logging.getLogger("nxm_hf")
 SEARCH_PREFIX = "sparsity."  # keys of a hyper-parameter search that begin so change the recipe
 
 
-class NxMTrainer(Trainer):
+class NxMTrainer(WholeCheckpoints):
     """Train with `transformers.Trainer`, and make the model sparse while it trains.
 
     `evaluate`, `predict` and every save see the deployed, sparse weights. All other arguments, and everything else, are
@@ -314,6 +316,7 @@ class NxMTrainer(Trainer):
         checkpoint = _internal_call and is_checkpoint(output_dir)
         with self._session.deployed(), self._saving(packed):
             plan, record, verification = self._session.deployed_record(self._plain_model)
+            expected = fingerprints(plan)["targets"] if plan.shards is not None else None
             if checkpoint and self.args.should_save:
                 begin_checkpoint(folder)
             super().save_model(output_dir, _internal_call=_internal_call)
@@ -322,7 +325,7 @@ class NxMTrainer(Trainer):
                 self._session.write_state(self.args, folder)
             if self.args.should_save:
                 write_record(folder, record, verification)
-                check_written(folder, plan)
+                check_written(folder, plan, expected)
                 if self._packed and not checkpoint:
                     pack_in_place(folder)
 
@@ -353,7 +356,7 @@ class NxMTrainer(Trainer):
         """Create the model card as Trainer does, with a section on sparsity."""
         super().create_model_card(*args, **kwargs)
         if not self.sparsity.is_dense and self.is_world_process_zero():
-            _, record, verification = self._session.deployed_record(self._plain_model)
+            _, record, verification = self._session.deployed_record(self._plain_model, alone=True)
             write_card(str(self.args.output_dir), record, verification)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
