@@ -16,18 +16,22 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.state import DistributedType
-from accelerate.utils import set_seed
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 from transformers import TrainerCallback
 
 import nxm_hf
-from nxm_hf import NxMConfig, NxMTrainer, attach
+from nxm_hf import Engine, NxMConfig, NxMTrainer, attach
+from nxm_hf.layers.modules import find_blocks
+from nxm_hf.layers.sharding import local, part_sizes, whole
 from nxm_hf.storage.state_file import fingerprint
-from tests.support.models import make_arguments, make_bert, make_rows
-from tests.support.training import NO_DROPOUT, eventful, without_times
+from nxm_hf.storage.verify import verify_targets
+from tests.support.custom_methods import Shrinking
+from tests.support.models import make_arguments, make_bert, make_model, make_rows
+from tests.support.training import eventful, without_times
 
 # Recipes whose verbs treat entries, or groups of a row, apart from all others.
 BY_GROUP = [
@@ -45,36 +49,45 @@ def config_of(recipe: str) -> NxMConfig:
 
 
 class Watch(TrainerCallback):
-    """Records fingerprints of the whole model and the engine's whole state after every step."""
+    """Records, after every step, fingerprints of this process's rows of all weights, and of those behind a mask."""
 
     def __init__(self):
         self.trainer, self.steps, self.evaluated, self.sharded = None, [], [], []
 
     def on_step_end(self, args, state, control, model, **kwargs):
-        tensors = self.trainer.engine.tensors()
-        self.steps.append([fingerprint(model.named_parameters()), fingerprint(tensors.items())])
-        self.sharded.append(all(isinstance(p, DTensor) for p in model.parameters()))
+        trained = {target.name: weight for target, weight in self.trainer.engine.trained_weights()}
+        sharded = all(isinstance(p, DTensor) for p in model.parameters())
+        self.sharded.append(sharded)
+        rows = [rows_of(tensors, sharded) for tensors in (dict(model.named_parameters()), trained)]
+        self.steps.append([fingerprint(part.items()) for part in rows])
 
     def on_prediction_step(self, args, state, control, model, **kwargs):
         self.evaluated.append(nxm_hf.verify(model, "2:4").ok)
 
 
-def train(folder: Path, config, fsdp: dict | None, model=None, resume=None, callbacks=(), **changes) -> dict:
+def rows_of(tensors: dict[str, torch.Tensor], sharded: bool) -> dict[str, torch.Tensor]:
+    """Return what this process has of sharded tensors, or what it would have of whole ones."""
+    processes, rank = dist.get_world_size(), dist.get_rank()
+    if sharded:
+        return {name: local(tensor.detach()) for name, tensor in tensors.items()}
+    return {name: tensor.detach().split(part_sizes(len(tensor), processes))[rank] for name, tensor in tensors.items()}
+
+
+def train(folder: Path, config, fsdp: dict | None, resume=None, dropout=0.0, **changes) -> dict:
     """Train with DDP, or with FSDP2 if it is given settings, and return what is compared."""
-    words = dict(max_steps=12, save_steps=6, per_device_train_batch_size=4, max_grad_norm=0, logging_steps=2, **changes)
-    words |= {} if fsdp is None else {"fsdp": True, "fsdp_config": fsdp}
-    args = make_arguments(folder, **words)
+    words = dict(max_steps=12, save_steps=6, per_device_train_batch_size=4, max_grad_norm=0, logging_steps=2)
+    os.environ.pop("ACCELERATE_USE_FSDP", None)  # of a training before
+    args = make_arguments(folder, **{**words, **changes, "fsdp": fsdp is not None, "fsdp_config": fsdp})
     if fsdp is not None:  # accelerate shards over GPUs only, unless it takes these processes for some
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    watch = Watch()
-    model = make_bert(**NO_DROPOUT) if model is None else model
-    set_seed(1)
-    rows = make_rows(32)
+    watch, rows = Watch(), make_rows(32)
+    model = make_bert(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    torch.manual_seed(1)
     trainer = NxMTrainer(
-        model, args, train_dataset=rows, eval_dataset=rows[:16], sparsity=config, callbacks=[*callbacks, watch]
+        model, args, train_dataset=rows, eval_dataset=rows[:16], sparsity=config, callbacks=[watch]
     )
     watch.trainer = trainer
-    trainer.train(resume_from_checkpoint=resume)
+    trainer.train(resume_from_checkpoint=resume and str(resume))
     trainer.save_model(str(folder / "final"))
     return {
         "steps": watch.steps,
@@ -89,13 +102,152 @@ def train(folder: Path, config, fsdp: dict | None, model=None, resume=None, call
 
 def equal(folder: Path, recipe: str) -> dict:
     """Train a recipe with DDP and with FSDP2."""
+    kinds = {"ddp": None, "fsdp": LAYERS}
+    return {kind: train(folder / kind, config_of(recipe), fsdp) for kind, fsdp in kinds.items()}
+
+
+def crossed(folder: Path, recipe: str) -> dict:
+    """Resume with FSDP2 what DDP began, and with DDP what FSDP2 began."""
+    begun = folder.parents[1] / "equal" / recipe
     return {
-        "ddp": train(folder / "ddp", config_of(recipe), None),
-        "fsdp": train(folder / "fsdp", config_of(recipe), LAYERS),
+        "ddp": train(folder / "ddp", config_of(recipe), None, begun / "fsdp" / "checkpoint-6"),
+        "fsdp": train(folder / "fsdp", config_of(recipe), LAYERS, begun / "ddp" / "checkpoint-6"),
     }
 
 
-GROUPS: dict[int, dict[Callable, list[tuple[str, ...]]]] = {2: {equal: [(recipe,) for recipe in BY_GROUP]}}
+def best(folder: Path, recipe: str) -> dict:
+    """Train with evaluations, after which the root's weights stay whole, and end with the best checkpoint."""
+    words = dict(max_steps=6, save_steps=2, eval_steps=2, eval_strategy="steps", load_best_model_at_end=True)
+    words |= dict(greater_is_better=True, gradient_accumulation_steps=2)  # of the loss, so that it is not the last
+    kinds = {"ddp": None, "fsdp": {**LAYERS, "reshard_after_forward": False}}
+    return {kind: train(folder / kind, config_of(recipe), fsdp, dropout=0.1, **words) for kind, fsdp in kinds.items()}
+
+
+class Block(nn.Module):
+    """Matrices whose rows do not divide by the number of processes: some processes get fewer, or none."""
+
+    def __init__(self):
+        super().__init__()
+        self.five, self.three, self.one, self.back = (nn.Linear(8, 5), nn.Linear(8, 3), nn.Linear(8, 1), nn.Linear(9, 8))
+
+    def forward(self, x):
+        return x + self.back(torch.cat([self.five(x), self.three(x), self.one(x)], -1).tanh())
+
+
+class Uneven(nn.Module):
+    """A model of such blocks."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.layers = nn.ModuleList([Block(), Block()])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def loss_of(model: nn.Module, step: int) -> torch.Tensor:
+    """Return the loss of a batch that is the same in all processes, so that sharding changes no bit of a gradient."""
+    generator = torch.Generator().manual_seed(step)
+    if isinstance(model, Uneven):
+        return model(torch.randn(4, 8, generator=generator)).square().mean()
+    ids = torch.randint(0, 50, (2, 8), generator=generator)
+    return model(input_ids=ids, labels=ids).loss
+
+
+def loop(model: nn.Module, config: NxMConfig, shard: bool, state=None, steps: int = 12) -> tuple[nn.Module, Engine, list]:
+    """Train in a custom loop; return the model, the engine and the communications that were counted in steps."""
+    if shard:
+        for module in list(find_blocks(model)):
+            fully_shard(module[1])
+        fully_shard(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    engine, counts = attach(model, optimizer, config, total_steps=12), []
+    if state is not None:
+        engine.load_state_dict(state)
+    for step in range(steps):
+        loss_of(model, step).backward()
+        with CommDebugMode() as communication:
+            optimizer.step()
+        counts.append(communication.get_total_counts())
+        optimizer.zero_grad()
+    return model, engine, counts
+
+
+MAKE = {"uneven": Uneven, "gpt2": lambda: make_model("gpt2")}
+
+
+def looped(folder: Path, recipe: str, name: str) -> dict:
+    """Train in a custom loop with whole weights and with sharded ones, and keep the state of both."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config, facts = config_of(recipe).replace(settle=0.0, exclude="back" if name == "uneven" else None), {}
+    for kind in ("whole", "sharded"):
+        model, engine, counts = loop(MAKE[name](), config, kind == "sharded")
+        state = engine.state_dict()
+        facts[kind] = {"state": fingerprint(state.items()), "metrics": engine.metrics(), "counts": counts}
+        if dist.get_rank() == 0:
+            save_file({name: t.contiguous() for name, t in state.items()}, folder / f"{kind}.safetensors")
+        with engine.deployed():
+            facts[kind]["loss"] = loss_of(model, 0).item()  # the root's weights are left whole
+            facts[kind]["ok"] = verify_targets(engine.plan.targets).ok
+        facts[kind]["back"] = fingerprint(engine.state_dict().items())
+        engine.finish()
+        facts[kind]["weights"] = fingerprint(model.named_parameters())
+    facts["rows"] = min(len(local(p)) for p in model.parameters())
+    return facts
+
+
+def measured(folder: Path) -> dict:
+    """Train with a measured rho, which hangs on the order in which squares are added up."""
+    config, ends, rhos = NxMConfig("admm", settings={"scores": "fisher"}), [], []
+    for shard in (False, True):
+        model, engine, counts = loop(make_model("gpt2"), config, shard, steps=4)
+        rhos.append(torch.stack([t for name, t in engine.state_dict().items() if name.endswith("/rho")]))
+        ends.append(torch.cat([whole(p.detach()).flatten() for p in model.parameters()]))
+    apart = [float(((one - two) / one).abs().max()) for one, two in [rhos]]
+    return {"rho": apart[0], "weights": float((ends[0] - ends[1]).abs().max()), "counts": counts, "layers": len(rhos[0])}
+
+
+def loaded(folder: Path, recipe: str) -> dict:
+    """Load the state that two processes left, in another number of processes; return that of this engine."""
+    begun = load_file(folder.parents[1] / "looped" / recipe / "uneven" / "sharded.safetensors")
+    config = config_of(recipe).replace(settle=0.0, exclude="back")
+    _, engine, _ = loop(Uneven(), config, shard=dist.get_world_size() > 1, state=begun, steps=0)
+    state = engine.state_dict()
+    return {"state": fingerprint(state.items()), "same": all(torch.equal(state[name], begun[name]) for name in begun)}
+
+
+def refused(folder: Path) -> dict:
+    """Return the errors of what needs whole weights."""
+    facts = {}
+    for name, config, model in (
+        ("rigl", "rigl", "uneven"),
+        ("tiles", NxMConfig("ste", "2:4-transposable", exclude="back", on_indivisible="skip"), "gpt2"),
+        ("unstructured", NxMConfig("ste", "unstructured:0.5"), "uneven"),
+        ("alps", NxMConfig("asp", settings={"scores": "alps"}, warmup=0.5, exclude="back"), "uneven"),
+        ("cut groups", NxMConfig("ste", "16:32"), "gpt2"),
+        ("custom", NxMConfig(Shrinking()), "gpt2"),
+    ):
+        try:
+            loop(MAKE[model](), NxMConfig.from_any(config).replace(exclude="back" if model == "uneven" else None), True)
+        except ValueError as error:
+            facts[name] = str(error)
+    return facts
+
+
+GROUPS: dict[int, dict[Callable, list[tuple[str, ...]]]] = {
+    2: {
+        equal: [(recipe,) for recipe in BY_GROUP],
+        crossed: [(recipe,) for recipe in FEW],
+        best: [(recipe,) for recipe in FEW],
+        looped: [(recipe, name) for recipe in FEW for name in MAKE],
+        measured: [()],
+        refused: [()],
+    },
+    3: {loaded: [(recipe,) for recipe in FEW]},
+}
 
 
 def work(rank: int, processes: int, root: Path) -> None:
