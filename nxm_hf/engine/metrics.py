@@ -56,7 +56,7 @@ def _admm_sums(weights: Iterable[tuple[Target, Tensor]], states: Mapping[str, St
     return [apart, total]
 
 
-def _admm_progress(apart: float, total: float, states: Mapping[str, State]) -> dict[str, float]:
+def _admm_progress(states: Mapping[str, State], apart: float, total: float) -> dict[str, float]:
     """Return `nxm/iterations`, and `nxm/disagreement`, the norm of W - Z over that of W; empty without ADMM."""
     iterations = max((int(state[Slot.UPDATES]) for state in states.values() if Slot.R in state), default=0)
     return {"nxm/iterations": iterations, "nxm/disagreement": (apart / total) ** 0.5} if total else {}
@@ -112,7 +112,7 @@ def training_metrics(
         "nxm/density": kept / entries,
         **_movement(targets, *sums[4:]),
         "nxm/residual": _residual(*sums[:2]),
-        **_admm_progress(*sums[2:4], states),
+        **_admm_progress(states, *sums[2:4]),
         "nxm/phase": PHASES.index(phase),
     }
 

@@ -7,7 +7,6 @@ so the mask of a part is that part of the mask.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -117,7 +116,7 @@ class Shards:
             shape=torch.Size(shape),
             stride=(shape[1], 1),
         )
-        return cast(Tensor, spread.full_tensor()).view(part.dtype)
+        return spread.full_tensor().view(part.dtype)
 
     def part(self, layer: Layer, whole: Tensor) -> Tensor:
         """Return this process's part of a matrix.
@@ -163,7 +162,7 @@ def local(tensor: Tensor) -> Tensor:
         tensor: A parameter, gradient or moment. What is returned shares its memory.
     """
     # With gradients on, `to_local` returns a view that cannot be edited in place.
-    return cast(Tensor, tensor.to_local()) if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
@@ -173,7 +172,7 @@ def whole(tensor: Tensor) -> Tensor:
     Args:
         tensor: The tensor. Every process that holds a part calls this.
     """
-    return cast(Tensor, tensor.full_tensor()) if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()

@@ -61,7 +61,7 @@ def check_written(folder: str | Path, plan: Plan, expected: str | None = None) -
     if expected is not None:
         names = [target.name for target in plan.targets]
         if fingerprint(saved_weights(folder, plan.model, names)) != expected:
-            raise RuntimeError(f"The weights in {folder} are not those that were saved; the disk may be full or failing.")
+            raise RuntimeError(f"The weights in {folder} are not those that were saved; is the disk full or failing?")
         return
     held = {target.name: target.layer.weight.detach() for target in plan.targets}
     for name, weight in saved_weights(folder, plan.model, list(held)):

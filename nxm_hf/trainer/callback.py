@@ -66,7 +66,7 @@ class NxMCallback(TrainerCallback):
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if is_fsdp():
-            raise ValueError("NxMCallback does not support FSDP; use NxMTrainer(..., sparsity=...) instead, which does.")
+            raise ValueError("NxMCallback does not support FSDP; use NxMTrainer(..., sparsity=...), which does.")
         self._session.check(*_trained(args, kwargs))
 
     def on_train_begin(

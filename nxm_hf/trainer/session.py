@@ -171,12 +171,15 @@ class SparseTrainingSession:
         verification.raise_for_problems()
         return plan, SparsityRecord(self.config, plan.layers, verification.density), verification
 
-    def write_state(self, args: TrainingArguments, folder: str | Path) -> None:
+    def write_state(self, args: TrainingArguments, folder: str | Path) -> dict[str, str]:
         """Write the engine's state into a checkpoint. Call it inside `deployed()`, in every process.
 
         Args:
             args: The arguments of the Trainer.
             folder: The checkpoint.
+
+        Returns:
+            The fingerprints of the deployed weights.
 
         Raises:
             RuntimeError: If the processes hold different weights.
@@ -189,6 +192,7 @@ class SparseTrainingSession:
         if args.should_save:
             header = {**engine.header(), **prints, "teacher": self._teacher_description()}
             write_state(folder, header, tensors)
+        return prints
 
     def prepare_push(self, args: TrainingArguments) -> None:
         """Write the record and the card into `output_dir` before it is uploaded.

@@ -316,16 +316,18 @@ class NxMTrainer(WholeCheckpoints):
         checkpoint = _internal_call and is_checkpoint(output_dir)
         with self._session.deployed(), self._saving(packed):
             plan, record, verification = self._session.deployed_record(self._plain_model)
-            expected = fingerprints(plan)["targets"] if plan.shards is not None else None
+            prints: dict[str, str] = {}
             if checkpoint and self.args.should_save:
                 begin_checkpoint(folder)
             super().save_model(output_dir, _internal_call=_internal_call)
             if checkpoint and not self.args.save_only_model:
                 # A collective call: it comes before anything that can fail in one process alone.
-                self._session.write_state(self.args, folder)
+                prints = self._session.write_state(self.args, folder)
+            elif plan.shards is not None:
+                prints = fingerprints(plan)
             if self.args.should_save:
                 write_record(folder, record, verification)
-                check_written(folder, plan, expected)
+                check_written(folder, plan, prints.get("targets") if plan.shards is not None else None)
                 if self._packed and not checkpoint:
                     pack_in_place(folder)
 

@@ -73,16 +73,11 @@ def _backend() -> str:
 
 
 def _refuse_unsupported_fsdp(plugin: Any) -> None:
-    """Raise unless weights are sharded by rows, and every checkpoint holds a model."""
+    """Raise unless weights are sharded by rows, from a model that every process holds."""
     if plugin.fsdp_version != 2:
         raise ValueError(
             'FSDP1 puts weights into flat parameters that cut N:M groups; use FSDP2, fsdp_config={"version": 2} or '
             "fsdp_version: 2, to which `accelerate to-fsdp2` turns a config file."
-        )
-    if "FULL_STATE_DICT" not in str(plugin.state_dict_type):
-        raise ValueError(
-            f"{getattr(plugin.state_dict_type, 'name', plugin.state_dict_type)} leaves no model in a checkpoint; write "
-            'fsdp_config={"state_dict_type": "FULL_STATE_DICT"}, or fsdp_state_dict_type: FULL_STATE_DICT.'
         )
     if plugin.cpu_ram_efficient_loading:
         raise ValueError(

@@ -16,13 +16,25 @@ from nxm_hf.trainer.unsupported import is_fsdp
 class WholeCheckpoints(Trainer):
     """Write `model.safetensors` and `optimizer.pt` under FSDP2 too, and load checkpoints of any number of processes.
 
-    Trainer writes `pytorch_model_fsdp.bin` and `optimizer.bin` there, with weights that are not the deployed ones.
+    Trainer writes `pytorch_model_fsdp.bin` and `optimizer.bin` there, with weights that are not the deployed ones; with
+    `SHARDED_STATE_DICT` it writes no model at all.
     """
 
     @property
     def _is_sharded(self) -> bool:
         """Return True if weights are sharded, and the training is not simply Trainer's."""
         return is_fsdp() and not self.sparsity.is_dense  # type: ignore[attr-defined]  # of NxMTrainer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model as Trainer does, whole also with `SHARDED_STATE_DICT`.
+
+        Args:
+            output_dir: As in Trainer.
+            _internal_call: As in Trainer.
+        """
+        if self._is_sharded:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        super().save_model(output_dir, _internal_call=_internal_call)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if not self._is_sharded:
@@ -39,6 +51,7 @@ class WholeCheckpoints(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self._is_sharded:
             return super()._save_optimizer_and_scheduler(output_dir)
+        assert self.optimizer is not None  # a training has one
         optimizer = unwrapped(self.optimizer)
         whole = gather_optimizer(optimizer, keep=self.args.should_save)
         handle = optimizer.register_state_dict_post_hook(lambda _optimizer, _state: whole)
@@ -53,6 +66,7 @@ class WholeCheckpoints(Trainer):
             return super()._load_optimizer_and_scheduler(checkpoint)
         with self._as_in_one_process():
             super()._load_optimizer_and_scheduler(checkpoint)
+        assert self.optimizer is not None
         cut_optimizer(unwrapped(self.optimizer))
 
     @contextmanager

@@ -1,7 +1,7 @@
 """The program of the tests of FSDP2: it forks groups of processes, which train in turn, and writes their facts.
 
-Run as `-m ... FOLDER`. Process r of a group of n leaves `FOLDER/facts-n-r.json`. The groups are forked after the imports,
-which take longer than the trainings.
+Run as `-m ... FOLDER`. Process r of a group of n leaves `FOLDER/facts-n-r.json`. The groups are forked after the
+imports, which take longer than a training.
 """
 
 import json
@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.state import DistributedType
-from torch import nn
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
@@ -30,7 +30,7 @@ from nxm_hf.layers.sharding import local, part_sizes, whole
 from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import verify_targets
 from tests.support.custom_methods import Shrinking
-from tests.support.models import make_arguments, make_bert, make_model, make_rows
+from tests.support.models import make_arguments, make_bert, make_model, make_rows, spare_imports
 from tests.support.training import eventful, without_times
 
 # Recipes whose verbs treat entries, or groups of a row, apart from all others.
@@ -83,12 +83,11 @@ def train(folder: Path, config, fsdp: dict | None, resume=None, dropout=0.0, **c
     watch, rows = Watch(), make_rows(32)
     model = make_bert(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     torch.manual_seed(1)
-    trainer = NxMTrainer(
-        model, args, train_dataset=rows, eval_dataset=rows[:16], sparsity=config, callbacks=[watch]
-    )
+    trainer = NxMTrainer(model, args, train_dataset=rows, eval_dataset=rows[:16], sparsity=config, callbacks=[watch])
     watch.trainer = trainer
     trainer.train(resume_from_checkpoint=resume and str(resume))
-    trainer.save_model(str(folder / "final"))
+    if "eval_steps" in changes:
+        trainer.save_model(str(folder / "final"))
     return {
         "steps": watch.steps,
         "sharded": watch.sharded,
@@ -119,7 +118,8 @@ def best(folder: Path, recipe: str) -> dict:
     """Train with evaluations, after which the root's weights stay whole, and end with the best checkpoint."""
     words = dict(max_steps=6, save_steps=2, eval_steps=2, eval_strategy="steps", load_best_model_at_end=True)
     words |= dict(greater_is_better=True, gradient_accumulation_steps=2)  # of the loss, so that it is not the last
-    kinds = {"ddp": None, "fsdp": {**LAYERS, "reshard_after_forward": False}}
+    settings = {**LAYERS, "reshard_after_forward": False, "state_dict_type": "SHARDED_STATE_DICT"}
+    kinds = {"ddp": None, "fsdp": settings}
     return {kind: train(folder / kind, config_of(recipe), fsdp, dropout=0.1, **words) for kind, fsdp in kinds.items()}
 
 
@@ -128,7 +128,8 @@ class Block(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.five, self.three, self.one, self.back = (nn.Linear(8, 5), nn.Linear(8, 3), nn.Linear(8, 1), nn.Linear(9, 8))
+        self.five, self.three, self.one = (nn.Linear(8, rows) for rows in (5, 3, 1))
+        self.back = nn.Linear(9, 8)
 
     def forward(self, x):
         return x + self.back(torch.cat([self.five(x), self.three(x), self.one(x)], -1).tanh())
@@ -157,11 +158,11 @@ def loss_of(model: nn.Module, step: int) -> torch.Tensor:
     return model(input_ids=ids, labels=ids).loss
 
 
-def loop(model: nn.Module, config: NxMConfig, shard: bool, state=None, steps: int = 12) -> tuple[nn.Module, Engine, list]:
+def loop(model: nn.Module, config: NxMConfig, shard: bool, state=None, steps=12) -> tuple[nn.Module, Engine, list]:
     """Train in a custom loop; return the model, the engine and the communications that were counted in steps."""
     if shard:
-        for module in list(find_blocks(model)):
-            fully_shard(module[1])
+        for _, block in list(find_blocks(model)):
+            fully_shard(block)
         fully_shard(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     engine, counts = attach(model, optimizer, config, total_steps=12), []
@@ -206,8 +207,8 @@ def measured(folder: Path) -> dict:
         model, engine, counts = loop(make_model("gpt2"), config, shard, steps=4)
         rhos.append(torch.stack([t for name, t in engine.state_dict().items() if name.endswith("/rho")]))
         ends.append(torch.cat([whole(p.detach()).flatten() for p in model.parameters()]))
-    apart = [float(((one - two) / one).abs().max()) for one, two in [rhos]]
-    return {"rho": apart[0], "weights": float((ends[0] - ends[1]).abs().max()), "counts": counts, "layers": len(rhos[0])}
+    apart = {"rho": float((rhos[0] / rhos[1] - 1).abs().max()), "weights": float((ends[0] - ends[1]).abs().max())}
+    return {**apart, "counts": counts, "layers": len(rhos[0])}
 
 
 def loaded(folder: Path, recipe: str) -> dict:
@@ -253,6 +254,7 @@ GROUPS: dict[int, dict[Callable, list[tuple[str, ...]]]] = {
 def work(rank: int, processes: int, root: Path) -> None:
     """Do the checks of a group in one of its processes, up to the first error."""
     torch.set_num_threads(1)
+    spare_imports()
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1", ACCELERATE_USE_CPU="true")  # the group is made below
     store = dist.FileStore(str(root / f"store-{processes}"), processes)
