@@ -149,6 +149,13 @@ def test_a_measured_rho_differs_by_rounding_alone(two):
         assert facts["measured"]["weights"] < 1e-3  # a tenth of one step of Adam
 
 
+def test_every_process_sees_what_is_wrong_in_another(two):
+    """Layers of 5, 3 and 1 rows of 8; the second process has the last 2, 1 and 0 of them."""
+    for facts in two:
+        assert facts["broken"]["found"] == [[12, 0, 16], [12, 0, 0], [4, 0, 0], [20, 0, 0], [16, 2, 0], [4, 0, 0]]
+        assert "1 layers to prune hold NaN" in facts["broken"]["nan"] and "layers.1.three" in facts["broken"]["nan"]
+
+
 @pytest.mark.parametrize("recipe", FEW)
 def test_three_processes_and_one_load_the_state_of_two(recipe, two, three, folder):
     begun = load_file(folder / "looped" / recipe / "uneven" / "sharded.safetensors")
@@ -168,6 +175,7 @@ def test_three_processes_and_one_load_the_state_of_two(recipe, two, three, folde
         ("tiles", "2:4-transposable does not lie along the rows.*2:4"),
         ("unstructured", "unstructured:0.5 does not lie along the rows.*2:4"),
         ("alps", 'asp prunes with alps.*settings={"scores": "fisher"}'),
+        ("prune", "before fully_shard"),
         ("cut groups", "2 processes cut groups of 16:32 in .*number of processes"),
     ],
 )

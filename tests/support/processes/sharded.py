@@ -61,6 +61,10 @@ class Watch(TrainerCallback):
         rows = [rows_of(tensors, sharded) for tensors in (dict(model.named_parameters()), trained)]
         self.steps.append([fingerprint(part.items()) for part in rows])
 
+    def on_save(self, args, state, control, **kwargs):
+        if args.process_index == 0:  # what Trainer does in one process alone, when it pushes a checkpoint
+            self.trainer.callback_handler.on_push_begin(args, state, control)
+
     def on_prediction_step(self, args, state, control, model, **kwargs):
         self.evaluated.append(nxm_hf.verify(model, "2:4").ok)
 
@@ -88,6 +92,8 @@ def train(folder: Path, config, fsdp: dict | None, resume=None, dropout=0.0, **c
     trainer.train(resume_from_checkpoint=resume and str(resume))
     if "eval_steps" in changes:
         trainer.save_model(str(folder / "final"))
+        if dist.get_rank() == 0:
+            trainer.create_model_card()
     return {
         "steps": watch.steps,
         "sharded": watch.sharded,
@@ -220,6 +226,27 @@ def loaded(folder: Path, recipe: str) -> dict:
     return {"state": fingerprint(state.items()), "same": all(torch.equal(state[name], begun[name]) for name in begun)}
 
 
+def broken(folder: Path) -> dict:
+    """Break the weights of the second process alone, and return what every process finds."""
+    config, facts = config_of("asp").replace(exclude="back", warmup=0.0), {}
+    model, engine, _ = loop(Uneven(), config, True, steps=1)
+    if dist.get_rank() == 1:
+        with torch.no_grad():
+            local(model.layers[0].five.weight).fill_(-0.0)
+            local(model.layers[1].three.weight).fill_(1.0)
+    found = verify_targets(engine.plan.targets)
+    facts["found"] = [[layer.nonzeros, layer.violations, layer.negative_zeros] for layer in found.layers]
+    if dist.get_rank() == 1:
+        with torch.no_grad():
+            local(model.layers[1].three.weight).fill_(torch.nan)
+    engine.release()
+    try:
+        attach(model, torch.optim.SGD(model.parameters()), config, total_steps=1)
+    except ValueError as error:
+        facts["nan"] = str(error)
+    return facts
+
+
 def refused(folder: Path) -> dict:
     """Return the errors of what needs whole weights."""
     facts = {}
@@ -235,6 +262,11 @@ def refused(folder: Path) -> dict:
             loop(MAKE[model](), NxMConfig.from_any(config).replace(exclude="back" if model == "uneven" else None), True)
         except ValueError as error:
             facts[name] = str(error)
+    model = fully_shard(Uneven())
+    try:
+        nxm_hf.prune(model, exclude="back")
+    except ValueError as error:
+        facts["prune"] = str(error)
     return facts
 
 
@@ -245,6 +277,7 @@ GROUPS: dict[int, dict[Callable, list[tuple[str, ...]]]] = {
         best: [(recipe,) for recipe in FEW],
         looped: [(recipe, name) for recipe in FEW for name in MAKE],
         measured: [()],
+        broken: [()],
         refused: [()],
     },
     3: {loaded: [(recipe,) for recipe in FEW]},
