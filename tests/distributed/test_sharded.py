@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import nxm_hf
+from nxm_hf.analysis import training_memory
 from nxm_hf.storage.checkpoints import missing_parts
 from nxm_hf.storage.state_file import fingerprint, read_state
 from tests.support.models import make_bert
@@ -133,6 +134,16 @@ def test_a_custom_loop_trains_uneven_empty_and_transposed_shards_as_whole_weight
             assert sharded[fact] == whole[fact], fact
         assert sharded["metrics"] == pytest.approx(whole["metrics"], rel=1e-6)
         assert sharded["ok"] and sharded["state"] == sharded["back"]
+
+
+@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("recipe", FEW)
+def test_the_bytes_of_the_first_process_are_those_that_are_planned(recipe, name, two):
+    config = config_of(recipe).replace(settle=0.0, exclude="back" if name == "uneven" else None)
+    for kind, processes in (("whole", 1), ("sharded", 2)):
+        planned = training_memory(MAKE[name](), config, processes)
+        held = two[0][f"looped/{recipe}/{name}"][kind]["bytes"]
+        assert held == {key: getattr(planned, key) for key in held}
 
 
 def test_no_step_communicates_but_the_one_that_measures_rho(two):

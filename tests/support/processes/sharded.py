@@ -183,6 +183,14 @@ def loop(model: nn.Module, config: NxMConfig, shard: bool, state=None, steps=12)
     return model, engine, counts
 
 
+def bytes_of(model: nn.Module, engine: Engine) -> dict[str, int]:
+    """Return the bytes that this process holds of weights, moments and matrices of the state."""
+    moments = [t for state in engine.optimizer.state.values() for name, t in state.items() if name != "step"]
+    matrices = [t for state in engine._states.values() for t in state.values() if t.ndim == 2]
+    held = {"weights": list(model.parameters()), "moments": moments, "state": matrices}
+    return {name: sum(local(t.detach()).nbytes for t in tensors) for name, tensors in held.items()}
+
+
 MAKE = {"uneven": Uneven, "gpt2": lambda: make_model("gpt2")}
 
 
@@ -196,6 +204,7 @@ def looped(folder: Path, recipe: str, name: str) -> dict:
         facts[kind] = {"state": fingerprint(state.items()), "metrics": engine.metrics(), "counts": counts}
         if dist.get_rank() == 0:
             save_file({name: t.contiguous() for name, t in state.items()}, folder / f"{kind}.safetensors")
+        facts[kind]["bytes"] = bytes_of(model, engine)
         with engine.deployed():
             facts[kind]["loss"] = loss_of(model, 0).item()  # the root's weights are left whole
             facts[kind]["ok"] = verify_targets(engine.plan.targets).ok
