@@ -72,10 +72,12 @@ def check_shards(plan: Plan, config: NxMConfig, processes: int) -> None:
             )
         _check_groups(target, config, processes)
     if plan.shards is not None:
-        _refuse(
-            [target.name for target in plan.targets if not is_sharded_by_rows(target.layer.weight)],
-            "are not sharded by rows. Call fully_shard on all of them, without shard_placement_fn and ignored_params.",
-        )
+        others = [target.name for target in plan.targets if not is_sharded_by_rows(target.layer.weight)]
+        if others:
+            raise ValueError(
+                f"{shortened(others)} are not sharded by rows; call fully_shard on all of them, without "
+                "shard_placement_fn= and ignored_params=."
+            )
 
 
 def _check_groups(target: Target, config: NxMConfig, processes: int) -> None:

@@ -48,8 +48,8 @@ class Shards:
         if len(meshes) > 1 or meshes[0].ndim > 1 or not any(isinstance(m, FSDPModule) for m in model.modules()):
             shown = ", ".join(str(dict(zip(m.mesh_dim_names or (), m.shape, strict=False)) or m.shape) for m in meshes)
             raise ValueError(
-                f"The weights are spread over a mesh of {shown}, and only FSDP2 over one dimension is supported; call "
-                "fully_shard(module) without mesh=, and use neither tensor parallelism nor hybrid sharding."
+                f"The weights are spread over a mesh of {shown}, and only FSDP2 over one dimension is supported; leave "
+                "out tensor parallelism, parallelism_config=, and mesh= of fully_shard, which then takes all processes."
             )
         return cls(model, meshes[0])
 

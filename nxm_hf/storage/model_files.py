@@ -83,7 +83,7 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
     reshard(model)
     with WeightFiles(folder) as files:
         weights = {name: shard_like(files[name], own) for name, own in model.state_dict().items() if name in files}
-    model.load_state_dict(weights, strict=False)
+        model.load_state_dict(weights, strict=False)
 
 
 def load_model(folder: str | Path) -> PreTrainedModel:

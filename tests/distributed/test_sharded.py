@@ -187,6 +187,9 @@ def test_three_processes_and_one_load_the_state_of_two(recipe, two, three, folde
         ("unstructured", "unstructured:0.5 does not lie along the rows.*2:4"),
         ("alps", 'asp prunes with alps.*settings={"scores": "fisher"}'),
         ("prune", "before fully_shard"),
+        ("hybrid", "mesh of .*'replicate': 1, 'shard': 2.*one dimension.*parallelism_config"),
+        ("tensors", "mesh of .*one dimension.*leave out tensor parallelism"),
+        ("columns", "not sharded by rows; call fully_shard on all of them, without shard_placement_fn"),
         ("cut groups", "2 processes cut groups of 16:32 in .*number of processes"),
     ],
 )

@@ -18,9 +18,11 @@ from accelerate import PartialState
 from accelerate.state import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
 from transformers import TrainerCallback
 
 import nxm_hf
@@ -271,12 +273,31 @@ def refused(folder: Path) -> dict:
             loop(MAKE[model](), NxMConfig.from_any(config).replace(exclude="back" if model == "uneven" else None), True)
         except ValueError as error:
             facts[name] = str(error)
-    model = fully_shard(Uneven())
-    try:
-        nxm_hf.prune(model, exclude="back")
-    except ValueError as error:
-        facts["prune"] = str(error)
+    mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("replicate", "shard"))
+    for name, act in (
+        ("prune", lambda: nxm_hf.prune(fully_shard(Uneven()), exclude="back")),
+        ("hybrid", lambda: attach_to(fully_shard(Uneven(), mesh=mesh))),
+        (
+            "tensors",
+            lambda: attach_to(parallelize_module(Uneven(), mesh["shard"], {"layers.0.back": RowwiseParallel()})),
+        ),
+        ("columns", lambda: attach_to(fully_shard(Uneven(), shard_placement_fn=rows_of_eight))),
+    ):
+        try:
+            act()
+        except ValueError as error:
+            facts[name] = str(error)
     return facts
+
+
+def rows_of_eight(parameter: nn.Parameter) -> Shard | None:
+    """Have the matrices that are pruned sharded by columns."""
+    return Shard(1) if parameter.shape[1:] == (8,) else None
+
+
+def attach_to(model: nn.Module) -> None:
+    """Attach to a model that is spread over processes in some way."""
+    attach(model, torch.optim.SGD(model.parameters()), NxMConfig("asp", exclude="back"), total_steps=1)
 
 
 GROUPS: dict[int, dict[Callable, list[tuple[str, ...]]]] = {
