@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from nxm_hf.config.hub import model_folder
 from nxm_hf.layers.find import Layer
-from nxm_hf.layers.sharding import reshard, shard_like
+from nxm_hf.layers.sharding import shard_like
 from nxm_hf.packing import NxMPackedConfig, read_packed_config
 from nxm_hf.storage.weight_files import WeightFiles
 from nxm_hf.text import shortened
@@ -80,7 +80,6 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
         folder: Directory of the model.
         model: The model. If it is sharded, each process reads its own part.
     """
-    reshard(model)
     with WeightFiles(folder) as files:
         weights = {name: shard_like(files[name], own) for name, own in model.state_dict().items() if name in files}
         model.load_state_dict(weights, strict=False)
