@@ -5,6 +5,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from nxm_hf.config import SparsityRecord
+from nxm_hf.storage.adapter_files import SavedAdapter, read_adapter
 from nxm_hf.storage.verify import Verification
 
 TAG = "nxm-hf"
@@ -24,14 +25,34 @@ def write_card(folder: str | Path, record: SparsityRecord, verification: Verific
     text = path.read_text(encoding="utf-8") if path.is_file() else f"---\ntags:\n- {TAG}\n---\n\n# {path.parent.name}\n"
     before, _, rest = text.partition(_BEGIN)
     after = rest.partition(_END)[2]
-    section = _section(record, verification)
+    section = _section(record, verification, _loading(folder))
     card = ModelCard(f"{before.rstrip()}\n\n{section}\n{after.lstrip()}", ignore_metadata_errors=True)
     tags = card.data.get("tags") or []
     card.data["tags"] = [*dict.fromkeys([*tags, TAG])]
     path.write_text(str(card), encoding="utf-8")
 
 
-def _section(record: SparsityRecord, verification: Verification) -> str:
+def _loading(folder: str | Path) -> str:
+    """Say how the weights are stored and loaded, and what checks them."""
+    if (adapter := read_adapter(folder)) is not None:
+        return _loading_adapter(adapter)
+    return "The file holds plain weights with zeros: `from_pretrained` needs no more, and `nxm verify` checks them."
+
+
+def _loading_adapter(adapter: SavedAdapter) -> str:
+    base = f"These are layers of the base model `{adapter.config.get('base_model_name_or_path')}`, which was frozen."
+    if adapter.is_masked:
+        return (
+            f"{base} The adapter in this directory changes kept weights alone. `nxm_hf.load_adapter(base, DIR)` loads "
+            "it, and `nxm merge BASE DIR OUT` writes the sum, which is sparse and computes the same."
+        )
+    return (
+        f"{base} The adapter in this directory stands beside them, and is dense. `PeftModel.from_pretrained` loads it, "
+        "and `nxm merge BASE DIR OUT` makes one sparse model of both and says what that loses."
+    )
+
+
+def _section(record: SparsityRecord, verification: Verification, loading: str) -> str:
     payload = record.to_dict()
     warmup, settle = record.config.phases
     made = f"recipe `{payload['recipe']}` with `{payload['settings']}`, warmup {warmup}, settle {settle}"
@@ -47,8 +68,7 @@ def _section(record: SparsityRecord, verification: Verification) -> str:
             "## Sparsity",
             "",
             f"{len(verification.layers)} layers of this model are sparse, with a density of {record.density:.4f}; "
-            f"pattern `{payload['pattern']}`, {made}. Made with nxm_hf {record.nxm_version}. The file holds plain "
-            "weights with zeros: `from_pretrained` needs nothing else, and `nxm verify` checks them.",
+            f"pattern `{payload['pattern']}`, {made}. Made with nxm_hf {record.nxm_version}. {loading}",
             "",
             "A plain `Trainer` fills the zeros again when it trains this model. `NxMTrainer(model=...)` of "
             "[nxm_hf](https://github.com/nxm-hf/nxm-hf) keeps them.",

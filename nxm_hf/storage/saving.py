@@ -61,6 +61,20 @@ def check_written(folder: str | Path, plan: Plan) -> None:
             raise RuntimeError(f"{name} in {folder} is not the weight that was saved; the disk may be full or failing.")
 
 
+def check_free(out: str | Path) -> None:
+    """Raise if a directory to write is there already, and is not empty.
+
+    Args:
+        out: The directory.
+
+    Raises:
+        ValueError: If it is a file, or a directory with anything in it.
+    """
+    out = Path(out)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise ValueError(f"{out} is there already, and nothing is overwritten. Name another place, or remove it.")
+
+
 def copy_beside(source: str | Path, folder: str | Path) -> None:
     """Copy the files beside a model's weights that belong to it, such as its tokenizer.
 

@@ -12,20 +12,23 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerState, TrainingArguments
 
+from nxm_hf.adapters.loading import restore_adapter
+from nxm_hf.adapters.masked import is_masked
 from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.distillation.teacher import Teacher
 from nxm_hf.engine import Engine
 from nxm_hf.engine.optimizer_state import unwrapped
 from nxm_hf.engine.requirements import check_trainable
-from nxm_hf.layers.modules import unwrap
+from nxm_hf.layers.modules import has_adapter, unwrap
 from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.model_card import TAG
 from nxm_hf.storage.model_files import load_weights
+from nxm_hf.storage.model_record import is_frozen, read_record, record_of
 from nxm_hf.storage.same_model import check_same_model, check_same_teacher, fingerprints
 from nxm_hf.storage.saving import write_record
-from nxm_hf.storage.state_file import STATE_FILE, read_header, read_state, write_state
-from nxm_hf.storage.verify import Verification, verify_targets
-from nxm_hf.trainer.unsupported import refuse_unsupported
+from nxm_hf.storage.state_file import STATE_FILE, Header, read_header, read_state, write_state
+from nxm_hf.storage.verify import Verification, verify, verify_targets
+from nxm_hf.trainer.unsupported import refuse_unsaved, refuse_unsupported
 
 logger = logging.getLogger("nxm_hf")
 
@@ -55,7 +58,10 @@ class SparseTrainingSession:
             ValueError: If the training, the model or a layer is not supported.
         """
         refuse_unsupported(args, model)
-        check_trainable(Plan.of(model, self.config))
+        self.config = frozen_config(model, self.config) or self.config
+        plan = Plan.of(model, self.config)
+        refuse_unsaved(plan)
+        check_trainable(plan)
 
     def begin(
         self,
@@ -85,11 +91,17 @@ class SparseTrainingSession:
             # The last training broke off. Begin from the weights that it trained, not from the masked ones.
             self.engine.release()
             if resume_from:
-                load_weights(resume_from, unwrap(model))  # Trainer skips this when it restarts a training after an OOM
+                # Trainer skips this when it restarts a training after an OOM.
+                if has_adapter(model):
+                    restore_adapter(resume_from, model)
+                else:
+                    load_weights(resume_from, unwrap(model))
         plan = Plan.of(model, self.config)
+        refuse_unsaved(plan)
         if resume_from:
             check_same_model(resume_from, header, plan)
             check_same_teacher(resume_from, header, self._teacher_description())
+            _check_same_adapter(resume_from, header, model)
         self.engine = Engine(
             plan,
             unwrapped(optimizer),
@@ -162,7 +174,7 @@ class SparseTrainingSession:
                 "This model is still dense, so nothing was written. Call trainer.train() before you save it."
             )
         verification.raise_for_problems()
-        return plan, SparsityRecord(self.config, plan.layers, verification.density), verification
+        return plan, record_of(plan, self.config, verification.density), verification
 
     def write_state(self, args: TrainingArguments, folder: str | Path) -> None:
         """Write the engine's state into a checkpoint. Call it inside `deployed()`, in every process.
@@ -180,6 +192,7 @@ class SparseTrainingSession:
             raise RuntimeError("The processes hold different weights; do they use the same seed?")
         if args.should_save:
             header = {**engine.header(), **prints, "teacher": self._teacher_description()}
+            header["masked_adapter"] = is_masked(engine.model)
             write_state(folder, header, engine.tensors())
 
     def prepare_push(self, args: TrainingArguments) -> None:
@@ -200,6 +213,47 @@ class SparseTrainingSession:
 
     def _teacher_description(self) -> dict[str, Any] | None:
         return None if self.teacher is None else self.teacher.record
+
+
+def frozen_config(model: nn.Module, asked: NxMConfig | None) -> NxMConfig | None:
+    """Return a config that keeps the masks of a frozen sparse model, of which only an adapter or a head trains.
+
+    Args:
+        model: The model.
+        asked: What the user wants to prune, or None.
+
+    Returns:
+        The config, or None if the model is not sparse and frozen, or the user wants dense training.
+
+    Raises:
+        ValueError: If the model does not hold its pattern, or the user asks for another one.
+    """
+    record = read_record(model)
+    if record is None or not is_frozen(model) or (asked is not None and asked.is_dense):
+        return None
+    verify(model).raise_for_problems()
+    held = record.config.pattern
+    if asked is not None and asked.pattern != held:
+        raise ValueError(
+            f"The layers of this model are frozen and hold {held!r}, so training cannot bring them to "
+            f"{asked.pattern!r}. Write pattern={held!r}, or prune the model anew: "
+            f"nxm_hf.prune(model, {asked.pattern!r})."
+        )
+    config = record.config.for_finetuning()
+    if asked != config:  # so that it is said once
+        logger.warning("The base of this model is sparse (%s) and frozen: its masks stay, and the rest trains.", held)
+    return config
+
+
+def _check_same_adapter(folder: str | Path, header: Header, model: nn.Module) -> None:
+    """Raise if an adapter was masked when a checkpoint was written and is not now, or the other way round."""
+    masked = header.get("masked_adapter", False)
+    if masked != is_masked(model):
+        advice = "Call nxm_hf.mask_adapter(model)" if masked else "Leave mask_adapter out"
+        raise ValueError(
+            f"The adapter in {folder} {'is' if masked else 'is not'} masked, and that of this model "
+            f"{'is not' if masked else 'is'}. {advice} before you make the Trainer."
+        )
 
 
 def _steps_per_epoch(args: TrainingArguments, train_dataloader: Any) -> int | None:
