@@ -1,4 +1,4 @@
-"""A sentence encoder that alps made sparse, fine-tuned with an adapter of PEFT and in full: correlation on scored pairs.
+"""A sentence encoder that alps made sparse, fine-tuned with an adapter and in full: correlation on scored pairs.
 
     python benchmarks/lora_recovery.py --model path/to/all-MiniLM-L6-v2 --pairs path/to/stsb --pattern 1:4 --seed 0
 

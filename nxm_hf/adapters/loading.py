@@ -9,6 +9,7 @@ from nxm_hf.adapters.masked import mask_adapter
 from nxm_hf.layers.modules import has_adapter, without_wrappers
 from nxm_hf.storage.adapter_files import ADAPTER_CONFIG, check_adapter_weights, read_adapter
 from nxm_hf.storage.model_source import model_directory
+from nxm_hf.text import shortened
 
 
 def load_adapter(model: nn.Module, adapter: str | Path, is_trainable: bool = False) -> Any:
@@ -23,7 +24,8 @@ def load_adapter(model: nn.Module, adapter: str | Path, is_trainable: bool = Fal
         The PeftModel.
 
     Raises:
-        ValueError: If the model has an adapter already, or the adapter is masked and the model is not sparse.
+        ValueError: If the model has an adapter already, if the adapter is of another model, or if it is masked and the
+            model is not sparse.
         FileNotFoundError: If there is no adapter.
         ImportError: If PEFT is not installed.
     """
@@ -36,11 +38,21 @@ def load_adapter(model: nn.Module, adapter: str | Path, is_trainable: bool = Fal
         raise ValueError(
             "This model has an adapter already. Merge it first with nxm_hf.merge_adapter(model), or load the base anew."
         )
-    peft = import_peft()
+    peft, another = import_peft(), f"so it is of another model than this {type(model).__name__}. Load the base in the"
     config = {**saved.config, **({"init_lora_weights": True} if saved.is_masked else {})}
-    loaded = peft.PeftModel.from_pretrained(
-        model, folder, config=peft.PeftConfig.from_peft_type(**config), is_trainable=is_trainable
-    )
+    try:
+        loaded = peft.PeftModel.from_pretrained(
+            model, folder, config=peft.PeftConfig.from_peft_type(**config), is_trainable=is_trainable
+        )
+    except RuntimeError as error:  # of load_state_dict
+        raise ValueError(
+            f"{adapter} has weights of other shapes, {another} class and size that the adapter was trained on."
+        ) from error
+    absent = peft.get_peft_model_state_dict(loaded).keys() - peft.load_peft_weights(folder, device="cpu").keys()
+    if absent:
+        raise ValueError(
+            f"{adapter} lacks {shortened(sorted(absent))}, {another} class that the adapter was trained on."
+        )
     return mask_adapter(loaded) if saved.is_masked else loaded
 
 

@@ -157,12 +157,15 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     return model
 
 
-def load_with_missing(cls: type[PreTrainedModel], folder: str | Path) -> tuple[PreTrainedModel, list[str]]:
+def load_with_missing(
+    cls: type[PreTrainedModel], folder: str | Path, **options: Any
+) -> tuple[PreTrainedModel, list[str]]:
     """Load a model, and list the weights that were missing and have random values.
 
     Args:
         cls: The class of the model.
         folder: Directory of the model.
+        **options: Arguments of `from_pretrained`, such as `num_labels`.
 
     Returns:
         The model and the names of the missing weights. The global random state is not touched.
@@ -171,7 +174,7 @@ def load_with_missing(cls: type[PreTrainedModel], folder: str | Path) -> tuple[P
         ValueError: If transformers cannot load it.
     """
     with _one_line_errors(folder, "cannot be loaded"), torch.random.fork_rng(devices=[]):
-        loaded: Any = cls.from_pretrained(model_folder(folder), output_loading_info=True)
+        loaded: Any = cls.from_pretrained(model_folder(folder), output_loading_info=True, **options)
     model, info = loaded
     return model, sorted(info["missing_keys"])
 
