@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pandas
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from scipy.stats import spearmanr
 from torch import Tensor, nn
@@ -69,8 +69,8 @@ class Comparison:
         self.texts = [text for pair in self.train for text in pair["texts"]]
 
     def _read(self, split: str) -> list[Pair]:
-        frame = pandas.read_parquet(self.arguments.pairs / f"{split}.parquet")
-        rows = zip(frame["sentence1"], frame["sentence2"], frame["label"], strict=True)
+        pairs = Dataset.from_parquet(str(self.arguments.pairs / f"{split}.parquet"))
+        rows = zip(pairs["sentence1"], pairs["sentence2"], pairs["label"], strict=True)
         return [{"texts": (one, other), "score": float(label) / 5} for one, other, label in rows]
 
     def run(self) -> None:
@@ -116,7 +116,7 @@ class Comparison:
             remove_unused_columns=False,
         )
         began, rows = time.process_time(), self.train
-        PairTrainer(model, args, self._collate, train_dataset=rows).train()  # type: ignore[arg-type]  # lists will do
+        PairTrainer(model, args, self._collate, train_dataset=rows).train()
         self._score(name, model, _trained(model), f"{time.process_time() - began:.0f} s")
         return model
 

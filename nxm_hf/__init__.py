@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from nxm_hf.engine.attach import attach
     from nxm_hf.inference import InferenceReport
     from nxm_hf.inference.conversion import to_inference
+    from nxm_hf.inference.loading import NxMInference
+    from nxm_hf.packing import NxMPackedConfig, PackedLinear
     from nxm_hf.permutation import Permutation
     from nxm_hf.permutation.permute import permute
     from nxm_hf.pruning import PruningResult
     from nxm_hf.pruning.prune import prune
     from nxm_hf.rewinding import rewind
     from nxm_hf.storage import Verification
+    from nxm_hf.storage.packed_directory import PackingResult, save_packed
     from nxm_hf.storage.verify import verify
     from nxm_hf.trainer import AnalysisCallback, NxMCallback, NxMTrainer
 
@@ -37,7 +40,11 @@ __all__ = [
     "MergeResult",
     "NxMCallback",
     "NxMConfig",
+    "NxMInference",
+    "NxMPackedConfig",
     "NxMTrainer",
+    "PackedLinear",
+    "PackingResult",
     "Permutation",
     "PruningResult",
     "SparsityRecord",
@@ -55,6 +62,7 @@ __all__ = [
     "pruners",
     "recipes",
     "rewind",
+    "save_packed",
     "solvers",
     "to_inference",
     "verify",
@@ -70,12 +78,15 @@ _NAMES = {
     "engine.attach": ("attach",),
     "inference": ("InferenceReport",),
     "inference.conversion": ("to_inference",),
+    "inference.loading": ("NxMInference",),
+    "packing": ("NxMPackedConfig", "PackedLinear"),
     "permutation": ("Permutation",),
     "permutation.permute": ("permute",),
     "pruning": ("PruningResult",),
     "pruning.prune": ("prune",),
     "rewinding": ("rewind",),
     "storage": ("Verification",),
+    "storage.packed_directory": ("PackingResult", "save_packed"),
     "storage.verify": ("verify",),
     "trainer": ("AnalysisCallback", "NxMCallback", "NxMTrainer"),
 }

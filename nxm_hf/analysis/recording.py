@@ -36,7 +36,7 @@ HISTOGRAM_MAX = 4.0  # in units of the root mean square of the layer; the last b
 HISTOGRAM_SAMPLE = 2**16  # about how many weights of a layer a histogram counts
 
 
-class StepRecord(TypedDict):
+class _StepOfAnyRecipe(TypedDict):
     """One step. Lists have an entry for each layer, in the order of `Recording.layers`."""
 
     step: int
@@ -46,6 +46,12 @@ class StepRecord(TypedDict):
     flips: list[float]  # share of entries that entered or left the mask
     in_mask: list[str]  # which followed weights are in the mask, as hexadecimal bits (see `decode_in_mask`)
     way: list[list[float]]  # by how much the traced weights have moved since the first record
+
+
+class StepRecord(_StepOfAnyRecipe, total=False):
+    """One step, and the iteration of ADMM while that runs: its masks change from one iteration to the next only."""
+
+    iteration: int
 
 
 class _NewLayer(TypedDict):
@@ -193,6 +199,8 @@ def add_record(recording: Recording, engine: Engine, step: int) -> None:
         "in_mask": [],
         "way": [],
     }
+    if iterations := [int(state["updates"]) for state in states.values() if "updates" in state]:
+        record["iteration"] = max(iterations)
     for target, weight, mask in current:
         entered, left, _ = states[target.name].get("moved", NO_CHANGE).tolist()
         record["residual"].append(residual([(target, weight)]))
@@ -213,7 +221,7 @@ def _current_mask(target: Target, weight: Tensor, state: State) -> Tensor:
     """Return the mask in use or, before there is one, the mask of the deployed weight."""
     if "mask" in state:
         return state["mask"]
-    return target.pattern.largest(state.get("r", weight))  # ADMM projects r
+    return target.pattern.nearest(state["r"]) if "r" in state else target.pattern.largest(weight)  # ADMM projects r
 
 
 def _follow(layer: FollowedLayer, weight: Tensor, mask: Tensor) -> str:

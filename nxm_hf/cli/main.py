@@ -1,6 +1,6 @@
 """The entry point of `nxm`: choose a command, run it and return its exit code.
 
-To add a command, write a function in `commands.py` or `prune_commands.py` and list it in COMMANDS. Its name ends in
+To add a command, write a function in one of the `*commands.py` and list it in COMMANDS. Its name ends in
 `_command`, its docstring is its help, and the types of its parameters are in `options.py`. It imports what it needs
 when it runs, so that `--help` and a typing error are answered at once.
 """
@@ -27,6 +27,7 @@ from nxm_hf.cli.commands import (
     verify_command,
 )
 from nxm_hf.cli.inference_commands import bench_command
+from nxm_hf.cli.packing_commands import pack_command, unpack_command
 from nxm_hf.cli.prune_commands import convert_command, prune_command
 
 COMMANDS: tuple[Callable[..., int], ...] = (
@@ -37,6 +38,8 @@ COMMANDS: tuple[Callable[..., int], ...] = (
     prune_command,
     convert_command,
     merge_command,
+    pack_command,
+    unpack_command,
     rewind_command,
     report_command,
     bench_command,

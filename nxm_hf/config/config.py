@@ -186,10 +186,10 @@ class NxMConfig(PushToHubMixin):
         Returns:
             The recipe's method, between a dense warm-up and a phase with a frozen mask.
         """
-        method = self.custom_method
-        if method is None:
-            method = recipes.make(self.recipe, pattern, self.recipe_settings)
-        return Phases(method, pattern, *self.phases)
+        if self.custom_method is not None:
+            return Phases(self.custom_method, pattern, *self.phases)
+        method = recipes.make(self.recipe, pattern, self.recipe_settings)
+        return Phases(method, pattern, *self.phases, recipes.RECIPES.find(self.recipe)[1].early)
 
     @property
     def phases(self) -> tuple[float, float]:

@@ -68,7 +68,8 @@ def model_folder(directory: str | Path) -> Path:
     for module in modules if isinstance(modules, list) else []:
         folder = root / str(module.get("path", "")) if isinstance(module, dict) else root
         config = _json_or_none(folder / "config.json")
-        if isinstance(config, dict) and "model_type" in config:
+        inside = folder.resolve().is_relative_to(root.resolve())
+        if inside and isinstance(config, dict) and "model_type" in config:
             return folder
     return root
 

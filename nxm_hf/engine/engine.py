@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nxm_hf.config import NxMConfig, SparsityRecord
-from nxm_hf.engine.metrics import residual, training_metrics
+from nxm_hf.engine.metrics import mask_movement, residual, training_metrics
 from nxm_hf.engine.optimizer_state import Moments, check_moments
-from nxm_hf.engine.requirements import check_held, check_trainable
+from nxm_hf.engine.requirements import check_held, check_trainable, warn_of_resets_that_never_come
 from nxm_hf.engine.step_hooks import StepHooks
 from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.methods import PHASES, Slot, State, restore_dense
@@ -24,6 +24,7 @@ from nxm_hf.storage.state_file import Header, Tensors, by_layer, check_same_run,
 from nxm_hf.storage.verify import Verification, verify_targets
 
 logger = logging.getLogger("nxm_hf")
+CONVERGED = 0.1  # the largest share of the norm that pruning takes once ADMM has converged
 
 
 class Engine:
@@ -65,6 +66,7 @@ class Engine:
         self._pruner = CalibratedPruner.of(plan, config, train_dataloader)
         self._methods = {target.name: config.method(target.pattern) for target in self._trained}
         check_moments(optimizer, self._methods.values())
+        warn_of_resets_that_never_come(self._methods.values(), total_steps)
         self._states: dict[str, State] = {}
         self._training: dict[str, Tensor] | None = None  # the training view, while the deployed view is shown
         self.finished = self._warned = False
@@ -207,20 +209,34 @@ class Engine:
         """End the training. The model is then an ordinary sparse model without hooks."""
         if self.finished:
             return
-        self.warn_if_early()
+        self.warn_at_end()
         self.deploy()
         self.detach()
 
-    def warn_if_early(self) -> None:
-        """Warn, once, if training ends before its last step: name the phase and the norm that pruning takes."""
-        if self._trained and self.step < self.total_steps and not self._warned:
-            self._warned = True
+    def warn_at_end(self) -> None:
+        """Warn, once, if training ends before its last step, or ADMM before W and Z are close."""
+        if not self._trained or self._warned:
+            return
+        early, in_admm = self.step < self.total_steps, any(Slot.R in state for state in self._states.values())
+        if not (early or in_admm):
+            return
+        pruned = residual(self.trained_weights())
+        self._warned = early or pruned > CONVERGED
+        if early:
             logger.warning(
                 "Training ends at step %d of %d, in the phase %r; pruning now takes %.4f of the norm of the weights.",
                 self.step,
                 self.total_steps,
                 self.phase,
-                residual(self.trained_weights()),
+                pruned,
+            )
+        elif pruned > CONVERGED:
+            logger.warning(
+                "ADMM has not converged: pruning takes %.4f of the norm of the weights, and %.4f of the last mask was "
+                "kept before. Raise rho (or contraction), the learning rate or the number of steps; or write "
+                "settle=0.25 to train on with a frozen mask.",
+                pruned,
+                mask_movement(self.plan.targets, self._states)["nxm/mask_similarity"],
             )
 
     def detach(self) -> None:

@@ -1,12 +1,17 @@
 """Checks of a model and an optimizer before a training starts."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from nxm_hf.layers.modules import has_adapter
 from nxm_hf.layers.plan import Plan
+from nxm_hf.methods import Clock, Masked, Method, Phases
+from nxm_hf.methods.schedules import Every
 from nxm_hf.text import shortened
+
+logger = logging.getLogger("nxm_hf")
 
 
 def check_trainable(plan: Plan) -> None:
@@ -62,6 +67,29 @@ def check_held(plan: Plan, optimizer: torch.optim.Optimizer) -> None:
         [target.name for target in plan.targets if id(target.layer.weight) not in held],
         "are not held by the optimizer. Make it from model.parameters(), or leave them out with exclude=[...].",
     )
+
+
+def warn_of_resets_that_never_come(methods: Iterable[Method], total_steps: int) -> None:
+    """Warn if pruned weights are to be reset less often than once in a training.
+
+    Args:
+        methods: The methods of the layers.
+        total_steps: Optimizer steps of the whole training.
+    """
+    for method in methods:
+        if not isinstance(method, Phases) or not isinstance(method.method, Masked):
+            continue
+        begin, end = method.window(Clock(0, total_steps))
+        reset = method.method.reset
+        if isinstance(reset, Every) and reset.steps > end - begin:
+            logger.warning(
+                "every=%d is longer than the %d steps of this recipe, so pruned weights are never reset. "
+                "Write every=%d or less.",
+                reset.steps,
+                end - begin,
+                max((end - begin) // 2, 1),
+            )
+            return
 
 
 def _refuse(names: Sequence[str], problem: str) -> None:

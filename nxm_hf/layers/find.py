@@ -196,6 +196,11 @@ def _reason(name: str, module: nn.Module, owners: Sequence[str]) -> str:
 
 
 def _no_layers(model: nn.Module) -> str:
+    if any(hasattr(module, "weight_nxm_idx") for module in model.modules()):
+        return (
+            f"The layers of this {type(model).__name__} are packed, so they cannot be pruned or trained. Load it with "
+            "from_pretrained(dir, quantization_config=nxm_hf.NxMPackedConfig(dequantize=True))."
+        )
     names = shortened([plain_name(name) for name, module in model.named_modules() if is_linear(module)]) or "none"
     return (
         f"Nothing to prune in this {type(model).__name__}: no Linear or Conv1D of its own stands in a stack of blocks, "

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State
 from nxm_hf.methods.schedules import Clock, Evenly, EveryEpoch, PeriodicSchedule
-from nxm_hf.methods.scores import best_mask
+from nxm_hf.methods.scores import nearest_mask
 from nxm_hf.patterns import Pattern
 from nxm_hf.solvers.weight_ops import admm_update, keep
 
@@ -23,13 +23,14 @@ class ADMM(Method):
         each update   Z = project(W + U),  U = U + W - Z
 
     U is the dual variable, the running sum of W - Z. Z and U are nowhere both non-zero, so one tensor R = Z - U holds
-    both. With V = W + U and the mask m of |V|, R = V where m keeps and R = -V elsewhere. The mask of |R| is m again.
-    Without the dual, U = 0 and R = Z.
+    both. With V = W + U and its nearest mask m, R = V where m keeps and R = -V elsewhere. The nearest mask of R is m
+    again. Without the dual, U = 0 and R = Z.
 
     - `start` is R before the first update: "A" R = W, without any pull; "B" R = project(W); "C" an update at step 0.
     - `rho` None is measured once, at the first step with a gradient. There the norm of the pull becomes
       `PULL_OVER_GRADIENT` times the norm of the loss's gradient.
-    - `scores` choose what `finish` keeps. The projections of the updates use magnitude.
+    - `scores` choose what `finish` keeps: the largest sum of their squares. The projections of the updates use the
+      squares of the weight itself.
     """
 
     pattern: Pattern
@@ -71,7 +72,7 @@ class ADMM(Method):
             self._update(weight, state)
 
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor:
-        mask = best_mask(weight, self.pattern, self.scores, clock)
+        mask = nearest_mask(weight, self.pattern, self.scores, clock)
         keep(weight, mask)
         return mask
 

@@ -19,15 +19,17 @@ _WARMUP, _RECIPE, _SETTLE = range(3)
 class Phases(Method):
     """A method with a dense phase before it and a frozen-mask phase after it.
 
-    Of T steps, the first a = round(warmup * T) are dense, and from step e = T - round(settle * T) the mask is frozen.
-    `method` sees its own clock over [a, e). Its `finish` at step e makes the mask that is frozen. The phase is part of
-    the state, so that a run that is resumed with another T never goes back by a phase.
+    Of T steps, the first a = round(warmup * T) are dense, and from step e = T - round(settle * T) - early the mask is
+    frozen; `early` counts only if there is such a phase. `method` sees its own clock over [a, e). Its `finish` at step
+    e makes the mask that is frozen. The phase is part of the state, so that a run that is resumed with another T never
+    goes back by a phase.
     """
 
     method: Method
     pattern: Pattern
     warmup: float = 0.0
     settle: float = 0.0
+    early: int = 0
 
     @property
     def edits_moments(self) -> bool:
@@ -89,7 +91,10 @@ class Phases(Method):
         Args:
             clock: A clock that knows the length of training.
         """
-        return round(self.warmup * clock.total), clock.total - round(self.settle * clock.total)
+        begin, end = round(self.warmup * clock.total), clock.total - round(self.settle * clock.total)
+        if self.early and end < clock.total:
+            end = max(end - self.early, min(begin + 1, end))  # at least one step is the method's
+        return begin, end
 
     def _begin(self, phase: int, weight: Tensor, clock: Clock) -> State:
         method, own_clock = self._method_of(phase, clock)

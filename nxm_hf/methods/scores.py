@@ -18,6 +18,9 @@ def best_mask(weight: Tensor, pattern: Pattern, scores: str, clock: Clock) -> Te
     v estimates the diagonal of the Fisher information. Pruning a weight raises the loss by about W^2 v, up to a
     constant factor. If the optimizer keeps no such mean for each entry, "fisher" falls back to magnitude.
 
+    "magnitude" keeps the largest sum of scores, and "fisher" the largest sum of their squares, W^2 v. For
+    N:M and unstructured patterns both are the same.
+
     Args:
         weight: The dense weight, of shape [out, in].
         pattern: The pattern that the mask holds.
@@ -27,7 +30,29 @@ def best_mask(weight: Tensor, pattern: Pattern, scores: str, clock: Clock) -> Te
     Raises:
         ValueError: If a score is NaN.
     """
-    squares = clock.squares if scores == "fisher" else None
-    if squares is None:
-        return pattern.largest(weight)
-    return pattern.mask(weight.abs() * squares.to(weight.dtype).sqrt().add_(TINY))
+    squares = _squares(scores, clock)
+    return pattern.largest(weight) if squares is None else pattern.nearest(_fisher(weight, squares))
+
+
+def nearest_mask(weight: Tensor, pattern: Pattern, scores: str, clock: Clock) -> Tensor:
+    """Return the mask of the pattern that keeps the largest sum of squared scores.
+
+    Args:
+        weight: The dense weight, of shape [out, in].
+        pattern: The pattern that the mask holds.
+        scores: "magnitude" or "fisher"; see `best_mask`.
+        clock: The clock that gives access to the optimizer's moments.
+
+    Raises:
+        ValueError: If a score is NaN.
+    """
+    squares = _squares(scores, clock)
+    return pattern.nearest(weight if squares is None else _fisher(weight, squares))
+
+
+def _squares(scores: str, clock: Clock) -> Tensor | None:
+    return clock.squares if scores == "fisher" else None
+
+
+def _fisher(weight: Tensor, squares: Tensor) -> Tensor:
+    return weight.abs() * squares.to(weight.dtype).sqrt().add_(TINY)

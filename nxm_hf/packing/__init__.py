@@ -1,6 +1,20 @@
 """Packed checkpoints: N:M weights as kept values and indices, in files and in memory."""
 
+from nxm_hf.packing.file_names import INDICES, names_in_files
 from nxm_hf.packing.format import PackedMatrix, check_packed, pack, row_pattern, unpack
 from nxm_hf.packing.packed_linear import PackedLinear
+from nxm_hf.packing.quantizer import NxMPackedConfig, NxMQuantizer, read_packed_config
 
-__all__ = ["PackedLinear", "PackedMatrix", "check_packed", "pack", "row_pattern", "unpack"]
+__all__ = [
+    "INDICES",
+    "NxMPackedConfig",
+    "NxMQuantizer",
+    "PackedLinear",
+    "PackedMatrix",
+    "check_packed",
+    "names_in_files",
+    "pack",
+    "read_packed_config",
+    "row_pattern",
+    "unpack",
+]

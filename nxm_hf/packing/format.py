@@ -7,6 +7,7 @@ bits are 0, so -0.0 and NaN survive, and packing loses nothing.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -134,11 +135,11 @@ def unpack(values: Tensor, indices: Tensor, pattern: NM, out: Tensor | None = No
     """
     groups = values.shape[1] // pattern.n
     shape = (values.shape[0], groups * pattern.m)
-    matrix = values.new_zeros(shape) if out is None else out.zero_()
+    matrix = values.new_empty(shape) if out is None else out
     entries, bits = _as_bits(matrix), _as_bits(values.detach())
     for rows in _chunks(shape):
         positions = _read_bits(indices[rows], index_bits(pattern.m), values.shape[1])
-        dense = entries[rows].unflatten(1, (groups, pattern.m))
+        dense = entries[rows].zero_().unflatten(1, (groups, pattern.m))
         dense.scatter_(-1, positions.view(-1, groups, pattern.n).long(), bits[rows].reshape(-1, groups, pattern.n))
     return matrix
 
@@ -165,15 +166,31 @@ def check_packed(values: Tensor, indices: Tensor, pattern: NM, shape: tuple[int,
     if indices.dtype != torch.uint8:
         raise _damaged(name, f"indices are {str(indices.dtype).removeprefix('torch.')}; they must be uint8")
     bits = index_bits(pattern.m)
+    if 8 % (pattern.n * bits) == 0 and values_shape[1] * bits % 8 == 0:  # each byte holds whole groups
+        counts = torch.bincount(indices.flatten(), minlength=256)
+        if not bool(counts[_invalid_bytes(pattern).to(indices.device)].any()):
+            return
     for rows in _chunks(shape):
-        positions = _read_bits(indices[rows], bits, values_shape[1]).view(len(indices[rows]), -1, pattern.n)
+        positions = _read_bits(indices[rows], bits, values_shape[1]).unflatten(1, (-1, pattern.n))
         if int((positions > pattern.m - 1).sum()):
             raise _damaged(name, f"indices reach {int(positions.max())}; those of {pattern} end at {pattern.m - 1}")
-        if int((positions[..., 1:] <= positions[..., :-1]).sum()):
+        if int(_out_of_order(positions).sum()):
             raise _damaged(name, "indices do not ascend in each group")
     used = values_shape[1] * bits % 8  # bits of the last byte of a row
     if used and int((indices[:, -1] >> used).count_nonzero()):
         raise _damaged(name, "indices do not end with zero bits in each row")
+
+
+@lru_cache
+def _invalid_bytes(pattern: NM) -> Tensor:
+    """Return which of the 256 bytes hold a position out of range or out of order, for bytes of whole groups."""
+    bits = index_bits(pattern.m)
+    positions = _read_bits(torch.arange(256, dtype=torch.uint8)[:, None], bits, 8 // bits).unflatten(1, (-1, pattern.n))
+    return ((positions > pattern.m - 1).flatten(1).any(-1)) | _out_of_order(positions).flatten(1).any(-1)
+
+
+def _out_of_order(positions: Tensor) -> Tensor:
+    return positions[..., 1:] <= positions[..., :-1]
 
 
 def _damaged(name: str, problem: str) -> ValueError:

@@ -75,7 +75,7 @@ class PackedLinear(nn.Module):
             pattern: N:M or transposable N:M.
         """
         weight, transposed = cast(Tensor, layer.weight), is_transposed(layer)
-        rows, columns = (weight.t() if transposed else weight).shape
+        rows, columns = reversed(weight.shape) if transposed else weight.shape
         has_bias = getattr(layer, "bias", None) is not None
         packed = cls(
             columns, rows, pattern, bias=has_bias, transposed=transposed, dtype=weight.dtype, device=weight.device
@@ -135,10 +135,20 @@ class PackedLinear(nn.Module):
                 layer: nn.Module = Conv1D(self.out_features, self.in_features)
             else:
                 layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
+        self.fill(layer, dtype)
+        return layer
+
+    def fill(self, layer: nn.Module, dtype: torch.dtype | None = None) -> None:
+        """Give a dense layer of the same shape the weight and bias of this one, as parameters that can be trained.
+
+        Args:
+            layer: A Linear or a Conv1D of transformers, such as one on the meta device.
+            dtype: Type of the parameters; by default that of this layer.
+        """
         layer.weight = nn.Parameter(self.dense_weight().to(dtype or self.weight.dtype))
         if self.bias is not None:
             layer.bias = nn.Parameter(self.bias.detach().to(dtype or self.bias.dtype))
-        return layer.train(self.training)
+        layer.train(self.training)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Multiply by the unpacked weight and add the bias.

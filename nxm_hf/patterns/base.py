@@ -104,8 +104,25 @@ class Pattern(ABC):
         self.check(weight.shape)
         return weight_ops.magnitude_mask(weight.detach(), self)
 
+    def nearest(self, weight: Tensor) -> Tensor:
+        """Return the mask of the nearest weight, which keeps the largest sum of squares.
+
+        For N:M and unstructured patterns it is `largest(weight)`. A transposable mask of `largest` keeps the largest
+        sum of magnitudes instead, and a block mask the blocks with the largest entries.
+
+        Args:
+            weight: The weight, or scores whose squares add up to what is lost by pruning.
+
+        Raises:
+            ValueError: The shape does not fit the pattern, or the weight holds a NaN.
+        """
+        self.check(weight.shape)
+        return weight_ops.nearest_mask(weight.detach(), self)
+
     def project(self, weight: Tensor) -> Tensor:
         """Return the nearest weight that holds the pattern, as a new tensor whose zeros are all +0.0.
+
+        No weight of the pattern has a smaller Euclidean distance. Its mask is `nearest(weight)`.
 
         Args:
             weight: The weight.

@@ -19,3 +19,4 @@ def register_with_transformers() -> None:
 
 def _register() -> None:
     """Import the modules that register themselves with transformers."""
+    from nxm_hf.packing import quantizer  # noqa: F401

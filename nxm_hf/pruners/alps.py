@@ -98,13 +98,13 @@ def admm_search(weight: Tensor, hessian: Hessian, pattern: Pattern, rho: float, 
     values, vectors, scale = (tensor.to(weight.dtype) for tensor in (values, vectors, scale))
     dense = weight * scale
     target = (dense @ vectors) * values  # H W in the eigenbasis of H, where H + rho I is diagonal
-    mask = last_mask = pattern.mask(dense.abs())
+    mask = last_mask = pattern.nearest(dense)
     sparse, dual = dense * mask, torch.zeros_like(dense)
     never_changed = True
     for step in range(1, steps + 1):
         fitted = ((target + rho * ((sparse - dual) @ vectors)) / (values + rho)) @ vectors.T
         dual += fitted
-        mask = pattern.mask(dual.abs())
+        mask = pattern.nearest(dual)
         sparse = dual * mask
         dual -= sparse
         if step % CHECK_EVERY:

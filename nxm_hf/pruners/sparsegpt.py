@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nxm_hf.patterns import Pattern
+from nxm_hf.patterns import Block, Pattern
 from nxm_hf.pruners.base import Inputs, OneShot, PrunedWeight, apply_mask, group_width
 from nxm_hf.pruners.hessian import BIAS_MODES, Hessian, correct_bias
 from nxm_hf.settings import at_least_zero, one_of
@@ -63,7 +63,9 @@ def obs_sweep(weight: Tensor, hessian: Hessian, pattern: Pattern) -> PrunedWeigh
     factor = hessian.factor.to(weight.dtype)
     mask = torch.zeros_like(columns, dtype=torch.bool)
     if not group:
-        mask.copy_(pattern.mask(columns.T.square() * hessian.obs_cost.to(weight.dtype)).T)
+        costs = columns.T.square() * hessian.obs_cost.to(weight.dtype)
+        # The cost of a block is the sum of its costs, while `mask` counts the largest one only.
+        mask.copy_((pattern.nearest(costs.sqrt()) if isinstance(pattern, Block) else pattern.mask(costs)).T)
     block = width * max(1, BLOCK // width)
     for begin in range(0, len(columns), block):
         end = min(begin + block, len(columns))

@@ -16,9 +16,10 @@ class Wanda(OneShot):
 
     Reference: Sun et al., 2023, https://arxiv.org/abs/2306.11695
     Relations: `magnitude` weighted by each input's norm; `sparsegpt` also uses the correlations between inputs.
-    The pattern decides which scores compete: those of one group in N:M, those of the whole layer in
+    A transposable or block mask keeps the largest sum of squared scores, which is the least output error if inputs are
+    uncorrelated. The pattern decides which scores compete: those of one group in N:M, those of the whole layer in
     "unstructured:0.5". The paper's unstructured form compares within each row.
     """
 
     def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> PrunedWeight:
-        return apply_mask(weight, pattern.mask(weight.abs() * inputs.norms.to(weight.dtype)))
+        return apply_mask(weight, pattern.nearest(weight * inputs.norms.to(weight.dtype)))

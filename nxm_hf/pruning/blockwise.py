@@ -96,7 +96,7 @@ def _prune_layer(
         pruned = pruner(weight, bias, inputs, target.pattern)
     except ValueError as error:
         raise ValueError(f"{target.name}: {error}") from error
-    by_magnitude = PrunedWeight(target.pattern.project(weight), None, pruned.mask)
+    by_magnitude = Magnitude()(weight, None, None, target.pattern)
     energy = weight.double().square()
     layer = PrunedLayer(
         name=target.name,

@@ -20,7 +20,7 @@ from nxm_hf.pruning.result import PruningResult, record_pruning
 from nxm_hf.pruning.text_rows import check_paths
 from nxm_hf.storage.model_files import load_with_missing, model_class
 from nxm_hf.storage.model_source import model_directory
-from nxm_hf.storage.saving import check_written, copy_beside, write_record
+from nxm_hf.storage.saving import check_free, check_written, copy_beside, write_record
 from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import verify_targets
 from nxm_hf.text import shortened
@@ -74,7 +74,7 @@ def prune_directory(
         FileNotFoundError: If there is no model in `source`, or no file or Hub dataset `calibration`.
     """
     out, place = Path(out), _device(device)
-    _check_free(out)
+    check_free(out)
     if not isinstance(settings or {}, dict):
         raise ValueError(f'settings must be an object such as {{"damping": 0.01}}; got {settings!r}.')
     method = method or default_method(calibration)
@@ -96,11 +96,6 @@ def prune_directory(
     os.rename(complete, out)
     cache.clear()
     return result
-
-
-def _check_free(out: Path) -> None:
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise ValueError(f"{out} is there already, and nothing is overwritten. Name another place, or remove it.")
 
 
 def _device(name: str | None) -> torch.device:

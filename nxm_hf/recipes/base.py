@@ -42,6 +42,7 @@ class Recipe:
             the settings and the warm-up fraction.
         calibrated_start: The rule for pruning with calibration data; None if the recipe never needs it.
         needs_warmup: The rule that tells if the recipe needs dense steps first; None if it never does.
+        early: Steps by which the mask is frozen before the `settle` fraction of training begins.
 
     Example:
         >>> from nxm_hf.recipes.ste import ste
@@ -53,6 +54,7 @@ class Recipe:
     settle: float | Callable[[Settings, float], float] = 0.0
     calibrated_start: Callable[[Settings], CalibratedStart | None] | None = None
     needs_warmup: Callable[[Settings], bool] | None = None
+    early: int = 0
 
     @property
     def name(self) -> str:

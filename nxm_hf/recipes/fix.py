@@ -10,7 +10,8 @@ def fix(pattern: Pattern, grad_scale: float = 1.0, refresh: int = 1) -> Masked:
     """Train as `ste` for the first half, then freeze the mask; pruned weights stay zero from there on.
 
     Reference: Stosic and Stosic, 2021 (FIX of "Advances in Sparse Neural Model Training"), https://arxiv.org/abs/2105.12920
-    Relations: `ste` with settle=0.5. Another `settle` in the config moves the point where the mask is frozen.
+    Relations: `ste` with settle=0.5, frozen one step earlier, as in Algorithm 1. Another `settle` in the config moves
+    the point where the mask is frozen.
 
     Args:
         pattern: The pattern of the mask.
@@ -20,4 +21,6 @@ def fix(pattern: Pattern, grad_scale: float = 1.0, refresh: int = 1) -> Masked:
     return ste(pattern, grad_scale, refresh)
 
 
-FIX_RECIPE = Recipe(fix, settle=0.5)
+# Algorithm 1 zeroes what is pruned from the end of step v = T / 2 on, by the mask of step v. This is the mask of the
+# weights after step v - 1.
+FIX_RECIPE = Recipe(fix, settle=0.5, early=1)

@@ -15,7 +15,8 @@ def reset(
     """Train as `ste`, and set pruned weights to zero on every `every`-th step.
 
     Reference: Stosic and Stosic, 2021 (RESET of Algorithm 1), https://arxiv.org/abs/2105.12920
-    Relations: `ste` when `every` is longer than training. With every=1 masks hardly change, as in `asp`.
+    Relations: `ste` when `every` is longer than training; a warning is logged then. With every=1 masks hardly change,
+    as in `asp`.
 
     Args:
         pattern: The pattern of the mask.

@@ -118,8 +118,25 @@ def _magnitudes(run: Run, suffix: str) -> Chart:
     )
 
 
+def mask_records(run: Run) -> list[list[str]]:
+    """Return the recorded masks that count: one for each iteration of ADMM, else one for each record of the recipe.
+
+    Masks of a warm-up or of the frozen-mask phase do not count, unless there are no others.
+
+    Args:
+        run: A run with a recording.
+
+    Returns:
+        The values of "in_mask" of these records.
+    """
+    records = [record for record in run.analysis.get("records", []) if "in_mask" in record]
+    trained = [record for record in records if record.get("phase", "recipe") == "recipe"]
+    by_iteration = {record["iteration"]: record for record in trained if "iteration" in record}
+    return [record["in_mask"] for record in list(by_iteration.values()) or trained or records]
+
+
 def in_mask_counts(run: Run) -> dict[str, list[int]]:
-    """Count at how many recorded steps each followed weight was in the mask.
+    """Count in how many masks each followed weight was; see `mask_records`.
 
     Args:
         run: A run with a recording.
@@ -127,7 +144,7 @@ def in_mask_counts(run: Run) -> dict[str, list[int]]:
     Returns:
         The counts of the followed weights of each layer, by the name of the layer.
     """
-    records = [texts for _, texts in run.recorded("in_mask")]
+    records = mask_records(run)
     counts = {}
     for number, (name, layer) in enumerate(run.analysis["layers"].items()):
         in_mask = [decode_in_mask(texts[number], len(layer["index"])) for texts in records]
@@ -136,13 +153,13 @@ def in_mask_counts(run: Run) -> dict[str, list[int]]:
 
 
 def magnitude_by_count(run: Run) -> list[tuple[int, int, float, float]]:
-    """Group the followed weights by how many recorded steps they were in the mask.
+    """Group the followed weights by how many of the masks of `mask_records` they were in.
 
     Args:
         run: A run with a recording.
 
     Returns:
-        (steps in the mask, number of weights, mean first |w|, mean last |w|) for each group.
+        (masks that hold it, number of weights, mean first |w|, mean last |w|) for each group.
     """
     groups: dict[int, list[tuple[float, float]]] = {}
     for name, counts in in_mask_counts(run).items():
@@ -159,13 +176,14 @@ def magnitude_by_count(run: Run) -> list[tuple[int, int, float, float]]:
 
 def _mask_counts(run: Run, suffix: str) -> list[Chart]:
     """Return how often weights were in the mask, and their magnitudes (Figures 3 and 4 of NxMTransformer)."""
-    groups, records = magnitude_by_count(run), len(run.recorded("in_mask"))
+    groups, records = magnitude_by_count(run), len(mask_records(run))
     counts, sizes, first, last = zip(*groups, strict=True)
     size_of = dict(zip(counts, sizes, strict=True))
     edges = tuple(count - 0.5 for count in range(records + 2))
     weights = Line("weights", edges, tuple(size_of.get(count, 0) for count in range(records + 1)))
     magnitudes = (Line("at the beginning", counts, first), Line("at the end", counts, last))
-    x = f"times in the mask, of {records} recorded steps"
+    of_admm = any("iteration" in record for record in run.analysis["records"])
+    x = f"times in the mask, of {records} {'iterations' if of_admm else 'recorded steps'}"
     note = "A peak in the middle comes from weights that enter and leave the mask repeatedly."
     return [
         Chart("weights", f"Times in the mask{suffix}", x, "followed weights", (weights,), bars=True, note=note),

@@ -10,8 +10,8 @@ from typing import Any
 from nxm_hf.analysis.recording import ANALYSIS_FILE, FORMAT
 from nxm_hf.config import CONFIG_FILE
 from nxm_hf.storage.checkpoints import LAST_WRITTEN, is_checkpoint
-from nxm_hf.storage.model_files import INDEX, WEIGHTS
 from nxm_hf.storage.verify import Verification, verify
+from nxm_hf.storage.weight_files import INDEX, WEIGHTS
 
 SPEED_METRICS = ("_runtime", "_per_second")  # endings of evaluation keys that are not about quality
 

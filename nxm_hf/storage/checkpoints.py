@@ -10,8 +10,8 @@ from pathlib import Path
 
 from nxm_hf.config import CONFIG_FILE
 from nxm_hf.storage.adapter_files import check_adapter_weights, read_adapter
-from nxm_hf.storage.model_files import WeightFiles
 from nxm_hf.storage.state_file import STATE_FILE, read_header
+from nxm_hf.storage.weight_files import WeightFiles
 
 logger = logging.getLogger("nxm_hf")
 LAST_WRITTEN = "trainer_state.json"  # Trainer writes it last: a checkpoint without it is not complete

@@ -5,8 +5,10 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from nxm_hf.config import SparsityRecord
+from nxm_hf.packing import read_packed_config
 from nxm_hf.storage.adapter_files import SavedAdapter, read_adapter
 from nxm_hf.storage.verify import Verification
+from nxm_hf.storage.weight_files import WeightFiles
 
 TAG = "nxm-hf"
 _BEGIN = "<!-- nxm_hf: begin -->"
@@ -36,7 +38,16 @@ def _loading(folder: str | Path) -> str:
     """Say how the weights are stored and loaded, and what checks them."""
     if (adapter := read_adapter(folder)) is not None:
         return _loading_adapter(adapter)
-    return "The file holds plain weights with zeros: `from_pretrained` needs no more, and `nxm verify` checks them."
+    if read_packed_config(folder) is None:
+        return "The file holds plain weights with zeros: `from_pretrained` needs no more, and `nxm verify` checks them."
+    with WeightFiles(folder) as files:
+        packed, plain = files.packed_bytes()
+    return (
+        f"The sparse layers are packed: {packed:,} bytes instead of {plain:,} ({packed / plain:.1%}). Write "
+        "`import nxm_hf` before `from_pretrained`, or transformers reports weights of a wrong size. For a model that "
+        "can be trained, pass `quantization_config=nxm_hf.NxMPackedConfig(dequantize=True)`. `nxm unpack DIR OUT` "
+        "writes plain weights, which need no library, and `nxm verify` checks both."
+    )
 
 
 def _loading_adapter(adapter: SavedAdapter) -> str:

@@ -1,22 +1,20 @@
 """Files of a saved model: read its config, its skeleton and single weights, or load it whole."""
 
-import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
 from nxm_hf.config.hub import model_folder
 from nxm_hf.layers.find import Layer
+from nxm_hf.packing import NxMPackedConfig, read_packed_config
+from nxm_hf.storage.weight_files import WeightFiles
 from nxm_hf.text import shortened
-
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def skeleton(folder: str | Path) -> PreTrainedModel:
@@ -37,6 +35,8 @@ def skeleton(folder: str | Path) -> PreTrainedModel:
         raise FileNotFoundError(f"{folder} holds no config.json; it must be a directory that save_pretrained wrote.")
     with _one_line_errors(path, "is not the config of a model"):
         config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
+    if read_packed_config(path.parent) is not None:
+        del config.quantization_config
     cls = model_class(config, folder)
     with _one_line_errors(path, "is not the config of a model"), torch.device("meta"):
         return cls(config)
@@ -70,62 +70,6 @@ def model_class(config: transformers.PreTrainedConfig, folder: str | Path) -> ty
     if cls is None:
         raise ValueError(f"{folder} was saved from {name}, which transformers lacks. Load it and verify(model).")
     return cls
-
-
-class WeightFiles:
-    """Read the safetensors files of a directory one tensor at a time. Use it in a `with` block.
-
-    Args:
-        folder: Directory of the model.
-
-    Raises:
-        FileNotFoundError: On entering the block, if the directory holds no safetensors files.
-        ValueError: On entering the block, if a file cannot be read.
-    """
-
-    def __init__(self, folder: str | Path):
-        self.folder = model_folder(folder)
-        self._stack = ExitStack()
-        self._file_of: dict[str, Any] = {}  # tensor name -> open file
-
-    def __enter__(self) -> "WeightFiles":
-        for path in self._paths():
-            try:
-                file = self._stack.enter_context(safe_open(path, "pt"))
-            except (SafetensorError, OSError) as error:
-                raise ValueError(f"{path} cannot be read ({error}). Save the model again.") from error
-            self._file_of.update(dict.fromkeys(file.keys(), file))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._file_of
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._file_of[name].get_tensor(name)
-
-    def _paths(self) -> list[Path]:
-        index = self.folder / INDEX
-        if index.is_file():
-            return [self.folder / shard for shard in _shards(index)]
-        if not (self.folder / WEIGHTS).is_file():
-            pickled = next(self.folder.glob("pytorch_model*.bin"), None)
-            advice = (
-                f"{pickled.name} is a pickle: load it with transformers and save_pretrained again." if pickled else ""
-            )
-            raise FileNotFoundError(
-                f"{self.folder} holds neither {WEIGHTS} nor {INDEX}; it needs one of them. {advice}".strip()
-            )
-        return [self.folder / WEIGHTS]
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} cannot be read ({error!r}). Save the model again.") from error
 
 
 def load_weights(folder: str | Path, model: nn.Module) -> None:
@@ -174,7 +118,10 @@ def load_with_missing(
         ValueError: If transformers cannot load it.
     """
     with _one_line_errors(folder, "cannot be loaded"), torch.random.fork_rng(devices=[]):
-        loaded: Any = cls.from_pretrained(model_folder(folder), output_loading_info=True, **options)
+        folder = model_folder(folder)
+        if read_packed_config(folder) is not None:
+            options = {"quantization_config": NxMPackedConfig(dequantize=True), **options}
+        loaded: Any = cls.from_pretrained(folder, output_loading_info=True, **options)
     model, info = loaded
     return model, sorted(info["missing_keys"])
 

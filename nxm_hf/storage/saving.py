@@ -10,8 +10,9 @@ from nxm_hf.config.hub import model_folder
 from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.checkpoints import LAST_WRITTEN, is_checkpoint
 from nxm_hf.storage.model_card import write_card
-from nxm_hf.storage.model_files import INDEX, WEIGHTS, saved_weights
+from nxm_hf.storage.model_files import saved_weights
 from nxm_hf.storage.verify import Verification
+from nxm_hf.storage.weight_files import INDEX, WEIGHTS
 
 # Files beside the weights that do not belong to the model: other weights, and what trainings and reports left there.
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt")

@@ -1,22 +1,25 @@
 """Verification: check that every layer of a model, in memory or in a directory, holds its pattern with true zeros."""
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from nxm_hf.config import CONFIG_FILE, MODEL_CONFIG_KEY, SparsityRecord
 from nxm_hf.layers.find import Layer, find_layers
-from nxm_hf.layers.modules import has_adapter
+from nxm_hf.layers.modules import has_adapter, unwrap
 from nxm_hf.layers.plan import Target
+from nxm_hf.packing import PackedLinear
 from nxm_hf.patterns import Pattern, parse
 from nxm_hf.storage.adapter_files import SavedAdapter, check_adapter_weights, read_adapter
-from nxm_hf.storage.model_files import layer_weights, skeleton
+from nxm_hf.storage.model_files import layer_weights, load_model, skeleton
 from nxm_hf.storage.model_record import names_in, read_record
 from nxm_hf.storage.model_source import model_directory
+from nxm_hf.storage.quantized import as_numbers, check_readable, quantization_of
 from nxm_hf.text import table
 
 UNMERGED = "The adapter stands beside them unmerged; `nxm merge BASE ADAPTER OUT` makes one sparse model of both."
@@ -185,7 +188,8 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
     """Check that every sparse layer of a model holds its pattern, with zeros that are +0.0.
 
     The layers are those that the model's record names: `nxm_config.json`, or the copy in its `config.json`. Of a model
-    with an adapter, the layers of the base are verified. The adapter stands beside them until it is merged.
+    that was quantized after it became sparse, the numbers that its weights stand for are checked. Of a model with an
+    adapter, the layers of the base are: the adapter stands beside them until it is merged.
 
     Args:
         model_or_dir: A model, or the directory of a saved model or adapter.
@@ -196,29 +200,31 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
         What was found. `.ok` is True if there are no problems.
 
     Raises:
-        ValueError: If a model in memory has no record and no `pattern` is given.
+        ValueError: If a model in memory has no record and no `pattern` is given, or the weights are quantized in a form
+            whose zeros cannot be counted.
         FileNotFoundError: If a directory has no record and no `pattern` is given, or holds no model.
     """
     pattern = None if pattern is None else parse(pattern)
     if isinstance(model_or_dir, nn.Module):
-        layers, absent = _recorded(model_or_dir, _record_of(model_or_dir), pattern)
-        note = UNMERGED if has_adapter(model_or_dir) else ""
-        return Verification(tuple(_look(layer, held, layer.weight) for layer, held in layers), absent, note)
+        found = _in_memory(model_or_dir, _record_of(model_or_dir), pattern)
+        return replace(found, note=UNMERGED) if has_adapter(model_or_dir) else found
     if (adapter := read_adapter(model_or_dir)) is not None:
-        return _verify_base(adapter, pattern)
+        return _in_base(adapter, pattern)
     model = skeleton(model_or_dir)
-    return _verify_files(model_or_dir, model, _record_in(model_or_dir, pattern), pattern)
+    return _in_files(model_or_dir, model, _record_in(model_or_dir, pattern), pattern)
 
 
-def _verify_files(
+def _in_files(
     folder: str | Path, model: nn.Module, record: dict[str, str] | None, pattern: Pattern | None
 ) -> Verification:
+    if quantization_of(cast(Any, model).config) is not None:
+        return _in_memory(load_model(folder), record, pattern)
     layers, absent = _recorded(model, record, pattern)
     weights = layer_weights(folder, model, [layer for layer, _ in layers])
     return Verification(tuple(_look(*pair, weight) for pair, weight in zip(layers, weights, strict=True)), absent)
 
 
-def _verify_base(adapter: SavedAdapter, pattern: Pattern | None) -> Verification:
+def _in_base(adapter: SavedAdapter, pattern: Pattern | None) -> Verification:
     """Verify the base model of an adapter, and that the adapter can be read."""
     check_adapter_weights(adapter.folder)
     base = model_directory(adapter.base)
@@ -229,7 +235,24 @@ def _verify_base(adapter: SavedAdapter, pattern: Pattern | None) -> Verification
     except FileNotFoundError:  # a plain Trainer saved the adapter
         record = _record_in(base, pattern)
     note = f"These are the layers of the base model {adapter.base}. {UNMERGED}"
-    return replace(_verify_files(base, model, record, pattern), note=note)
+    return replace(_in_files(base, model, record, pattern), note=note)
+
+
+def _dense_skeleton(model: nn.Module) -> nn.Module:
+    """Return the model itself, or one without weights and with dense layers if some of its layers are packed."""
+    if not any(isinstance(module, PackedLinear) for module in model.modules()):
+        return model
+    plain: Any = unwrap(model)
+    with torch.device("meta"):
+        return cast(nn.Module, type(plain)(copy.deepcopy(plain.config)))
+
+
+def _weight_in(model: nn.Module, layer: Layer) -> Tensor:
+    """Return the weight of a layer of a model, unpacked if it is packed there."""
+    if not layer.weight.is_meta:
+        return layer.weight
+    module = unwrap(model).get_submodule(layer.name)
+    return module.dense_weight() if isinstance(module, PackedLinear) else cast(Tensor, module.weight)
 
 
 def verify_targets(targets: Iterable[Target]) -> Verification:
@@ -244,9 +267,15 @@ def verify_targets(targets: Iterable[Target]) -> Verification:
     return Verification(tuple(_look(target.layer, target.pattern, target.layer.weight) for target in targets))
 
 
+def _in_memory(model: nn.Module, record: dict[str, str] | None, pattern: Pattern | None) -> Verification:
+    layers, absent = _recorded(_dense_skeleton(model), record, pattern)
+    check_readable(model, absent)
+    return Verification(tuple(_look(layer, held, _weight_in(model, layer)) for layer, held in layers), absent)
+
+
 @torch.no_grad()
 def _look(layer: Layer, pattern: Pattern, weight: Tensor) -> VerifiedLayer:
-    matrix = layer.matrix(weight.detach())
+    matrix = layer.matrix(as_numbers(layer, weight).detach())
     return VerifiedLayer(
         name=layer.name,
         role=layer.role,

@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nxm_hf.adapters.loading import restore_adapter
 from nxm_hf.adapters.masked import is_masked
@@ -23,11 +23,12 @@ from nxm_hf.layers.modules import has_adapter, unwrap
 from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.model_card import TAG
 from nxm_hf.storage.model_files import load_weights
-from nxm_hf.storage.model_record import is_frozen, read_record, record_of
+from nxm_hf.storage.model_record import record_of
 from nxm_hf.storage.same_model import check_same_model, check_same_teacher, fingerprints
 from nxm_hf.storage.saving import write_record
-from nxm_hf.storage.state_file import STATE_FILE, Header, read_header, read_state, write_state
-from nxm_hf.storage.verify import Verification, verify, verify_targets
+from nxm_hf.storage.state_file import STATE_FILE, read_header, read_state, write_state
+from nxm_hf.storage.verify import Verification, verify_targets
+from nxm_hf.trainer.frozen_base import check_same_adapter, frozen_config
 from nxm_hf.trainer.unsupported import refuse_unsaved, refuse_unsupported
 
 logger = logging.getLogger("nxm_hf")
@@ -101,7 +102,7 @@ class SparseTrainingSession:
         if resume_from:
             check_same_model(resume_from, header, plan)
             check_same_teacher(resume_from, header, self._teacher_description())
-            _check_same_adapter(resume_from, header, model)
+            check_same_adapter(resume_from, header, model)
         self.engine = Engine(
             plan,
             unwrapped(optimizer),
@@ -134,7 +135,7 @@ class SparseTrainingSession:
             model: The model.
         """
         engine = self.started_engine()
-        engine.warn_if_early()
+        engine.warn_at_end()
         best = state.best_model_checkpoint
         if best is not None and self._best_is_loaded(args, state):
             if (Path(best) / STATE_FILE).is_file():  # save_only_model=True writes none
@@ -215,45 +216,37 @@ class SparseTrainingSession:
         return None if self.teacher is None else self.teacher.record
 
 
-def frozen_config(model: nn.Module, asked: NxMConfig | None) -> NxMConfig | None:
-    """Return a config that keeps the masks of a frozen sparse model, of which only an adapter or a head trains.
+class SessionCallback(TrainerCallback):
+    """Pass the events of an NxMTrainer on to its session.
 
     Args:
-        model: The model.
-        asked: What the user wants to prune, or None.
-
-    Returns:
-        The config, or None if the model is not sparse and frozen, or the user wants dense training.
-
-    Raises:
-        ValueError: If the model does not hold its pattern, or the user asks for another one.
+        session: The session.
     """
-    record = read_record(model)
-    if record is None or not is_frozen(model) or (asked is not None and asked.is_dense):
-        return None
-    verify(model).raise_for_problems()
-    held = record.config.pattern
-    if asked is not None and asked.pattern != held:
-        raise ValueError(
-            f"The layers of this model are frozen and hold {held!r}, so training cannot bring them to "
-            f"{asked.pattern!r}. Write pattern={held!r}, or prune the model anew: "
-            f"nxm_hf.prune(model, {asked.pattern!r})."
-        )
-    config = record.config.for_finetuning()
-    if asked != config:  # so that it is said once
-        logger.warning("The base of this model is sparse (%s) and frozen: its masks stay, and the rest trains.", held)
-    return config
 
+    def __init__(self, session: SparseTrainingSession):
+        self._session = session
+        self.resume_from: str | Path | None = None
 
-def _check_same_adapter(folder: str | Path, header: Header, model: nn.Module) -> None:
-    """Raise if an adapter was masked when a checkpoint was written and is not now, or the other way round."""
-    masked = header.get("masked_adapter", False)
-    if masked != is_masked(model):
-        advice = "Call nxm_hf.mask_adapter(model)" if masked else "Leave mask_adapter out"
-        raise ValueError(
-            f"The adapter in {folder} {'is' if masked else 'is not'} masked, and that of this model "
-            f"{'is not' if masked else 'is'}. {advice} before you make the Trainer."
-        )
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model, optimizer, data = kwargs["model"], kwargs["optimizer"], kwargs.get("train_dataloader")
+        self._session.begin(args, state, model, optimizer, data, self.resume_from)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._session.started_engine().step = state.global_step  # counts skipped steps too
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._session.end(args, state, kwargs["model"])
+
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._session.prepare_push(args)
 
 
 def _steps_per_epoch(args: TrainingArguments, train_dataloader: Any) -> int | None:

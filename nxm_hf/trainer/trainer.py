@@ -2,7 +2,8 @@
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,8 +18,6 @@ from transformers import (
     ProcessorMixin,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
 from transformers.image_processing_utils import BaseImageProcessor
@@ -31,11 +30,13 @@ from nxm_hf.methods import Method
 from nxm_hf.storage.checkpoints import begin_checkpoint, is_checkpoint, missing_parts, newest_complete
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_record import is_frozen, read_record, remove_record
+from nxm_hf.storage.packed_directory import pack_in_place
 from nxm_hf.storage.saving import check_written, write_record
 from nxm_hf.storage.verify import verify
 from nxm_hf.trainer.callback import NxMCallback
+from nxm_hf.trainer.frozen_base import frozen_config
 from nxm_hf.trainer.loss_scale import LossScale
-from nxm_hf.trainer.session import SparseTrainingSession, frozen_config
+from nxm_hf.trainer.session import SessionCallback, SparseTrainingSession
 
 logger = logging.getLogger("nxm_hf")
 SEARCH_PREFIX = "sparsity."  # keys of a hyper-parameter search that begin so change the recipe
@@ -138,9 +139,10 @@ class NxMTrainer(Trainer):
             made = Teacher(teacher, self._plain_model, distillation, self.processing_class, self.args)
             self._teacher = made if distillation.enabled else None
         self._session = SparseTrainingSession(self.sparsity, self._teacher)
-        self._session_callback = _SessionCallback(self._session)
+        self._session_callback = SessionCallback(self._session)
         self._config_before_search, self._fix_loss_scale = self.sparsity, fix_loss_scale
         self._view = "deployed"  # the weights that an evaluation sees
+        self._packed = False  # whether save_model packs what it writes
         self._use_config(self.sparsity)
         if not self.sparsity.is_dense:  # dense training supports all that Trainer does
             self._session.check(self.args, self._plain_model)
@@ -256,7 +258,7 @@ class NxMTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         if self.engine is not None:
-            self.engine.warn_if_early()  # while the weights are still those of the last step
+            self.engine.warn_at_end()  # while the weights are still those of the last step
         super()._load_best_model()
 
     # -- evaluation and saving see the deployed weights ----------------------------------------------------------
@@ -291,21 +293,26 @@ class NxMTrainer(Trainer):
         with self._session.deployed():
             return super().evaluation_loop(*args, **kwargs)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False, *, packed: bool = False) -> None:
         """Save the deployed model as Trainer does, with `nxm_config.json` and the model card.
 
         Args:
             output_dir: The directory; by default `args.output_dir`.
             _internal_call: As in Trainer.
+            packed: Store kept values and indices, about half of the bytes of 2:4 layers. Such a directory needs
+                `import nxm_hf` before `from_pretrained`. Checkpoints of the training always hold plain weights.
 
         Raises:
-            ValueError: If a layer does not hold its pattern. Nothing is written then.
+            ValueError: If a layer does not hold its pattern. Nothing is written then. With `packed`, also if no layer
+                can be packed; the plain model has been written then.
         """
         if self.sparsity.is_dense:
+            if packed:
+                raise ValueError("This model is dense, so it cannot be packed. Leave packed=True out.")
             return super().save_model(output_dir, _internal_call=_internal_call)
         folder = Path(output_dir or str(self.args.output_dir))
         checkpoint = _internal_call and is_checkpoint(output_dir)
-        with self._session.deployed():
+        with self._session.deployed(), self._saving(packed):
             plan, record, verification = self._session.deployed_record(self._plain_model)
             if checkpoint and self.args.should_save:
                 begin_checkpoint(folder)
@@ -316,6 +323,31 @@ class NxMTrainer(Trainer):
             if self.args.should_save:
                 write_record(folder, record, verification)
                 check_written(folder, plan)
+                if self._packed and not checkpoint:
+                    pack_in_place(folder)
+
+    def push_to_hub(self, *args: Any, packed: bool = False, **kwargs: Any) -> Any:
+        """Save the deployed model and upload it as Trainer does.
+
+        Args:
+            *args: As in Trainer.
+            packed: Upload packed weights, as `save_model(packed=True)` writes them.
+            **kwargs: As in Trainer.
+
+        Returns:
+            What Trainer returns.
+        """
+        with self._saving(packed):
+            return super().push_to_hub(*args, **kwargs)
+
+    @contextmanager
+    def _saving(self, packed: bool) -> Iterator[None]:
+        """Save packed in the body; also where Trainer saves and uploads of itself."""
+        outer, self._packed = self._packed, packed or self._packed
+        try:
+            yield
+        finally:
+            self._packed = outer
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Create the model card as Trainer does, with a section on sparsity."""
@@ -340,35 +372,6 @@ def _signature() -> inspect.Signature:
 
 
 NxMTrainer.__init__.__signature__ = _signature()  # type: ignore[attr-defined]  # functions take any attribute
-
-
-class _SessionCallback(TrainerCallback):
-    """Pass the events of an NxMTrainer on to its session."""
-
-    def __init__(self, session: SparseTrainingSession):
-        self._session = session
-        self.resume_from: str | Path | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        model, optimizer, data = kwargs["model"], kwargs["optimizer"], kwargs.get("train_dataloader")
-        self._session.begin(args, state, model, optimizer, data, self.resume_from)
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._session.started_engine().step = state.global_step  # counts skipped steps too
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._session.end(args, state, kwargs["model"])
-
-    def on_push_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._session.prepare_push(args)
 
 
 def _config_for(model: nn.Module, asked: NxMConfig | None) -> NxMConfig:

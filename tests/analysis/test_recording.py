@@ -23,7 +23,7 @@ class Witness(TrainerCallback):
     """Looks at each logging step by itself: the two largest of four, by sorting."""
 
     def __init__(self, callback, slot):
-        self.callback, self.slot, self.masks, self.residuals = callback, slot, [], []
+        self.callback, self.slot, self.masks, self.residuals = callback, slot, {}, []
 
     def on_step_begin(self, args, state, control, **kwargs):
         if not self.masks:
@@ -38,7 +38,9 @@ class Witness(TrainerCallback):
         names = [name.removesuffix("/weight") for name in tensors if name.endswith("/weight")]
         dense = {name: tensors.get(f"{name}/dense", tensors[f"{name}/weight"]) for name in names}
         scored = {name: tensors[f"{name}/{self.slot}"] for name in names}
-        self.masks.append({name: _two_of_four(weight) for name, weight in scored.items()})
+        # ADMM has one mask for each of its iterations, however often it is looked at.
+        number = tensors[f"{names[0]}/updates"].item() if self.slot == "r" else len(self.masks)
+        self.masks[number] = {name: _two_of_four(weight) for name, weight in scored.items()}
         self.residuals.append([_residual(weight) for weight in dense.values()])
 
 
@@ -60,8 +62,9 @@ def test_times_in_the_mask_and_residuals_are_those_of_an_independent_count(recip
     words, (run,) = read_analysis(tmp_path), read_runs([tmp_path])
     assert [record["step"] for record in words["records"]] == [0, 2, 4, 6, 8, 10, 12]
     found = in_mask_counts(run)
+    assert len(witness.masks) == (5 if recipe == "admm" else 7)
     for name, layer in words["layers"].items():
-        expected = sum(masks[name].flatten()[layer["index"]].int() for masks in witness.masks)
+        expected = sum(masks[name].flatten()[layer["index"]].int() for masks in witness.masks.values())
         assert found[name] == expected.tolist()
     for record, residuals in zip(words["records"], witness.residuals, strict=True):
         assert record["residual"] == pytest.approx(residuals, rel=1e-5)

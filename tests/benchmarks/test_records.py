@@ -6,7 +6,7 @@ import threading
 import pytest
 from filelock import FileLock
 
-from benchmarks.glue.comparison.records import RecordFile, make_record
+from benchmarks.glue.comparison.records import RecordFile, make_record, similarities
 from benchmarks.glue.comparison.trials import Trial
 from tests.support.comparison_trials import (
     POINT,
@@ -41,6 +41,16 @@ def test_of_a_trial_no_predictions_are_kept(hold_out, tmp_path):
     record = make_record(trial, tmp_path, 1.0)
     assert record["predictions"] == ([] if hold_out else made["predictions"])
     assert record["recall"] == made["recall"] and record["metrics"] == made["metrics"]
+
+
+def test_similarities_of_admm_are_those_of_its_iterations_from_the_second_on():
+    logged = [(0, 1, 1.0), (1, 1, 1.0), (1, 1, 1.0), (1, 2, 0.5), (1, 2, 0.5), (1, 3, 0.75), (2, 3, 1.0)]
+    keys = ("nxm/phase", "nxm/iterations", "nxm/mask_similarity")
+    history = [{"eval_loss": 1.0}, *(dict(zip(keys, entry, strict=True)) for entry in logged)]
+    assert similarities(history) == [0.5, 0.75]
+    for entry in history:
+        entry.pop("nxm/iterations", None)
+    assert similarities(history) == [1.0, 1.0, 0.5, 0.5, 0.75]
 
 
 def test_writers_on_one_file_lose_no_line(tmp_path):

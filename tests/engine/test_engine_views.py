@@ -192,6 +192,20 @@ def test_finishing_early_is_one_warning_with_phase_and_residual(caplog):
     assert_sparse(model)
 
 
+@pytest.mark.parametrize(("rho", "settle", "warned"), [(0.0, 0.0, True), (0.0, 0.5, False), (30.0, 0.0, False)])
+def test_admm_that_has_not_converged_ends_with_a_warning_that_names_the_knobs(rho, settle, warned, caplog):
+    config = NxMConfig("admm", settings={"rho": rho, "steps": 1, "dual": False}, settle=settle)
+    _, engine = trained(config, steps=60, optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.03))
+    pruned = engine.metrics()["nxm/residual"]
+    assert (pruned > 0.1) == warned
+    engine.finish()
+    found = [message for message in caplog.messages if "ADMM has not converged" in message]
+    assert len(found) == warned
+    if warned:
+        assert f"pruning takes {pruned:.4f} of the norm" in found[0]
+        assert all(knob in found[0] for knob in ("rho", "contraction", "learning rate", "number of steps", "settle="))
+
+
 def test_finishing_in_time_is_no_warning(caplog):
     _, engine = trained("ste")
     with caplog.at_level(logging.WARNING, logger="nxm_hf"):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from nxm_hf import attach
+from nxm_hf import NxMConfig, attach
 from tests.support.grids import EACH_SPARSE_RECIPE, WINDOWS
 from tests.support.toy_training import (
     TOTAL,
@@ -38,12 +38,38 @@ def test_metrics_say_where_the_run_is(recipe, window):
             assert engine.metrics() == metrics
 
 
+@pytest.mark.parametrize("pattern", ["2:4", "2:4-transposable"])
+@pytest.mark.parametrize("dual", [True, False])
+def test_disagreement_is_the_distance_of_w_from_the_sparse_z(pattern, dual):
+    settings = {"rho": 0.1, "steps": 2, "dual": dual}
+    _, engine = trained(NxMConfig("admm", pattern, settings=settings), steps=7, total=TOTAL)
+    metrics, tensors = engine.metrics(), engine.tensors()
+    apart = total = 0.0
+    for target in engine.plan.targets:
+        w, r = tensors[f"{target.name}/weight"].double(), tensors[f"{target.name}/r"].double()
+        z = target.pattern.project(r)
+        assert target.pattern.violations(z) == 0
+        apart, total = apart + float((w - z).square().sum()), total + float(w.square().sum())
+    assert metrics["nxm/disagreement"] == pytest.approx((apart / total) ** 0.5, rel=1e-5)
+    assert metrics["nxm/iterations"] == 1 + 7 // 2  # that of the start is one
+
+
+@EACH_SPARSE_RECIPE
+def test_only_admm_logs_iterations_and_only_while_it_runs(recipe):
+    model = Toy()
+    optimizer = adamw(model)
+    engine = attach(model, optimizer, short(recipe, settle=0.5), total_steps=TOTAL)
+    for _ in train(model, optimizer, 0, TOTAL):
+        in_admm = recipe == "admm" and engine.phase == "recipe"
+        assert ("nxm/iterations" in engine.metrics()) == ("nxm/disagreement" in engine.metrics()) == in_admm
+
+
 @EACH_SPARSE_RECIPE
 def test_logging_a_nan_is_no_error(recipe):
     """It is the next mask that refuses it, and names the layer; a log would not."""
     _, engine = trained(short(recipe), steps=2, total=TOTAL)
     largest = engine.tensors()["blocks.0.up/weight"].abs().argmax()
-    for slot in ("weight", "dense"):
+    for slot in ("weight", "dense", "r"):
         if (tensor := engine.tensors().get(f"blocks.0.up/{slot}")) is not None:
             tensor.view(-1)[largest] = math.nan
     assert math.isnan(engine.metrics()["nxm/residual"])

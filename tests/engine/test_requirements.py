@@ -78,3 +78,14 @@ def test_nan_in_a_weight_is_an_error_that_names_layer_and_step_when_a_mask_is_du
     with pytest.raises(ValueError, match=found):
         optimizer.step()
         engine.finish()
+
+
+@pytest.mark.parametrize(("every", "window", "warned"), [(13, {}, True), (12, {}, False), (7, {"warmup": 0.5}, True)])
+def test_resets_that_never_come_are_warned_of_once_with_the_number_to_write(every, window, warned, caplog):
+    model = Toy()
+    attach(model, adamw(model), NxMConfig("reset", settings={"every": every}, **window), total_steps=12)
+    found = [message for message in caplog.messages if "never reset" in message]
+    assert len(found) == warned
+    steps = 6 if window else 12
+    assert not warned or f"every={every} is longer than the {steps} steps" in found[0]
+    assert not warned or f"Write every={steps // 2} or less." in found[0]

@@ -100,6 +100,27 @@ def test_one_tensor_holds_z_and_u_bit_for_bit(pattern, dtype):
     assert int(state["updates"]) == 21
 
 
+@pytest.mark.parametrize(
+    "text", ["2:4-transposable", "3:4-transposable", "block:2:0.5", "block:4x4:0.5", "unstructured:0.4"]
+)
+def test_every_mask_of_admm_is_that_of_the_nearest_weight(text):
+    pattern = parse(text)
+    method = ADMM(pattern, rho=1.0, update=Every(1), start="B")
+    w = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    state = method.init(w, Clock(0, 6))
+    assert torch.equal(state["r"], pattern.project(w))
+    z, u = pattern.project(w), torch.zeros_like(w)
+    for t in range(1, 7):
+        w = w + 0.3 * torch.randn(16, 32, generator=torch.Generator().manual_seed(t))
+        method.after_step(w, state, Clock(t, 6))
+        z, v = pattern.project(w if t == 1 else w + u), w if t == 1 else w + u
+        u = v - z
+        assert torch.equal(state["r"], z - u)
+    finished = w.clone()
+    mask = method.finish(finished, state, Clock(6, 6))
+    assert torch.equal(mask, pattern.nearest(w)) and torch.equal(finished, pattern.project(w))
+
+
 # Worked examples
 
 

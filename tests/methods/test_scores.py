@@ -47,6 +47,20 @@ def test_squares_that_are_no_numbers_are_refused():
         kept([1.0, 2.0, 3.0, 4.0], [1.0, float("nan"), 1.0, 1.0])
 
 
+@pytest.mark.parametrize("text", ["2:4-transposable", "block:2x2:0.5", "2:4", "unstructured:0.3"])
+def test_fisher_keeps_the_largest_sum_of_squares_and_magnitude_the_largest_sum(text):
+    pattern, weight = parse(text), torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+    squares = torch.rand(16, 16, generator=torch.Generator().manual_seed(1))
+    clock = Clock(0, 1, moments=Remembered(squares))
+    lost = weight.double().square() * squares
+    best = float((lost * ~best_mask(weight, pattern, "fisher", clock)).sum())
+    for seed in range(30):
+        other = pattern.mask(torch.rand(16, 16, generator=torch.Generator().manual_seed(seed)))
+        assert best <= float((lost * ~other).sum())
+    assert best <= float((lost * ~pattern.mask(weight.abs() * squares.sqrt())).sum()) * (1 + 1e-6)
+    assert torch.equal(best_mask(weight, pattern, "magnitude", clock), pattern.largest(weight))
+
+
 def by_hand(make_optimizer, running):
     """Dense for WARM steps; then pruned by |W| and the mean of squared gradients, kept up beside the optimizer."""
     model = Toy()

@@ -67,6 +67,15 @@ def test_no_parameter_can_be_trained_and_gradients_reach_the_inputs():
     assert torch.equal(same, inputs.grad)
 
 
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+def test_it_becomes_a_dense_layer_again_which_can_be_trained(kind):
+    layer = sparse_layer(kind)
+    dense = PackedLinear.from_dense(layer, "2:4").to_dense()
+    assert type(dense) is type(layer) and all(parameter.requires_grad for parameter in dense.parameters())
+    assert torch.equal(dense.weight, layer.weight) and torch.equal(dense.bias, layer.bias)
+    assert PackedLinear.from_dense(layer, "2:4").to_dense(torch.bfloat16).weight.dtype == torch.bfloat16
+
+
 def test_it_prints_its_shape_and_pattern():
     assert str(PackedLinear.from_dense(sparse_layer(pattern="2:4-transposable"), "2:4-transposable")) == (
         "PackedLinear(in_features=40, out_features=20, bias=True, pattern=2:4-transposable)"

@@ -86,10 +86,29 @@ def test_projecting_twice_changes_nothing(pattern, dtype, weight):
 def test_projecting_keeps_values_and_dtype_and_leaves_no_negative_zero(pattern, dtype, weight):
     for start in (-weight.to(dtype), tied(dtype), torch.full(SHAPE, -0.0, dtype=dtype)):
         result = pattern.project(start)
-        mask = pattern.mask(start.abs())
+        mask = pattern.nearest(start)
+        assert int(mask.sum()) == pattern.kept(SHAPE) and pattern.violations(mask) == 0
         assert result.dtype == dtype
         assert torch.equal(result[mask], start[mask])
         assert not result[~mask].any() and not result[result == 0].signbit().any()
+
+
+@each_pattern
+@each_float
+def test_no_other_weight_of_the_pattern_is_nearer(pattern, dtype, weight):
+    for start in (weight.to(dtype), tied(dtype), (weight**5 / 1000).to(dtype)):
+        squares = start.double().square()
+        least = float((squares * ~pattern.nearest(start)).sum())
+        others = [pattern.largest(start), *(random_mask(pattern, seed) for seed in range(10))]
+        assert all(least <= float((squares * ~mask).sum()) * (1 + 1e-6) for mask in others)
+
+
+@each_pattern
+def test_only_sums_over_tiles_and_blocks_tell_magnitudes_from_squares(pattern, weight):
+    sums = isinstance(pattern, (Transposable, Block))
+    assert torch.equal(pattern.nearest(weight), pattern.largest(weight)) != sums
+    for start in (tied(), weight * 1e-30, weight.half(), torch.full(SHAPE, -0.0)):
+        assert sums or torch.equal(pattern.nearest(start), pattern.largest(start))
 
 
 @each_pattern

@@ -12,20 +12,21 @@ from nxm_hf.pruners.least_squares import least_squares
 from tests.support.one_shot import SHARP, generator, layer, statistics, tokens
 
 
+@pytest.mark.parametrize("text", ["2:4", "2:4-transposable", "block:4:0.5"])
 @pytest.mark.parametrize("start", [0.1, 300.0], ids=["changing", "standing still at first"])
-def test_alps_alternates_as_its_equations_say(start):
+def test_alps_alternates_as_its_equations_say(start, text):
     """ADMM in the weights themselves, with an inverse per step, against the eigenvectors on scaled inputs."""
-    x, (weight, _), pattern = tokens(), layer(torch.float64), parse("2:4")
+    x, (weight, _), pattern = tokens(), layer(torch.float64), parse(text)
     hessian = Hessian.from_inputs(statistics(x), 0.01, centred=False)
     found = admm_search(weight, hessian, pattern, rho=start, steps=40)
     norms = hessian.matrix.diagonal()
     rho, restarts = start, True
-    z = old = torch.where(pattern.mask(weight.abs() * norms.sqrt()), weight, 0)
+    z = old = torch.where(pattern.nearest(weight * norms.sqrt()), weight, 0)
     u = torch.zeros_like(z)
     for step in range(1, 41):
         system = hessian.matrix + rho * torch.diag(norms)
         v = (weight @ hessian.matrix + rho * (z - u) * norms) @ torch.linalg.inv(system)
-        z = torch.where(pattern.mask((v + u).abs() * norms.sqrt()), v + u, 0)
+        z = torch.where(pattern.nearest((v + u) * norms.sqrt()), v + u, 0)
         u = u + v - z
         if step % 3 == 0:
             share = ((z != 0) & (old == 0)).sum() / (z != 0).sum()

@@ -6,6 +6,7 @@ import torch
 
 from nxm_hf.patterns import parse
 from nxm_hf.pruners import SparseGPT
+from nxm_hf.pruners.hessian import Hessian
 from tests.support.one_shot import IN, ROW, SMALL, absolute, error_of_outputs, generator, layer, statistics, tokens
 
 
@@ -43,3 +44,15 @@ def test_a_constant_input_goes_first_where_the_bias_takes_it_over():
     found = SparseGPT(bias="joint")(weight, bias, statistics(x), parse("3:4"))
     assert not found.mask[:, constant].any() and error_of_outputs(weight, bias, found, x) < 1e-20
     assert SparseGPT()(weight, bias, statistics(x), parse("3:4")).mask[:, constant].any()
+
+
+@pytest.mark.parametrize("text", ["block:4:0.5", "block:4x4:0.5", "unstructured:0.5"])
+def test_without_groups_the_mask_is_that_of_the_least_sum_of_costs(text):
+    x, (weight, _), pattern = tokens(), layer(torch.float64), parse(text)
+    mask = SparseGPT(damping=0.01)(weight, None, statistics(x), pattern).mask
+    costs = weight.square() * Hessian.from_inputs(statistics(x), 0.01, centred=False).obs_cost
+    least = float((costs * ~mask).sum())
+    for seed in range(20):
+        other = pattern.mask(torch.rand(weight.shape, generator=generator(seed)))
+        assert least <= float((costs * ~other).sum())
+    assert least <= float((costs * ~pattern.mask(costs)).sum())

@@ -21,7 +21,7 @@ def tied(seed, dtype, shape=(40, 480)):
 
 
 def mask_of(weight, pattern):
-    return by_sorting(weight.abs(), pattern) if pattern.kind == "nm" else pattern.mask(weight.abs())
+    return by_sorting(weight.abs(), pattern) if pattern.kind == "nm" else pattern.nearest(weight)
 
 
 @pytest.mark.parametrize("text", PATTERNS)

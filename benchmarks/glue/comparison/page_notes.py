@@ -18,7 +18,10 @@ FLOPS = (
     "counts three products in a step, of which the forward one counts the density where the weight holds the pattern. "
     "Nothing here ran on hardware that makes use of it. A teacher's training and answers are counted in."
 )
-SIMILARITY = "Mask similarity is the mean of what was logged before the mask was frozen: from one refresh to the next."
+SIMILARITY = (
+    "Mask similarity is the mean of what was logged before the mask was frozen: from one refresh to the next. Of ADMM "
+    "each iteration counts once, from the second on."
+)
 SMALL = "f is the share of the way from `small`, a dense model of as many weights, up to `dense`; 1 is dense."
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -109,6 +109,22 @@ def encode_labels(texts: Sequence[str], task: str) -> list[float]:
     return [labels.index(text) if labels else float(text) for text in texts]
 
 
+def similarities(log_history: Sequence[Mapping[str, float]]) -> list[float]:
+    """Return the similarities of masks that were logged in the phase of the recipe.
+
+    ADMM has one for each logged iteration from the second on, because the first has no mask before it. Once the mask
+    is frozen, its similarity is 1, which does not count.
+
+    Args:
+        log_history: The history of a Trainer's state.
+    """
+    logged = [entry for entry in log_history if entry.get("nxm/phase") == 1]
+    if not any("nxm/iterations" in entry for entry in logged):
+        return [entry["nxm/mask_similarity"] for entry in logged]
+    by_iteration = {entry["nxm/iterations"]: entry["nxm/mask_similarity"] for entry in logged}
+    return [similarity for iteration, similarity in by_iteration.items() if iteration >= 2]
+
+
 def make_record(trial: Trial, folder: Path, seconds: float, teacher: Record | None = None) -> Record:
     """Return the record of a finished trial: numbers, and no row of data.
 
@@ -120,8 +136,7 @@ def make_record(trial: Trial, folder: Path, seconds: float, teacher: Record | No
     """
     metrics = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
     state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    # Phase 1 is that of the recipe. Once the mask is frozen, its similarity is 1.
-    similarity = [logged["nxm/mask_similarity"] for logged in state["log_history"] if logged.get("nxm/phase") == 1]
+    similarity = similarities(state["log_history"])
     predictions, truth = read_predictions(predictions_file(folder, trial.task))
     labels = TASKS[trial.task].labels
     recalls = {

@@ -1,0 +1,114 @@
+"""The masks of nearest weights: they keep the largest sum of squares, so that what is pruned has the least norm.
+
+N:M, unstructured and dense masks depend on the order of scores alone, so |w| and w^2 give the same mask. Transposable
+tiles add scores up and blocks are kept as a whole, so their masks of |w| and of w^2 differ.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nxm_hf.solvers import solve
+from nxm_hf.solvers.base import BlockPattern, NMPattern
+from nxm_hf.solvers.unstructured_threshold import keep_highest
+
+# Solvers round scores to about 1e-8 of a tile's largest. A tile is solved more finely if its pruned squares together
+# are less than this share of its largest square.
+ROUGH = 1 / 64
+PART = 2**20  # entries processed at a time: they stay in a CPU's last cache
+
+
+def nearest_tiles(weight: Tensor, pattern: NMPattern) -> Tensor:
+    """Return the transposable mask that keeps the largest sum of squares in every tile.
+
+    Args:
+        weight: A weight without NaN, whose shape fits the pattern.
+        pattern: The transposable pattern.
+    """
+    strips = weight.reshape(-1, pattern.m, weight.shape[-1])
+    parts = min(len(strips), max(1, weight.numel() // PART)) if weight.device.type == "cpu" else 1
+    kept = [_nearest_strips(part, pattern) for part in strips.tensor_split(parts)]
+    return (kept[0] if parts == 1 else torch.cat(kept)).view(weight.shape)
+
+
+def _nearest_strips(strips: Tensor, pattern: NMPattern) -> Tensor:
+    """Return the masks of strips of tiles, (strips, m, width)."""
+    m = pattern.m
+    squares = _scaled_squares(strips, m)
+    kept = solve(squares, pattern)
+    peak = squares.amax(1).unflatten(1, (-1, m)).amax(-1)
+    # Faster than `masked_fill`. A kept infinity makes it NaN, and solvers leave the others their digits beside one.
+    pruned = (squares * (~kept).view(torch.uint8)).sum(1).unflatten(1, (-1, m)).sum(-1)
+    if (rough := (0 < pruned) & (pruned < ROUGH * peak)).any():
+        tiles, found = (x.unflatten(2, (-1, m)).transpose(1, 2) for x in (squares, kept))
+        found[rough] = _refine(tiles[rough], found[rough], pruned[rough], pattern)  # views: this edits `kept`
+    return kept
+
+
+def _scaled_squares(strips: Tensor, m: int) -> Tensor:
+    """Return the squares of strips of tiles, (strips, m, width), in fp32 or wider.
+
+    Each tile is divided by a power of two near its largest finite magnitude first. This is exact, and neither overflows
+    nor makes all squares of a tile vanish.
+    """
+    values = strips.to(torch.promote_types(strips.dtype, torch.float32))
+    peak = values.abs().amax(1).unflatten(1, (-1, m)).amax(-1)
+    if peak.isinf().any():
+        peak = values.masked_fill(values.isinf(), 0).abs().amax(1).unflatten(1, (-1, m)).amax(-1)
+    scale = _power_of_two(peak).repeat_interleave(m, 1)[:, None]
+    return (values / scale).square_()
+
+
+def _power_of_two(numbers: Tensor) -> Tensor:
+    """Return the largest power of two up to each number, kept between the least normal float and its inverse."""
+    tiny = torch.finfo(numbers.dtype).tiny
+    numbers = numbers.clamp(tiny, 1 / tiny)
+    return numbers / (2 * torch.frexp(numbers).mantissa)  # exact: only the exponent is left
+
+
+def _refine(tiles: Tensor, kept: Tensor, pruned: Tensor, pattern: NMPattern) -> Tensor:
+    """Solve tiles again whose largest squares leave too few digits for the others; return their masks.
+
+    The best mask prunes no square that is larger than all pruned squares of another mask together. So squares can be
+    lowered to that sum, which changes no best mask and leaves more digits for the others.
+    """
+    kept, todo, limit = kept.clone(), torch.arange(len(tiles), device=tiles.device), pruned
+    while len(todo):
+        part = tiles[todo]
+        lowered = part.minimum(limit[:, None, None]) / limit[:, None, None]
+        found = solve(lowered.view(-1, pattern.m), pattern).view(part.shape)
+        pruned = part.masked_fill(found, 0).sum((1, 2))
+        better = pruned < limit
+        kept[todo[better]] = found[better]
+        again = better & (0 < pruned) & (pruned < ROUGH * limit)
+        todo, limit = todo[again], pruned[again]
+    return kept
+
+
+def nearest_blocks(weight: Tensor, pattern: BlockPattern) -> Tensor:
+    """Return the block mask that keeps the blocks with the largest sums of squares.
+
+    Of equal blocks, read row by row, the first are kept.
+
+    Args:
+        weight: A weight without NaN, whose shape fits the pattern.
+        pattern: The block pattern.
+    """
+    tiles = pattern.tiles(weight)
+    if weight.dtype == torch.float64:
+        tiles = tiles / _power_of_two(tiles.masked_fill(tiles.isinf(), 0).abs().amax())
+    sums = tiles.double().square().sum(-3).sum(-1)  # in fp64, squares of narrower floats neither overflow nor vanish
+    mask = keep_highest(sums.flatten(), pattern.kept_blocks(weight.shape)).view(sums.shape)
+    return mask[..., :, None, :, None].expand(tiles.shape).reshape(weight.shape)
+
+
+# By kind of pattern; None where the mask of |w| is that of the nearest weight.
+NEAREST: dict[str, Callable[[Tensor, Any], Tensor] | None] = {
+    "nm": None,
+    "unstructured": None,
+    "dense": None,
+    "transposable": nearest_tiles,
+    "block": nearest_blocks,
+}

@@ -1,0 +1,139 @@
+"""The weight files of a saved model, read one tensor at a time.
+
+Packed layers are unpacked and checked on the way, so that a packed directory reads like a plain one.
+"""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from nxm_hf.config.hub import model_folder
+from nxm_hf.packing import INDICES, NxMPackedConfig, check_packed, read_packed_config, row_pattern, unpack
+from nxm_hf.patterns import NM
+from nxm_hf.storage.weight_writer import Entry
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+class WeightFiles:
+    """Read the safetensors files of a directory one tensor at a time. Use it in a `with` block.
+
+    A packed weight is read as the dense tensor that it stands for.
+
+    Args:
+        folder: Directory of the model.
+
+    Raises:
+        FileNotFoundError: On entering the block, if the directory holds no safetensors files.
+        ValueError: On entering the block, if a file cannot be read.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = model_folder(folder)
+        self.packed: NxMPackedConfig | None = None
+        self.shards: dict[str, list[str]] = {}  # file name -> names of its tensors, without the indices of packed ones
+        self._layers: dict[str, str] = {}  # name of a packed layer in the files -> its name in the model
+        self._stack = ExitStack()
+        self._file_of: dict[str, Any] = {}  # name of a tensor in the files -> open file
+
+    def __enter__(self) -> "WeightFiles":
+        self.packed = read_packed_config(self.folder)
+        self._layers = self.packed.layers_by_file_name() if self.packed else {}
+        indices = {f"{name}.{INDICES}" for name in self._layers}
+        for path in self._paths():
+            try:
+                file = self._stack.enter_context(safe_open(path, "pt"))
+            except (SafetensorError, OSError) as error:
+                raise ValueError(f"{path} cannot be read ({error}). Save the model again.") from error
+            self._file_of.update(dict.fromkeys(file.keys(), file))
+            self.shards[path.name] = sorted(set(file.keys()) - indices)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of and name.removesuffix(f".{INDICES}") not in self._layers
+
+    def __getitem__(self, name: str) -> Tensor:
+        packed = self._packed(name)
+        return self._raw(name) if packed is None else self._unpacked(name, *packed)
+
+    def entry(self, name: str) -> Entry:
+        """Return the type and the shape of a tensor.
+
+        Args:
+            name: Name of the tensor. A packed weight has the shape of the dense one that it stands for.
+        """
+        entry, packed = self._raw_entry(name), self._packed(name)
+        if packed is None:
+            return entry
+        layer, row = packed
+        shape = (entry.shape[0], entry.shape[-1] // row.n * row.m)
+        return entry._replace(shape=shape[::-1] if self._is_transposed(layer) else shape)
+
+    def packed_bytes(self) -> tuple[int, int]:
+        """Return the bytes of all packed layers: as they are in the files, and as plain weights."""
+        parts = [f"{name}.{tensor}" for name in self._layers for tensor in ("weight", INDICES)]
+        plain = sum(self.entry(f"{name}.weight").nbytes for name in self._layers)
+        return sum(self._raw_entry(part).nbytes for part in parts), plain
+
+    def metadata(self, shard: str) -> dict[str, str]:
+        """Return the metadata of a file.
+
+        Args:
+            shard: Name of the file, one of `shards`.
+        """
+        return dict(self._file_of[self.shards[shard][0]].metadata() or {}) if self.shards[shard] else {}
+
+    def _packed(self, name: str) -> tuple[str, NM] | None:
+        """Return the layer and the pattern of its rows if a tensor of the files is the weight of a packed layer."""
+        layer = self._layers.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
+        if layer is None or self.packed is None:
+            return None
+        return layer, cast(NM, row_pattern(self.packed.layers[layer]))
+
+    def _is_transposed(self, layer: str) -> bool:
+        return self.packed is not None and layer in self.packed.transposed
+
+    def _raw(self, name: str) -> Tensor:
+        return cast(Tensor, self._file_of[name].get_tensor(name))
+
+    def _raw_entry(self, name: str) -> Entry:
+        part = self._file_of[name].get_slice(name)
+        return Entry(name, part.get_dtype(), tuple(part.get_shape()))
+
+    def _unpacked(self, name: str, layer: str, row: NM) -> Tensor:
+        indices = f"{name.removesuffix('.weight')}.{INDICES}"
+        if absent := [part for part in (name, indices) if part not in self._file_of]:
+            raise ValueError(f"{layer} is packed by config.json, and {self.folder} lacks {absent[0]}. Pack it again.")
+        packed = self._raw(name), self._raw(indices)
+        shape = (packed[0].shape[0], packed[0].shape[-1] // row.n * row.m)
+        check_packed(*packed, row, shape, layer)
+        matrix = unpack(*packed, row)
+        return matrix.t().contiguous() if self._is_transposed(layer) else matrix
+
+    def _paths(self) -> list[Path]:
+        index = self.folder / INDEX
+        if index.is_file():
+            return [self.folder / shard for shard in _shards(index)]
+        if not (self.folder / WEIGHTS).is_file():
+            pickled = next(self.folder.glob("pytorch_model*.bin"), None)
+            advice = (
+                f"{pickled.name} is a pickle: load it with transformers and save_pretrained again." if pickled else ""
+            )
+            raise FileNotFoundError(
+                f"{self.folder} holds neither {WEIGHTS} nor {INDEX}; it needs one of them. {advice}".strip()
+            )
+        return [self.folder / WEIGHTS]
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} cannot be read ({error!r}). Save the model again.") from error

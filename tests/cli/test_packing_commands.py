@@ -1,0 +1,32 @@
+"""`nxm pack` and `nxm unpack`."""
+
+from nxm_hf.cli.main import main
+from tests.support.models import make_bert
+from tests.support.packed_models import save_both
+from tests.support.saving import hashes_of
+
+
+def test_pack_and_unpack_print_sizes_and_give_back_the_weights(tmp_path, capsys):
+    _, plain, _ = save_both(tmp_path)
+    assert main(["pack", str(plain), str(tmp_path / "b")]) == 0
+    assert "12 layers: 34,816 bytes packed, 65,536 as plain weights (53.12%)" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "b")]) == 0
+    assert main(["inspect", str(tmp_path / "b")]) == 0
+    assert main(["unpack", str(tmp_path / "b"), str(tmp_path / "c")]) == 0
+    assert hashes_of(plain)["model.safetensors"] == hashes_of(tmp_path / "c")["model.safetensors"]
+
+
+def test_what_cannot_be_done_is_one_line_and_exit_code_two(tmp_path, capsys):
+    _, plain, packed = save_both(tmp_path)
+    for words in (["pack", packed, tmp_path / "x"], ["unpack", plain, tmp_path / "x"], ["pack", plain, packed]):
+        assert main([str(word) for word in words]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"nxm {words[0]}: ") and error.count("\n") == 1
+
+
+def test_report_reads_a_packed_model_that_was_pruned_without_training(tmp_path, capsys):
+    make_bert().save_pretrained(tmp_path / "dense")
+    assert main(["prune", str(tmp_path / "dense"), str(tmp_path / "a"), "--method", "magnitude"]) == 0
+    assert main(["pack", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert main(["report", str(tmp_path / "b")]) == 0
+    assert (tmp_path / "b" / "report.html").is_file()

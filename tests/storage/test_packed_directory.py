@@ -1,0 +1,194 @@
+"""Packing directories: nothing is lost, nothing is half written, and what cannot be packed is refused."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+import nxm_hf
+from nxm_hf.packing import PackedLinear, read_packed_config
+from nxm_hf.pruning.directory import prune_directory
+from nxm_hf.storage.inspect import inspect
+from nxm_hf.storage.packed_directory import pack_directory, pack_in_place, save_packed, unpack_directory
+from nxm_hf.storage.verify import verify
+from tests.support.models import SHAPE, make_bert, make_model
+from tests.support.packed_models import FAMILIES, damage, save_both, tensors_of
+from tests.support.saved_models import QUERY, edit_config, edit_weights
+from tests.support.saving import hashes_of
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", ["1GB", "30KB"])
+def test_unpacking_gives_back_every_byte_of_the_weights_and_the_config(family, size, tmp_path):
+    _, plain, packed = save_both(tmp_path, family, max_shard_size=size)
+    unpack_directory(packed, tmp_path / "again")
+    before, after = hashes_of(plain), hashes_of(tmp_path / "again")
+    weights = [name for name in before if name.endswith(".safetensors")]
+    assert weights and all(after[name] == before[name] for name in weights)
+    for name in before.keys() - set(weights) - {"README.md"}:
+        assert json.loads((plain / name).read_text()) == json.loads((tmp_path / "again" / name).read_text())
+    assert hashes_of(packed).keys() - {"README.md"} == before.keys() - {"README.md"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_result_says_what_was_gained(dtype, tmp_path):
+    model = make_bert().to(dtype)
+    nxm_hf.prune(model, "2:4")
+    model.save_pretrained(tmp_path / "plain")
+    result = pack_directory(tmp_path / "plain", tmp_path / "packed")
+    assert result.packed_bytes / result.plain_bytes == (0.53125 if dtype is torch.float32 else 0.5625)
+    assert len(result.layers) == 12 and not result.left_plain
+    assert result.bytes_after == (tmp_path / "packed" / "model.safetensors").stat().st_size < result.bytes_before
+    assert str(result).startswith("12 layers: ") and f"{result.bytes_after:,} after" in str(result)
+    assert "(53.12%)" in str(result) or "(56.25%)" in str(result)
+
+
+def test_negative_zeros_in_a_group_with_room_survive(tmp_path):
+    """A model with one weight in each group is recorded as 2:4, and one of its zeros is -0.0."""
+    model, plain, _ = save_both(tmp_path, pattern="1:4")
+    record = json.loads((plain / "config.json").read_text())["nxm_config"]
+    edit_config(plain, nxm_config={**record, "pattern": "2:4", "layers": dict.fromkeys(record["layers"], "2:4")})
+    row = model.get_submodule(QUERY).weight[0]
+    column = int((row == 0).nonzero()[0])
+    edit_weights(plain, lambda weights: weights[f"{QUERY}.weight"][0, column].fill_(-0.0))
+    pack_directory(plain, tmp_path / "b")
+    unpack_directory(tmp_path / "b", tmp_path / "c")
+    assert tensors_of(tmp_path / "c")[f"{QUERY}.weight"][0, column].signbit()
+    assert hashes_of(tmp_path / "c")["model.safetensors"] == hashes_of(plain)["model.safetensors"]
+
+
+def test_files_beside_the_weights_are_copied_and_the_card_says_how_to_load(tmp_path):
+    _, plain, _ = save_both(tmp_path)
+    (plain / "tokenizer.json").write_text("{}")
+    (plain / "nxm_pruning.json").write_text("{}")
+    pack_directory(plain, tmp_path / "b")
+    assert {"tokenizer.json", "nxm_pruning.json", "README.md"} <= hashes_of(tmp_path / "b").keys()
+    card = (tmp_path / "b" / "README.md").read_text()
+    for part in (
+        "# b\n",
+        "`import nxm_hf` before `from_pretrained`",
+        "34,816 bytes instead of 65,536 (53.1%)",
+        "nxm unpack",
+    ):
+        assert part in card
+    unpack_directory(tmp_path / "b", tmp_path / "c")
+    assert "plain weights with zeros" in (tmp_path / "c" / "README.md").read_text()
+    assert "import nxm_hf" not in (tmp_path / "c" / "README.md").read_text()
+
+
+def test_a_packed_directory_is_verified_inspected_and_pruned_like_a_plain_one(tmp_path):
+    _, plain, packed = save_both(tmp_path)
+    assert str(verify(packed)) == str(verify(plain))
+    assert str(inspect(packed)) == str(inspect(plain)).replace(str(plain), str(packed))
+    prune_directory(packed, tmp_path / "1of4", "1:4")
+    assert read_packed_config(tmp_path / "1of4") is None and verify(tmp_path / "1of4").ok
+    damage(packed, f"{QUERY}.weight_nxm_idx", lambda indices: indices * 0)
+    for read in (verify, inspect, lambda folder: unpack_directory(folder, tmp_path / "no")):
+        with pytest.raises(ValueError, match=f"{QUERY} is damaged"):
+            read(packed)
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("pattern", ["unstructured:0.5", "block:4:0.5"])
+def test_other_patterns_are_refused_with_advice(pattern, tmp_path):
+    model = make_bert()
+    nxm_hf.prune(model, pattern)
+    model.save_pretrained(tmp_path / "plain")
+    with pytest.raises(ValueError, match=rf"Nothing in .*{pattern}.*zstd model\.safetensors"):
+        pack_directory(tmp_path / "plain", tmp_path / "packed")
+    assert not (tmp_path / "packed").exists() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_layers_with_other_patterns_stay_plain_beside_packed_ones(tmp_path):
+    _, plain, packed = save_both(tmp_path, pattern={"ffn": "2:4", "default": "unstructured:0.5"})
+    assert len(read_packed_config(packed).layers) == 4 and verify(packed).ok
+    result = unpack_directory(packed, tmp_path / "again")
+    assert hashes_of(tmp_path / "again")["model.safetensors"] == hashes_of(plain)["model.safetensors"]
+    assert result.packed_bytes < result.plain_bytes
+    left = pack_directory(plain, tmp_path / "b").left_plain
+    assert len(left) == 8 and "unstructured:0.5" in left[QUERY]
+
+
+def test_convolutions_are_refused(tmp_path):
+    model = make_model("squeezebert")
+    nxm_hf.prune(model, "2:4")
+    model.save_pretrained(tmp_path / "plain")
+    with pytest.raises(ValueError, match="it is a Conv1d and not a Linear"):
+        pack_directory(tmp_path / "plain", tmp_path / "packed")
+
+
+def test_layers_that_a_family_saves_joined_stay_plain(tmp_path):
+    """NomicBert has three projections in memory, and one in its files."""
+    config = AutoConfig.for_model("nomic_bert", **{**SHAPE, "num_hidden_layers": 1}, max_position_embeddings=16)
+    model = AutoModel.from_config(config)
+    nxm_hf.prune(model, "2:4")
+    model.save_pretrained(tmp_path / "plain")
+    result = pack_directory(tmp_path / "plain", tmp_path / "packed")
+    assert result.layers and {name.rsplit(".")[-1] for name in result.left_plain} == {"q_proj", "k_proj", "v_proj"}
+    assert set(result.left_plain.values()) == {"its family saves it joined with another layer"}
+    loaded = type(model).from_pretrained(tmp_path / "packed").dequantize().state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+    assert set(verify(tmp_path / "packed").layers) == set(verify(tmp_path / "plain").layers)
+
+
+def test_what_is_not_sparse_or_packed_already_is_refused(tmp_path):
+    make_bert().save_pretrained(tmp_path / "dense")
+    _, plain, packed = save_both(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"has no record of being sparse.*nxm convert"):
+        pack_directory(tmp_path / "dense", tmp_path / "x")
+    with pytest.raises(ValueError, match="is packed already"):
+        pack_directory(packed, tmp_path / "x")
+    with pytest.raises(ValueError, match="is not packed"):
+        unpack_directory(plain, tmp_path / "x")
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        pack_directory(tmp_path / "nowhere", tmp_path / "x")
+    with pytest.raises(ValueError, match="has no record of being sparse"):
+        save_packed(make_bert(), tmp_path / "x")
+    edit_config(plain, quantization_config={"quant_method": "gptq"})
+    with pytest.raises(ValueError, match="is quantized"):
+        pack_directory(plain, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_weights_that_break_the_pattern_leave_nothing_behind(tmp_path):
+    _, plain, _ = save_both(tmp_path)
+    edit_weights(plain, lambda weights: weights[f"{QUERY}.weight"].fill_(1.0))
+    with pytest.raises(ValueError, match=rf"{QUERY} breaks 2:4 in 256 groups"):
+        pack_directory(plain, tmp_path / "x")
+    assert {path.name for path in tmp_path.iterdir()} == {"plain", "packed"}
+
+
+def test_a_target_that_is_there_is_refused(tmp_path):
+    model, plain, packed = save_both(tmp_path)
+    for write in (lambda: pack_directory(plain, packed), lambda: unpack_directory(packed, plain)):
+        with pytest.raises(ValueError, match="is there already, and nothing is overwritten"):
+            write()
+    with pytest.raises(ValueError, match="is there already"):
+        save_packed(model, packed)
+
+
+@pytest.mark.parametrize("size", ["1GB", "30KB"])
+def test_a_model_in_memory_is_saved_packed(size, tmp_path):
+    model, _, packed = save_both(tmp_path, "gpt2", max_shard_size=size)
+    result = save_packed(model, tmp_path / "b", max_shard_size=size)
+    assert result.packed_bytes / result.plain_bytes == 0.53125
+    ours, theirs = tensors_of(tmp_path / "b"), tensors_of(packed)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (len(list((tmp_path / "b").glob("*.safetensors"))) > 1) == (size == "30KB")
+    loaded = type(model).from_pretrained(tmp_path / "b")
+    assert any(isinstance(module, PackedLinear) for module in loaded.modules())
+    again = save_packed(loaded, tmp_path / "c")
+    assert again.layers == result.layers and again.packed_bytes == result.packed_bytes
+    assert tensors_of(tmp_path / "c").keys() == theirs.keys() and verify(tmp_path / "c").ok
+    assert {path.name for path in tmp_path.iterdir()} == {"plain", "packed", "b", "c"}
+
+
+def test_a_directory_with_other_files_is_packed_in_place(tmp_path):
+    _, plain, packed = save_both(tmp_path)
+    nxm_hf.SparsityRecord.from_pretrained(plain).save_pretrained(plain)
+    (plain / "trainer_state.json").write_text("{}")
+    pack_in_place(plain)
+    pack_in_place(plain)
+    assert tensors_of(plain).keys() == tensors_of(packed).keys() and verify(plain).ok
+    assert (plain / "trainer_state.json").is_file() and len(list(tmp_path.iterdir())) == 2

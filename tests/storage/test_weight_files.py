@@ -1,0 +1,52 @@
+"""Reading weight files: plain tensors as they are, packed ones as the dense tensors that they stand for."""
+
+import pytest
+import torch
+
+from nxm_hf.storage.weight_files import WeightFiles
+from tests.support.packed_models import damage, save_both, tensors_of
+
+QUERY = "bert.encoder.layer.0.attention.self.query"
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
+@pytest.mark.parametrize("size", ["1GB", "30KB"])
+def test_a_packed_directory_reads_like_the_plain_one(family, size, tmp_path):
+    _, plain, packed = save_both(tmp_path, family, max_shard_size=size)
+    with WeightFiles(plain) as theirs, WeightFiles(packed) as ours:
+        assert ours.shards == theirs.shards and ours.packed is not None and theirs.packed is None
+        for names in theirs.shards.values():
+            for name in names:
+                assert name in ours and ours.entry(name) == theirs.entry(name)
+                assert torch.equal(ours[name], theirs[name]) and ours[name].is_contiguous()
+        for name in tensors_of(packed).keys() - tensors_of(plain).keys():
+            assert name.endswith(".weight_nxm_idx") and name not in ours
+
+
+def test_the_bytes_of_packed_layers_are_counted(tmp_path):
+    _, plain, packed = save_both(tmp_path)
+    with WeightFiles(packed) as files:
+        ours, theirs = files.packed_bytes()
+        stored, dense = tensors_of(packed), tensors_of(plain)
+        assert ours == sum(
+            stored[f"{name}.{part}"].nbytes for name in files.packed.layers for part in ("weight", "weight_nxm_idx")
+        )
+        assert theirs == sum(dense[f"{name}.weight"].nbytes for name in files.packed.layers)
+        assert ours / theirs == 0.53125
+    with WeightFiles(plain) as files:
+        assert files.packed_bytes() == (0, 0)
+
+
+@pytest.mark.parametrize("part", ["weight", "weight_nxm_idx"])
+def test_a_packed_layer_without_a_part_is_an_error_that_names_it(part, tmp_path):
+    _, _, packed = save_both(tmp_path)
+    damage(packed, f"{QUERY}.{part}", lambda tensor: None)
+    with WeightFiles(packed) as files, pytest.raises(ValueError, match=rf"{QUERY} is packed by config\.json.*{part}"):
+        files[f"{QUERY}.weight"]
+
+
+def test_damaged_indices_are_an_error_that_names_the_layer(tmp_path):
+    _, _, packed = save_both(tmp_path)
+    damage(packed, f"{QUERY}.weight_nxm_idx", lambda indices: indices * 0)
+    with WeightFiles(packed) as files, pytest.raises(ValueError, match=f"{QUERY} is damaged"):
+        files[f"{QUERY}.weight"]

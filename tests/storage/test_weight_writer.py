@@ -1,0 +1,46 @@
+"""The writer of weights: safetensors reads what it writes."""
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from nxm_hf.storage.weight_writer import Entry, write_tensors
+
+TENSORS = {
+    "b": torch.randn(3, 4),
+    "a": torch.randn(2, 3).bfloat16(),
+    "c": torch.arange(5, dtype=torch.uint8),
+    "d": torch.tensor(7),
+    "e": torch.zeros(0, 4, dtype=torch.float16),
+    "f": torch.tensor([True, False]),
+    "g": torch.randn(4, 6).t(),
+    "h": torch.randn(4).to(torch.float8_e4m3fn),
+}
+TYPES = {"b": "F32", "a": "BF16", "c": "U8", "d": "I64", "e": "F16", "f": "BOOL", "g": "F32", "h": "F8_E4M3"}
+ENTRIES = [Entry(name, TYPES[name], tuple(tensor.shape)) for name, tensor in TENSORS.items()]
+
+
+def test_safetensors_reads_what_was_written(tmp_path):
+    order = []
+    write_tensors(tmp_path / "x", ENTRIES, lambda name: order.append(name) or TENSORS[name], {"format": "pt"})
+    assert sorted(order) == sorted(TENSORS)
+    loaded = load_file(tmp_path / "x")
+    for name, tensor in TENSORS.items():
+        assert loaded[name].dtype == tensor.dtype and loaded[name].shape == tensor.shape
+        assert torch.equal(loaded[name].float(), tensor.float())
+    with safe_open(tmp_path / "x", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_the_bytes_are_those_that_safetensors_writes(tmp_path):
+    plain = {name: tensor.contiguous() for name, tensor in TENSORS.items() if name not in "efh"}
+    save_file(plain, tmp_path / "theirs", metadata={"format": "pt"})
+    entries = [entry for entry in ENTRIES if entry.name in plain]
+    write_tensors(tmp_path / "ours", entries, plain.__getitem__, {"format": "pt"})
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_a_tensor_of_another_size_than_promised_is_an_error(tmp_path):
+    with pytest.raises(RuntimeError, match="b has 4 bytes"):
+        write_tensors(tmp_path / "x", [Entry("b", "F32", (3, 4))], lambda name: torch.zeros(1), {})
