@@ -27,6 +27,7 @@ from nxm_hf.adapters.merging import merge
 from nxm_hf.text import table
 
 HEADINGS = ("seed", "model", "Spearman", "sparse", "trained", "cpu")
+VARIANTS = ("none", "full", "lora", "masked")
 Pair = dict[str, Any]  # the two sentences as "texts", and a score from 0 to 1
 
 
@@ -76,16 +77,25 @@ class Comparison:
     def run(self) -> None:
         """Train and score every variant."""
         model = AutoModel.from_pretrained(self.arguments.model)
-        self._score("dense, not trained", model)
-        prune(model, self.arguments.pattern, "alps", self.texts, self.tokenizer, samples=self.arguments.samples)
-        self._score("alps, not trained", model)
-        self._train("masked, in full", copy.deepcopy(model), self.arguments.learning_rate)
+        options = {"calibration": self.texts, "tokenizer": self.tokenizer, "samples": self.arguments.samples}
+        if "none" in self.arguments.train:
+            self._score("dense, not trained", model)
+        prune(model, self.arguments.pattern, "alps", **options)
+        if "none" in self.arguments.train:
+            self._score("alps, not trained", model)
+        if "full" in self.arguments.train:
+            self._train("masked, in full", copy.deepcopy(model), self.arguments.learning_rate)
+        if "lora" in self.arguments.train:
+            self._run_lora(model, options)
+        if "masked" in self.arguments.train:
+            adapted = mask_adapter(self._adapted(model))
+            masked = self._train("masked LoRA", adapted, self.arguments.lora_learning_rate)
+            self._merge("masked LoRA, merged", masked)
+
+    def _run_lora(self, model: nn.Module, options: dict[str, Any]) -> None:
         lora = self._train("LoRA, beside the base", self._adapted(model), self.arguments.lora_learning_rate)
         self._merge("LoRA, merged and masked", copy.deepcopy(lora))
-        options = {"calibration": self.texts, "tokenizer": self.tokenizer, "samples": self.arguments.samples}
         self._merge("LoRA, merged and pruned by sparsegpt", lora, method="sparsegpt", **options)
-        masked = self._train("masked LoRA", mask_adapter(self._adapted(model)), self.arguments.lora_learning_rate)
-        self._merge("masked LoRA, merged", masked)
 
     def _adapted(self, model: nn.Module) -> nn.Module:
         """Return the sparse model, frozen, with LoRA, biases and norms to train."""
@@ -162,6 +172,9 @@ def main() -> None:
     parser.add_argument("--lora-learning-rate", type=float, default=1e-3, help="of an adapter (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=512, help="sentences that are read (default: %(default)s)")
     parser.add_argument("--validation-rows", type=int, default=1500)
+    parser.add_argument(
+        "--train", nargs="+", choices=VARIANTS, default=VARIANTS, help="what to measure (default: all of it)"
+    )
     parser.add_argument("--seed", type=int, action="append", required=True, help="repeat it for several")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

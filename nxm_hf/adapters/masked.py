@@ -95,7 +95,7 @@ def _check_plain_lora(module: Any, name: str) -> None:
     if variants is None or not hasattr(module, "lora_A"):
         raise ValueError(
             f"The adapter layer on {name} is a {type(module).__name__} without LoRA variants; masking needs the LoRA "
-            "of peft>=0.16. Write LoraConfig(...), and pip install -U peft."
+            "of peft>=0.20. Write LoraConfig(...), and pip install -U peft."
         )
     others = [type(variant).__name__ for variant in variants.values() if not isinstance(variant, MaskedLora)]
     if others or isinstance(module.base_layer, nn.Conv1d):
