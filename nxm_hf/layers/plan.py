@@ -170,9 +170,11 @@ def _pattern_of(role: str, patterns: dict[str, Pattern]) -> Pattern:
 
 
 def _does_not_fit(skipped: dict[str, str]) -> str:
-    first = re.sub(r" Leave this weight out[^.]*\.", "", next(iter(skipped.values())))  # said below, for all of them
+    """Return one line for all layers, with the reason for each shape once."""
+    advice = re.compile(r" Leave this weight out[^.]*\.")  # said below, for all of them
+    reasons = " ".join(dict.fromkeys(advice.sub("", why) for why in skipped.values()))
     return (
-        f"The pattern does not fit {len(skipped)} layers ({shortened(list(skipped))}). {first} "
+        f"The pattern does not fit {len(skipped)} layers ({shortened(list(skipped))}). {reasons} "
         'Leave them dense with on_indivisible="skip" or exclude=[...], or choose another pattern.'
     )
 

@@ -1,5 +1,7 @@
 """Packed checkpoints: N:M weights as kept values and indices, in files and in memory."""
 
+import transformers.modeling_utils  # noqa: F401  # first: when it is there, `nxm_hf.plugin` imports the quantizer
+
 from nxm_hf.packing.file_names import INDICES, names_in_files
 from nxm_hf.packing.format import PackedMatrix, check_packed, pack, row_pattern, unpack
 from nxm_hf.packing.packed_linear import PackedLinear

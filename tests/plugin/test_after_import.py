@@ -61,6 +61,17 @@ def test_a_quantizer_is_registered_whichever_library_is_imported_first(order, tm
     assert run.stdout == "quantizer of BertModel\n"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["nxm_hf.packing.file_names", "nxm_hf.inference.layout", "nxm_hf.storage.verify"])
+def test_a_part_of_the_library_can_be_imported_before_transformers(module):
+    registered = (
+        "from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING; print('nxm' in AUTO_QUANTIZER_MAPPING)"
+    )
+    code = f"import {module}; from transformers import PreTrainedModel; {registered}"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout == "True\n", run.stderr
+
+
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     """A module that can be imported, and was not."""

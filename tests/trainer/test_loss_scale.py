@@ -22,7 +22,7 @@ from tests.support.training import (
 def test_accumulated_gradients_are_those_of_the_larger_batch(recipe, times, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "nxm_hf"):
         _, whole, loss = first_step(tmp_path, recipe, make_bert(**NO_DROPOUT))
-        assert not caplog.records  # nothing to correct, nothing to say
+        assert not [record for record in caplog.records if record.module == "loss_scale"]  # nothing to correct
         _, parts, mean = first_step(tmp_path, recipe, make_bert(**NO_DROPOUT), times)
     assert mean == pytest.approx(loss, rel=1e-5)
     for name, gradient in whole.items():

@@ -14,6 +14,7 @@ from nxm_hf.solvers.cpu.llvm_vectors import FLOATS, I8, I16, I32, I64, LANES, ZE
 
 F32 = ir.FloatType()
 BYTES = 4 * LANES  # of a vector
+LINE = 64  # bytes of a cache line
 AHEAD = 1024  # bytes from the values that are used to those that are fetched: weights come from memory
 EXPONENT = 0x7F800000  # all set in infinities and NaN
 
@@ -81,9 +82,12 @@ def few_tokens(
 
 
 def one_row(
-    b: IRBuilder, n: int, m: int, value_bits: int, vectors: int, x: Value, values: Value, indices: Value, y: Value
-) -> Value:
+    b: IRBuilder, n: int, m: int, value_bits: int, vectors: int,
+    x: Value, values: Value, indices: Value, y: Value, ahead: Value,
+) -> Value:  # fmt: skip
     """Add the products of one row and one chunk of inputs to the outputs of many tokens.
+
+    Each of sixteen rows fetches a sixteenth of the values that come next.
 
     Args:
         b: The builder that the code is appended to.
@@ -95,8 +99,11 @@ def one_row(
         values: The address of the row's first value.
         indices: The address of the row's first word of indices.
         y: The address of the row's outputs, one for each token.
+        ahead: The address of values to fetch.
     """
     kept, _, bits = _of_chunk(n, m)
+    for line in range(0, kept * value_bits // 8, LINE):
+        _prefetch(b, _pointer(b, ahead, line, I8))
     step = (vectors * BYTES).bit_length() - 1  # of the bytes of one input, which are a power of two
     totals = [_load_floats(b, y, BYTES * i) for i in range(vectors)]
     word = None

@@ -60,8 +60,10 @@ def _few(
     return as_function(products.few_tokens, (n, m, value_bits, tokens), 8)
 
 
-def _row(context: Any, n: Any, m: Any, value_bits: Any, vectors: Any, x: Any, values: Any, indices: Any, y: Any) -> Any:
-    return as_function(products.one_row, (n, m, value_bits, vectors), 4)
+def _row(
+    context: Any, n: Any, m: Any, value_bits: Any, vectors: Any, x: Any, values: Any, indices: Any, y: Any, ahead: Any
+) -> Any:
+    return as_function(products.one_row, (n, m, value_bits, vectors), 5)
 
 
 def _turn_inputs(context: Any, x: Any, x_stride: Any, count: Any, zeros: Any, out: Any, out_stride: Any) -> Any:
@@ -226,9 +228,13 @@ def many_tokens_worker(n: int, m: int, value_bits: int, vectors: int) -> Worker:
                         at = (block + each) * p[CHUNKS] + chunk
                         values = p[VALUES] + at * kept * ROWS * value_size
                         indices = p[INDICES] + at * words * VECTOR
+                        following = at + p[CHUNKS] if each + 1 < blocks else block * p[CHUNKS] + chunk + 1
+                        ahead = p[VALUES] + following * kept * ROWS * value_size
                         for i in range(ROWS):
                             target = y + (each * ROWS + i) * column
-                            row(n, m, value_bits, vectors, inputs, values + i * value_size, indices + 4 * i, target)
+                            source = values + i * value_size
+                            fetched = ahead + i * kept * value_size
+                            row(n, m, value_bits, vectors, inputs, source, indices + 4 * i, target, fetched)
                 for each in range(blocks):
                     outputs = min(ROWS, p[OUT] - (block + each) * ROWS)
                     for token in range(0, min(tile, p[TOKENS] - first), ROWS):
