@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nxm_hf.config import CONFIG_FILE
+from nxm_hf.storage.adapter_files import check_adapter_weights, read_adapter
 from nxm_hf.storage.state_file import STATE_FILE, read_header
 from nxm_hf.storage.weight_files import WeightFiles
 
@@ -96,6 +97,8 @@ def newest_complete(output_dir: str | Path) -> str:
 
 
 def _open_weights(folder: Path) -> None:
+    if read_adapter(folder) is not None:
+        return check_adapter_weights(folder)
     with WeightFiles(folder):
         pass
 

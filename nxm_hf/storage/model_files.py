@@ -101,12 +101,15 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     return model
 
 
-def load_with_missing(cls: type[PreTrainedModel], folder: str | Path) -> tuple[PreTrainedModel, list[str]]:
+def load_with_missing(
+    cls: type[PreTrainedModel], folder: str | Path, **options: Any
+) -> tuple[PreTrainedModel, list[str]]:
     """Load a model, and list the weights that were missing and have random values.
 
     Args:
         cls: The class of the model.
         folder: Directory of the model.
+        **options: Arguments of `from_pretrained`, such as `num_labels`.
 
     Returns:
         The model and the names of the missing weights. The global random state is not touched.
@@ -116,10 +119,9 @@ def load_with_missing(cls: type[PreTrainedModel], folder: str | Path) -> tuple[P
     """
     with _one_line_errors(folder, "cannot be loaded"), torch.random.fork_rng(devices=[]):
         folder = model_folder(folder)
-        dense: dict[str, Any] = (
-            {} if read_packed_config(folder) is None else {"quantization_config": NxMPackedConfig(dequantize=True)}
-        )
-        loaded: Any = cls.from_pretrained(folder, output_loading_info=True, **dense)
+        if read_packed_config(folder) is not None:
+            options = {"quantization_config": NxMPackedConfig(dequantize=True), **options}
+        loaded: Any = cls.from_pretrained(folder, output_loading_info=True, **options)
     model, info = loaded
     return model, sorted(info["missing_keys"])
 

@@ -19,6 +19,7 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".
 _LEFTOVERS = (
     INDEX,
     LAST_WRITTEN,
+    "adapter_config.json",
     "pytorch_model.bin.index.json",
     "nxm_pruning.json",
     "nxm_analysis.json",

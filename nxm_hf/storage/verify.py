@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,14 +11,18 @@ from torch import Tensor, nn
 
 from nxm_hf.config import CONFIG_FILE, MODEL_CONFIG_KEY, SparsityRecord
 from nxm_hf.layers.find import Layer, find_layers
-from nxm_hf.layers.modules import unwrap
+from nxm_hf.layers.modules import has_adapter, unwrap
 from nxm_hf.layers.plan import Target
 from nxm_hf.packing import PackedLinear
 from nxm_hf.patterns import Pattern, parse
+from nxm_hf.storage.adapter_files import SavedAdapter, check_adapter_weights, read_adapter
 from nxm_hf.storage.model_files import layer_weights, load_model, skeleton
-from nxm_hf.storage.model_record import read_record
+from nxm_hf.storage.model_record import names_in, read_record
+from nxm_hf.storage.model_source import model_directory
 from nxm_hf.storage.quantized import as_numbers, check_readable, quantization_of
 from nxm_hf.text import table
+
+UNMERGED = "The adapter stands beside them unmerged; `nxm merge BASE ADAPTER OUT` makes one sparse model of both."
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,12 @@ class Verification:
     Args:
         layers: What was found in each layer.
         absent: Names of layers that are recorded as sparse, but which the model does not have.
+        note: A remark on what was verified, such as the base model of an adapter; "" without one.
     """
 
     layers: tuple[VerifiedLayer, ...]
     absent: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def ok(self) -> bool:
@@ -134,6 +140,8 @@ class Verification:
         lines = [f"{len(self.layers)} layers, density {self.density:.4f}: {verdict}", *self.problems]
         if any(layer.violations for layer in self.layers):
             lines.append("A plain Trainer fills zeros again; NxMTrainer(model=...) without sparsity= keeps them.")
+        if self.note:
+            lines.append(self.note)
         return "\n".join(lines)
 
 
@@ -180,10 +188,11 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
     """Check that every sparse layer of a model holds its pattern, with zeros that are +0.0.
 
     The layers are those that the model's record names: `nxm_config.json`, or the copy in its `config.json`. Of a model
-    that was quantized after it became sparse, the numbers that its weights stand for are checked.
+    that was quantized after it became sparse, the numbers that its weights stand for are checked. Of a model with an
+    adapter, the layers of the base are: the adapter stands beside them until it is merged.
 
     Args:
-        model_or_dir: A model, or the directory of a saved model.
+        model_or_dir: A model, or the directory of a saved model or adapter.
         pattern: The pattern to check, instead of the recorded one. A model without a record needs it. All layers that
             nxm_hf prunes by default are then checked.
 
@@ -197,13 +206,36 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
     """
     pattern = None if pattern is None else parse(pattern)
     if isinstance(model_or_dir, nn.Module):
-        return _in_memory(model_or_dir, _record_of(model_or_dir), pattern)
+        found = _in_memory(model_or_dir, _record_of(model_or_dir), pattern)
+        return replace(found, note=UNMERGED) if has_adapter(model_or_dir) else found
+    if (adapter := read_adapter(model_or_dir)) is not None:
+        return _in_base(adapter, pattern)
     model = skeleton(model_or_dir)
-    if quantization_of(model.config) is not None:
-        return _in_memory(load_model(model_or_dir), _record_in(model_or_dir, pattern), pattern)
-    layers, absent = _recorded(model, _record_in(model_or_dir, pattern), pattern)
-    weights = layer_weights(model_or_dir, model, [layer for layer, _ in layers])
+    return _in_files(model_or_dir, model, _record_in(model_or_dir, pattern), pattern)
+
+
+def _in_files(
+    folder: str | Path, model: nn.Module, record: dict[str, str] | None, pattern: Pattern | None
+) -> Verification:
+    if quantization_of(cast(Any, model).config) is not None:
+        return _in_memory(load_model(folder), record, pattern)
+    layers, absent = _recorded(model, record, pattern)
+    weights = layer_weights(folder, model, [layer for layer, _ in layers])
     return Verification(tuple(_look(*pair, weight) for pair, weight in zip(layers, weights, strict=True)), absent)
+
+
+def _in_base(adapter: SavedAdapter, pattern: Pattern | None) -> Verification:
+    """Verify the base model of an adapter, and that the adapter can be read."""
+    check_adapter_weights(adapter.folder)
+    base = model_directory(adapter.base)
+    model = skeleton(base)
+    record: dict[str, str] | None
+    try:
+        record = names_in(model, SparsityRecord.from_pretrained(adapter.folder).layers)
+    except FileNotFoundError:  # a plain Trainer saved the adapter
+        record = _record_in(base, pattern)
+    note = f"These are the layers of the base model {adapter.base}. {UNMERGED}"
+    return replace(_in_files(base, model, record, pattern), note=note)
 
 
 def _dense_skeleton(model: nn.Module) -> nn.Module:

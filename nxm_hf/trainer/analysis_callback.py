@@ -44,7 +44,7 @@ class AnalysisCallback(TrainerCallback):
             return
         self._begun = True
         engine = engine_of(optimizer)
-        if engine is None or not engine.plan.targets:
+        if engine is None or not engine.plan.trained:
             logger.warning("AnalysisCallback writes nothing: this training makes no layer sparse.")
         elif state.is_world_process_zero:
             self._engine = engine

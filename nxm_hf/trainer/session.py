@@ -12,20 +12,24 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from nxm_hf.adapters.loading import restore_adapter
+from nxm_hf.adapters.masked import is_masked
 from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.distillation.teacher import Teacher
 from nxm_hf.engine import Engine
 from nxm_hf.engine.optimizer_state import unwrapped
 from nxm_hf.engine.requirements import check_trainable
-from nxm_hf.layers.modules import unwrap
+from nxm_hf.layers.modules import has_adapter, unwrap
 from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.model_card import TAG
 from nxm_hf.storage.model_files import load_weights
+from nxm_hf.storage.model_record import record_of
 from nxm_hf.storage.same_model import check_same_model, check_same_teacher, fingerprints
 from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.state_file import STATE_FILE, read_header, read_state, write_state
 from nxm_hf.storage.verify import Verification, verify_targets
-from nxm_hf.trainer.unsupported import refuse_unsupported
+from nxm_hf.trainer.frozen_base import check_same_adapter, frozen_config
+from nxm_hf.trainer.unsupported import refuse_unsaved, refuse_unsupported
 
 logger = logging.getLogger("nxm_hf")
 
@@ -55,7 +59,10 @@ class SparseTrainingSession:
             ValueError: If the training, the model or a layer is not supported.
         """
         refuse_unsupported(args, model)
-        check_trainable(Plan.of(model, self.config))
+        self.config = frozen_config(model, self.config) or self.config
+        plan = Plan.of(model, self.config)
+        refuse_unsaved(plan)
+        check_trainable(plan)
 
     def begin(
         self,
@@ -85,11 +92,17 @@ class SparseTrainingSession:
             # The last training broke off. Begin from the weights that it trained, not from the masked ones.
             self.engine.release()
             if resume_from:
-                load_weights(resume_from, unwrap(model))  # Trainer skips this when it restarts a training after an OOM
+                # Trainer skips this when it restarts a training after an OOM.
+                if has_adapter(model):
+                    restore_adapter(resume_from, model)
+                else:
+                    load_weights(resume_from, unwrap(model))
         plan = Plan.of(model, self.config)
+        refuse_unsaved(plan)
         if resume_from:
             check_same_model(resume_from, header, plan)
             check_same_teacher(resume_from, header, self._teacher_description())
+            check_same_adapter(resume_from, header, model)
         self.engine = Engine(
             plan,
             unwrapped(optimizer),
@@ -162,7 +175,7 @@ class SparseTrainingSession:
                 "This model is still dense, so nothing was written. Call trainer.train() before you save it."
             )
         verification.raise_for_problems()
-        return plan, SparsityRecord(self.config, plan.layers, verification.density), verification
+        return plan, record_of(plan, self.config, verification.density), verification
 
     def write_state(self, args: TrainingArguments, folder: str | Path) -> None:
         """Write the engine's state into a checkpoint. Call it inside `deployed()`, in every process.
@@ -180,6 +193,7 @@ class SparseTrainingSession:
             raise RuntimeError("The processes hold different weights; do they use the same seed?")
         if args.should_save:
             header = {**engine.header(), **prints, "teacher": self._teacher_description()}
+            header["masked_adapter"] = is_masked(engine.model)
             write_state(folder, header, engine.tensors())
 
     def prepare_push(self, args: TrainingArguments) -> None:

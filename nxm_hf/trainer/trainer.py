@@ -29,11 +29,12 @@ from nxm_hf.engine import Engine
 from nxm_hf.methods import Method
 from nxm_hf.storage.checkpoints import begin_checkpoint, is_checkpoint, missing_parts, newest_complete
 from nxm_hf.storage.model_card import write_card
-from nxm_hf.storage.model_record import read_record, remove_record
+from nxm_hf.storage.model_record import is_frozen, read_record, remove_record
 from nxm_hf.storage.packed_directory import pack_in_place
 from nxm_hf.storage.saving import check_written, write_record
 from nxm_hf.storage.verify import verify
 from nxm_hf.trainer.callback import NxMCallback
+from nxm_hf.trainer.frozen_base import frozen_config
 from nxm_hf.trainer.loss_scale import LossScale
 from nxm_hf.trainer.session import SessionCallback, SparseTrainingSession
 
@@ -132,9 +133,7 @@ class NxMTrainer(Trainer):
         super().__init__(*args, **kwargs)
         if any(isinstance(callback, NxMCallback) for callback in self.callback_handler.callbacks):
             raise ValueError("NxMTrainer does what NxMCallback does; use one of them.")
-        if config is not None and read_record(self._plain_model) is not None:
-            logger.warning("This model is sparse already; training restarts from its weights with %r.", config.recipe)
-        self.sparsity = config or _config_of_sparse_model(self._plain_model)
+        self.sparsity = _config_for(self._plain_model, config)
         self._teacher: Teacher | None = None
         if teacher is not None:  # made even if it counts for nothing, to check it
             made = Teacher(teacher, self._plain_model, distillation, self.processing_class, self.args)
@@ -181,7 +180,8 @@ class NxMTrainer(Trainer):
             resume_from = resume_from_checkpoint = self._complete_checkpoint(resume_from_checkpoint)
         self._session_callback.resume_from = resume_from
         if self.sparsity.is_dense and self.model is not None:  # None in a search, until model_init has made one
-            remove_record(self.model)  # dense training fills the zeros of a sparse model
+            # Dense training fills the zeros of a sparse model, unless they are frozen.
+            remove_record(self.model, only_if_trained=True)
         if self.engine is not None:
             self.engine.release()
         return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -374,9 +374,15 @@ def _signature() -> inspect.Signature:
 NxMTrainer.__init__.__signature__ = _signature()  # type: ignore[attr-defined]  # functions take any attribute
 
 
-def _config_of_sparse_model(model: nn.Module) -> NxMConfig:
-    """Return a config that keeps the masks of a model which is sparse already."""
+def _config_for(model: nn.Module, asked: NxMConfig | None) -> NxMConfig:
+    """Return the config of a training: by default one that keeps the masks of a model which is sparse already."""
+    if (config := frozen_config(model, asked)) is not None:
+        return config
     record = read_record(model)
+    if asked is not None:
+        if record is not None and not (asked.is_dense and is_frozen(model)):
+            logger.warning("This model is sparse already; training restarts from its weights with %r.", asked.recipe)
+        return asked
     if record is None:
         raise ValueError('NxMTrainer needs sparsity=, as in sparsity=NxMConfig(pattern="2:4", recipe="admm").')
     verify(model).raise_for_problems()
