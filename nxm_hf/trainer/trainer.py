@@ -28,6 +28,7 @@ from nxm_hf.distillation.teacher import Teacher
 from nxm_hf.engine import Engine
 from nxm_hf.methods import Method
 from nxm_hf.storage.checkpoints import begin_checkpoint, is_checkpoint, missing_parts, newest_complete
+from nxm_hf.storage.manifest import file_stamps, model_files_since, remove_manifest, write_manifest
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_record import is_frozen, read_record, remove_record
 from nxm_hf.storage.packed_directory import pack_in_place
@@ -184,7 +185,10 @@ class NxMTrainer(Trainer):
             remove_record(self.model, only_if_trained=True)
         if self.engine is not None:
             self.engine.release()
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self._session.unlock_output()  # after an error too
 
     def _complete_checkpoint(self, which: str | bool) -> str:
         if which is True:
@@ -257,9 +261,13 @@ class NxMTrainer(Trainer):
         self._use_config(self._config_before_search.replace(**ours))
 
     def _load_best_model(self) -> None:
-        if self.engine is not None:
-            self.engine.warn_at_end()  # while the weights are still those of the last step
+        self._session.prepare_best(self.state)
         super()._load_best_model()
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.args.world_size > 1:  # each process has written a file, and the manifest comes next
+            self.accelerator.wait_for_everyone()
 
     # -- evaluation and saving see the deployed weights ----------------------------------------------------------
 
@@ -312,10 +320,11 @@ class NxMTrainer(Trainer):
             return super().save_model(output_dir, _internal_call=_internal_call)
         folder = Path(output_dir or str(self.args.output_dir))
         checkpoint = _internal_call and is_checkpoint(output_dir)
+        before = file_stamps(folder) if self.args.should_save and not checkpoint else {}
         with self._session.deployed(), self._saving(packed):
             plan, record, verification = self._session.deployed_record(self._plain_model)
-            if checkpoint and self.args.should_save:
-                begin_checkpoint(folder)
+            if self.args.should_save:
+                (begin_checkpoint if checkpoint else remove_manifest)(folder)
             super().save_model(output_dir, _internal_call=_internal_call)
             if checkpoint and not self.args.save_only_model:
                 # A collective call: it comes before anything that can fail in one process alone.
@@ -325,6 +334,8 @@ class NxMTrainer(Trainer):
                 check_written(folder, plan)
                 if self._packed and not checkpoint:
                     pack_in_place(folder)
+                if not checkpoint:
+                    write_manifest(folder, model_files_since(folder, before))
 
     def push_to_hub(self, *args: Any, packed: bool = False, **kwargs: Any) -> Any:
         """Save the deployed model and upload it as Trainer does.
