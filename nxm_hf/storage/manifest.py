@@ -121,6 +121,8 @@ def read_manifest(folder: str | Path) -> dict[str, dict[str, Any]] | None:
         payload = json.loads(path.read_text(encoding="utf-8"))
         form, files = payload["format"], payload["files"]
         if form == FORMAT:
+            if payload["digest"] != _digest_of_entries(files):
+                raise ValueError("its own digest differs")
             return {
                 _checked_name(name): {"size": int(e["size"]), "digest": str(e["digest"])} for name, e in files.items()
             }
@@ -193,12 +195,16 @@ def _entries(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
 def _write(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
     """Write a manifest beside the old one, wait for the disk, and put it in its place."""
     temporary = folder / f".{MANIFEST_FILE}.writing"
-    payload = {"format": FORMAT, "nxm_version": __version__, "files": entries}
+    payload = {"format": FORMAT, "nxm_version": __version__, "digest": _digest_of_entries(entries), "files": entries}
     with temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps(payload, indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, folder / MANIFEST_FILE)
+
+
+def _digest_of_entries(entries: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def _checked_name(name: str) -> str:

@@ -45,6 +45,7 @@ def edit_manifest(folder, change) -> None:
     """Change the content of a manifest."""
     payload = json.loads((folder / MANIFEST_FILE).read_text())
     change(payload)
+    payload["digest"] = hashlib.sha256(json.dumps(payload["files"], sort_keys=True).encode()).hexdigest()
     (folder / MANIFEST_FILE).write_text(json.dumps(payload))
 
 
@@ -138,6 +139,12 @@ def test_a_manifest_that_cannot_be_read_is_named_itself(content, folder):
     assert changed_files(folder)[MANIFEST_FILE].startswith("is damaged (")
     (folder / MANIFEST_FILE).write_text("[" * 100_000)
     assert changed_files(folder)[MANIFEST_FILE].startswith("is damaged (")
+
+
+def test_a_manifest_with_another_entry_is_damaged_unless_its_own_digest_fits(folder):
+    content = (folder / MANIFEST_FILE).read_text()
+    (folder / MANIFEST_FILE).write_text(content.replace('"size": 5000', '"size": 5001'))
+    assert changed_files(folder) == {MANIFEST_FILE: "is damaged (its own digest differs)"}
 
 
 def test_a_manifest_of_a_newer_version_says_so(folder):
