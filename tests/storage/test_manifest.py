@@ -58,20 +58,43 @@ def test_every_file_is_recorded_with_its_size_and_its_sha256(folder):
     assert changed_files(folder) == {}
 
 
-@pytest.mark.parametrize("size", [2999, 3000, 3001, 6000, 7000])
-def test_a_long_file_is_digested_in_chunks_and_every_byte_counts(size, folder, monkeypatch):
-    monkeypatch.setattr(manifest, "_CHUNK", 3000)
-    monkeypatch.setattr(manifest, "_BLOCK", 700)
-    content = bytearray(random.Random(1).randbytes(size))
+def slow_digest(content: bytes) -> str:
+    """Return the digest of a long file as the module describes it, with Python's integers."""
+    block, rows, columns = 255 * 513 * 8, 255, 513
+    parts = []
+    for begin in range(0, len(content), 16 * block):
+        sums = b""
+        for at in range(begin, min(begin + 16 * block, len(content)), block):
+            padded = content[at : at + block].ljust(block, b"\0")
+            numbers = [int.from_bytes(padded[k : k + 8], "little") for k in range(0, block, 8)]
+            of_columns = [sum(numbers[k::columns]) for k in range(columns)]
+            of_rows = [sum(numbers[k * columns : (k + 1) * columns]) for k in range(rows)]
+            sums += b"".join((number % 2**64).to_bytes(8, "little") for number in of_columns + of_rows)
+        parts.append(hashlib.sha256(sums).digest())
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+@pytest.mark.parametrize("size", [(1 << 20) + 1, 2 * manifest._BLOCK, 3 * manifest._BLOCK + 5, manifest._CHUNK + 77])
+def test_a_long_file_is_digested_in_blocks_and_every_byte_counts(size, folder):
+    content = random.Random(1).randbytes(size) if size < manifest._CHUNK else b"\7" * size
     path = folder / "weights.safetensors"
     path.write_bytes(content)
     write_manifest(folder)
-    chunks = [hashlib.sha256(content[at : at + 3000]).digest() for at in range(0, size, 3000)]
-    expected = chunks[0] if len(chunks) == 1 else hashlib.sha256(b"".join(chunks)).digest()
-    assert read_manifest(folder)["weights.safetensors"]["digest"] == expected.hex()
-    for at in (0, 699, 700, 2998, size - 1):
-        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        assert changed_files(folder) == {"weights.safetensors": "has changed since it was saved"}
+    if size < manifest._CHUNK:
+        assert read_manifest(folder)["weights.safetensors"]["digest"] == slow_digest(content)
+    changed = {"weights.safetensors": "has changed since it was saved"}
+    for at in (0, 1, size // 2, size - 77, size - 1):
+        for bit in (1, 128):
+            path.write_bytes(content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :])
+            assert changed_files(folder) == changed
+    page = content[4096:8192]
+    path.write_bytes(content[:4096] + bytes(4096) + content[8192:])
+    assert changed_files(folder) == changed
+    if page != content[:4096]:
+        path.write_bytes(page + content[:4096] + content[8192:])  # two pages exchanged
+        assert changed_files(folder) == changed
+    path.write_bytes(bytes(byte ^ 128 if at % 8 == 7 else byte for at, byte in enumerate(content)))
+    assert changed_files(folder) == changed  # the sign of all 64-bit numbers
     path.write_bytes(content)
     assert changed_files(folder) == {}
 
