@@ -14,6 +14,7 @@ from transformers import Trainer
 
 import nxm_hf
 from nxm_hf.storage.checkpoints import missing_parts
+from nxm_hf.storage.manifest import changed_files, read_manifest
 from nxm_hf.storage.state_file import STATE_FILE, fingerprint
 from tests.support.grids import FEW, SPARSE
 from tests.support.models import make_arguments, make_bert, make_rows
@@ -116,6 +117,7 @@ def test_a_checkpoint_of_two_processes_is_whole_sparse_and_written_by_one(recipe
         written = checkpoint(folder, "adam", recipe, step)
         assert missing_parts(written) == []
         assert (written / STATE_FILE).is_file()
+        assert changed_files(written) == {} and read_manifest(written).keys() >= {STATE_FILE, "rng_state_0.pth"}
         assert nxm_hf.verify(written).ok
         other = folder / "adam" / recipe / "rank-1" / written.name
         assert [path.name for path in other.iterdir()] == ["rng_state_1.pth"]
