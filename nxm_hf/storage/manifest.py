@@ -220,8 +220,9 @@ def _digest_of_entries(entries: dict[str, Any]) -> str:
 def _checked_name(name: str) -> str:
     """Return a name that leads to a file inside the directory; raise ValueError for any other."""
     parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
-        raise ValueError(f"it names {name!r}, which is no file inside the directory")
+    too_long = len(name) > 1000 or any(len(part) > 255 for part in parts)
+    if not parts or name.startswith("/") or ".." in parts or too_long or any(letter in name for letter in "\\:\0"):
+        raise ValueError(f"it names {name[:100]!r}, which is no file inside the directory")
     return name
 
 

@@ -124,6 +124,15 @@ def test_a_checkpoint_of_two_processes_is_whole_sparse_and_written_by_one(recipe
 
 
 @pytest.mark.parametrize("recipe", FEW)
+@pytest.mark.parametrize("kind", ["trainer", "callback"])
+def test_the_manifest_of_two_processes_covers_the_random_states_of_both(kind, recipe, two, folder):
+    for step in (2, 4):
+        written = folder / "callback" / recipe / kind / f"checkpoint-{step}"
+        assert read_manifest(written).keys() >= {"rng_state_0.pth", "rng_state_1.pth", "optimizer.pt"}
+        assert changed_files(written) == {} and missing_parts(written) == []
+
+
+@pytest.mark.parametrize("recipe", FEW)
 def test_a_run_resumed_in_two_processes_is_the_unbroken_run(recipe, two):
     unbroken, resumed = two[0][f"best/{recipe}"], two[0][f"resumed/{recipe}"]
     assert resumed["steps"] == unbroken["steps"][2:]
@@ -221,7 +230,7 @@ def test_the_recipe_dense_in_two_processes_is_a_trainer_in_two_processes(two):
 def test_a_machine_that_was_to_save_and_got_no_weights_says_so(accelerated):
     """`save_on_each_node`: transformers 5.23 lets the first process alone write weights."""
     first, second = (facts["machines"] for facts in accelerated)
-    assert first["missing"] == []
+    assert bool(first["missing"]) is bool(second["missing"])  # a save that fails in one process is complete nowhere
     if second["missing"]:
         assert "has written no weights into" in second["error"]
     else:
