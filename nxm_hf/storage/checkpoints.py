@@ -125,6 +125,35 @@ def newest_complete(output_dir: str | Path) -> str:
     )
 
 
+def checkpoint_to_resume(which: str | bool, output_dir: str | Path) -> str:
+    """Return the checkpoint that `resume_from_checkpoint` means, if it is complete.
+
+    Args:
+        which: A checkpoint, or True for the newest complete one.
+        output_dir: The output directory of the training.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        ValueError: If there is no such checkpoint, or it is not complete.
+    """
+    if which is True:
+        return newest_complete(output_dir)
+    folder = str(which)
+    if not Path(folder).is_dir():
+        raise ValueError(
+            f"Can't find a valid checkpoint at {folder}: there is no such directory. Write "
+            "resume_from_checkpoint=True, which takes the newest complete checkpoint."
+        )
+    if missing := missing_parts(folder):
+        raise ValueError(
+            f"{which} is not a complete checkpoint: {', '.join(missing)}. Resume with resume_from_checkpoint=True, "
+            "which takes the newest complete one."
+        )
+    return folder
+
+
 def _open_weights(folder: Path) -> None:
     if read_adapter(folder) is not None:
         return check_adapter_weights(folder)

@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -108,6 +109,22 @@ def model_files_since(folder: str | Path, before: dict[str, FileStamp]) -> list[
     """
     written = [name for name, stamp in file_stamps(folder).items() if before.get(name) != stamp]
     return [name for name in written if any(fnmatch(name, pattern) for pattern in MODEL_FILES)]
+
+
+@contextmanager
+def files_recorded(folder: str | Path, enabled: bool = True) -> Iterator[None]:
+    """Give a directory a new manifest of the files of a model that the body writes. After an error it has none.
+
+    Args:
+        folder: The directory; it may hold other files, and it may be missing.
+        enabled: Whether to do that.
+    """
+    before = file_stamps(folder) if enabled else {}
+    if enabled:
+        remove_manifest(folder)
+    yield
+    if enabled:
+        write_manifest(folder, model_files_since(folder, before))
 
 
 def read_manifest(folder: str | Path) -> dict[str, dict[str, Any]] | None:

@@ -27,8 +27,8 @@ from nxm_hf.distillation import DistillationConfig
 from nxm_hf.distillation.teacher import Teacher
 from nxm_hf.engine import Engine
 from nxm_hf.methods import Method
-from nxm_hf.storage.checkpoints import begin_checkpoint, is_checkpoint, missing_parts, newest_complete
-from nxm_hf.storage.manifest import file_stamps, model_files_since, remove_manifest, write_manifest
+from nxm_hf.storage.checkpoints import begin_checkpoint, checkpoint_to_resume, is_checkpoint
+from nxm_hf.storage.manifest import files_recorded
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_record import is_frozen, read_record, remove_record
 from nxm_hf.storage.packed_directory import pack_in_place
@@ -178,7 +178,9 @@ class NxMTrainer(Trainer):
         """Train as Trainer does; `resume_from_checkpoint=True` takes the newest complete checkpoint."""
         resume_from = None
         if resume_from_checkpoint and not self.sparsity.is_dense:
-            resume_from = resume_from_checkpoint = self._complete_checkpoint(resume_from_checkpoint)
+            resume_from = resume_from_checkpoint = checkpoint_to_resume(
+                resume_from_checkpoint, str(self.args.output_dir)
+            )
         self._session_callback.resume_from = resume_from
         if self.sparsity.is_dense and self.model is not None:  # None in a search, until model_init has made one
             # Dense training fills the zeros of a sparse model, unless they are frozen.
@@ -189,22 +191,6 @@ class NxMTrainer(Trainer):
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._session.unlock_output()  # after an error too
-
-    def _complete_checkpoint(self, which: str | bool) -> str:
-        if which is True:
-            return newest_complete(str(self.args.output_dir))
-        folder = str(which)
-        if not Path(folder).is_dir():
-            raise ValueError(
-                f"Can't find a valid checkpoint at {folder}: there is no such directory. Write "
-                "resume_from_checkpoint=True, which takes the newest complete checkpoint."
-            )
-        if missing := missing_parts(folder):
-            raise ValueError(
-                f"{which} is not a complete checkpoint: {', '.join(missing)}. Resume with resume_from_checkpoint=True, "
-                "which takes the newest complete one."
-            )
-        return folder
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Do one training step as Trainer does; the first batch is also used to check the scale of the loss."""
@@ -320,22 +306,21 @@ class NxMTrainer(Trainer):
             return super().save_model(output_dir, _internal_call=_internal_call)
         folder = Path(output_dir or str(self.args.output_dir))
         checkpoint = _internal_call and is_checkpoint(output_dir)
-        before = file_stamps(folder) if self.args.should_save and not checkpoint else {}
+        saves = self.args.should_save
         with self._session.deployed(), self._saving(packed):
             plan, record, verification = self._session.deployed_record(self._plain_model)
-            if self.args.should_save:
-                (begin_checkpoint if checkpoint else remove_manifest)(folder)
-            super().save_model(output_dir, _internal_call=_internal_call)
-            if checkpoint and not self.args.save_only_model:
-                # A collective call: it comes before anything that can fail in one process alone.
-                self._session.write_state(self.args, folder)
-            if self.args.should_save:
-                write_record(folder, record, verification)
-                check_written(folder, plan)
-                if self._packed and not checkpoint:
-                    pack_in_place(folder)
-                if not checkpoint:
-                    write_manifest(folder, model_files_since(folder, before))
+            if saves and checkpoint:
+                begin_checkpoint(folder)
+            with files_recorded(folder, saves and not checkpoint):
+                super().save_model(output_dir, _internal_call=_internal_call)
+                if checkpoint and not self.args.save_only_model:
+                    # A collective call: it comes before anything that can fail in one process alone.
+                    self._session.write_state(self.args, folder)
+                if saves:
+                    write_record(folder, record, verification)
+                    check_written(folder, plan)
+                    if self._packed and not checkpoint:
+                        pack_in_place(folder)
 
     def push_to_hub(self, *args: Any, packed: bool = False, **kwargs: Any) -> Any:
         """Save the deployed model and upload it as Trainer does.
