@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from nxm_hf.pruning.directory import prune_directory
+from nxm_hf.storage import lock as lock_module
 from nxm_hf.storage.lock import DirectoryLock
 from nxm_hf.storage.manifest import LOCK_FILE
 from nxm_hf.storage.packed_directory import pack_directory
@@ -127,3 +128,17 @@ def test_a_target_of_prune_or_pack_that_another_process_writes_is_refused(holdin
     kill(child)
     prune_directory(tmp_path / "dense", tmp_path / "out", "2:4")
     assert {path.name for path in tmp_path.iterdir()} == {"dense", "sparse", "out"}
+
+
+def test_a_lock_file_that_its_holder_has_just_removed_is_made_anew(tmp_path, monkeypatch):
+    """The holder can remove it between the moment that it is opened here and the moment that it is locked."""
+    lockf, removed = lock_module.fcntl.lockf, []
+
+    def remove_first(*arguments):
+        if not removed:
+            removed.append((tmp_path / "lock").unlink())
+        return lockf(*arguments)
+
+    monkeypatch.setattr(lock_module.fcntl, "lockf", remove_first)
+    with DirectoryLock(tmp_path / "lock", ""):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
