@@ -1,7 +1,5 @@
 """Merge a saved adapter and its base into another directory, which is written in full or not at all."""
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,11 @@ from nxm_hf.storage.adapter_files import (
     check_adapter_weights,
     read_adapter,
 )
+from nxm_hf.storage.manifest import RESTORE, check_unchanged
 from nxm_hf.storage.model_files import load_with_missing, model_class
 from nxm_hf.storage.model_record import read_record
 from nxm_hf.storage.model_source import model_directory
-from nxm_hf.storage.saving import check_free, check_written, copy_beside, write_record
+from nxm_hf.storage.saving import check_free, check_written, copy_beside, write_record, written_whole
 from nxm_hf.storage.verify import verify
 from nxm_hf.text import shortened
 
@@ -74,18 +73,15 @@ def merge_directory(
     if saved is None:
         raise FileNotFoundError(f"{adapter} holds no {ADAPTER_CONFIG}. Name a directory that PEFT saved an adapter to.")
     check_adapter_weights(adapter)
+    for source in (base, adapter):
+        check_unchanged(source, RESTORE)
     model = load_adapter(_load_base(base, saved), adapter)
     batches = None
     if calibration is not None:
         batches = make_batches(calibration, model.get_base_model(), AutoTokenizer.from_pretrained(base), sampling)
     result = merge(model, method, batches)
-    temporary = out.parent / f".{out.name}.unfinished"
-    shutil.rmtree(temporary, ignore_errors=True)  # of an earlier run that was killed while it wrote
-    try:
-        _write(result, base, temporary)
-        os.rename(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with written_whole(out) as folder:
+        _write(result, base, folder)
     return result
 
 

@@ -21,6 +21,9 @@ from nxm_hf.engine.optimizer_state import unwrapped
 from nxm_hf.engine.requirements import check_trainable
 from nxm_hf.layers.modules import has_adapter, unwrap
 from nxm_hf.layers.plan import Plan
+from nxm_hf.storage.checkpoints import HAS_MANIFEST
+from nxm_hf.storage.lock import DirectoryLock
+from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, check_unchanged, remove_manifest
 from nxm_hf.storage.model_card import TAG
 from nxm_hf.storage.model_files import load_weights
 from nxm_hf.storage.model_record import record_of
@@ -28,6 +31,7 @@ from nxm_hf.storage.same_model import check_same_model, check_same_teacher, fing
 from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.state_file import STATE_FILE, read_header, read_state, write_state
 from nxm_hf.storage.verify import Verification, verify_targets
+from nxm_hf.trainer.checkpoint_manifest import complete_after_state
 from nxm_hf.trainer.frozen_base import check_same_adapter, frozen_config
 from nxm_hf.trainer.unsupported import refuse_unsaved, refuse_unsupported
 
@@ -47,6 +51,7 @@ class SparseTrainingSession:
     def __init__(self, config: NxMConfig, teacher: Teacher | None = None):
         self.config, self.teacher = config, teacher
         self.engine: Engine | None = None
+        self._lock: DirectoryLock | None = None  # of the output directory, while a training runs
 
     def check(self, args: TrainingArguments, model: nn.Module) -> None:
         """Raise if this training is not supported. It is called before any training.
@@ -72,6 +77,7 @@ class SparseTrainingSession:
         optimizer: Optimizer,
         train_dataloader: DataLoader | None,
         resume_from: str | Path | None,
+        left_out: str = "",
     ) -> Engine:
         """Make the engine of a training, and restore its state if the training resumes.
 
@@ -82,11 +88,14 @@ class SparseTrainingSession:
             optimizer: The optimizer, with or without accelerate's wrapper.
             train_dataloader: The training data.
             resume_from: The checkpoint to resume from, or None.
+            left_out: Which files of a checkpoint other processes may still be writing when Trainer writes its state.
 
         Returns:
             The engine.
         """
         refuse_unsupported(args, model)  # arguments and environment can change after the Trainer was made
+        if resume_from and not (Path(resume_from) / MANIFEST_FILE).exists():
+            logger.warning("%s has no %s, as an older version wrote it; it is not checked.", resume_from, MANIFEST_FILE)
         header, tensors = read_state(resume_from) if resume_from else ({}, {})
         if self.engine is not None and not self.engine.finished:
             # The last training broke off. Begin from the weights that it trained, not from the masked ones.
@@ -103,6 +112,7 @@ class SparseTrainingSession:
             check_same_model(resume_from, header, plan)
             check_same_teacher(resume_from, header, self._teacher_description())
             check_same_adapter(resume_from, header, model)
+        self._lock_output(args)
         self.engine = Engine(
             plan,
             unwrapped(optimizer),
@@ -114,6 +124,8 @@ class SparseTrainingSession:
         )
         if resume_from:
             self.engine.restore(header, tensors)
+        if plan.targets:
+            complete_after_state(state, left_out)
         return self.engine
 
     def started_engine(self) -> Engine:
@@ -125,6 +137,21 @@ class SparseTrainingSession:
         if self.engine is None:
             raise RuntimeError("No training has begun, so there is no engine; call trainer.train() first.")
         return self.engine
+
+    def prepare_best(self, state: TrainerState) -> None:
+        """Check the best checkpoint before Trainer loads its weights, while the model has those of the last step.
+
+        Args:
+            state: The state of the Trainer.
+
+        Raises:
+            ValueError: If a file of the checkpoint has changed.
+        """
+        if self.engine is not None:
+            self.engine.warn_at_end()
+            if state.best_model_checkpoint is not None:
+                advice = "It was the best; load another checkpoint with from_pretrained."
+                check_unchanged(state.best_model_checkpoint, advice)
 
     def end(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         """Leave the deployed weights in the model, and remove the hooks.
@@ -145,6 +172,21 @@ class SparseTrainingSession:
             engine.finish()
         if engine.plan.targets and isinstance(model, PreTrainedModel):
             model.add_model_tags(TAG)
+        self.unlock_output()
+
+    def unlock_output(self) -> None:
+        """Let other processes train in the output directory. Nothing happens if no training has locked it."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _lock_output(self, args: TrainingArguments) -> None:
+        """Raise if another process trains in the output directory."""
+        if args.should_save and args.output_dir is not None:
+            self._lock = DirectoryLock(
+                Path(args.output_dir) / LOCK_FILE,
+                f"{args.output_dir} is the output_dir of another training. Wait for it, or name another output_dir",
+            )
+            self._lock.acquire()
 
     def _best_is_loaded(self, args: TrainingArguments, state: TrainerState) -> bool:
         if not args.load_best_model_at_end:
@@ -192,7 +234,7 @@ class SparseTrainingSession:
         if args.world_size > 1 and any(other != prints for other in gather_object([prints])):
             raise RuntimeError("The processes hold different weights; do they use the same seed?")
         if args.should_save:
-            header = {**engine.header(), **prints, "teacher": self._teacher_description()}
+            header = {**engine.header(), **prints, "teacher": self._teacher_description(), HAS_MANIFEST: True}
             header["masked_adapter"] = is_masked(engine.model)
             write_state(folder, header, engine.tensors())
 
@@ -210,6 +252,7 @@ class SparseTrainingSession:
         with engine.deployed():
             verification = verify_targets(engine.plan.targets)
             verification.raise_for_problems()
+            remove_manifest(args.output_dir)  # Trainer copies newer weights there
             write_record(args.output_dir, engine.record(verification), verification)
 
     def _teacher_description(self) -> dict[str, Any] | None:

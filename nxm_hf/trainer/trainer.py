@@ -27,7 +27,8 @@ from nxm_hf.distillation import DistillationConfig
 from nxm_hf.distillation.teacher import Teacher
 from nxm_hf.engine import Engine
 from nxm_hf.methods import Method
-from nxm_hf.storage.checkpoints import begin_checkpoint, is_checkpoint, missing_parts, newest_complete
+from nxm_hf.storage.checkpoints import begin_checkpoint, checkpoint_to_resume, is_checkpoint
+from nxm_hf.storage.manifest import files_recorded
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_record import is_frozen, read_record, remove_record
 from nxm_hf.storage.packed_directory import pack_in_place
@@ -177,30 +178,19 @@ class NxMTrainer(Trainer):
         """Train as Trainer does; `resume_from_checkpoint=True` takes the newest complete checkpoint."""
         resume_from = None
         if resume_from_checkpoint and not self.sparsity.is_dense:
-            resume_from = resume_from_checkpoint = self._complete_checkpoint(resume_from_checkpoint)
+            resume_from = resume_from_checkpoint = checkpoint_to_resume(
+                resume_from_checkpoint, str(self.args.output_dir)
+            )
         self._session_callback.resume_from = resume_from
         if self.sparsity.is_dense and self.model is not None:  # None in a search, until model_init has made one
             # Dense training fills the zeros of a sparse model, unless they are frozen.
             remove_record(self.model, only_if_trained=True)
         if self.engine is not None:
             self.engine.release()
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def _complete_checkpoint(self, which: str | bool) -> str:
-        if which is True:
-            return newest_complete(str(self.args.output_dir))
-        folder = str(which)
-        if not Path(folder).is_dir():
-            raise ValueError(
-                f"Can't find a valid checkpoint at {folder}: there is no such directory. Write "
-                "resume_from_checkpoint=True, which takes the newest complete checkpoint."
-            )
-        if missing := missing_parts(folder):
-            raise ValueError(
-                f"{which} is not a complete checkpoint: {', '.join(missing)}. Resume with resume_from_checkpoint=True, "
-                "which takes the newest complete one."
-            )
-        return folder
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self._session.unlock_output()  # after an error too
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Do one training step as Trainer does; the first batch is also used to check the scale of the loss."""
@@ -257,9 +247,13 @@ class NxMTrainer(Trainer):
         self._use_config(self._config_before_search.replace(**ours))
 
     def _load_best_model(self) -> None:
-        if self.engine is not None:
-            self.engine.warn_at_end()  # while the weights are still those of the last step
+        self._session.prepare_best(self.state)
         super()._load_best_model()
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.args.world_size > 1:  # each process has written a file, and the manifest comes next
+            self.accelerator.wait_for_everyone()
 
     # -- evaluation and saving see the deployed weights ----------------------------------------------------------
 
@@ -312,19 +306,21 @@ class NxMTrainer(Trainer):
             return super().save_model(output_dir, _internal_call=_internal_call)
         folder = Path(output_dir or str(self.args.output_dir))
         checkpoint = _internal_call and is_checkpoint(output_dir)
+        saves = self.args.should_save
         with self._session.deployed(), self._saving(packed):
             plan, record, verification = self._session.deployed_record(self._plain_model)
-            if checkpoint and self.args.should_save:
+            if saves and checkpoint:
                 begin_checkpoint(folder)
-            super().save_model(output_dir, _internal_call=_internal_call)
-            if checkpoint and not self.args.save_only_model:
-                # A collective call: it comes before anything that can fail in one process alone.
-                self._session.write_state(self.args, folder)
-            if self.args.should_save:
-                write_record(folder, record, verification)
-                check_written(folder, plan)
-                if self._packed and not checkpoint:
-                    pack_in_place(folder)
+            with files_recorded(folder, saves and not checkpoint):
+                super().save_model(output_dir, _internal_call=_internal_call)
+                if checkpoint and not self.args.save_only_model:
+                    # A collective call: it comes before anything that can fail in one process alone.
+                    self._session.write_state(self.args, folder)
+                if saves:
+                    write_record(folder, record, verification)
+                    check_written(folder, plan)
+                    if self._packed and not checkpoint:
+                        pack_in_place(folder)
 
     def push_to_hub(self, *args: Any, packed: bool = False, **kwargs: Any) -> Any:
         """Save the deployed model and upload it as Trainer does.
