@@ -13,6 +13,7 @@ from nxm_hf.plugin import register_with_transformers
 
 if TYPE_CHECKING:
     from nxm_hf import analysis, methods, patterns, pruners, recipes, solvers
+    from nxm_hf.adapters import MergeResult, load_adapter, mask_adapter, merge_adapter
     from nxm_hf.config import NxMConfig, SparsityRecord
     from nxm_hf.distillation import DistillationConfig
     from nxm_hf.engine import Engine
@@ -36,6 +37,7 @@ __all__ = [
     "DistillationConfig",
     "Engine",
     "InferenceReport",
+    "MergeResult",
     "NxMCallback",
     "NxMConfig",
     "NxMInference",
@@ -50,6 +52,9 @@ __all__ = [
     "__version__",
     "analysis",
     "attach",
+    "load_adapter",
+    "mask_adapter",
+    "merge_adapter",
     "methods",
     "patterns",
     "permute",
@@ -66,6 +71,7 @@ __all__ = [
 # The names above that are no modules, by the module that they are imported from. The block for type checkers says the
 # same; `tests/plugin/test_lazy_names.py` compares them.
 _NAMES = {
+    "adapters": ("MergeResult", "load_adapter", "mask_adapter", "merge_adapter"),
     "config": ("NxMConfig", "SparsityRecord"),
     "distillation": ("DistillationConfig",),
     "engine": ("Engine",),

@@ -14,7 +14,7 @@ from nxm_hf.methods import Slot, keep
 from nxm_hf.storage.model_files import layer_weights, load_model, skeleton
 from nxm_hf.storage.model_record import set_record
 from nxm_hf.storage.same_model import check_same_model
-from nxm_hf.storage.saving import check_written, copy_beside, write_record
+from nxm_hf.storage.saving import check_written, copy_beside, write_record, written_whole
 from nxm_hf.storage.state_file import STATE_FILE, by_layer, read_state
 from nxm_hf.storage.verify import Verification, verify, verify_targets
 from nxm_hf.text import shortened
@@ -57,10 +57,11 @@ def rewind(
     verification.raise_for_problems()
     record = SparsityRecord(config, plan.layers, verification.density)
     set_record(model, record)
-    model.save_pretrained(output_dir)
-    copy_beside(checkpoint, output_dir)
-    write_record(output_dir, record, verification)
-    check_written(output_dir, plan)
+    with written_whole(output_dir) as folder:
+        model.save_pretrained(folder)
+        copy_beside(checkpoint, folder)
+        write_record(folder, record, verification)
+        check_written(folder, plan)
     return verification
 
 

@@ -120,7 +120,8 @@ def test_the_tokenizer_beside_the_checkpoint_comes_along_and_its_training_does_n
     (tmp_path / "checkpoint-2/vocab.txt").write_text("a")
     rewind(tmp_path / "checkpoint-2", tmp_path / "checkpoint-2", tmp_path / "new/ticket", "2:4")
     found = {path.name for path in (tmp_path / "new/ticket").iterdir()}
-    assert found == {"config.json", "model.safetensors", "nxm_config.json", "README.md", "tokenizer.json", "vocab.txt"}
+    model = {"config.json", "model.safetensors", "nxm_config.json", "nxm_manifest.json", "README.md"}
+    assert found == model | {"tokenizer.json", "vocab.txt"}
     rewind(tmp_path / "checkpoint-2", tmp_path / "checkpoint-2", tmp_path / "checkpoint-2/ticket", "2:4")
     assert {path.name for path in (tmp_path / "checkpoint-2/ticket").iterdir()} == found
 

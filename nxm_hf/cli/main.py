@@ -16,6 +16,7 @@ import typer
 from typer.main import get_command
 
 from nxm_hf._version import __version__
+from nxm_hf.cli.adapter_commands import merge_command
 from nxm_hf.cli.commands import (
     demo_command,
     flops_command,
@@ -36,6 +37,7 @@ COMMANDS: tuple[Callable[..., int], ...] = (
     flops_command,
     prune_command,
     convert_command,
+    merge_command,
     pack_command,
     unpack_command,
     rewind_command,

@@ -9,6 +9,12 @@ from typer import Argument, Option
 
 # Models and other directories.
 Model = Annotated[str, Argument(metavar="MODEL", help="The directory of a model, or its name on the Hub.")]
+BaseModel = Annotated[
+    str, Argument(metavar="BASE", help="The directory of the sparse base model, or its name on the Hub.")
+]
+AdapterDirectory = Annotated[
+    str, Argument(metavar="ADAPTER", help="The directory of the adapter, or its name on the Hub.")
+]
 TrainedDirectory = Annotated[
     str,
     Argument(metavar="TRAINED", help="The model whose mask is used: a sparse one, or with --pattern a dense one."),
@@ -89,6 +95,10 @@ Method = Annotated[
         help="How layers are pruned.  [default: alps with --calibration, which takes three times as long as "
         "sparsegpt; magnitude without]"
     ),
+]
+MergeMethod = Annotated[
+    MethodName | None,
+    Option(help="Prune the sum of base and adapter by this method.  [default: keep the masks of the base]"),
 ]
 MethodSettings = Annotated[
     str | None, Option(metavar="JSON", help="Settings of the method, as JSON such as '{\"damping\": 0.01}'.")

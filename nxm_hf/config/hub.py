@@ -76,8 +76,8 @@ def model_folder(directory: str | Path) -> Path:
 
 def _json_or_none(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None  # nobody waits for a pipe
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -110,7 +110,7 @@ def read_json(directory_or_repo: str | Path, name: str, kwargs: dict[str, Any]) 
         return None
     try:
         payload = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}). Save the model again, or restore the file.") from error
     if not isinstance(payload, dict):
         raise ValueError(f"{path} holds a {type(payload).__name__}; it must be an object. Save the model again.")

@@ -48,9 +48,15 @@ class SparsityRecord:
             The record, or None if the dict is a config alone, which names no layers.
 
         Raises:
-            ValueError: If a key is unknown or `layers` is not a dict of strings.
+            ValueError: If a key is unknown, a value is of the wrong type, or `layers` is not a dict of strings.
         """
-        config = NxMConfig.from_dict(payload)
+        try:
+            config = NxMConfig.from_dict(payload)
+        except (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"The record of a sparse model cannot be read ({reason}). Save the model again."
+            ) from error
         layers = payload.get("layers")
         if layers is None:
             return None

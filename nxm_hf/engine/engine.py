@@ -20,7 +20,7 @@ from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.methods import PHASES, Slot, State, restore_dense
 from nxm_hf.methods.schedules import Clock
 from nxm_hf.pruning.during_training import CalibratedPruner
-from nxm_hf.storage.model_record import remove_record, set_record
+from nxm_hf.storage.model_record import record_of, remove_record, set_record
 from nxm_hf.storage.state_file import Header, Tensors, by_layer, check_same_run, pack, unpack
 from nxm_hf.storage.verify import Verification, verify_targets
 
@@ -64,9 +64,10 @@ class Engine:
         if plan.shards is not None:
             check_shards(plan, config, plan.shards.processes)
         check_trainable(plan)
+        self._trained = plan.trained  # all targets, or none of them if the sparse model is frozen under an adapter
         check_held(plan, optimizer)
         self._pruner = CalibratedPruner.of(plan, config, train_dataloader)
-        self._methods = {target.name: config.method(target.pattern) for target in plan.targets}
+        self._methods = {target.name: config.method(target.pattern) for target in self._trained}
         check_moments(optimizer, self._methods.values())
         warn_of_resets_that_never_come(self._methods.values(), total_steps)
         self._states: dict[str, State] = {}
@@ -98,8 +99,8 @@ class Engine:
         """Make the state of every weight, and leave in the weight what the first forward pass uses."""
         clock = self._hooks.clock()
         self._prune_if_due(clock)
-        remove_record(self.plan.model)
-        for target in self.plan.targets:
+        remove_record(self.plan.model, only_if_trained=True)
+        for target in self._trained:
             with torch.no_grad(), self._named_in_errors(target):
                 method = self._methods[target.name]
                 self._states[target.name] = method.init(target.matrix(), self._clock_of(target, clock))
@@ -116,7 +117,7 @@ class Engine:
                 "Leave the block before the next step."
             )
         self._prune_if_due(clock)
-        for target in self.plan.targets:
+        for target in self._trained:
             with torch.no_grad(), self._named_in_errors(target):
                 weight, state = target.matrix(), self._states[target.name]
                 self._methods[target.name].before_step(weight, state, self._clock_of(target, clock))
@@ -129,7 +130,7 @@ class Engine:
             clock: Where training stands after the step.
         """
         self._prune_if_due(clock)
-        for target in self.plan.targets:
+        for target in self._trained:
             with torch.no_grad(), self._named_in_errors(target):
                 weight, state = target.matrix(), self._states[target.name]
                 self._methods[target.name].after_step(weight, state, self._clock_of(target, clock))
@@ -139,7 +140,7 @@ class Engine:
     def _finish_weights(self) -> None:
         """Call `finish` of every weight's method: each weight then holds its pattern."""
         clock = self._hooks.clock()
-        for target in self.plan.targets:
+        for target in self._trained:
             with self._named_in_errors(target):
                 state = self._states[target.name]
                 self._methods[target.name].finish(target.matrix(), state, self._clock_of(target, clock))
@@ -191,7 +192,7 @@ class Engine:
         """Show the deployed view, and write the sparsity record into the model's config."""
         if self.is_deployed:
             return
-        self._training = {target.name: target.matrix().detach().clone() for target in self.plan.targets}
+        self._training = {target.name: target.matrix().detach().clone() for target in self._trained}
         try:
             self._finish_weights()
         except BaseException:
@@ -204,10 +205,10 @@ class Engine:
         """Go back to the training view."""
         if self._training is None:
             return
-        for target in self.plan.targets:
+        for target in self._trained:
             target.matrix().copy_(self._training[target.name])
         self._training = None
-        remove_record(self.plan.model)
+        remove_record(self.plan.model, only_if_trained=True)
 
     def finish(self) -> None:
         """End the training. The model is then an ordinary sparse model without hooks."""
@@ -219,7 +220,7 @@ class Engine:
 
     def warn_at_end(self) -> None:
         """Warn, once, if training ends before its last step, or ADMM before W and Z are close."""
-        if not self.plan.targets or self._warned:
+        if not self._trained or self._warned:
             return
         early, in_admm = self.step < self.total_steps, any(Slot.R in state for state in self._states.values())
         if not (early or in_admm):
@@ -263,7 +264,7 @@ class Engine:
         if self.finished:
             return
         self.undeploy()
-        for target in self.plan.targets:
+        for target in self._trained:
             restore_dense(target.matrix(), self._states[target.name])
         self._hooks.detach()
         self.finished = True
@@ -277,7 +278,7 @@ class Engine:
         Returns:
             The record to save with the model.
         """
-        return SparsityRecord(self.config, self.plan.layers, verification.density)
+        return record_of(self.plan, self.config, verification.density)
 
     def _set_record(self, verification: Verification) -> None:
         self.verification = verification
@@ -293,7 +294,7 @@ class Engine:
 
     def trained_weights(self) -> Iterator[tuple[Target, Tensor]]:
         """Yield each target with the weight that the optimizer trains, or this process's part of it."""
-        for target in self.plan.targets:
+        for target in self._trained:
             yield target, self._states[target.name].get(Slot.DENSE, self._training_view(target))
 
     def _training_view(self, target: Target) -> Tensor:
@@ -301,9 +302,9 @@ class Engine:
 
     def metrics(self) -> dict[str, float]:
         """Return what is logged beside the loss, such as `nxm/density`; empty after the training."""
-        if self.finished or not self.plan.targets:
+        if self.finished or not self._trained:
             return {}
-        return training_metrics(self.plan.targets, self._states, self.trained_weights(), self.phase)
+        return training_metrics(self._trained, self._states, self.trained_weights(), self.phase)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -321,7 +322,7 @@ class Engine:
         self._refuse_finished()
         parts = {
             f"{target.name}/{slot}": tensor
-            for target in self.plan.targets
+            for target in self._trained
             for slot, tensor in {"weight": self._training_view(target), **self._states[target.name]}.items()
         }
         return gather(self.plan, parts, keep)
@@ -360,7 +361,7 @@ class Engine:
         check_same_run(header, self.header())
         self.undeploy()
         states = by_layer(tensors)
-        for target in self.plan.targets:
+        for target in self._trained:
             weight, state = target.matrix(), states[target.name]
             weight.copy_(state.pop("weight"))
             # Counters stay on the CPU, where they are read; tensors of the weight's shape go to the weight's device.

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from nxm_hf.config import NxMConfig
+from nxm_hf.layers.modules import has_adapter
 from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.layers.sharding import groups_are_whole, is_sharded_by_rows
 from nxm_hf.methods import ADMM, Clock, DenseTraining, Masked, Method, Phases
@@ -24,16 +25,26 @@ def check_trainable(plan: Plan) -> None:
         plan: The layers to prune.
 
     Raises:
-        ValueError: If a weight is in half precision, frozen, or holds NaN.
+        ValueError: If a weight is in half precision, frozen, or holds NaN. If all are frozen, they must hold their
+            patterns already; they are then kept.
     """
     layers = [target.layer for target in plan.targets]
+    frozen = [layer.name for layer in layers if not layer.weight.requires_grad]
+    if len(frozen) == len(layers) and plan.holds_pattern():
+        return
+    if has_adapter(plan.whole):
+        _refuse(
+            frozen,
+            "are frozen under an adapter and dense. Prune the base model before it gets the adapter: "
+            'nxm_hf.prune(model, "2:4"), or `nxm prune MODEL OUT`.',
+        )
     _refuse(
         [layer.name for layer in layers if layer.weight.dtype in (torch.bfloat16, torch.float16)],
         "hold half-precision weights, in which small updates round to nothing. Load the model with "
         "dtype=torch.float32 and train with bf16=True (autocast).",
     )
     _refuse(
-        [layer.name for layer in layers if not layer.weight.requires_grad],
+        frozen,
         "are frozen (requires_grad=False), so training cannot make up for what is pruned. Unfreeze them, or leave "
         "them out with exclude=[...].",
     )
@@ -54,6 +65,10 @@ def check_shards(plan: Plan, config: NxMConfig, processes: int) -> None:
     Raises:
         ValueError: If the recipe, a pattern or a layer needs whole weights.
     """
+    if has_adapter(plan.whole) or len(plan.trained) < len(plan.targets):
+        raise ValueError(
+            "FSDP2 is not supported with an adapter or frozen sparse layers; train them with DDP (torchrun) instead."
+        )
     if (start := config.calibrated_start) is not None:
         raise ValueError(
             f"{config.recipe} prunes with {start.method} here, which needs whole weights, and FSDP2 shards them; write "
@@ -100,6 +115,8 @@ def check_held(plan: Plan, optimizer: torch.optim.Optimizer) -> None:
     Raises:
         ValueError: If the optimizer does not update a weight that is to be pruned.
     """
+    if not plan.trained:
+        return
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     _refuse(
         [target.name for target in plan.targets if id(target.layer.weight) not in held],

@@ -17,7 +17,7 @@ __all__ = ["GROUPS", "ROLES", "Layer", "find_layers", "left_dense", "stacked_wei
 
 # Inside a block, but never pruned: adapters, the routers of experts, positions, and steps between two stages.
 _NEVER = re.compile(
-    r"(^|\.)(lora_\w+|\w+_adapter_list|router|gate|shared_expert_gate|relative_attention_bias|continuous_position_bias_mlp"
+    r"(^|\.)(lora_\w+|modules_to_save|\w+_adapter_list|router|gate|shared_expert_gate|relative_attention_bias|continuous_position_bias_mlp"
     r"|\w*rel_pos\w*|downsample)(\.|$)"
 )
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # of torch.compile and of activation checkpointing
+_ADAPTED = ("base_layer", "original_module")  # of PEFT: the layer in an adapter layer, and beside a copy of it
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -86,12 +88,15 @@ def without_wrappers(module: nn.Module) -> nn.Module:
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """Return the model whose layers are named, recorded and saved: without wrappers, and outside of its container.
+    """Return the model whose layers are named and recorded: without wrappers, and outside of its container.
 
     Args:
-        module: A model in any number of wrappers, in a container such as a SentenceTransformer, or in none.
+        module: A model in any number of wrappers, in a container such as a SentenceTransformer, in a PeftModel, or in
+            none of them. The base model of a PeftModel keeps its adapter layers.
     """
     module = without_wrappers(module)
+    if is_peft_model(module):
+        return unwrap(cast(Any, module).get_base_model())
     inner = inner_models(module)
     return without_wrappers(inner[0][1]) if len(inner) == 1 else module
 
@@ -121,8 +126,27 @@ def _outermost_models(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Mo
         yield from _outermost_models(child, f"{name}.{child_name}".removeprefix("."))
 
 
+def is_peft_model(module: nn.Module) -> bool:
+    """Return True for the PeftModel of PEFT, which holds a base model and an adapter.
+
+    Args:
+        module: Any module without wrappers. It is recognized by what it offers, so that PEFT is not imported.
+    """
+    return hasattr(module, "peft_config") and hasattr(module, "get_base_model")
+
+
+def has_adapter(module: nn.Module) -> bool:
+    """Return True if PEFT has put an adapter on a model, which then saves the adapter alone.
+
+    Args:
+        module: A model in any number of wrappers, or in none.
+    """
+    module = without_wrappers(module)
+    return is_peft_model(module) or bool(getattr(unwrap(module), "_hf_peft_config_loaded", False))
+
+
 def plain_name(name: str) -> str:
-    """Return the name that a module has without these wrappers.
+    """Return the name that a module has without these wrappers, and without an adapter.
 
     Args:
         name: The name of the module in the wrapped model.
@@ -131,7 +155,7 @@ def plain_name(name: str) -> str:
         >>> plain_name("_orig_mod.layer.0._checkpoint_wrapped_module.query")
         'layer.0.query'
     """
-    return ".".join(part for part in name.split(".") if part not in ("", *_WRAPPERS))
+    return ".".join(part for part in name.split(".") if part not in ("", *_WRAPPERS, *_ADAPTED))
 
 
 @contextmanager

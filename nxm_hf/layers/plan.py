@@ -130,6 +130,11 @@ class Plan:
         """Return the first few skipped layers, each with its reason, as one line of text."""
         return shortened([f"{name}: {why.rstrip('.')}" for name, why in self.skipped.items()], "; ")
 
+    @property
+    def trained(self) -> tuple[Target, ...]:
+        """Return the targets whose weights train. A frozen one keeps the zeros that it has."""
+        return tuple(target for target in self.targets if target.layer.weight.requires_grad)
+
     def holds_pattern(self) -> bool:
         """Return True if every target holds its pattern already."""
         return all(target.pattern.violations(target.matrix()) == 0 for target in self.targets)

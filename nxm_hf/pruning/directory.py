@@ -18,9 +18,10 @@ from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
 from nxm_hf.pruning.prune import PruningJob, check_arguments, default_method
 from nxm_hf.pruning.result import PruningResult, record_pruning
 from nxm_hf.pruning.text_rows import check_paths
+from nxm_hf.storage.manifest import RESTORE, check_unchanged, model_files_since, write_manifest
 from nxm_hf.storage.model_files import load_with_missing, model_class
 from nxm_hf.storage.model_source import model_directory
-from nxm_hf.storage.saving import check_free, check_written, copy_beside, write_record
+from nxm_hf.storage.saving import check_free, check_written, claimed, copy_beside, write_record
 from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import verify_targets
 from nxm_hf.text import shortened
@@ -84,17 +85,20 @@ def prune_directory(
     check_arguments(pattern, pruner, inputs, layers, calibrates=calibration is not None)
     check_paths(calibration, evaluation)
     source = model_directory(str(source))  # all that can be checked without the model has been
+    check_unchanged(source, RESTORE)
     model = _load(source, place, dtype)
     reader = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
     batches = None if calibration is None else make_batches(calibration, model, reader, sampling)
     choices = {**settings, "inputs": inputs, **layers}
-    cache = BlockCache(out.parent / f".{out.name}.unfinished", _identity(model, batches, pattern, method, choices))
-    job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates=batches is not None)
-    result = job.run(batches, reader, evaluation=evaluation, cache=cache)
-    complete = cache.folder / "whole"
-    _write(model, job, result, Path(source), complete)
-    os.rename(complete, out)
-    cache.clear()
+    identity = _identity(model, batches, pattern, method, choices)
+    with claimed(out):
+        cache = BlockCache(out.parent / f".{out.name}.unfinished", identity)
+        job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates=batches is not None)
+        result = job.run(batches, reader, evaluation=evaluation, cache=cache)
+        complete = cache.folder / "whole"
+        _write(model, job, result, Path(source), complete)
+        os.rename(complete, out)
+        cache.clear()
     return result
 
 
@@ -140,3 +144,4 @@ def _write(model: PreTrainedModel, job: PruningJob, result: PruningResult, sourc
     result.save(folder)
     with torch.no_grad():
         check_written(folder, job.plan)
+    write_manifest(folder, model_files_since(folder, {}))

@@ -2,18 +2,23 @@
 
 import json
 import logging
+import os
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from nxm_hf.config import CONFIG_FILE
+from nxm_hf.storage.adapter_files import check_adapter_weights, read_adapter
+from nxm_hf.storage.manifest import MANIFEST_FILE, changed_files, remove_manifest, write_manifest
 from nxm_hf.storage.state_file import STATE_FILE, read_header
 from nxm_hf.storage.weight_files import WeightFiles
 
 logger = logging.getLogger("nxm_hf")
-LAST_WRITTEN = "trainer_state.json"  # Trainer writes it last: a checkpoint without it is not complete
+LAST_WRITTEN = "trainer_state.json"  # Trainer writes it last; only our manifest comes after it
+HAS_MANIFEST = "manifest"  # in the header of a state: its checkpoint is complete only with a manifest
+NOT_READ = ("training_args.bin",)  # by a training that resumes
 
 
 def is_checkpoint(folder: str | Path | None) -> bool:
@@ -32,6 +37,25 @@ def begin_checkpoint(folder: str | Path) -> None:
         folder: The checkpoint.
     """
     (Path(folder) / LAST_WRITTEN).unlink(missing_ok=True)
+    remove_manifest(folder)
+
+
+def complete_checkpoint(folder: str | Path, names: Iterable[str] | None = None) -> None:
+    """Write the manifest of a checkpoint, after all other files of it and before older checkpoints are deleted.
+
+    Trainer deletes the checkpoints with the oldest times of change. So this one is made the newest by time too, in case
+    the clock was set back.
+
+    Args:
+        folder: The checkpoint.
+        names: The files to record; by default all.
+    """
+    folder = Path(folder)
+    write_manifest(folder, names)
+    others = [path for path in folder.parent.glob("checkpoint-*") if path.is_dir() and path != folder]
+    latest = max((path.stat().st_mtime_ns for path in others), default=0)
+    if latest >= folder.stat().st_mtime_ns:
+        os.utime(folder, ns=(latest, latest + 2 * 10**9))  # Trainer takes differences below one second for none
 
 
 def drop_unsaved(folder: str | Path) -> None:
@@ -47,7 +71,9 @@ def drop_unsaved(folder: str | Path) -> None:
 
 
 def missing_parts(folder: str | Path) -> list[str]:
-    """List what a checkpoint lacks to be resumed from, as far as can be told without loading it.
+    """List what a checkpoint lacks to be resumed from, without loading it.
+
+    Its files are compared with its manifest first, so that no damaged file is opened.
 
     Args:
         folder: The checkpoint.
@@ -56,6 +82,8 @@ def missing_parts(folder: str | Path) -> list[str]:
         Names of files, or descriptions of what is wrong with them; empty if the checkpoint is complete.
     """
     folder = Path(folder)
+    if changed := [f"{name} {what}" for name, what in changed_files(folder).items() if name not in NOT_READ]:
+        return changed
     missing = [name for name in ("optimizer.pt", "scheduler.pt") if not zipfile.is_zipfile(folder / name)]
     if not any(zipfile.is_zipfile(path) for path in folder.glob("rng_state*.pth")):
         missing.append("rng_state.pth")
@@ -63,7 +91,7 @@ def missing_parts(folder: str | Path) -> list[str]:
     if (folder / "config.json").exists():  # a bare nn.Module has none
         needed.append("config.json")
     missing += [name for name in needed if not _is_json(folder / name)]
-    missing += [problem for check in (_open_weights, read_header) if (problem := _problem(check, folder))]
+    missing += [problem for check in (_open_weights, _check_state) if (problem := _problem(check, folder))]
     return missing
 
 
@@ -85,7 +113,9 @@ def newest_complete(output_dir: str | Path) -> str:
         missing = missing_parts(folder)
         if not missing:
             if skipped:
-                logger.warning("Resuming from %s; skipped, because incomplete: %s.", folder, "; ".join(skipped))
+                logger.warning(
+                    "Resuming from %s; skipped, because incomplete or changed: %s.", folder, "; ".join(skipped)
+                )
             return str(folder)
         skipped.append(f"{folder.name} ({', '.join(missing)})")
     raise ValueError(
@@ -95,9 +125,45 @@ def newest_complete(output_dir: str | Path) -> str:
     )
 
 
+def checkpoint_to_resume(which: str | bool, output_dir: str | Path) -> str:
+    """Return the checkpoint that `resume_from_checkpoint` means, if it is complete.
+
+    Args:
+        which: A checkpoint, or True for the newest complete one.
+        output_dir: The output directory of the training.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        ValueError: If there is no such checkpoint, or it is not complete.
+    """
+    if which is True:
+        return newest_complete(output_dir)
+    folder = str(which)
+    if not Path(folder).is_dir():
+        raise ValueError(
+            f"Can't find a valid checkpoint at {folder}: there is no such directory. Write "
+            "resume_from_checkpoint=True, which takes the newest complete checkpoint."
+        )
+    if missing := missing_parts(folder):
+        raise ValueError(
+            f"{which} is not a complete checkpoint: {', '.join(missing)}. Resume with resume_from_checkpoint=True, "
+            "which takes the newest complete one."
+        )
+    return folder
+
+
 def _open_weights(folder: Path) -> None:
+    if read_adapter(folder) is not None:
+        return check_adapter_weights(folder)
     with WeightFiles(folder):
         pass
+
+
+def _check_state(folder: Path) -> None:
+    if read_header(folder).get(HAS_MANIFEST) and not (folder / MANIFEST_FILE).exists():
+        raise ValueError(f"{MANIFEST_FILE} is missing")
 
 
 def _problem(check: Callable[[Path], object], folder: Path) -> str | None:

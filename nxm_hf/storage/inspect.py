@@ -15,6 +15,7 @@ from nxm_hf.layers.gpu_kernels import GPU_KERNELS, GPUKernel
 from nxm_hf.patterns import NM
 from nxm_hf.solvers import SOLVERS, cpu, gpu
 from nxm_hf.storage.model_files import layer_weights, skeleton
+from nxm_hf.storage.quantized import as_numbers
 from nxm_hf.text import table
 
 TWO_OF_FOUR = NM(2, 4)  # the only pattern that GPUs have kernels for
@@ -137,13 +138,13 @@ def inspect(folder: str | Path) -> Inspection:
 
 @torch.no_grad()
 def _view(layer: Layer, weight: Tensor, patterns: dict[str, str]) -> InspectedLayer:
-    matrix = layer.matrix(weight)
+    matrix = layer.matrix(as_numbers(layer, weight))
     pattern = patterns.get(layer.name, "dense")
     return InspectedLayer(
         name=layer.name,
         role=layer.role,
         shape=(matrix.shape[0], matrix.shape[1]),
-        dtype=str(matrix.dtype).removeprefix("torch."),
+        dtype=str(weight.dtype).removeprefix("torch."),
         pattern=pattern,
         density=int(matrix.count_nonzero()) / matrix.numel(),
         obstacle=_obstacle(layer, matrix, pattern),

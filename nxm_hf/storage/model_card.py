@@ -6,6 +6,7 @@ from huggingface_hub import ModelCard
 
 from nxm_hf.config import SparsityRecord
 from nxm_hf.packing import read_packed_config
+from nxm_hf.storage.adapter_files import SavedAdapter, read_adapter
 from nxm_hf.storage.verify import Verification
 from nxm_hf.storage.weight_files import WeightFiles
 
@@ -35,6 +36,8 @@ def write_card(folder: str | Path, record: SparsityRecord, verification: Verific
 
 def _loading(folder: str | Path) -> str:
     """Say how the weights are stored and loaded, and what checks them."""
+    if (adapter := read_adapter(folder)) is not None:
+        return _loading_adapter(adapter)
     if read_packed_config(folder) is None:
         return "The file holds plain weights with zeros: `from_pretrained` needs no more, and `nxm verify` checks them."
     with WeightFiles(folder) as files:
@@ -44,6 +47,19 @@ def _loading(folder: str | Path) -> str:
         "`import nxm_hf` before `from_pretrained`, or transformers reports weights of a wrong size. For a model that "
         "can be trained, pass `quantization_config=nxm_hf.NxMPackedConfig(dequantize=True)`. `nxm unpack DIR OUT` "
         "writes plain weights, which need no library, and `nxm verify` checks both."
+    )
+
+
+def _loading_adapter(adapter: SavedAdapter) -> str:
+    base = f"These are layers of the base model `{adapter.config.get('base_model_name_or_path')}`, which was frozen."
+    if adapter.is_masked:
+        return (
+            f"{base} The adapter in this directory changes kept weights alone. `nxm_hf.load_adapter(base, DIR)` loads "
+            "it, and `nxm merge BASE DIR OUT` writes the sum, which is sparse and computes the same."
+        )
+    return (
+        f"{base} The adapter in this directory stands beside them, and is dense. `PeftModel.from_pretrained` loads it, "
+        "and `nxm merge BASE DIR OUT` makes one sparse model of both and says what that loses."
     )
 
 

@@ -1,5 +1,7 @@
 """Files of a saved model: read its config, its skeleton and single weights, or load it whole."""
 
+import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +12,15 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
-from nxm_hf.config.hub import model_folder
+from nxm_hf.config.hub import model_folder, read_json
 from nxm_hf.layers.find import Layer
 from nxm_hf.layers.sharding import shard_like
 from nxm_hf.packing import NxMPackedConfig, read_packed_config
 from nxm_hf.storage.weight_files import WeightFiles
 from nxm_hf.text import shortened
+
+MAX_COUNT = 1000  # layers, labels or experts that a config may ask for without as many tensors
+_COUNTED = re.compile(r"(layers?|labels|depths?|experts|blocks)$")
 
 
 def skeleton(folder: str | Path) -> PreTrainedModel:
@@ -34,6 +39,7 @@ def skeleton(folder: str | Path) -> PreTrainedModel:
     path = model_folder(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no config.json; it must be a directory that save_pretrained wrote.")
+    _check_counts(path)
     with _one_line_errors(path, "is not the config of a model"):
         config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
     if read_packed_config(path.parent) is not None:
@@ -41,6 +47,37 @@ def skeleton(folder: str | Path) -> PreTrainedModel:
     cls = model_class(config, folder)
     with _one_line_errors(path, "is not the config of a model"), torch.device("meta"):
         return cls(config)
+
+
+def _check_counts(path: Path) -> None:
+    """Raise if a config asks for far more layers, labels or experts than its directory has tensors.
+
+    Building such a model takes time and memory that no file pays for.
+    """
+    config = read_json(path.parent, path.name, {}) or {}
+    asked = {key: most for key, most in _counts(config) if most > MAX_COUNT}
+    if asked:
+        try:
+            with WeightFiles(path.parent) as files:
+                tensors = sum(len(names) for names in files.shards.values())
+        except (OSError, ValueError):
+            tensors = 0
+        if beyond := [f"{key}={most:.3g}" for key, most in asked.items() if most > tensors]:
+            raise ValueError(
+                f"{path} asks for {', '.join(beyond)}, and the weights beside it are {tensors} tensors. Save it again."
+            )
+
+
+def _counts(payload: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers of a config whose key says that they count parts of the model."""
+    if isinstance(payload, dict):
+        for inner, value in payload.items():
+            yield from _counts(value, inner)
+    elif isinstance(payload, list):
+        for value in payload:
+            yield from _counts(value, key)
+    elif isinstance(payload, int | float) and _COUNTED.search(key):
+        yield key, payload if abs(payload) < 1e300 else math.inf
 
 
 @contextmanager
@@ -66,9 +103,10 @@ def model_class(config: transformers.PreTrainedConfig, folder: str | Path) -> ty
     Raises:
         ValueError: If transformers has no such class.
     """
-    name = (config.architectures or ["none"])[0]
+    names = config.architectures if isinstance(config.architectures, list) else []
+    name = str(names[0])[:200] if names else "none"
     cls = getattr(transformers, name, None)
-    if cls is None:
+    if not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
         raise ValueError(f"{folder} was saved from {name}, which transformers lacks. Load it and verify(model).")
     return cls
 
@@ -103,12 +141,15 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     return model
 
 
-def load_with_missing(cls: type[PreTrainedModel], folder: str | Path) -> tuple[PreTrainedModel, list[str]]:
+def load_with_missing(
+    cls: type[PreTrainedModel], folder: str | Path, **options: Any
+) -> tuple[PreTrainedModel, list[str]]:
     """Load a model, and list the weights that were missing and have random values.
 
     Args:
         cls: The class of the model.
         folder: Directory of the model.
+        **options: Arguments of `from_pretrained`, such as `num_labels`.
 
     Returns:
         The model and the names of the missing weights. The global random state is not touched.
@@ -118,10 +159,9 @@ def load_with_missing(cls: type[PreTrainedModel], folder: str | Path) -> tuple[P
     """
     with _one_line_errors(folder, "cannot be loaded"), torch.random.fork_rng(devices=[]):
         folder = model_folder(folder)
-        dense: dict[str, Any] = (
-            {} if read_packed_config(folder) is None else {"quantization_config": NxMPackedConfig(dequantize=True)}
-        )
-        loaded: Any = cls.from_pretrained(folder, output_loading_info=True, **dense)
+        if read_packed_config(folder) is not None:
+            options = {"quantization_config": NxMPackedConfig(dequantize=True), **options}
+        loaded: Any = cls.from_pretrained(folder, output_loading_info=True, **options)
     model, info = loaded
     return model, sorted(info["missing_keys"])
 

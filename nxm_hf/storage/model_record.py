@@ -1,9 +1,13 @@
 """The sparsity record inside a model's own config, so that a later plain `save_pretrained` keeps it."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from torch import nn
 
-from nxm_hf.config import MODEL_CONFIG_KEY, SparsityRecord
-from nxm_hf.layers.modules import unwrap
+from nxm_hf.config import MODEL_CONFIG_KEY, NxMConfig, SparsityRecord
+from nxm_hf.layers.modules import plain_name, unwrap
+from nxm_hf.layers.plan import Plan
 
 
 def set_record(model: nn.Module, record: SparsityRecord) -> None:
@@ -17,14 +21,15 @@ def set_record(model: nn.Module, record: SparsityRecord) -> None:
         setattr(config, MODEL_CONFIG_KEY, record.to_dict())
 
 
-def remove_record(model: nn.Module) -> None:
+def remove_record(model: nn.Module, only_if_trained: bool = False) -> None:
     """Remove the sparsity record from a model's config, because its weights are about to become dense.
 
     Args:
         model: The model.
+        only_if_trained: Leave the record of layers that are all frozen: they stay sparse in any training.
     """
     config = getattr(unwrap(model), "config", None)
-    if getattr(config, MODEL_CONFIG_KEY, None):
+    if getattr(config, MODEL_CONFIG_KEY, None) and not (only_if_trained and is_frozen(model)):
         delattr(config, MODEL_CONFIG_KEY)
 
 
@@ -35,10 +40,64 @@ def read_record(model: nn.Module) -> SparsityRecord | None:
         model: The model.
 
     Returns:
-        The record, or None if the model has none.
+        The record, with the layers as they are named in this model; None if the model has none.
 
     Raises:
         ValueError: If a newer version wrote it.
     """
     payload = getattr(getattr(unwrap(model), "config", None), MODEL_CONFIG_KEY, None)
-    return SparsityRecord.from_dict(payload) if payload else None
+    record = SparsityRecord.from_dict(payload) if payload else None
+    return None if record is None else replace(record, layers=names_in(unwrap(model), record.layers))
+
+
+def names_in(model: nn.Module, layers: Mapping[str, str]) -> dict[str, str]:
+    """Return the patterns of layers by the names that these have in a model with a head more or less.
+
+    A layer "encoder.layer.0..." of a BertModel is "bert.encoder.layer.0..." in a BertForSequenceClassification.
+
+    Args:
+        model: The model, without wrappers.
+        layers: The pattern of each layer, by a name from either class.
+    """
+    names = {plain_name(name) for name, _ in model.named_modules()}
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+
+    def here(name: str) -> str:
+        candidates = (name, f"{prefix}{name}", name.removeprefix(prefix))
+        return next((candidate for candidate in candidates if candidate in names), name)
+
+    return {here(name): pattern for name, pattern in layers.items()}
+
+
+def record_of(plan: Plan, config: NxMConfig, density: float) -> SparsityRecord:
+    """Describe a model whose deployed weights were verified.
+
+    Args:
+        plan: The sparse layers and their model.
+        config: The config of the training.
+        density: What was found in the weights.
+
+    Returns:
+        The record to save with the model. That of a frozen model stays as it is.
+    """
+    if is_frozen(plan.model) and (record := read_record(plan.model)) is not None:
+        return replace(record, density=density)
+    return SparsityRecord(config, plan.layers, density)
+
+
+def is_frozen(model: nn.Module) -> bool:
+    """Return True if a model is recorded as sparse and none of its sparse layers trains, as under an adapter.
+
+    Args:
+        model: The model.
+    """
+    record = read_record(model)
+    if record is None:
+        return False
+    modules = {plain_name(name): module for name, module in unwrap(model).named_modules()}
+    layers = [modules[name] for name in record.layers if name in modules]
+    return not any(parameter.requires_grad for layer in layers for parameter in _weights(layer))
+
+
+def _weights(layer: nn.Module) -> list[nn.Parameter]:
+    return [parameter for name, parameter in layer.named_parameters(recurse=False) if name == "weight"]

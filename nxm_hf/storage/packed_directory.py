@@ -3,8 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,11 @@ from nxm_hf.layers.modules import is_transposed
 from nxm_hf.packing import INDICES, NxMPackedConfig, names_in_files, pack, read_packed_config, row_pattern
 from nxm_hf.packing.format import packed_shapes
 from nxm_hf.patterns import NM
+from nxm_hf.storage.manifest import RESTORE, check_unchanged
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_files import skeleton
 from nxm_hf.storage.model_record import read_record
-from nxm_hf.storage.saving import check_free, copy_beside, write_record
+from nxm_hf.storage.saving import check_free, copy_beside, write_record, written_whole
 from nxm_hf.storage.verify import verify
 from nxm_hf.storage.weight_files import INDEX, WeightFiles
 from nxm_hf.storage.weight_writer import Entry, write_tensors
@@ -76,12 +76,13 @@ def pack_directory(source: str | Path, out: str | Path) -> PackingResult:
     """
     source, out = Path(source), Path(out)
     check_free(out)
+    check_unchanged(source, RESTORE)
     model, record = skeleton(source), _record(source)
     if (other := (read_json(source, "config.json", {}) or {}).get("quantization_config")) is not None:
         packed = isinstance(other, dict) and other.get("quant_method") == "nxm"
         problem = "is packed already" if packed else "is quantized, and cannot be packed too"
         raise ValueError(f"{source} {problem}. Name the directory of a plain sparse model.")
-    with WeightFiles(source) as files, _written(out) as folder:
+    with WeightFiles(source) as files, written_whole(out) as folder:
         rows, left_plain = _packable(files, model, record)
         names = _file_names(files, model, list(rows))
         transposed = [layer for layer in rows if is_transposed(model.get_submodule(layer))]
@@ -110,12 +111,13 @@ def unpack_directory(source: str | Path, out: str | Path) -> PackingResult:
     """
     source, out = Path(source), Path(out)
     check_free(out)
+    check_unchanged(source, RESTORE)
     model, config = skeleton(source), read_packed_config(source)
     if config is None:
         raise ValueError(
             f"{type(model).__name__} in {source} is not packed. Name a directory that `nxm pack` or save_packed wrote."
         )
-    with WeightFiles(source) as files, _written(out) as folder:
+    with WeightFiles(source) as files, written_whole(out) as folder:
         _write_shards(files, folder, lambda name: [files.entry(name)], files.__getitem__)
         _write_beside(source, folder, {}, _record(source))
         return _result(config, source, folder, source, {})
@@ -145,13 +147,13 @@ def save_packed(
             f"This {type(model).__name__} has no record of being sparse, so it cannot be packed. Make it sparse with "
             'nxm_hf.prune(model, "2:4") or a training.'
         )
-    with _written(out.with_name(f"{out.name}.plain"), keep=False) as plain:
+    with written_whole(out.with_name(f"{out.name}.plain"), keep=False) as plain:
         model.save_pretrained(plain, max_shard_size=max_shard_size)
         write_record(plain, record, verify(model))
         config = read_packed_config(plain)
         if config is None:
             return pack_directory(plain, out)
-        with _written(out) as folder:
+        with written_whole(out) as folder:
             shutil.copytree(plain, folder, dirs_exist_ok=True)
         return _result(config, plain, out, out, {})
 
@@ -168,7 +170,7 @@ def pack_in_place(folder: str | Path) -> None:
     folder = Path(folder)
     if read_packed_config(folder) is not None:
         return
-    with _written(folder.with_name(f"{folder.name}.packed"), keep=False) as other:
+    with written_whole(folder.with_name(f"{folder.name}.packed"), keep=False) as other:
         other = other / folder.name
         pack_directory(folder, other)
         weights = [path.name for path in other.glob("model*.safetensors*")]
@@ -289,18 +291,3 @@ def _record(source: Path) -> SparsityRecord:
             f"{source} has no record of being sparse. Make one, with the zeros that it has: "
             "nxm convert MODEL OUT --to 2:4."
         ) from None
-
-
-@contextmanager
-def _written(out: Path, keep: bool = True) -> Iterator[Path]:
-    """Give a hidden folder to write into; it becomes `out` at the end, or is removed after an error or unless kept."""
-    hidden = out.parent / f".{out.name}.unfinished"
-    shutil.rmtree(hidden, ignore_errors=True)  # of an earlier run that was killed
-    folder = hidden / out.name  # a new model card takes its title from this name
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-        if keep:
-            os.rename(folder, out)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)

@@ -49,8 +49,9 @@ def check_readable(model: nn.Module, absent: Sequence[str]) -> None:
 def as_numbers(layer: Layer, weight: Tensor) -> Tensor:
     """Return a weight as a tensor of numbers that has its zeros where the weight has them.
 
-    4-bit weights of bitsandbytes, and tensors that have a `dequantize` of their own (as in torchao), are dequantized.
-    The integers of bitsandbytes' int8 are symmetric, so their zeros are in the same places. They are returned as such.
+    Weights in float8 are returned in float32. 4-bit weights of bitsandbytes, and tensors that have a `dequantize` of
+    their own (as in torchao), are dequantized. The integers of bitsandbytes' int8 are symmetric, so their zeros are in
+    the same places. They are returned as such.
 
     Args:
         layer: The layer, for its shape and its name.
@@ -80,6 +81,10 @@ def _dequantized(weight: Tensor) -> Tensor:
 
         numbers: Tensor = dequantize_bnb_weight(cast(nn.Parameter, weight))
         return numbers
+    if weight.is_complex():
+        raise TypeError(f"{weight.dtype} has no order, and no layer computes with it")
+    if weight.is_floating_point() and weight.element_size() == 1:
+        return weight.float()  # exact; torch cannot count in float8
     return weight.dequantize() if type(weight).dequantize is not Tensor.dequantize else weight
 
 

@@ -1,6 +1,9 @@
 """Saving: the files beside the weights of a sparse model, and the check of the weights that were written."""
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,6 +12,8 @@ from nxm_hf.config import SparsityRecord
 from nxm_hf.config.hub import model_folder
 from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.checkpoints import LAST_WRITTEN, is_checkpoint
+from nxm_hf.storage.lock import DirectoryLock
+from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, model_files_since, write_manifest
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_files import saved_weights
 from nxm_hf.storage.state_file import fingerprint
@@ -20,6 +25,9 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".
 _LEFTOVERS = (
     INDEX,
     LAST_WRITTEN,
+    "adapter_config.json",
+    MANIFEST_FILE,
+    LOCK_FILE,
     "pytorch_model.bin.index.json",
     "nxm_pruning.json",
     "nxm_analysis.json",
@@ -81,6 +89,53 @@ def check_free(out: str | Path) -> None:
     out = Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ValueError(f"{out} is there already, and nothing is overwritten. Name another place, or remove it.")
+
+
+@contextmanager
+def claimed(out: str | Path) -> Iterator[None]:
+    """Keep other processes from writing a directory in the body.
+
+    Args:
+        out: The directory; it must not exist, or be empty.
+
+    Raises:
+        ValueError: If it has content, or if another process writes it.
+    """
+    out = Path(out)
+    check_free(out)
+    purpose = f"{out} is being written by another process. Wait for it, or name another place"
+    with DirectoryLock(out.parent / f".{out.name}.lock", purpose):
+        check_free(out)  # the other process may just have finished
+        yield
+
+
+@contextmanager
+def written_whole(out: str | Path, keep: bool = True) -> Iterator[Path]:
+    """Give a hidden folder to write into. At the end it gets a manifest and becomes `out`; an error removes it.
+
+    Args:
+        out: The directory; it must not exist, or be empty.
+        keep: Whether it becomes `out`; otherwise it is removed at the end too.
+
+    Yields:
+        The folder. It has the name of `out`, from which a new model card takes its title.
+
+    Raises:
+        ValueError: If `out` has content, or if another process writes it.
+    """
+    out = Path(out)
+    with claimed(out):
+        hidden = out.parent / f".{out.name}.unfinished"
+        shutil.rmtree(hidden, ignore_errors=True)  # of an earlier run that was killed
+        folder = hidden / out.name
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+            if keep:
+                write_manifest(folder, model_files_since(folder, {}))
+                os.rename(folder, out)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def copy_beside(source: str | Path, folder: str | Path) -> None:

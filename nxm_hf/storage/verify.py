@@ -11,17 +11,21 @@ from torch import Tensor, nn
 
 from nxm_hf.config import CONFIG_FILE, MODEL_CONFIG_KEY, SparsityRecord
 from nxm_hf.layers.find import Layer, find_layers
-from nxm_hf.layers.modules import unwrap
+from nxm_hf.layers.modules import has_adapter, unwrap
 from nxm_hf.layers.plan import Target
 from nxm_hf.layers.sharding import reshard, whole
 from nxm_hf.packing import PackedLinear
 from nxm_hf.patterns import Pattern, parse
+from nxm_hf.storage.adapter_files import SavedAdapter, check_adapter_weights, read_adapter
+from nxm_hf.storage.manifest import RESTORE, changed_files
 from nxm_hf.storage.model_files import layer_weights, load_model, skeleton
-from nxm_hf.storage.model_record import read_record
+from nxm_hf.storage.model_record import names_in, read_record
+from nxm_hf.storage.model_source import model_directory
 from nxm_hf.storage.quantized import as_numbers, check_readable, quantization_of
 from nxm_hf.text import table
 
 _COUNTS = ("nonzeros", "violations", "negative_zeros", "not_finite")
+UNMERGED = "The adapter stands beside them unmerged; `nxm merge BASE ADAPTER OUT` makes one sparse model of both."
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,14 @@ class Verification:
     Args:
         layers: What was found in each layer.
         absent: Names of layers that are recorded as sparse, but which the model does not have.
+        note: A remark on what was verified, such as the base model of an adapter; "" without one.
+        changed: Files of the directory that differ from its manifest, each with what is wrong with it.
     """
 
     layers: tuple[VerifiedLayer, ...]
     absent: tuple[str, ...] = ()
+    note: str = ""
+    changed: tuple[tuple[str, str], ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -89,7 +97,8 @@ class Verification:
     @property
     def problems(self) -> list[str]:
         """Return a sentence for each problem of the model."""
-        problems = [problem for layer in self.layers for problem in layer.problems]
+        problems = [f"{name} {what}." for name, what in self.changed]
+        problems += [problem for layer in self.layers for problem in layer.problems]
         problems += [f"{name} is recorded as sparse, and the model has no such layer." for name in self.absent]
         return problems or ([] if self.layers else ["No layer was found to verify."])
 
@@ -106,7 +115,11 @@ class Verification:
         """
         if not self.ok:
             shown = "\n".join(f"  {problem}" for problem in self.problems[:12])
-            advice = "Were they trained on without nxm_hf? NxMTrainer(..., sparsity=...) prunes them again."
+            advice = (
+                RESTORE
+                if self.changed
+                else "Were they trained on without nxm_hf? NxMTrainer(..., sparsity=...) prunes them again."
+            )
             if any(layer.not_finite for layer in self.layers):
                 advice = (
                     "The training has diverged. Lower the learning rate, or go back to a checkpoint before the NaN."
@@ -135,8 +148,12 @@ class Verification:
         """Return the last lines of a table: the verdict, and each problem."""
         verdict = "ok" if self.ok else f"{len(self.problems)} problems"
         lines = [f"{len(self.layers)} layers, density {self.density:.4f}: {verdict}", *self.problems]
+        if self.changed:
+            lines.append(RESTORE)
         if any(layer.violations for layer in self.layers):
             lines.append("A plain Trainer fills zeros again; NxMTrainer(model=...) without sparsity= keeps them.")
+        if self.note:
+            lines.append(self.note)
         return "\n".join(lines)
 
 
@@ -182,11 +199,14 @@ class VerificationSummary:
 def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None = None) -> Verification:
     """Check that every sparse layer of a model holds its pattern, with zeros that are +0.0.
 
-    The layers are those that the model's record names: `nxm_config.json`, or the copy in its `config.json`. Of a model
-    that was quantized after it became sparse, the numbers that its weights stand for are checked.
+    The layers are those that the model's record names: `nxm_config.json`, or the copy in its `config.json`. Files that
+    `nxm_manifest.json` names are compared with it. Of a model that was quantized after it became sparse, the numbers
+    that its weights stand for are checked. Of a model with an adapter, the layers of the base are: the adapter stands
+    beside them until it is merged.
 
     Args:
-        model_or_dir: A model, or the directory of a saved model. If its weights are sharded, every process calls this.
+        model_or_dir: A model, or the directory of a saved model or adapter. If the weights of a model are sharded,
+            every process calls this.
         pattern: The pattern to check, instead of the recorded one. A model without a record needs it. All layers that
             nxm_hf prunes by default are then checked.
 
@@ -200,15 +220,47 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
     """
     pattern = None if pattern is None else parse(pattern)
     if isinstance(model_or_dir, nn.Module):
-        return _in_memory(model_or_dir, _record_of(model_or_dir), pattern)
+        found = _in_memory(model_or_dir, _record_of(model_or_dir), pattern)
+        return replace(found, note=UNMERGED) if has_adapter(model_or_dir) else found
+    changed = tuple(changed_files(model_or_dir).items())
+    try:
+        return replace(_in_directory(model_or_dir, pattern), changed=changed)
+    except (OSError, ValueError):
+        if not changed:
+            raise
+        return Verification((), changed=changed)  # what cannot be read is among the changed files
+
+
+def _in_directory(model_or_dir: str | Path, pattern: Pattern | None) -> Verification:
+    if (adapter := read_adapter(model_or_dir)) is not None:
+        return _in_base(adapter, pattern)
     model = skeleton(model_or_dir)
-    if quantization_of(model.config) is not None:
-        return _in_memory(load_model(model_or_dir), _record_in(model_or_dir, pattern), pattern)
-    layers, absent = _recorded(model, _record_in(model_or_dir, pattern), pattern)
-    weights = layer_weights(model_or_dir, model, [layer for layer, _ in layers])
-    return Verification(
-        tuple(_look(*pair, _matrix(pair[0], weight)) for pair, weight in zip(layers, weights, strict=True)), absent
-    )
+    return _in_files(model_or_dir, model, _record_in(model_or_dir, pattern), pattern)
+
+
+def _in_files(
+    folder: str | Path, model: nn.Module, record: dict[str, str] | None, pattern: Pattern | None
+) -> Verification:
+    if quantization_of(cast(Any, model).config) is not None:
+        return _in_memory(load_model(folder), record, pattern)
+    layers, absent = _recorded(model, record, pattern)
+    weights = layer_weights(folder, model, [layer for layer, _ in layers])
+    found = (_look(*pair, _matrix(pair[0], weight)) for pair, weight in zip(layers, weights, strict=True))
+    return Verification(tuple(found), absent)
+
+
+def _in_base(adapter: SavedAdapter, pattern: Pattern | None) -> Verification:
+    """Verify the base model of an adapter, and that the adapter can be read."""
+    check_adapter_weights(adapter.folder)
+    base = model_directory(adapter.base)
+    model = skeleton(base)
+    record: dict[str, str] | None
+    try:
+        record = names_in(model, SparsityRecord.from_pretrained(adapter.folder).layers)
+    except FileNotFoundError:  # a plain Trainer saved the adapter
+        record = _record_in(base, pattern)
+    note = f"These are the layers of the base model {adapter.base}. {UNMERGED}"
+    return replace(_in_files(base, model, record, pattern), note=note)
 
 
 def _dense_skeleton(model: nn.Module) -> nn.Module:

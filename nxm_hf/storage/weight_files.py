@@ -4,6 +4,7 @@ Packed layers are unpacked and checked on the way, so that a packed directory re
 """
 
 import json
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
@@ -133,7 +134,13 @@ class WeightFiles:
 
 
 def _shards(index: Path) -> list[str]:
+    """Return the names of the files that an index lists. They must be regular files beside it."""
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} cannot be read ({error!r}). Save the model again.") from error
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{index} cannot be read ({str(error)[:200]!r}). Save the model again.") from error
+    for name in names:
+        inside = isinstance(name, str) and name == os.path.basename(name) and len(name) < 256
+        if not inside or not (index.parent / name).is_file():
+            raise ValueError(f"{index} names {str(name)[:200]!r}, which is no file beside it. Save the model again.")
+    return names

@@ -44,7 +44,7 @@ class AnalysisCallback(TrainerCallback):
             return
         self._begun = True
         engine = engine_of(optimizer)
-        if engine is None or not engine.plan.targets:
+        if engine is None or not engine.plan.trained:
             logger.warning("AnalysisCallback writes nothing: this training makes no layer sparse.")
         elif engine.plan.shards is not None:
             logger.warning("AnalysisCallback writes nothing: it needs whole weights, and FSDP2 shards them.")

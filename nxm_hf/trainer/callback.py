@@ -10,10 +10,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from nxm_hf.config import NxMConfig
 from nxm_hf.engine import Engine
 from nxm_hf.methods import Method
-from nxm_hf.storage.checkpoints import begin_checkpoint, drop_unsaved
+from nxm_hf.storage.checkpoints import begin_checkpoint, drop_unsaved, missing_parts
 from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.state_file import STATE_FILE
 from nxm_hf.storage.verify import verify_targets
+from nxm_hf.trainer.checkpoint_manifest import RANDOM_STATES, add_random_states
 from nxm_hf.trainer.save_hook import SaveHook
 from nxm_hf.trainer.session import SparseTrainingSession
 from nxm_hf.trainer.unsupported import is_fsdp
@@ -77,7 +78,13 @@ class NxMCallback(TrainerCallback):
         args, model = _trained(args, kwargs)
         resume_from = self._state_folder(args, state)
         engine = self._session.begin(
-            args, state, model, kwargs["optimizer"], kwargs.get("train_dataloader"), resume_from
+            args,
+            state,
+            model,
+            kwargs["optimizer"],
+            kwargs.get("train_dataloader"),
+            resume_from,
+            left_out=RANDOM_STATES if args.world_size > 1 else "",  # until all processes have reported the save
         )
         if engine.plan.targets and args.should_save:
             SaveHook(kwargs["model"], engine.model).attach()
@@ -117,6 +124,9 @@ class NxMCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._unsaved = None
         engine = self._session.started_engine()
+        args, _ = _trained(args, kwargs)
+        if args.world_size > 1 and engine.plan.targets:
+            add_random_states(args, _checkpoint(args, state))
         if engine.plan.targets and not engine.is_deployed:
             raise RuntimeError(
                 f"checkpoint-{state.global_step} was saved with dense weights: another callback asked for it after "
@@ -142,16 +152,18 @@ class NxMCallback(TrainerCallback):
         """Return the checkpoint that this training resumes from, or None."""
         if state.global_step == 0 or self.config.is_dense:
             return None
-        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        if (folder / STATE_FILE).is_file():
-            return folder
-        if self.resume_from is None:
+        folder: str | Path = _checkpoint(args, state)
+        if not (Path(folder) / STATE_FILE).is_file() and self.resume_from is not None:
+            folder = self.resume_from
+        elif not (Path(folder) / STATE_FILE).is_file():
             raise FileNotFoundError(
                 f"{folder} has no {STATE_FILE}. Is the checkpoint elsewhere? Write NxMCallback(..., resume_from=PATH). "
                 "Did a plain Trainer or save_only_model=True write it? Load its weights with from_pretrained and train "
                 "anew."
             )
-        return self.resume_from
+        if missing := missing_parts(folder):
+            raise ValueError(f"{folder} cannot be resumed from: {'; '.join(missing)}. Resume from an older checkpoint.")
+        return folder
 
     def _prepare(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
         """Deploy for the save or evaluation that is asked for, and write the state before checkpoints are rotated."""
@@ -161,7 +173,7 @@ class NxMCallback(TrainerCallback):
             return
         engine.deploy()
         if save:
-            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            folder = _checkpoint(args, state)
             if args.should_save:
                 self._unsaved = folder
                 begin_checkpoint(folder)
@@ -175,6 +187,11 @@ class NxMCallback(TrainerCallback):
         if self._unsaved is not None:
             drop_unsaved(self._unsaved)
             self._unsaved = None
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    """Return the directory of the checkpoint of this step."""
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
 
 
 def _trained(args: TrainingArguments, event: dict[str, Any]) -> tuple[TrainingArguments, nn.Module]:

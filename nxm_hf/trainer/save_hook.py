@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from nxm_hf.storage.checkpoints import is_checkpoint
+from nxm_hf.storage.manifest import file_stamps, model_files_since, remove_manifest, write_manifest
 from nxm_hf.storage.model_record import read_record
 from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.verify import verify
@@ -51,11 +53,15 @@ class SaveHook:
             What the model's `save_pretrained` returns.
         """
         assert self._save is not None  # attached
+        folder = inspect.signature(self._save).bind(*args, **kwargs).args[0]
+        before = file_stamps(folder)
+        remove_manifest(folder)
         result = self._save(*args, **kwargs)
         record = read_record(self._inner)  # the engine removes it while the model holds its training view
         if record is not None and (verification := verify(self._inner)).ok:
-            folder = inspect.signature(self._save).bind(*args, **kwargs).args[0]
             write_record(folder, record, verification)
+            if not is_checkpoint(folder):  # of which Trainer writes more files
+                write_manifest(folder, model_files_since(folder, before))
         return result
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -13,21 +13,29 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from nxm_hf.adapters.loading import restore_adapter
+from nxm_hf.adapters.masked import is_masked
 from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.distillation.teacher import Teacher
 from nxm_hf.engine import Engine
 from nxm_hf.engine.optimizer_state import unwrapped
 from nxm_hf.engine.requirements import check_shards, check_trainable
 from nxm_hf.engine.sharded_state import cut
-from nxm_hf.layers.modules import unwrap
+from nxm_hf.layers.modules import has_adapter, unwrap
 from nxm_hf.layers.plan import Plan
+from nxm_hf.storage.checkpoints import HAS_MANIFEST
+from nxm_hf.storage.lock import DirectoryLock
+from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, check_unchanged, remove_manifest
 from nxm_hf.storage.model_card import TAG
 from nxm_hf.storage.model_files import load_weights
+from nxm_hf.storage.model_record import record_of
 from nxm_hf.storage.same_model import check_same_model, check_same_teacher, fingerprints
 from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.state_file import STATE_FILE, read_header, read_state, write_state
 from nxm_hf.storage.verify import Verification, verify_targets
-from nxm_hf.trainer.unsupported import is_fsdp, refuse_unsupported, warn_of_unsharded
+from nxm_hf.trainer.checkpoint_manifest import complete_after_state
+from nxm_hf.trainer.frozen_base import check_same_adapter, frozen_config
+from nxm_hf.trainer.unsupported import is_fsdp, refuse_unsaved, refuse_unsupported, warn_of_unsharded
 
 logger = logging.getLogger("nxm_hf")
 
@@ -45,6 +53,7 @@ class SparseTrainingSession:
     def __init__(self, config: NxMConfig, teacher: Teacher | None = None):
         self.config, self.teacher = config, teacher
         self.engine: Engine | None = None
+        self._lock: DirectoryLock | None = None  # of the output directory, while a training runs
 
     def check(self, args: TrainingArguments, model: nn.Module) -> None:
         """Raise if this training is not supported. It is called before any training.
@@ -58,7 +67,9 @@ class SparseTrainingSession:
         """
         refuse_unsupported(args, model)
         warn_of_unsharded(args)
+        self.config = frozen_config(model, self.config) or self.config
         plan = Plan.of(model, self.config)
+        refuse_unsaved(plan)
         if is_fsdp():
             check_shards(plan, self.config, args.world_size)
         check_trainable(plan)
@@ -71,6 +82,7 @@ class SparseTrainingSession:
         optimizer: Optimizer,
         train_dataloader: DataLoader | None,
         resume_from: str | Path | None,
+        left_out: str = "",
     ) -> Engine:
         """Make the engine of a training, and restore its state if the training resumes.
 
@@ -81,21 +93,32 @@ class SparseTrainingSession:
             optimizer: The optimizer, with or without accelerate's wrapper.
             train_dataloader: The training data.
             resume_from: The checkpoint to resume from, or None.
+            left_out: Which files of a checkpoint other processes may still be writing when Trainer writes its state.
 
         Returns:
             The engine.
         """
         refuse_unsupported(args, model)  # arguments and environment can change after the Trainer was made
-        plan = Plan.of(model, self.config)
-        header, tensors = read_state(resume_from, partial(cut, plan)) if resume_from else ({}, {})
+        if resume_from and not (Path(resume_from) / MANIFEST_FILE).exists():
+            logger.warning("%s has no %s, as an older version wrote it; it is not checked.", resume_from, MANIFEST_FILE)
+        part = partial(cut, Plan.of(model, self.config))
+        header, tensors = read_state(resume_from, part) if resume_from else ({}, {})
         if self.engine is not None and not self.engine.finished:
             # The last training broke off. Begin from the weights that it trained, not from the masked ones.
             self.engine.release()
             if resume_from:
-                load_weights(resume_from, unwrap(model))  # Trainer skips this when it restarts a training after an OOM
+                # Trainer skips this when it restarts a training after an OOM.
+                if has_adapter(model):
+                    restore_adapter(resume_from, model)
+                else:
+                    load_weights(resume_from, unwrap(model))
+        plan = Plan.of(model, self.config)
+        refuse_unsaved(plan)
         if resume_from:
             check_same_model(resume_from, header, plan)
             check_same_teacher(resume_from, header, self._teacher_description())
+            check_same_adapter(resume_from, header, model)
+        self._lock_output(args)
         self.engine = Engine(
             plan,
             unwrapped(optimizer),
@@ -107,6 +130,8 @@ class SparseTrainingSession:
         )
         if resume_from:
             self.engine.restore(header, tensors)
+        if plan.targets:
+            complete_after_state(state, left_out)
         return self.engine
 
     def started_engine(self) -> Engine:
@@ -118,6 +143,21 @@ class SparseTrainingSession:
         if self.engine is None:
             raise RuntimeError("No training has begun, so there is no engine; call trainer.train() first.")
         return self.engine
+
+    def prepare_best(self, state: TrainerState) -> None:
+        """Check the best checkpoint before Trainer loads its weights, while the model has those of the last step.
+
+        Args:
+            state: The state of the Trainer.
+
+        Raises:
+            ValueError: If a file of the checkpoint has changed.
+        """
+        if self.engine is not None:
+            self.engine.warn_at_end()
+            if state.best_model_checkpoint is not None:
+                advice = "It was the best; load another checkpoint with from_pretrained."
+                check_unchanged(state.best_model_checkpoint, advice)
 
     def end(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         """Leave the deployed weights in the model, and remove the hooks.
@@ -138,6 +178,21 @@ class SparseTrainingSession:
             engine.finish()
         if engine.plan.targets and isinstance(model, PreTrainedModel):
             model.add_model_tags(TAG)
+        self.unlock_output()
+
+    def unlock_output(self) -> None:
+        """Let other processes train in the output directory. Nothing happens if no training has locked it."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _lock_output(self, args: TrainingArguments) -> None:
+        """Raise if another process trains in the output directory."""
+        if args.should_save and args.output_dir is not None:
+            self._lock = DirectoryLock(
+                Path(args.output_dir) / LOCK_FILE,
+                f"{args.output_dir} is the output_dir of another training. Wait for it, or name another output_dir",
+            )
+            self._lock.acquire()
 
     def _best_is_loaded(self, args: TrainingArguments, state: TrainerState) -> bool:
         if not args.load_best_model_at_end:
@@ -169,7 +224,7 @@ class SparseTrainingSession:
                 "This model is still dense, so nothing was written. Call trainer.train() before you save it."
             )
         verification.raise_for_problems()
-        return plan, SparsityRecord(self.config, plan.layers, verification.density), verification
+        return plan, record_of(plan, self.config, verification.density), verification
 
     def write_state(self, args: TrainingArguments, folder: str | Path) -> dict[str, str]:
         """Write the engine's state into a checkpoint. Call it inside `deployed()`, in every process.
@@ -190,7 +245,8 @@ class SparseTrainingSession:
             raise RuntimeError("The processes hold different weights; do they use the same seed?")
         tensors = engine.tensors(keep=args.should_save)
         if args.should_save:
-            header = {**engine.header(), **prints, "teacher": self._teacher_description()}
+            header = {**engine.header(), **prints, "teacher": self._teacher_description(), HAS_MANIFEST: True}
+            header["masked_adapter"] = is_masked(engine.model)
             write_state(folder, header, tensors)
         return prints
 
@@ -209,6 +265,7 @@ class SparseTrainingSession:
         with engine.deployed() if engine.plan.shards is None else nullcontext():
             verification = self._verify(engine.plan, alone=True)
             verification.raise_for_problems()
+            remove_manifest(args.output_dir)  # Trainer copies newer weights there
             write_record(args.output_dir, engine.record(verification), verification)
 
     def _verify(self, plan: Plan, alone: bool) -> Verification:

@@ -27,14 +27,16 @@ from nxm_hf.distillation import DistillationConfig
 from nxm_hf.distillation.teacher import Teacher
 from nxm_hf.engine import Engine
 from nxm_hf.methods import Method
-from nxm_hf.storage.checkpoints import begin_checkpoint, is_checkpoint, missing_parts, newest_complete
+from nxm_hf.storage.checkpoints import begin_checkpoint, checkpoint_to_resume, is_checkpoint
+from nxm_hf.storage.manifest import files_recorded
 from nxm_hf.storage.model_card import write_card
-from nxm_hf.storage.model_record import read_record, remove_record
+from nxm_hf.storage.model_record import is_frozen, read_record, remove_record
 from nxm_hf.storage.packed_directory import pack_in_place
 from nxm_hf.storage.same_model import fingerprints
 from nxm_hf.storage.saving import check_written, write_record
 from nxm_hf.storage.verify import verify
 from nxm_hf.trainer.callback import NxMCallback
+from nxm_hf.trainer.frozen_base import frozen_config
 from nxm_hf.trainer.loss_scale import LossScale
 from nxm_hf.trainer.session import SessionCallback, SparseTrainingSession
 from nxm_hf.trainer.whole_checkpoints import WholeCheckpoints
@@ -134,9 +136,7 @@ class NxMTrainer(WholeCheckpoints):
         super().__init__(*args, **kwargs)
         if any(isinstance(callback, NxMCallback) for callback in self.callback_handler.callbacks):
             raise ValueError("NxMTrainer does what NxMCallback does; use one of them.")
-        if config is not None and read_record(self._plain_model) is not None:
-            logger.warning("This model is sparse already; training restarts from its weights with %r.", config.recipe)
-        self.sparsity = config or _config_of_sparse_model(self._plain_model)
+        self.sparsity = _config_for(self._plain_model, config)
         self._teacher: Teacher | None = None
         if teacher is not None:  # made even if it counts for nothing, to check it
             made = Teacher(teacher, self._plain_model, distillation, self.processing_class, self.args)
@@ -180,29 +180,19 @@ class NxMTrainer(WholeCheckpoints):
         """Train as Trainer does; `resume_from_checkpoint=True` takes the newest complete checkpoint."""
         resume_from = None
         if resume_from_checkpoint and not self.sparsity.is_dense:
-            resume_from = resume_from_checkpoint = self._complete_checkpoint(resume_from_checkpoint)
+            resume_from = resume_from_checkpoint = checkpoint_to_resume(
+                resume_from_checkpoint, str(self.args.output_dir)
+            )
         self._session_callback.resume_from = resume_from
         if self.sparsity.is_dense and self.model is not None:  # None in a search, until model_init has made one
-            remove_record(self.model)  # dense training fills the zeros of a sparse model
+            # Dense training fills the zeros of a sparse model, unless they are frozen.
+            remove_record(self.model, only_if_trained=True)
         if self.engine is not None:
             self.engine.release()
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def _complete_checkpoint(self, which: str | bool) -> str:
-        if which is True:
-            return newest_complete(str(self.args.output_dir))
-        folder = str(which)
-        if not Path(folder).is_dir():
-            raise ValueError(
-                f"Can't find a valid checkpoint at {folder}: there is no such directory. Write "
-                "resume_from_checkpoint=True, which takes the newest complete checkpoint."
-            )
-        if missing := missing_parts(folder):
-            raise ValueError(
-                f"{which} is not a complete checkpoint: {', '.join(missing)}. Resume with resume_from_checkpoint=True, "
-                "which takes the newest complete one."
-            )
-        return folder
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self._session.unlock_output()  # after an error too
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Do one training step as Trainer does; the first batch is also used to check the scale of the loss."""
@@ -259,9 +249,13 @@ class NxMTrainer(WholeCheckpoints):
         self._use_config(self._config_before_search.replace(**ours))
 
     def _load_best_model(self) -> None:
-        if self.engine is not None:
-            self.engine.warn_at_end()  # while the weights are still those of the last step
+        self._session.prepare_best(self.state)
         super()._load_best_model()
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.args.world_size > 1:  # each process has written a file, and the manifest comes next
+            self.accelerator.wait_for_everyone()
 
     # -- evaluation and saving see the deployed weights ----------------------------------------------------------
 
@@ -314,22 +308,24 @@ class NxMTrainer(WholeCheckpoints):
             return super().save_model(output_dir, _internal_call=_internal_call)
         folder = Path(output_dir or str(self.args.output_dir))
         checkpoint = _internal_call and is_checkpoint(output_dir)
+        saves = self.args.should_save
         with self._session.deployed(), self._saving(packed):
             plan, record, verification = self._session.deployed_record(self._plain_model)
-            prints: dict[str, str] = {}
-            if checkpoint and self.args.should_save:
+            if saves and checkpoint:
                 begin_checkpoint(folder)
-            super().save_model(output_dir, _internal_call=_internal_call)
-            if checkpoint and not self.args.save_only_model:
-                # A collective call: it comes before anything that can fail in one process alone.
-                prints = self._session.write_state(self.args, folder)
-            elif plan.shards is not None:
-                prints = fingerprints(plan)
-            if self.args.should_save:
-                write_record(folder, record, verification)
-                check_written(folder, plan, prints.get("targets") if plan.shards is not None else None)
-                if self._packed and not checkpoint:
-                    pack_in_place(folder)
+            with files_recorded(folder, saves and not checkpoint):
+                prints: dict[str, str] = {}
+                super().save_model(output_dir, _internal_call=_internal_call)
+                if checkpoint and not self.args.save_only_model:
+                    # A collective call: it comes before anything that can fail in one process alone.
+                    prints = self._session.write_state(self.args, folder)
+                elif plan.shards is not None:
+                    prints = fingerprints(plan)
+                if saves:
+                    write_record(folder, record, verification)
+                    check_written(folder, plan, prints.get("targets") if plan.shards is not None else None)
+                    if self._packed and not checkpoint:
+                        pack_in_place(folder)
 
     def push_to_hub(self, *args: Any, packed: bool = False, **kwargs: Any) -> Any:
         """Save the deployed model and upload it as Trainer does.
@@ -379,9 +375,15 @@ def _signature() -> inspect.Signature:
 NxMTrainer.__init__.__signature__ = _signature()  # type: ignore[attr-defined]  # functions take any attribute
 
 
-def _config_of_sparse_model(model: nn.Module) -> NxMConfig:
-    """Return a config that keeps the masks of a model which is sparse already."""
+def _config_for(model: nn.Module, asked: NxMConfig | None) -> NxMConfig:
+    """Return the config of a training: by default one that keeps the masks of a model which is sparse already."""
+    if (config := frozen_config(model, asked)) is not None:
+        return config
     record = read_record(model)
+    if asked is not None:
+        if record is not None and not (asked.is_dense and is_frozen(model)):
+            logger.warning("This model is sparse already; training restarts from its weights with %r.", asked.recipe)
+        return asked
     if record is None:
         raise ValueError('NxMTrainer needs sparsity=, as in sparsity=NxMConfig(pattern="2:4", recipe="admm").')
     verify(model).raise_for_problems()

@@ -9,6 +9,9 @@ from torch import nn
 from transformers import TrainingArguments
 
 from nxm_hf.engine.optimizer_state import UNSUPPORTED_OPTIMIZERS
+from nxm_hf.layers.modules import has_adapter
+from nxm_hf.layers.plan import Plan
+from nxm_hf.text import shortened
 
 logger = logging.getLogger("nxm_hf")
 _BACKENDS = ("DEEPSPEED", "MEGATRON_LM", "XLA")
@@ -45,7 +48,7 @@ def refuse_unsupported(args: TrainingArguments, model: nn.Module) -> None:
             "(fsdp=True) or DDP instead."
         )
     if getattr(model, "hf_quantizer", None) is not None:
-        raise ValueError("This model is quantized; load it in fp32, make it sparse, and quantize it afterwards.")
+        raise ValueError(_quantized(model))
 
 
 def is_fsdp() -> bool:
@@ -84,3 +87,43 @@ def _refuse_unsupported_fsdp(plugin: Any) -> None:
             "cpu_ram_efficient_loading leaves weights empty in all processes but one; write "
             'fsdp_config={"cpu_ram_efficient_loading": False}, or fsdp_cpu_ram_efficient_loading: false.'
         )
+
+
+def refuse_unsaved(plan: Plan) -> None:
+    """Raise if sparse layers would train under an adapter: PEFT saves the adapter alone, so they would be lost.
+
+    Args:
+        plan: The sparse layers and their model.
+
+    Raises:
+        ValueError: If a layer of the base trains, or a copy of it does.
+    """
+    if not has_adapter(plan.whole):
+        return
+    if trained := [target.name for target in plan.trained]:
+        raise ValueError(
+            f"{len(trained)} layers of the base model train beside an adapter, and PEFT would save the adapter alone. "
+            "Freeze the base model with requires_grad_(False) before it gets the adapter, or train it without one. "
+            f"They are: {shortened(trained)}."
+        )
+    copied = {
+        id(module)
+        for wrapper in plan.model.modules()
+        if isinstance(original := getattr(wrapper, "original_module", None), nn.Module)
+        for module in original.modules()
+    }
+    if copies := [target.name for target in plan.targets if id(target.layer.module) in copied]:
+        raise ValueError(
+            f"modules_to_save names {len(copies)} sparse layers, and PEFT would train dense copies of them. "
+            f"Leave them to the adapter, with target_modules. They are: {shortened(copies)}."
+        )
+
+
+def _quantized(model: nn.Module) -> str:
+    if has_adapter(model):
+        return (
+            "The base of this adapter is quantized, and a quantized weight has no entries that a mask could keep. Load "
+            "the base without quantization_config, in dtype=torch.bfloat16 if memory is short, and quantize the model "
+            "after nxm_hf.merge_adapter(model)."
+        )
+    return "This model is quantized; load it in fp32, make it sparse, and quantize it afterwards."

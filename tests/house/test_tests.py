@@ -15,6 +15,7 @@ OTHERS = {"benchmarks", "distributed", "examples", "house", "laws"}
 
 # Files of the package whose tests stand in another file than `tests/<folder>/test_<file>.py`.
 ELSEWHERE = {
+    "cli/adapter_commands.py": "adapters/test_directory.py",
     "cli/prune_commands.py": "pruning/test_directory.py",
     "config/hub.py": "config/test_config_files.py",
     "config/values.py": "config/test_config.py",

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from nxm_hf import verify
 from nxm_hf.storage.checkpoints import newest_complete
+from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, changed_files, read_manifest
 from nxm_hf.storage.state_file import fingerprint, read_state
 from tests.support.processes import command, environment
 from tests.support.processes.killed_training import ARGUMENTS
@@ -27,6 +28,7 @@ def assert_is_whole(checkpoint) -> None:
     assert fingerprint(targets.items()) == header["targets"] and fingerprint(weights.items()) == header["others"]
     assert {name.split("/")[0] for name in tensors} == set(targets)
     assert contents(checkpoint)["global_step"] == header["step"]
+    assert changed_files(checkpoint) == {} and set(read_manifest(checkpoint)) > {"optimizer.pt", "rng_state.pth"}
     assert verify(checkpoint).ok
 
 
@@ -40,9 +42,17 @@ def killed(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kill_at_any_file_operation_of_a_save_leaves_a_whole_checkpoint(kind, killed, tmp_path):
-    """With save_total_limit=1, where the older checkpoint goes as soon as the newer one is there."""
+    """With save_total_limit=1, where the older checkpoint goes as soon as the newer one is there.
+
+    The manifest is written between, so it is among the points of both ways.
+    """
     folder = killed / "save" / kind
     killed_at = json.loads((folder / "killed_at.json").read_text())
+    for way in ("anew", "over"):
+        names = [operation.rpartition("/")[2] for operation in killed_at[way]]
+        assert (
+            names.index("trainer_state.json") < names.index(f".{MANIFEST_FILE}.writing") < names.index("checkpoint-2")
+        )
     assert len(killed_at["anew"]) >= 15 and len(killed_at["over"]) >= 15 and len(killed_at["torn"]) == 5
     reference = make_trainer(tmp_path / "reference", eventful("admm"), kind, **ARGUMENTS)
     reference.train()
@@ -68,7 +78,8 @@ def test_a_kill_at_any_file_operation_of_a_save_leaves_a_whole_checkpoint(kind, 
 def test_a_killed_training_resumes_in_a_fresh_process_with_other_seeds(killed, tmp_path):
     """Pitfall 3: SIGKILL in the middle of an accumulation, at a step that was not saved."""
     for kind in KINDS:
-        assert [path.name for path in (killed / "train" / kind / "out").iterdir()] == ["checkpoint-4"]
+        left = {path.name for path in (killed / "train" / kind / "out").iterdir()}
+        assert left == {"checkpoint-4", LOCK_FILE}  # the lock is taken over
     subprocess.run(command("killed_training", "resume", killed, *KINDS), check=True, env=environment())
     for kind in KINDS:
         make_trainer(tmp_path / kind, eventful("admm"), kind, **ARGUMENTS).train()

@@ -17,6 +17,7 @@ from nxm_hf.config import SparsityRecord
 from nxm_hf.layers.find import find_layers
 from nxm_hf.pruning.directory import prune_directory
 from nxm_hf.pruning.result import RESULT_FILE, PruningResult
+from nxm_hf.storage.manifest import MANIFEST_FILE
 from tests.support.models import assert_equal_weights, make_bert, make_model, make_texts, make_tokenizer
 from tests.support.processes import command, environment
 from tests.support.processes.killed_pruning import arguments as killed_arguments
@@ -69,7 +70,7 @@ def test_prune_writes_a_whole_directory_that_loads_without_us(dense, texts, tmp_
     assert f"{sum(len(text) + 2 for text in chosen)} tokens" in shown
     assert files(dense) == before and [path.name for path in out.parent.iterdir()] == ["out"]
     left = {"optimizer.pt", "pytorch_model.bin", "trainer_state.json", "checkpoint-3/config.json"}
-    assert set(files(out)) == set(before) - left | {"nxm_config.json", RESULT_FILE}
+    assert set(files(out)) == set(before) - left | {"nxm_config.json", RESULT_FILE, MANIFEST_FILE}
     by_hand = make_bert().from_pretrained(dense)
     prune(by_hand, "2:4", "wanda", texts, make_tokenizer(), length=16, samples=8)
     assert_equal_weights(AutoModelForSequenceClassification.from_pretrained(out), by_hand)
@@ -258,7 +259,9 @@ def test_a_job_that_was_killed_anywhere_goes_on_to_the_same_bits(dense, texts, t
         assert code == 0 or (folder / "out").exists(), killed_at[number]
         resumed += bool(times)
         for name, content in files(folder / "out").items():
-            assert content == unbroken[name] or name in (RESULT_FILE,), f"{name}, killed at {killed_at[number]}"
+            assert content == unbroken[name] or name in (RESULT_FILE, MANIFEST_FILE), (
+                f"{name}, killed at {killed_at[number]}"
+            )
     assert resumed >= 1
 
 

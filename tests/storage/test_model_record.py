@@ -18,7 +18,14 @@ def test_a_saved_model_carries_its_config_a_card_and_no_state(tmp_path):
     trainer = train_two_steps(tmp_path / "run", sparsity=NxMConfig("ste", "1:4", {"refresh": 2}, settle=0.5))
     trainer.save_model(tmp_path / "end")
     names = {path.name for path in (tmp_path / "end").iterdir()}
-    assert names == {"config.json", "model.safetensors", "nxm_config.json", "README.md", "training_args.bin"}
+    assert names == {
+        "config.json",
+        "model.safetensors",
+        "nxm_config.json",
+        "nxm_manifest.json",
+        "README.md",
+        "training_args.bin",
+    }
     record = SparsityRecord.from_pretrained(tmp_path / "end")
     assert record.config == NxMConfig("ste", "1:4", {"refresh": 2}, settle=0.5) and record.density == 0.25
     assert NxMConfig.from_pretrained(tmp_path / "end") == record.config

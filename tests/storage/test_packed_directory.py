@@ -10,6 +10,7 @@ import nxm_hf
 from nxm_hf.packing import PackedLinear, read_packed_config
 from nxm_hf.pruning.directory import prune_directory
 from nxm_hf.storage.inspect import inspect
+from nxm_hf.storage.manifest import MANIFEST_FILE, remove_manifest
 from nxm_hf.storage.packed_directory import pack_directory, pack_in_place, save_packed, unpack_directory
 from nxm_hf.storage.verify import verify
 from tests.support.models import SHAPE, make_bert, make_model
@@ -28,7 +29,7 @@ def test_unpacking_gives_back_every_byte_of_the_weights_and_the_config(family, s
     assert weights and all(after[name] == before[name] for name in weights)
     for name in before.keys() - set(weights) - {"README.md"}:
         assert json.loads((plain / name).read_text()) == json.loads((tmp_path / "again" / name).read_text())
-    assert hashes_of(packed).keys() - {"README.md"} == before.keys() - {"README.md"}
+    assert hashes_of(packed).keys() - {"README.md", MANIFEST_FILE} == before.keys() - {"README.md"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -83,6 +84,7 @@ def test_a_packed_directory_is_verified_inspected_and_pruned_like_a_plain_one(tm
     assert str(inspect(packed)) == str(inspect(plain)).replace(str(plain), str(packed))
     prune_directory(packed, tmp_path / "1of4", "1:4")
     assert read_packed_config(tmp_path / "1of4") is None and verify(tmp_path / "1of4").ok
+    remove_manifest(packed)
     damage(packed, f"{QUERY}.weight_nxm_idx", lambda indices: indices * 0)
     for read in (verify, inspect, lambda folder: unpack_directory(folder, tmp_path / "no")):
         with pytest.raises(ValueError, match=f"{QUERY} is damaged"):

@@ -11,6 +11,7 @@ from transformers import BertForSequenceClassification
 from nxm_hf import NxMTrainer, SparsityRecord, prune, verify
 from nxm_hf.patterns import NM, PATTERNS, parse
 from nxm_hf.storage.inspect import inspect
+from nxm_hf.storage.manifest import MANIFEST_FILE
 from nxm_hf.storage.model_files import load_model, load_weights
 from tests.support.containers import make_encoder
 from tests.support.models import assert_equal_weights, make_arguments, make_bert, make_rows
@@ -31,7 +32,8 @@ def deployed(tmp_path_factory):
 
 @pytest.fixture
 def folder(deployed, tmp_path):
-    return shutil.copytree(deployed, tmp_path / "copy")
+    """A copy to damage, without a manifest, which would report every damage first."""
+    return shutil.copytree(deployed, tmp_path / "copy", ignore=shutil.ignore_patterns(MANIFEST_FILE))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from transformers import BertModel, TrainerCallback
 import nxm_hf
 from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, SparsityRecord, verify
 from nxm_hf.layers.find import find_layers
+from nxm_hf.storage.checkpoints import complete_checkpoint
 from tests.support.containers import QUERY, Encoder, EncoderTrainer, Pair, make_encoder, make_pairs
 from tests.support.models import assert_equal_weights, make_arguments, make_rows
 from tests.support.training import KINDS, engine_of, is_sparse
@@ -101,6 +102,9 @@ def test_a_changed_head_of_a_checkpoint_is_found_although_no_layer_of_it_is_prun
     encoder = Encoder.load(folder)
     torch.nn.init.ones_(encoder[1].linear.bias)
     encoder[1].save(folder / "1_Head")
+    with pytest.raises(ValueError, match=r"1_Head/model\.safetensors has changed since it was saved"):
+        make_trainer(tmp_path, kind).train(resume_from_checkpoint=str(folder))
+    complete_checkpoint(folder)  # a manifest that fits
     with pytest.raises(ValueError, match="its others differ"):
         make_trainer(tmp_path, kind).train(resume_from_checkpoint=str(folder))
 

@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState, DistributedType, PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin
 from transformers import Trainer, TrainerControl, TrainerState
 
-from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, verify
+from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, prune, verify
 from nxm_hf.trainer.session import SparseTrainingSession
 from nxm_hf.trainer.unsupported import refuse_unsupported
 from tests.support.models import make_bert
@@ -130,6 +130,16 @@ def test_sharded_trainings_by_rows_pass_the_check_and_the_callback_is_refused(ar
         SparseTrainingSession(NxMConfig.from_any(recipe)).check(args, model)
     with pytest.raises(ValueError, match="NxMCallback does not support FSDP; use NxMTrainer"):
         NxMCallback("ste").on_init_end(args, TrainerState(), TrainerControl(), model=model)
+
+
+def test_frozen_sparse_layers_are_not_sharded(arguments, monkeypatch):
+    args, model = arguments(), make_bert()
+    prune(model, "2:4")
+    model.bert.requires_grad_(False)
+    SparseTrainingSession(NxMConfig("asp")).check(args, model)
+    shard(monkeypatch)
+    with pytest.raises(ValueError, match=r"not supported with an adapter or frozen sparse layers.*DDP"):
+        SparseTrainingSession(NxMConfig("asp")).check(args, model)
 
 
 def test_fsdp_that_accelerate_does_not_do_is_a_warning(arguments, monkeypatch, caplog):

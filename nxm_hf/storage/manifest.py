@@ -1,0 +1,277 @@
+"""The manifest of a directory: size and digest of every file, so that a changed file is found and named.
+
+`nxm_manifest.json` is written after all other files and replaced in one step, so a save that was cut short has none.
+Model cards and hidden files are left out: people edit them.
+
+The digest finds accidents; it is no signature. Of a file of up to 1 MiB, it is the SHA-256 of its content. SHA-256 of
+gigabytes would take a quarter of the time of a save, so a longer file is read as blocks of 255 rows of 513 integers of
+64 bits. The digest is the SHA-256 of the sums of all rows and all columns, modulo 2^64. That finds every change of up
+to three integers in a block and every burst of up to one row of bytes. A larger change goes unseen only if it leaves
+hundreds of such sums as they were.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nxm_hf._version import __version__
+from nxm_hf.storage.model_source import MODEL_FILES
+
+MANIFEST_FILE = "nxm_manifest.json"
+LOCK_FILE = "_nxm.lock"  # of a training, in its output directory; uploads leave out names that begin so
+RESTORE = f"Restore them from a copy. If you changed them yourself, delete {MANIFEST_FILE}."
+FORMAT = 1
+_SHORT = 1 << 20  # bytes of a file whose content is digested
+_SHAPE = (255, 513)  # of a block. Both are odd, so that a sign that changes in all 64-bit numbers changes the sums
+_BLOCK = 255 * 513 * 8  # bytes; it fits into the cache of a core
+_CHUNK = 16 * _BLOCK  # bytes that one thread digests at a time
+_THREADS = 4  # at most; a training has better uses for the other cores
+_LEFT_OUT = ("README.md", MANIFEST_FILE, LOCK_FILE)
+_OTHER_FOLDERS = ("checkpoint-", "runs", "wandb", "report", "__pycache__")  # by how their names begin
+_MAX_BYTES = 64 << 20  # of a manifest; one of 200,000 files is half as long
+
+
+class FileStamp(NamedTuple):
+    """Identify one state of a file without reading it.
+
+    Args:
+        modified: Time of its last change in nanoseconds.
+        size: Its bytes.
+        inode: Its number in the file system.
+    """
+
+    modified: int
+    size: int
+    inode: int
+
+
+def write_manifest(folder: str | Path, names: Iterable[str] | None = None) -> None:
+    """Write the manifest of a directory, after all of its files.
+
+    Args:
+        folder: The directory.
+        names: The files to record, relative to it and with "/"; by default all but model cards, hidden files, and the
+            checkpoints and logs of a training.
+    """
+    folder = Path(folder)
+    _write(folder, _entries(folder, _names(folder) if names is None else sorted(names)))
+
+
+def add_to_manifest(folder: str | Path, pattern: str) -> None:
+    """Record files that other processes wrote into a directory after its manifest was written.
+
+    Args:
+        folder: The directory. One without a manifest is left alone.
+        pattern: Which files to add, such as "rng_state_*.pth".
+    """
+    folder = Path(folder)
+    recorded = read_manifest(folder)
+    if recorded is not None:
+        added = sorted(path.name for path in folder.glob(pattern) if path.name not in recorded)
+        _write(folder, recorded | _entries(folder, added))
+
+
+def remove_manifest(folder: str | Path) -> None:
+    """Remove the manifest of a directory, because its files are about to change.
+
+    Args:
+        folder: The directory.
+    """
+    (Path(folder) / MANIFEST_FILE).unlink(missing_ok=True)
+
+
+def file_stamps(folder: str | Path) -> dict[str, FileStamp]:
+    """Return the state of each file that a manifest would record, to see later which of them were written.
+
+    Args:
+        folder: The directory; it may be missing.
+    """
+    stats = {name: (Path(folder) / name).stat() for name in _names(Path(folder))}
+    return {name: FileStamp(stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats.items()}
+
+
+def model_files_since(folder: str | Path, before: dict[str, FileStamp]) -> list[str]:
+    """Return the files of a model that were written since `file_stamps` was called; others are not ours.
+
+    Of a model on the Hub other files are not downloaded, so its manifest must not name them.
+
+    Args:
+        folder: The directory.
+        before: What `file_stamps` returned then; nothing for a new directory.
+    """
+    written = [name for name, stamp in file_stamps(folder).items() if before.get(name) != stamp]
+    return [name for name in written if any(fnmatch(name, pattern) for pattern in MODEL_FILES)]
+
+
+@contextmanager
+def files_recorded(folder: str | Path, enabled: bool = True) -> Iterator[None]:
+    """Give a directory a new manifest of the files of a model that the body writes. After an error it has none.
+
+    Args:
+        folder: The directory; it may hold other files, and it may be missing.
+        enabled: Whether to do that.
+    """
+    before = file_stamps(folder) if enabled else {}
+    if enabled:
+        remove_manifest(folder)
+    yield
+    if enabled:
+        write_manifest(folder, model_files_since(folder, before))
+
+
+def read_manifest(folder: str | Path) -> dict[str, dict[str, Any]] | None:
+    """Read the manifest of a directory.
+
+    Args:
+        folder: The directory.
+
+    Returns:
+        Size and digest of each file by its name, or None if there is no manifest: an older version wrote it.
+
+    Raises:
+        ValueError: If the manifest is damaged, or of a newer version.
+    """
+    path = Path(folder) / MANIFEST_FILE
+    if not path.exists():
+        return None
+    try:
+        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+            raise ValueError("it is no regular file, or too long")
+        payload = json.loads(path.read_text(encoding="utf-8"))
+        form, files = payload["format"], payload["files"]
+        if form == FORMAT:
+            if payload["digest"] != _digest_of_entries(files):
+                raise ValueError("its own digest differs")
+            return {
+                _checked_name(name): {"size": int(e["size"]), "digest": str(e["digest"])} for name, e in files.items()
+            }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"is damaged ({' '.join(str(error).split())[:200]})") from error
+    raise ValueError(f"has format {form!r}, and this nxm_hf reads {FORMAT}; install a newer nxm-hf")
+
+
+def changed_files(folder: str | Path, names: Iterable[str] | None = None) -> dict[str, str]:
+    """Compare the files of a directory with its manifest. Files that were added later are not looked at.
+
+    Args:
+        folder: The directory.
+        names: Look at these files only; by default at all that are recorded.
+
+    Returns:
+        For each file that differs what is wrong with it, such as "is missing". Empty if there is no manifest.
+    """
+    folder = Path(folder)
+    try:
+        recorded = read_manifest(folder) or {}
+    except ValueError as error:
+        return {MANIFEST_FILE: str(error)}
+    if names is not None:
+        recorded = {name: recorded[name] for name in names if name in recorded}
+    problems = {name: problem for name, entry in recorded.items() if (problem := _wrong_size(folder / name, entry))}
+    same_size = [name for name in recorded if name not in problems]
+    digests = _digests([folder / name for name in same_size])
+    problems |= {
+        name: "has changed since it was saved"
+        for name, digest in zip(same_size, digests, strict=True)
+        if digest != recorded[name]["digest"]
+    }
+    return {name: problems[name] for name in recorded if name in problems}
+
+
+def check_unchanged(folder: str | Path, advice: str) -> None:
+    """Raise if a file of a directory differs from its manifest.
+
+    Args:
+        folder: The directory. One without a manifest passes.
+        advice: What to do, as a sentence.
+
+    Raises:
+        ValueError: If a file differs. All are named.
+    """
+    if problems := changed_files(folder):
+        named = "; ".join(f"{name} {problem}" for name, problem in problems.items())
+        raise ValueError(f"{folder} is not as it was saved: {named}. {advice}")
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the names of all files to record."""
+    names = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", *_OTHER_FOLDERS))]
+        inner = PurePosixPath(Path(root).relative_to(folder).as_posix())
+        names += [str(inner / name) for name in files if not name.startswith(".") and name not in _LEFT_OUT]
+    return sorted(names)
+
+
+def _entries(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    paths = [folder / name for name in names]
+    sizes = [path.stat().st_size for path in paths]
+    return {
+        name: {"size": size, "digest": digest} for name, size, digest in zip(names, sizes, _digests(paths), strict=True)
+    }
+
+
+def _write(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
+    """Write a manifest beside the old one, wait for the disk, and put it in its place."""
+    temporary = folder / f".{MANIFEST_FILE}.writing"
+    payload = {"format": FORMAT, "nxm_version": __version__, "digest": _digest_of_entries(entries), "files": entries}
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(payload, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / MANIFEST_FILE)
+
+
+def _digest_of_entries(entries: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
+def _checked_name(name: str) -> str:
+    """Return a name that leads to a file inside the directory; raise ValueError for any other."""
+    parts = PurePosixPath(name).parts
+    too_long = len(name) > 1000 or any(len(part) > 255 for part in parts)
+    if not parts or name.startswith("/") or ".." in parts or too_long or any(letter in name for letter in "\\:\0"):
+        raise ValueError(f"it names {name[:100]!r}, which is no file inside the directory")
+    return name
+
+
+def _wrong_size(path: Path, entry: dict[str, Any]) -> str | None:
+    if not path.is_file():
+        return "is no regular file" if path.exists() else "is missing"
+    size = path.stat().st_size
+    return None if size == entry["size"] else f"has {size:,} bytes instead of {entry['size']:,}"
+
+
+def _digests(paths: list[Path]) -> Iterator[str]:
+    """Yield the digest of each file. Several threads read long files, chunk by chunk."""
+    sizes = [path.stat().st_size for path in paths]
+    chunks = [range(0, size, _CHUNK) if size > _SHORT else () for size in sizes]
+    tasks = [(path, begin) for path, begins in zip(paths, chunks, strict=True) for begin in begins]
+    with ThreadPoolExecutor(max(1, min(_THREADS, os.cpu_count() or 1, len(tasks)))) as pool:
+        parts = pool.map(_chunk_digest, tasks)
+        for path, begins in zip(paths, chunks, strict=True):
+            yield hashlib.sha256(b"".join(next(parts) for _ in begins) if begins else path.read_bytes()).hexdigest()
+
+
+def _chunk_digest(task: tuple[Path, int]) -> bytes:
+    """Return the SHA-256 of the sums of one chunk. The end of a file is filled up with zeros."""
+    path, begin = task
+    digest, content = hashlib.sha256(), bytearray(_BLOCK)
+    block = np.frombuffer(content, "<i8").reshape(_SHAPE)
+    with path.open("rb") as file:
+        file.seek(begin)
+        for _ in range(_CHUNK // _BLOCK):
+            count = file.readinto(content)  # less than a block only at the end
+            if count == 0:
+                break
+            content[count:] = bytes(_BLOCK - count)
+            digest.update(block.sum(0).tobytes() + block.sum(1).tobytes())
+    return digest.digest()

@@ -1,0 +1,64 @@
+"""Trainings of which only an adapter or a head is trained, on a sparse base that is frozen."""
+
+import logging
+from pathlib import Path
+
+from torch import nn
+
+from nxm_hf.adapters.masked import is_masked
+from nxm_hf.config import NxMConfig
+from nxm_hf.storage.model_record import is_frozen, read_record
+from nxm_hf.storage.state_file import Header
+from nxm_hf.storage.verify import verify
+
+logger = logging.getLogger("nxm_hf")
+
+
+def frozen_config(model: nn.Module, asked: NxMConfig | None) -> NxMConfig | None:
+    """Return a config that keeps the masks of a frozen sparse model, of which only an adapter or a head trains.
+
+    Args:
+        model: The model.
+        asked: What the user wants to prune, or None.
+
+    Returns:
+        The config, or None if the model is not sparse and frozen, or the user wants dense training.
+
+    Raises:
+        ValueError: If the model does not hold its pattern, or the user asks for another one.
+    """
+    record = read_record(model)
+    if record is None or not is_frozen(model) or (asked is not None and asked.is_dense):
+        return None
+    verify(model).raise_for_problems()
+    held = record.config.pattern
+    if asked is not None and asked.pattern != held:
+        raise ValueError(
+            f"The layers of this model are frozen and hold {held!r}, so training cannot bring them to "
+            f"{asked.pattern!r}. Write pattern={held!r}, or prune the model anew: "
+            f"nxm_hf.prune(model, {asked.pattern!r})."
+        )
+    config = record.config.for_finetuning()
+    if asked != config:  # so that it is said once
+        logger.warning("The base of this model is sparse (%s) and frozen: its masks stay, and the rest trains.", held)
+    return config
+
+
+def check_same_adapter(folder: str | Path, header: Header, model: nn.Module) -> None:
+    """Raise if an adapter was masked when a checkpoint was written and is not now, or the other way round.
+
+    Args:
+        folder: The checkpoint.
+        header: The header of its state.
+        model: The model.
+
+    Raises:
+        ValueError: If the one computes with a masked delta and the other does not.
+    """
+    masked = header.get("masked_adapter", False)
+    if masked != is_masked(model):
+        advice = "Call nxm_hf.mask_adapter(model)" if masked else "Leave mask_adapter out"
+        raise ValueError(
+            f"The adapter in {folder} {'is' if masked else 'is not'} masked, and that of this model "
+            f"{'is not' if masked else 'is'}. {advice} before you make the Trainer."
+        )

@@ -1,0 +1,277 @@
+"""Manifests: every file that changes is found and named, and files that others add are no matter."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+
+import pytest
+
+import nxm_hf
+from nxm_hf import prune, verify
+from nxm_hf.cli.main import main as nxm
+from nxm_hf.pruning.directory import prune_directory
+from nxm_hf.storage import manifest
+from nxm_hf.storage.manifest import (
+    MANIFEST_FILE,
+    add_to_manifest,
+    changed_files,
+    check_unchanged,
+    file_stamps,
+    model_files_since,
+    read_manifest,
+    remove_manifest,
+    write_manifest,
+)
+from nxm_hf.storage.packed_directory import pack_directory, save_packed, unpack_directory
+from tests.support.models import make_bert
+from tests.support.training import KINDS, eventful, make_trainer
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A directory with files of several sizes, one of them in a folder."""
+    generator = random.Random(0)
+    for name, size in (("a.json", 700), ("empty.txt", 0), ("weights.safetensors", 5000), ("1_Pooling/config.json", 33)):
+        path = tmp_path / "model" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(generator.randbytes(size))
+    write_manifest(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edit_manifest(folder, change) -> None:
+    """Change the content of a manifest."""
+    payload = json.loads((folder / MANIFEST_FILE).read_text())
+    change(payload)
+    payload["digest"] = hashlib.sha256(json.dumps(payload["files"], sort_keys=True).encode()).hexdigest()
+    (folder / MANIFEST_FILE).write_text(json.dumps(payload))
+
+
+def test_every_file_is_recorded_with_its_size_and_its_sha256(folder):
+    recorded = read_manifest(folder)
+    assert sorted(recorded) == ["1_Pooling/config.json", "a.json", "empty.txt", "weights.safetensors"]
+    for name, entry in recorded.items():
+        content = (folder / name).read_bytes()
+        assert entry == {"size": len(content), "digest": hashlib.sha256(content).hexdigest()}
+    assert changed_files(folder) == {}
+
+
+def slow_digest(content: bytes) -> str:
+    """Return the digest of a long file as the module describes it, with Python's integers."""
+    block, rows, columns = 255 * 513 * 8, 255, 513
+    parts = []
+    for begin in range(0, len(content), 16 * block):
+        sums = b""
+        for at in range(begin, min(begin + 16 * block, len(content)), block):
+            padded = content[at : at + block].ljust(block, b"\0")
+            numbers = [int.from_bytes(padded[k : k + 8], "little") for k in range(0, block, 8)]
+            of_columns = [sum(numbers[k::columns]) for k in range(columns)]
+            of_rows = [sum(numbers[k * columns : (k + 1) * columns]) for k in range(rows)]
+            sums += b"".join((number % 2**64).to_bytes(8, "little") for number in of_columns + of_rows)
+        parts.append(hashlib.sha256(sums).digest())
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+@pytest.mark.parametrize("size", [(1 << 20) + 1, 2 * manifest._BLOCK, 3 * manifest._BLOCK + 5, manifest._CHUNK + 77])
+def test_a_long_file_is_digested_in_blocks_and_every_byte_counts(size, folder):
+    content = random.Random(1).randbytes(size) if size < manifest._CHUNK else b"\7" * size
+    path = folder / "weights.safetensors"
+    path.write_bytes(content)
+    write_manifest(folder)
+    if size < manifest._CHUNK:
+        assert read_manifest(folder)["weights.safetensors"]["digest"] == slow_digest(content)
+    changed = {"weights.safetensors": "has changed since it was saved"}
+    for at in (0, 1, size // 2, size - 77, size - 1):
+        for bit in (1, 128):
+            path.write_bytes(content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :])
+            assert changed_files(folder) == changed
+    page = content[4096:8192]
+    path.write_bytes(content[:4096] + bytes(4096) + content[8192:])
+    assert changed_files(folder) == changed
+    if page != content[:4096]:
+        path.write_bytes(page + content[:4096] + content[8192:])  # two pages exchanged
+        assert changed_files(folder) == changed
+    path.write_bytes(bytes(byte ^ 128 if at % 8 == 7 else byte for at, byte in enumerate(content)))
+    assert changed_files(folder) == changed  # the sign of all 64-bit numbers
+    path.write_bytes(content)
+    assert changed_files(folder) == {}
+
+
+def test_each_kind_of_change_is_named(folder):
+    (folder / "a.json").write_bytes(b"x" * 700)
+    (folder / "empty.txt").unlink()
+    (folder / "weights.safetensors").write_bytes(b"")
+    (folder / "1_Pooling/config.json").unlink()
+    (folder / "1_Pooling/config.json").mkdir()
+    assert changed_files(folder) == {
+        "1_Pooling/config.json": "is no regular file",
+        "a.json": "has changed since it was saved",
+        "empty.txt": "is missing",
+        "weights.safetensors": "has 0 bytes instead of 5,000",
+    }
+    assert changed_files(folder, ["a.json", "no.such"]) == {"a.json": "has changed since it was saved"}
+    with pytest.raises(
+        ValueError, match=r"not as it was saved: 1_Pooling/config.json is no .*; a.json has .*\. Do so\."
+    ):
+        check_unchanged(folder, "Do so.")
+
+
+def test_files_that_others_add_or_that_people_edit_are_no_matter(folder):
+    (folder / "README.md").write_text("by hand")
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / ".gitattributes").write_text("*")
+    (folder / "checkpoint-3").mkdir()
+    assert changed_files(folder) == {}
+    write_manifest(folder)
+    assert "tokenizer.json" in read_manifest(folder) and len(read_manifest(folder)) == 5
+    (folder / "README.md").write_text("by hand again")
+    assert changed_files(folder) == {}
+
+
+def test_links_to_files_are_followed_as_in_the_cache_of_the_hub(folder, tmp_path):
+    (tmp_path / "snapshot").mkdir()
+    for name in ("a.json", "weights.safetensors", "empty.txt", "1_Pooling", MANIFEST_FILE):
+        os.symlink(folder / name, tmp_path / "snapshot" / name)
+    assert changed_files(tmp_path / "snapshot") == {}
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "", "a\\..\\b", "C:x", "a\0b"])
+def test_names_that_lead_outside_are_refused(name, folder):
+    edit_manifest(folder, lambda payload: payload["files"].update({name: {"size": 1, "digest": ""}}))
+    assert list(changed_files(folder)) == [MANIFEST_FILE]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_a_pipe_is_no_file_and_nobody_waits_for_it(folder):
+    (folder / "a.json").unlink()
+    os.mkfifo(folder / "a.json")
+    assert changed_files(folder) == {"a.json": "is no regular file"}
+    (folder / MANIFEST_FILE).unlink()
+    os.mkfifo(folder / MANIFEST_FILE)
+    assert "is no regular file" in changed_files(folder)[MANIFEST_FILE]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "null", "5", "{}", '{"format": 1}', '{"format": 1, "files": 3}', '{"format": 1, "files": {"a": 1}}'],
+)
+def test_a_manifest_that_cannot_be_read_is_named_itself(content, folder):
+    (folder / MANIFEST_FILE).write_text(content)
+    assert changed_files(folder)[MANIFEST_FILE].startswith("is damaged (")
+    (folder / MANIFEST_FILE).write_text("[" * 100_000)
+    assert changed_files(folder)[MANIFEST_FILE].startswith("is damaged (")
+
+
+def test_a_manifest_with_another_entry_is_damaged_unless_its_own_digest_fits(folder):
+    content = (folder / MANIFEST_FILE).read_text()
+    (folder / MANIFEST_FILE).write_text(content.replace('"size": 5000', '"size": 5001'))
+    assert changed_files(folder) == {MANIFEST_FILE: "is damaged (its own digest differs)"}
+
+
+def test_a_manifest_of_a_newer_version_says_so(folder):
+    edit_manifest(folder, lambda payload: payload.update(format=2, files=[]))
+    assert changed_files(folder) == {MANIFEST_FILE: "has format 2, and this nxm_hf reads 1; install a newer nxm-hf"}
+
+
+def test_a_directory_without_a_manifest_passes(folder):
+    remove_manifest(folder)
+    (folder / "a.json").unlink()
+    assert read_manifest(folder) is None and changed_files(folder) == {}
+    check_unchanged(folder, "")
+    add_to_manifest(folder, "*")
+    assert not (folder / MANIFEST_FILE).exists()
+
+
+def test_files_of_other_processes_are_added_and_the_rest_is_kept(folder):
+    before = read_manifest(folder)
+    (folder / "rng_state_1.pth").write_bytes(b"1")
+    (folder / "a.json").write_bytes(b"changed")
+    add_to_manifest(folder, "rng_state_*.pth")
+    assert set(read_manifest(folder)) - set(before) == {"rng_state_1.pth"}
+    assert list(changed_files(folder)) == ["a.json"]
+
+
+def test_only_files_of_a_model_that_were_written_meanwhile_are_recorded(folder):
+    before = file_stamps(folder)
+    (folder / "events.log").write_text("new")
+    (folder / "a.json").write_text("written again")
+    (folder / "spiece.model").write_text("new")
+    assert model_files_since(folder, before) == ["a.json", "spiece.model"]
+    assert model_files_since(folder / "no.such", {}) == []
+
+
+# -- what we write has one -----------------------------------------------------------------------------------------
+
+
+def assert_covered(folder, *names) -> None:
+    """Raise unless a directory has a manifest of these files, and each of them is found when it changes."""
+    assert set(names) <= set(read_manifest(folder)) and verify(folder).ok
+    for name in names:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert f"{name} has changed since it was saved." in verify(folder).problems, name
+        assert manifest.RESTORE in str(verify(folder))
+        (folder / name).write_bytes(content)
+    assert verify(folder).ok
+
+
+MODEL = ("config.json", "model.safetensors", "nxm_config.json")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_saved_by_a_trainer_is_covered_and_saving_again_too(kind, tmp_path):
+    trainer = make_trainer(tmp_path, eventful("ste"), kind, save_strategy="no")
+    trainer.train()
+    for folder in (tmp_path, tmp_path, tmp_path / "other"):
+        (tmp_path / "all_results.json").write_text("{}")
+        trainer.save_model(str(folder))
+        (tmp_path / "all_results.json").write_text("[]")
+        trainer.save_state()
+        assert_covered(folder, *MODEL)
+        assert set(read_manifest(folder)) == set(MODEL)
+
+
+def test_pruned_packed_and_unpacked_directories_are_covered(tmp_path):
+    make_bert().save_pretrained(tmp_path / "dense")
+    (tmp_path / "dense" / "tokenizer.json").write_text("{}")
+    prune_directory(tmp_path / "dense", tmp_path / "pruned", "2:4")
+    pack_directory(tmp_path / "pruned", tmp_path / "packed")
+    unpack_directory(tmp_path / "packed", tmp_path / "unpacked")
+    for name in ("pruned", "packed", "unpacked"):
+        assert_covered(tmp_path / name, *MODEL[:2], "tokenizer.json", "nxm_pruning.json")
+    prune(model := make_bert(), "2:4")
+    save_packed(model, tmp_path / "saved")
+    assert_covered(tmp_path / "saved", *MODEL[:2])
+
+
+def test_a_changed_source_is_not_pruned_or_packed(tmp_path):
+    """Else the copy would have a manifest that fits the damage."""
+    make_bert().save_pretrained(tmp_path / "dense")
+    prune_directory(tmp_path / "dense", tmp_path / "pruned", "2:4")
+    pack_directory(tmp_path / "pruned", tmp_path / "packed")
+    for name in ("pruned", "packed"):
+        content = bytearray((tmp_path / name / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (tmp_path / name / "model.safetensors").write_bytes(content)
+    for act in (
+        lambda: prune_directory(tmp_path / "pruned", tmp_path / "out", "2:4"),
+        lambda: pack_directory(tmp_path / "pruned", tmp_path / "out"),
+        lambda: unpack_directory(tmp_path / "packed", tmp_path / "out"),
+    ):
+        with pytest.raises(ValueError, match=r"model\.safetensors has changed since it was saved\. Restore them"):
+            act()
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_names_changed_files_even_if_the_weights_cannot_be_read(tmp_path, capsys):
+    make_bert().save_pretrained(tmp_path / "dense")
+    prune_directory(tmp_path / "dense", tmp_path / "out", "2:4")
+    assert nxm(["verify", str(tmp_path / "out")]) == 0
+    (tmp_path / "out" / "model.safetensors").write_bytes(b"")
+    assert nxm(["verify", str(tmp_path / "out")]) == 1
+    assert "model.safetensors has 0 bytes instead of" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "dense")
+    with pytest.raises(ValueError, match="Restore them from a copy"):
+        nxm_hf.verify(tmp_path / "out").raise_for_problems()
