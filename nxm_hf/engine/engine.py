@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.engine.metrics import mask_movement, residual, training_metrics
 from nxm_hf.engine.optimizer_state import Moments, check_moments
-from nxm_hf.engine.requirements import check_held, check_trainable, warn_of_resets_that_never_come
+from nxm_hf.engine.requirements import check_held, check_shards, check_trainable, warn_of_resets_that_never_come
+from nxm_hf.engine.sharded_state import cut, gather
 from nxm_hf.engine.step_hooks import StepHooks
 from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.methods import PHASES, Slot, State, restore_dense
@@ -60,6 +61,8 @@ class Engine:
         self._hooks = StepHooks(optimizer, total_steps, steps_per_epoch, self)
         self.plan, self.optimizer, self.config = plan, optimizer, config
         self.total_steps, self.seed = total_steps, seed
+        if plan.shards is not None:
+            check_shards(plan, config, plan.shards.processes)
         check_trainable(plan)
         self._trained = plan.trained  # all targets, or none of them if the sparse model is frozen under an adapter
         check_held(plan, optimizer)
@@ -69,6 +72,7 @@ class Engine:
         warn_of_resets_that_never_come(self._methods.values(), total_steps)
         self._states: dict[str, State] = {}
         self._training: dict[str, Tensor] | None = None  # the training view, while the deployed view is shown
+        self.verification: Verification | None = None  # of the weights that were last deployed
         self.finished = self._warned = False
         if plan.skipped:
             logger.warning("Left dense: %s.", plan.reasons)
@@ -153,7 +157,8 @@ class Engine:
     def _clock_of(self, target: Target, clock: Clock) -> Clock:
         """Return the clock of one weight, with the optimizer's moments of it and a seed of its own."""
         seed = self.seed ^ zlib.crc32(target.name.encode())
-        return replace(clock, moments=Moments(self.optimizer, target.layer), seed=seed)
+        total_of = None if target.shards is None else target.shards.total
+        return replace(clock, moments=Moments(self.optimizer, target.layer), seed=seed, total_of=total_of)
 
     @contextmanager
     def _named_in_errors(self, target: Target) -> Iterator[None]:
@@ -276,6 +281,7 @@ class Engine:
         return record_of(self.plan, self.config, verification.density)
 
     def _set_record(self, verification: Verification) -> None:
+        self.verification = verification
         if self.plan.targets:
             set_record(self.plan.model, self.record(verification))
 
@@ -287,7 +293,7 @@ class Engine:
         return PHASES[min((int(state[Slot.PHASE]) for state in self._states.values()), default=1)]
 
     def trained_weights(self) -> Iterator[tuple[Target, Tensor]]:
-        """Yield each target with the weight that the optimizer trains."""
+        """Yield each target with the weight that the optimizer trains, or this process's part of it."""
         for target in self._trained:
             yield target, self._states[target.name].get(Slot.DENSE, self._training_view(target))
 
@@ -307,17 +313,25 @@ class Engine:
         times = {"step": self.step, "last": self._hooks.last, "total_steps": self.total_steps, "seed": self.seed}
         return {**times, "config": self.config.to_dict(), "layers": self.plan.layers}
 
-    def tensors(self) -> Tensors:
-        """Return the training view and the state of every method, as "layer/slot" -> tensor."""
+    def tensors(self, keep: bool = True) -> Tensors:
+        """Return the training view and the state of every method, as "layer/slot" -> tensor.
+
+        Args:
+            keep: If weights are sharded, every process calls this, and those with `keep=False` get an empty dict.
+        """
         self._refuse_finished()
-        return {
+        parts = {
             f"{target.name}/{slot}": tensor
             for target in self._trained
             for slot, tensor in {"weight": self._training_view(target), **self._states[target.name]}.items()
         }
+        return gather(self.plan, parts, keep)
 
     def state_dict(self) -> Tensors:
-        """Return all that is needed to resume bit for bit, beside the state dicts of model and optimizer."""
+        """Return all that is needed to resume bit for bit, beside the state dicts of model and optimizer.
+
+        If weights are sharded, every process calls this, and the state can be loaded in any number of processes.
+        """
         return {name: tensor.clone() for name, tensor in pack(self.header(), self.tensors()).items()}
 
     def load_state_dict(self, state: Tensors) -> None:
@@ -329,7 +343,8 @@ class Engine:
         Raises:
             ValueError: If the state is of another run.
         """
-        self.restore(*unpack(state))
+        header, tensors = unpack(state)
+        self.restore(header, {name: cut(self.plan, name, tensor) for name, tensor in tensors.items()})
 
     @torch.no_grad()
     def restore(self, header: Header, tensors: Tensors) -> None:
@@ -337,7 +352,7 @@ class Engine:
 
         Args:
             header: The header.
-            tensors: The tensors.
+            tensors: The tensors; of sharded weights, what `cut` leaves of them in this process.
 
         Raises:
             ValueError: If they are of another run.

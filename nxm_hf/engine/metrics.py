@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from math import isnan
 
+import torch
 from torch import Tensor
 
 from nxm_hf.layers.plan import Target
@@ -18,37 +19,46 @@ def residual(weights: Iterable[tuple[Target, Tensor]]) -> float:
     Returns:
         0 if the weights are sparse, and at most 1; NaN if a weight holds NaN.
     """
+    weights = tuple(weights)
+    return _residual(*_sums_of_all(weights, _residual_sums(weights)))
+
+
+def _residual_sums(weights: Iterable[tuple[Target, Tensor]]) -> list[float]:
+    """Return the sums of squares of W - P(W) and of W."""
     pruned = total = 0.0
     for target, weight in weights:
         total += weight.square().sum().item()
         if isnan(total):  # do not fail while logging: the next mask update raises on NaN and names the layer
-            return total
+            break
         mask = target.pattern.nearest(weight)
         pruned += pruned_part(weight, mask).square().sum().item()
+    return [pruned, total]
+
+
+def _residual(pruned: float, total: float) -> float:
+    if isnan(total):
+        return total
     return (pruned / total) ** 0.5 if total else 0.0
 
 
-def admm_progress(weights: Iterable[tuple[Target, Tensor]], states: Mapping[str, State]) -> dict[str, float]:
-    """Return how many iterations ADMM has done, and how far W is from the sparse Z of the last one.
-
-    Args:
-        weights: Each target with its weight W.
-        states: The state of each layer's method, by name.
-
-    Returns:
-        `nxm/iterations`, and `nxm/disagreement`, the norm of W - Z over the norm of W. Empty if no layer is in ADMM.
-    """
+def _admm_sums(weights: Iterable[tuple[Target, Tensor]], states: Mapping[str, State]) -> list[float]:
+    """Return the sums of squares of W - Z and of W, over the layers in ADMM, where Z is that of the last iteration."""
     apart = total = 0.0
-    iterations = 0
     for target, weight in weights:
         state = states[target.name]
         if Slot.R not in state:
             continue
-        r, iterations = state[Slot.R], max(iterations, int(state[Slot.UPDATES]))
+        r = state[Slot.R]
         total += weight.square().sum().item()
         if isnan(total + r.sum().item()):
-            return {"nxm/iterations": iterations, "nxm/disagreement": float("nan")}
+            return [float("nan"), float("nan")]
         apart += (weight - r * target.pattern.nearest(r)).square().sum().item()
+    return [apart, total]
+
+
+def _admm_progress(states: Mapping[str, State], apart: float, total: float) -> dict[str, float]:
+    """Return `nxm/iterations`, and `nxm/disagreement`, the norm of W - Z over that of W; empty without ADMM."""
+    iterations = max((int(state[Slot.UPDATES]) for state in states.values() if Slot.R in state), default=0)
     return {"nxm/iterations": iterations, "nxm/disagreement": (apart / total) ** 0.5} if total else {}
 
 
@@ -62,11 +72,21 @@ def mask_movement(targets: Iterable[Target], states: Mapping[str, State]) -> dic
     Returns:
         `nxm/mask_similarity` and `nxm/flip_rate`.
     """
-    added = removed = before = entries = 0
+    targets = tuple(targets)
+    return _movement(targets, *_sums_of_all(((target, None) for target in targets), _movement_sums(targets, states)))
+
+
+def _movement_sums(targets: Iterable[Target], states: Mapping[str, State]) -> list[float]:
+    """Return how many entries came into the masks, how many left, and how many were kept before."""
+    added = removed = before = 0
     for target in targets:
         change = states[target.name].get(Slot.MASK_CHANGE, NO_CHANGE).tolist()
         added, removed, before = added + change[0], removed + change[1], before + change[2]
-        entries += target.numel
+    return [added, removed, before]
+
+
+def _movement(targets: Iterable[Target], added: float, removed: float, before: float) -> dict[str, float]:
+    entries = sum(target.numel for target in targets)
     return {"nxm/mask_similarity": 1 - removed / max(before, 1), "nxm/flip_rate": (added + removed) / entries}
 
 
@@ -85,11 +105,19 @@ def training_metrics(
         The metrics by name. The density is that of the deployed weights.
     """
     trained = tuple(trained)
+    sums = [*_residual_sums(trained), *_admm_sums(trained, states), *_movement_sums(targets, states)]
+    sums = _sums_of_all(trained, sums)  # together, as every exchange between processes takes time
     entries, kept = sum(target.numel for target in targets), sum(target.kept for target in targets)
     return {
         "nxm/density": kept / entries,
-        **mask_movement(targets, states),
-        "nxm/residual": residual(trained),
-        **admm_progress(trained, states),
+        **_movement(targets, *sums[4:]),
+        "nxm/residual": _residual(*sums[:2]),
+        **_admm_progress(states, *sums[2:4]),
         "nxm/phase": PHASES.index(phase),
     }
+
+
+def _sums_of_all(weights: Iterable[tuple[Target, object]], sums: list[float]) -> list[float]:
+    """Return the sums over all processes that share the weights."""
+    shards = next((target.shards for target, _ in weights), None)
+    return sums if shards is None else shards.total(torch.tensor(sums, dtype=torch.float64)).tolist()

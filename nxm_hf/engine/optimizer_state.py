@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from nxm_hf.layers.find import Layer
+from nxm_hf.layers.sharding import local
 from nxm_hf.methods import Method
 
 # Optimizers that do not update all weights once, in place, in step(); as parts of class names and of `args.optim`.
@@ -96,7 +97,7 @@ class Moments:
             return None
         state = self._optimizer.state.get(self._layer.weight, {})
         names = (name for name in SQUARED_GRADIENTS if state.get(name) is not None)
-        return next((self._layer.matrix(state[name]) for name in names), None)
+        return next((self._layer.matrix(local(state[name])) for name in names), None)
 
     @torch.no_grad()
     def clear(self, where: Tensor, which: str) -> None:
@@ -109,7 +110,7 @@ class Moments:
         state = self._optimizer.state.get(self._layer.weight, {})
         for name in FIRST_MOMENTS if which == "first" else FIRST_MOMENTS + SECOND_MOMENTS:
             if state.get(name) is not None:
-                self._layer.matrix(state[name]).masked_fill_(where, 0.0)
+                self._layer.matrix(local(state[name])).masked_fill_(where, 0.0)
 
 
 def check_moments(optimizer: Optimizer, methods: Iterable[Method]) -> None:

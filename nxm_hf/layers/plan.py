@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nxm_hf.config import NxMConfig
 from nxm_hf.layers.find import GROUPS, Layer, find_layers, stacked_weights
 from nxm_hf.layers.modules import inner_models, unwrap, without_wrappers
+from nxm_hf.layers.sharding import Shards
 from nxm_hf.patterns import Dense, Pattern
 from nxm_hf.text import shortened
 
@@ -20,10 +21,12 @@ class Target:
     Args:
         layer: The layer.
         pattern: The pattern.
+        shards: The processes that share the weight; None if it is whole.
     """
 
     layer: Layer
     pattern: Pattern
+    shards: Shards | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -44,8 +47,11 @@ class Target:
         """Return the weight as [out, in], with its gradient as `.grad` in the same shape.
 
         Returns:
-            The parameter itself, or a view of it. Both share memory with the layer.
+            The parameter itself, or a view of it; of a sharded weight, this process's part. All share memory with the
+            layer.
         """
+        if self.shards is not None:
+            return self.shards.matrix(self.layer)
         weight = self.layer.weight
         view = self.layer.matrix(weight)
         if view is weight:
@@ -64,12 +70,14 @@ class Plan:
         targets: The layers to prune, in the model's order.
         skipped: Layers that stay dense although the config did not exclude them: name -> reason.
         whole: What is trained: the model itself, or a container around it, such as a SentenceTransformer.
+        shards: The processes that share the weights; None if they are whole.
     """
 
     model: nn.Module = field(repr=False, compare=False)
     targets: tuple[Target, ...]
     skipped: dict[str, str]
     whole: nn.Module = field(repr=False, compare=False)
+    shards: Shards | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, model: nn.Module, config: NxMConfig) -> "Plan":
@@ -91,6 +99,7 @@ class Plan:
         if config.is_dense:
             return cls(model, (), {}, whole)
         _check_one_model(whole)
+        shards = Shards.of(whole)
         targets, skipped = [], {}
         for layer in find_layers(model, config.include, config.exclude):
             pattern = _pattern_of(layer.role, config.patterns())
@@ -100,7 +109,7 @@ class Plan:
                 skipped[layer.name] = str(error)
                 continue
             if not isinstance(pattern, Dense):
-                targets.append(Target(layer, pattern))
+                targets.append(Target(layer, pattern, shards))
         if skipped and config.on_indivisible == "error":
             raise ValueError(_does_not_fit(skipped))
         if not targets:
@@ -109,7 +118,7 @@ class Plan:
                 f"{_nothing_left(skipped)}"
             )
         skipped = skipped if config.include else skipped | stacked_weights(model)
-        return cls(model, tuple(targets), skipped, whole)
+        return cls(model, tuple(targets), skipped, whole, shards)
 
     @property
     def layers(self) -> dict[str, str]:

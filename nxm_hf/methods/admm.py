@@ -90,7 +90,8 @@ class ADMM(Method):
             return self.rho
         state.setdefault(Slot.RHO, _unmeasured_rho())  # a state saved with other settings has none
         if state[Slot.RHO] == 0:
-            pull_norm, grad_norm = pull.norm().double(), grad.norm().double() / clock.loss_scale
+            pull_norm, grad_norm = clock.norms(pull, grad)
+            grad_norm = grad_norm / clock.loss_scale
             if pull_norm > 0 and grad_norm > 0:
                 state[Slot.RHO] = (PULL_OVER_GRADIENT * grad_norm / pull_norm).cpu()
         return state[Slot.RHO].item()

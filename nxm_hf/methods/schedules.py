@@ -35,6 +35,7 @@ class Clock:
         loss_scale: The factor that gradients still carry (a fused optimizer under a `GradScaler`).
         moments: The optimizer's moments of this weight.
         seed: The seed of the random choices for this run and this weight.
+        total_of: Adds up numbers over the processes that hold parts of this weight; None if it is whole.
     """
 
     step: int
@@ -45,6 +46,7 @@ class Clock:
     loss_scale: float = 1.0
     moments: MomentEditor | None = field(default=None, compare=False, repr=False)
     seed: int = 0
+    total_of: Callable[[Tensor], Tensor] | None = field(default=None, compare=False, repr=False)
 
     @property
     def last(self) -> int:
@@ -70,6 +72,17 @@ class Clock:
         """
         if which != "none" and self.moments is not None:
             self.moments.clear(where, which)
+
+    def norms(self, *tensors: Tensor) -> list[Tensor]:
+        """Return the Euclidean norm of each tensor, in double precision; of a weight in parts, that of the whole.
+
+        Args:
+            tensors: Tensors with the shape of the weight.
+        """
+        if self.total_of is None:
+            return [tensor.norm().double() for tensor in tensors]
+        squares = torch.stack([tensor.square().sum(dtype=torch.float64) for tensor in tensors])
+        return list(self.total_of(squares).sqrt())
 
     def generator(self) -> torch.Generator:
         """Return a random generator that depends on the seed and the step alone, not on earlier random numbers."""

@@ -209,6 +209,8 @@ class PruningJob:
         pruner = method if isinstance(method, OneShot) else pruners.make(method, **settings)
         config = check_arguments(pattern, pruner, inputs, layers, calibrates)
         plan = Plan.of(model, config)
+        if plan.shards is not None:
+            raise ValueError("The weights are sharded, and prune needs whole ones; call it before fully_shard(model).")
         _check_weights(plan)
         return cls(plan.model, config, plan, pruner, inputs == "dense")
 

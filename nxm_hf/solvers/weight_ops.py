@@ -171,6 +171,8 @@ def admm_update(weight: Tensor, r: Tensor, pattern: SizedPattern, first: bool, d
         ValueError: W or R hold a NaN.
     """
     kept = pattern.kept(weight.shape)
+    if not weight.numel():
+        return None if first else _mask_change_of_counts(0, 0, 0)
     if dual and not first and (kernel := _kernel(ADMM_UPDATE, pattern, weight, r)):
         return _mask_change_of_counts(_run_refusing_nan(kernel, weight, r), kept, kept)
     parts = _parts(pattern, weight, r)

@@ -14,6 +14,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from nxm_hf.config.hub import model_folder, read_json
 from nxm_hf.layers.find import Layer
+from nxm_hf.layers.sharding import shard_like
 from nxm_hf.packing import NxMPackedConfig, read_packed_config
 from nxm_hf.storage.weight_files import WeightFiles
 from nxm_hf.text import shortened
@@ -115,10 +116,11 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
 
     Args:
         folder: Directory of the model.
-        model: The model.
+        model: The model. If it is sharded, each process reads its own part.
     """
     with WeightFiles(folder) as files:
-        model.load_state_dict({name: files[name] for name in model.state_dict() if name in files}, strict=False)
+        weights = {name: shard_like(files[name], own) for name, own in model.state_dict().items() if name in files}
+        model.load_state_dict(weights, strict=False)
 
 
 def load_model(folder: str | Path) -> PreTrainedModel:

@@ -19,7 +19,8 @@ def fingerprints(plan: Plan) -> dict[str, str]:
         plan: The pruned layers and their model.
 
     Returns:
-        One fingerprint of the pruned weights ("targets") and one of all other parameters ("others").
+        One fingerprint of the pruned weights ("targets") and one of all other parameters ("others"). Of a sharded
+        model they are those of its whole weights, and every process calls this.
     """
     pruned = {id(target.layer.weight) for target in plan.targets}
     others = [(name, p) for name, p in plan.whole.named_parameters() if id(p) not in pruned]

@@ -16,6 +16,7 @@ from nxm_hf.storage.lock import DirectoryLock
 from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, model_files_since, write_manifest
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_files import saved_weights
+from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import Verification
 from nxm_hf.storage.weight_files import INDEX, WEIGHTS
 
@@ -47,12 +48,13 @@ def write_record(folder: str | Path, record: SparsityRecord, verification: Verif
     write_card(folder, record, verification)
 
 
-def check_written(folder: str | Path, plan: Plan) -> None:
+def check_written(folder: str | Path, plan: Plan, expected: str | None = None) -> None:
     """Raise unless the pruned weights in the files equal those in memory, bit for bit.
 
     Args:
         folder: Directory of the model.
         plan: The pruned layers and their model.
+        expected: Fingerprint of the pruned weights, for a process that holds parts of them only.
 
     Raises:
         RuntimeError: If a weight differs, or if transformers has written no weights.
@@ -64,9 +66,14 @@ def check_written(folder: str | Path, plan: Plan) -> None:
             f"transformers has written no weights into {folder}. With save_on_each_node=True some versions leave "
             "them out on all but the first machine; write save_on_each_node=False, and an output_dir that all share."
         )
-    expected = {target.name: target.layer.weight.detach() for target in plan.targets}
-    for name, weight in saved_weights(folder, plan.model, list(expected)):
-        if not torch.equal(weight.detach(), expected[name].cpu()):
+    if expected is not None:
+        names = [target.name for target in plan.targets]
+        if fingerprint(saved_weights(folder, plan.model, names)) != expected:
+            raise RuntimeError(f"The weights in {folder} are not those that were saved; is the disk full or failing?")
+        return
+    held = {target.name: target.layer.weight.detach() for target in plan.targets}
+    for name, weight in saved_weights(folder, plan.model, list(held)):
+        if not torch.equal(weight.detach(), held[name].cpu()):
             raise RuntimeError(f"{name} in {folder} is not the weight that was saved; the disk may be full or failing.")
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from nxm_hf.layers.sharding import whole
 
 logger = logging.getLogger("nxm_hf")
 STATE_FILE = "nxm_state.safetensors"
@@ -154,11 +156,12 @@ def read_header(folder: str | Path) -> Header:
     return header
 
 
-def read_state(folder: str | Path) -> tuple[Header, Tensors]:
+def read_state(folder: str | Path, cut: Callable[[str, Tensor], Tensor] | None = None) -> tuple[Header, Tensors]:
     """Read the state of a checkpoint, and check it against its fingerprint.
 
     Args:
         folder: The checkpoint.
+        cut: Returns what to keep of a tensor, given its name; by default all.
 
     Returns:
         The header and the tensors.
@@ -168,9 +171,15 @@ def read_state(folder: str | Path) -> tuple[Header, Tensors]:
         ValueError: If the file is torn, foreign, damaged, or of a newer version.
     """
     header = read_header(folder)
+    saved, tensors, digest = header.pop("state", None), {}, _Digest()
     with safe_open(Path(folder) / STATE_FILE, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    if header.pop("state", None) != fingerprint(pack(header, tensors).items()):
+        packed = pack(header, {})
+        for name in sorted([*packed, *file.keys()]):  # as `fingerprint` sorts them, but one at a time
+            tensor = packed[name] if name in packed else file.get_tensor(name)
+            digest.add(name, tensor)
+            if name not in packed:
+                tensors[name] = tensor if cut is None else cut(name, tensor)
+    if saved != digest.hexdigest():
         raise ValueError(
             f"{Path(folder) / STATE_FILE} is damaged: its fingerprint differs. Resume from another checkpoint."
         )
@@ -186,13 +195,25 @@ def fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
     Returns:
         The digest in hexadecimal.
     """
-    digest = hashlib.sha256()
+    digest = _Digest()
     for name, tensor in sorted(named, key=lambda pair: pair[0]):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        # numpy arrays are buffers, but numpy's stubs say so only from Python 3.12 on
-        digest.update(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
+        digest.add(name, tensor)
     return digest.hexdigest()
+
+
+class _Digest:
+    """The SHA-256 of tensors that are added one at a time."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+        self.hexdigest = self._sha.hexdigest
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Add the name, type, shape and bytes of a tensor; of a sharded one, every process adds the whole."""
+        self._sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        flat = whole(tensor).detach().cpu().contiguous().reshape(-1)
+        # numpy arrays are buffers, but numpy's stubs say so only from Python 3.12 on
+        self._sha.update(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def _sync(path: Path) -> None:

@@ -13,6 +13,7 @@ from nxm_hf.config import CONFIG_FILE, MODEL_CONFIG_KEY, SparsityRecord
 from nxm_hf.layers.find import Layer, find_layers
 from nxm_hf.layers.modules import has_adapter, unwrap
 from nxm_hf.layers.plan import Target
+from nxm_hf.layers.sharding import reshard, whole
 from nxm_hf.packing import PackedLinear
 from nxm_hf.patterns import Pattern, parse
 from nxm_hf.storage.adapter_files import SavedAdapter, check_adapter_weights, read_adapter
@@ -23,6 +24,7 @@ from nxm_hf.storage.model_source import model_directory
 from nxm_hf.storage.quantized import as_numbers, check_readable, quantization_of
 from nxm_hf.text import table
 
+_COUNTS = ("nonzeros", "violations", "negative_zeros", "not_finite")
 UNMERGED = "The adapter stands beside them unmerged; `nxm merge BASE ADAPTER OUT` makes one sparse model of both."
 
 
@@ -203,7 +205,8 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
     beside them until it is merged.
 
     Args:
-        model_or_dir: A model, or the directory of a saved model or adapter.
+        model_or_dir: A model, or the directory of a saved model or adapter. If the weights of a model are sharded,
+            every process calls this.
         pattern: The pattern to check, instead of the recorded one. A model without a record needs it. All layers that
             nxm_hf prunes by default are then checked.
 
@@ -242,7 +245,8 @@ def _in_files(
         return _in_memory(load_model(folder), record, pattern)
     layers, absent = _recorded(model, record, pattern)
     weights = layer_weights(folder, model, [layer for layer, _ in layers])
-    return Verification(tuple(_look(*pair, weight) for pair, weight in zip(layers, weights, strict=True)), absent)
+    found = (_look(*pair, _matrix(pair[0], weight)) for pair, weight in zip(layers, weights, strict=True))
+    return Verification(tuple(found), absent)
 
 
 def _in_base(adapter: SavedAdapter, pattern: Pattern | None) -> Verification:
@@ -271,7 +275,7 @@ def _dense_skeleton(model: nn.Module) -> nn.Module:
 def _weight_in(model: nn.Module, layer: Layer) -> Tensor:
     """Return the weight of a layer of a model, unpacked if it is packed there."""
     if not layer.weight.is_meta:
-        return layer.weight
+        return whole(layer.weight)
     module = unwrap(model).get_submodule(layer.name)
     return module.dense_weight() if isinstance(module, PackedLinear) else cast(Tensor, module.weight)
 
@@ -283,20 +287,40 @@ def verify_targets(targets: Iterable[Target]) -> Verification:
         targets: The layers, each with its pattern.
 
     Returns:
-        What was found.
+        What was found. If the weights are sharded, every process calls this, and gets what was found in all.
     """
-    return Verification(tuple(_look(target.layer, target.pattern, target.layer.weight) for target in targets))
+    targets = tuple(targets)
+    shards = targets[0].shards if targets else None
+    if shards is None:
+        return Verification(
+            tuple(_look(target.layer, target.pattern, _matrix(target.layer, target.layer.weight)) for target in targets)
+        )
+    parts = [_look(target.layer, target.pattern, target.matrix()) for target in targets]
+    sums = shards.total(torch.tensor([[getattr(part, count) for count in _COUNTS] for part in parts]))
+    return Verification(
+        tuple(
+            replace(part, shape=target.layer.shape, **dict(zip(_COUNTS, counts, strict=True)))
+            for target, part, counts in zip(targets, parts, sums.tolist(), strict=True)
+        )
+    )
 
 
 def _in_memory(model: nn.Module, record: dict[str, str] | None, pattern: Pattern | None) -> Verification:
+    reshard(model)
     layers, absent = _recorded(_dense_skeleton(model), record, pattern)
     check_readable(model, absent)
-    return Verification(tuple(_look(layer, held, _weight_in(model, layer)) for layer, held in layers), absent)
+    found = (_look(layer, held, _matrix(layer, _weight_in(model, layer))) for layer, held in layers)
+    return Verification(tuple(found), absent)
 
 
 @torch.no_grad()
-def _look(layer: Layer, pattern: Pattern, weight: Tensor) -> VerifiedLayer:
-    matrix = layer.matrix(as_numbers(layer, weight).detach())
+def _matrix(layer: Layer, weight: Tensor) -> Tensor:
+    """Return the numbers that a weight stands for, as [out, in]."""
+    return layer.matrix(as_numbers(layer, weight).detach())
+
+
+@torch.no_grad()
+def _look(layer: Layer, pattern: Pattern, matrix: Tensor) -> VerifiedLayer:
     return VerifiedLayer(
         name=layer.name,
         role=layer.role,

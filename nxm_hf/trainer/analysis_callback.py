@@ -46,6 +46,8 @@ class AnalysisCallback(TrainerCallback):
         engine = engine_of(optimizer)
         if engine is None or not engine.plan.trained:
             logger.warning("AnalysisCallback writes nothing: this training makes no layer sparse.")
+        elif engine.plan.shards is not None:
+            logger.warning("AnalysisCallback writes nothing: it needs whole weights, and FSDP2 shards them.")
         elif state.is_world_process_zero:
             self._engine = engine
             opened = recording.open_recording(str(args.output_dir), state.global_step, engine, args.seed)

@@ -17,6 +17,7 @@ from nxm_hf.storage.verify import verify_targets
 from nxm_hf.trainer.checkpoint_manifest import RANDOM_STATES, add_random_states
 from nxm_hf.trainer.save_hook import SaveHook
 from nxm_hf.trainer.session import SparseTrainingSession
+from nxm_hf.trainer.unsupported import is_fsdp
 
 
 class NxMCallback(TrainerCallback):
@@ -65,6 +66,8 @@ class NxMCallback(TrainerCallback):
     # -- events of the Trainer -----------------------------------------------------------------------------------
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if is_fsdp():
+            raise ValueError("NxMCallback does not support FSDP; use NxMTrainer(..., sparsity=...), which does.")
         self._session.check(*_trained(args, kwargs))
 
     def on_train_begin(

@@ -3,6 +3,7 @@
 import logging
 import math
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.distillation.teacher import Teacher
 from nxm_hf.engine import Engine
 from nxm_hf.engine.optimizer_state import unwrapped
-from nxm_hf.engine.requirements import check_trainable
+from nxm_hf.engine.requirements import check_shards, check_trainable
+from nxm_hf.engine.sharded_state import cut
 from nxm_hf.layers.modules import has_adapter, unwrap
 from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.checkpoints import HAS_MANIFEST
@@ -33,7 +35,7 @@ from nxm_hf.storage.state_file import STATE_FILE, read_header, read_state, write
 from nxm_hf.storage.verify import Verification, verify_targets
 from nxm_hf.trainer.checkpoint_manifest import complete_after_state
 from nxm_hf.trainer.frozen_base import check_same_adapter, frozen_config
-from nxm_hf.trainer.unsupported import refuse_unsaved, refuse_unsupported
+from nxm_hf.trainer.unsupported import is_fsdp, refuse_unsaved, refuse_unsupported, warn_of_unsharded
 
 logger = logging.getLogger("nxm_hf")
 
@@ -64,9 +66,12 @@ class SparseTrainingSession:
             ValueError: If the training, the model or a layer is not supported.
         """
         refuse_unsupported(args, model)
+        warn_of_unsharded(args)
         self.config = frozen_config(model, self.config) or self.config
         plan = Plan.of(model, self.config)
         refuse_unsaved(plan)
+        if is_fsdp():
+            check_shards(plan, self.config, args.world_size)
         check_trainable(plan)
 
     def begin(
@@ -96,7 +101,8 @@ class SparseTrainingSession:
         refuse_unsupported(args, model)  # arguments and environment can change after the Trainer was made
         if resume_from and not (Path(resume_from) / MANIFEST_FILE).exists():
             logger.warning("%s has no %s, as an older version wrote it; it is not checked.", resume_from, MANIFEST_FILE)
-        header, tensors = read_state(resume_from) if resume_from else ({}, {})
+        part = partial(cut, Plan.of(model, self.config))
+        header, tensors = read_state(resume_from, part) if resume_from else ({}, {})
         if self.engine is not None and not self.engine.finished:
             # The last training broke off. Begin from the weights that it trained, not from the masked ones.
             self.engine.release()
@@ -198,11 +204,12 @@ class SparseTrainingSession:
         """Return a context in which the model holds its deployed weights."""
         return self.engine.deployed() if self.engine is not None else nullcontext()
 
-    def deployed_record(self, model: nn.Module) -> tuple[Plan, SparsityRecord, Verification]:
+    def deployed_record(self, model: nn.Module, alone: bool = False) -> tuple[Plan, SparsityRecord, Verification]:
         """Verify the deployed weights, and describe the model. Call it inside `deployed()`.
 
         Args:
             model: The model, for a Trainer that has not trained.
+            alone: True in a call of one process. Of sharded weights it can only tell what was found last.
 
         Returns:
             The plan, the record to save, and what was found in the weights.
@@ -211,7 +218,7 @@ class SparseTrainingSession:
             ValueError: If a weight does not hold its pattern.
         """
         plan = self.engine.plan if self.engine is not None else Plan.of(model, self.config)
-        verification = verify_targets(plan.targets)
+        verification = self._verify(plan, alone)
         if self.engine is None and not verification.ok:
             raise ValueError(
                 "This model is still dense, so nothing was written. Call trainer.train() before you save it."
@@ -219,12 +226,15 @@ class SparseTrainingSession:
         verification.raise_for_problems()
         return plan, record_of(plan, self.config, verification.density), verification
 
-    def write_state(self, args: TrainingArguments, folder: str | Path) -> None:
+    def write_state(self, args: TrainingArguments, folder: str | Path) -> dict[str, str]:
         """Write the engine's state into a checkpoint. Call it inside `deployed()`, in every process.
 
         Args:
             args: The arguments of the Trainer.
             folder: The checkpoint.
+
+        Returns:
+            The fingerprints of the deployed weights.
 
         Raises:
             RuntimeError: If the processes hold different weights.
@@ -233,10 +243,12 @@ class SparseTrainingSession:
         prints = fingerprints(engine.plan)
         if args.world_size > 1 and any(other != prints for other in gather_object([prints])):
             raise RuntimeError("The processes hold different weights; do they use the same seed?")
+        tensors = engine.tensors(keep=args.should_save)
         if args.should_save:
             header = {**engine.header(), **prints, "teacher": self._teacher_description(), HAS_MANIFEST: True}
             header["masked_adapter"] = is_masked(engine.model)
-            write_state(folder, header, engine.tensors())
+            write_state(folder, header, tensors)
+        return prints
 
     def prepare_push(self, args: TrainingArguments) -> None:
         """Write the record and the card into `output_dir` before it is uploaded.
@@ -249,11 +261,16 @@ class SparseTrainingSession:
         engine = self.engine
         if engine is None or not engine.plan.targets or not args.should_save or args.output_dir is None:
             return
-        with engine.deployed():
-            verification = verify_targets(engine.plan.targets)
+        # Trainer calls this in one process, which cannot deploy sharded weights. They were deployed to be saved.
+        with engine.deployed() if engine.plan.shards is None else nullcontext():
+            verification = self._verify(engine.plan, alone=True)
             verification.raise_for_problems()
             remove_manifest(args.output_dir)  # Trainer copies newer weights there
             write_record(args.output_dir, engine.record(verification), verification)
+
+    def _verify(self, plan: Plan, alone: bool) -> Verification:
+        found = None if self.engine is None or plan.shards is None else self.engine.verification
+        return found if alone and found is not None else verify_targets(plan.targets)
 
     def _teacher_description(self) -> dict[str, Any] | None:
         return None if self.teacher is None else self.teacher.record

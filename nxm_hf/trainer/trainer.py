@@ -32,18 +32,20 @@ from nxm_hf.storage.manifest import files_recorded
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_record import is_frozen, read_record, remove_record
 from nxm_hf.storage.packed_directory import pack_in_place
+from nxm_hf.storage.same_model import fingerprints
 from nxm_hf.storage.saving import check_written, write_record
 from nxm_hf.storage.verify import verify
 from nxm_hf.trainer.callback import NxMCallback
 from nxm_hf.trainer.frozen_base import frozen_config
 from nxm_hf.trainer.loss_scale import LossScale
 from nxm_hf.trainer.session import SessionCallback, SparseTrainingSession
+from nxm_hf.trainer.whole_checkpoints import WholeCheckpoints
 
 logger = logging.getLogger("nxm_hf")
 SEARCH_PREFIX = "sparsity."  # keys of a hyper-parameter search that begin so change the recipe
 
 
-class NxMTrainer(Trainer):
+class NxMTrainer(WholeCheckpoints):
     """Train with `transformers.Trainer`, and make the model sparse while it trains.
 
     `evaluate`, `predict` and every save see the deployed, sparse weights. All other arguments, and everything else, are
@@ -312,13 +314,16 @@ class NxMTrainer(Trainer):
             if saves and checkpoint:
                 begin_checkpoint(folder)
             with files_recorded(folder, saves and not checkpoint):
+                prints: dict[str, str] = {}
                 super().save_model(output_dir, _internal_call=_internal_call)
                 if checkpoint and not self.args.save_only_model:
                     # A collective call: it comes before anything that can fail in one process alone.
-                    self._session.write_state(self.args, folder)
+                    prints = self._session.write_state(self.args, folder)
+                elif plan.shards is not None:
+                    prints = fingerprints(plan)
                 if saves:
                     write_record(folder, record, verification)
-                    check_written(folder, plan)
+                    check_written(folder, plan, prints.get("targets") if plan.shards is not None else None)
                     if self._packed and not checkpoint:
                         pack_in_place(folder)
 
@@ -349,7 +354,7 @@ class NxMTrainer(Trainer):
         """Create the model card as Trainer does, with a section on sparsity."""
         super().create_model_card(*args, **kwargs)
         if not self.sparsity.is_dense and self.is_world_process_zero():
-            _, record, verification = self._session.deployed_record(self._plain_model)
+            _, record, verification = self._session.deployed_record(self._plain_model, alone=True)
             write_card(str(self.args.output_dir), record, verification)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

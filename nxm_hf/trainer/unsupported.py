@@ -1,6 +1,8 @@
 """Trainings that are not supported: each is refused in one sentence when the Trainer is made."""
 
+import logging
 import os
+from typing import Any
 
 from accelerate.state import AcceleratorState
 from torch import nn
@@ -11,7 +13,8 @@ from nxm_hf.layers.modules import has_adapter
 from nxm_hf.layers.plan import Plan
 from nxm_hf.text import shortened
 
-_BACKENDS = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
+logger = logging.getLogger("nxm_hf")
+_BACKENDS = ("DEEPSPEED", "MEGATRON_LM", "XLA")
 
 
 def refuse_unsupported(args: TrainingArguments, model: nn.Module) -> None:
@@ -28,19 +31,62 @@ def refuse_unsupported(args: TrainingArguments, model: nn.Module) -> None:
     if any(word in optimizer for word in UNSUPPORTED_OPTIMIZERS):
         raise ValueError(f"optim={optimizer!r} does not update weights once per step, in place; use adamw_torch.")
     if args.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true":
-        raise ValueError("DeepSpeed is not supported, as it replaces optimizer.step(); use DDP (torchrun) instead.")
-    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
-        raise ValueError("FSDP is not supported, because masks need whole weights; use DDP (torchrun) instead.")
-    backend = str(AcceleratorState().distributed_type.value) if AcceleratorState._shared_state else "NO"
-    if backend in _BACKENDS:
+        raise ValueError(
+            "DeepSpeed is not supported, as it replaces optimizer.step(); use FSDP2, fsdp=True, whose "
+            "reshard_after_forward does what ZeRO-3 does, or DDP (torchrun)."
+        )
+    if is_fsdp():
+        _refuse_unsupported_fsdp(AcceleratorState().fsdp_plugin)
+    if (backend := _backend()) in _BACKENDS:
         raise ValueError(f"Training on {backend} is not supported; use DDP (torchrun) instead.")
     device_map: dict[str, object] = getattr(model, "hf_device_map", None) or {"": 0}
     if len(set(device_map.values())) > 1:
         raise ValueError("This model is spread over devices (device_map); load it on one device and use DDP instead.")
     if getattr(model, "_device_mesh", None) is not None:
-        raise ValueError("This model was sharded when loaded (tp_plan); load it on one device and use DDP instead.")
+        raise ValueError(
+            "This model was sharded when loaded (tp_plan or distributed_config); load it on one device, and use FSDP2 "
+            "(fsdp=True) or DDP instead."
+        )
     if getattr(model, "hf_quantizer", None) is not None:
         raise ValueError(_quantized(model))
+
+
+def is_fsdp() -> bool:
+    """Return True if accelerate shards the weights of this training with FSDP."""
+    return _backend() == "FSDP"
+
+
+def warn_of_unsharded(args: TrainingArguments) -> None:
+    """Warn if FSDP was asked for, and accelerate trains without it.
+
+    Args:
+        args: The arguments of the Trainer.
+    """
+    if (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true") and not is_fsdp():
+        logger.warning(
+            "FSDP was asked for, and accelerate trains without it here (%s): every process holds the whole model. "
+            "accelerate shards over several GPUs only.",
+            _backend(),
+        )
+
+
+def _backend() -> str:
+    """Return accelerate's name of how this training is distributed."""
+    return str(AcceleratorState().distributed_type.value) if AcceleratorState._shared_state else "NO"
+
+
+def _refuse_unsupported_fsdp(plugin: Any) -> None:
+    """Raise unless weights are sharded by rows, from a model that every process holds."""
+    if plugin.fsdp_version != 2:
+        raise ValueError(
+            'FSDP1 puts weights into flat parameters that cut N:M groups; use FSDP2, fsdp_config={"version": 2} or '
+            "fsdp_version: 2, to which `accelerate to-fsdp2` turns a config file."
+        )
+    if plugin.cpu_ram_efficient_loading:
+        raise ValueError(
+            "cpu_ram_efficient_loading leaves weights empty in all processes but one; write "
+            'fsdp_config={"cpu_ram_efficient_loading": False}, or fsdp_cpu_ram_efficient_loading: false.'
+        )
 
 
 def refuse_unsaved(plan: Plan) -> None:

@@ -20,6 +20,7 @@ ELSEWHERE = {
     "config/hub.py": "config/test_config_files.py",
     "config/values.py": "config/test_config.py",
     "engine/engine.py": "engine/test_engine_methods.py",  # and the other four test_engine_*.py
+    "engine/sharded_state.py": "distributed/test_sharded.py",
     "layers/example_inputs.py": "permutation/test_equivalence.py",
     "patterns/base.py": "patterns/test_patterns.py",
     "patterns/block.py": "patterns/test_patterns.py",
@@ -41,6 +42,7 @@ ELSEWHERE = {
     "solvers/transposable_paths.py": "solvers/test_transposable_duals.py",
     "solvers/transposable_tiles.py": "solvers/test_transposable_duals.py",
     "trainer/analysis_callback.py": "analysis/test_recording.py",
+    "trainer/whole_checkpoints.py": "distributed/test_sharded.py",
 }
 
 

@@ -12,8 +12,10 @@ from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, Trainer
 
-from nxm_hf import NxMCallback, NxMTrainer, SparsityRecord, verify
-from nxm_hf.storage.saving import copy_beside
+from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, SparsityRecord, verify
+from nxm_hf.layers.plan import Plan
+from nxm_hf.storage.same_model import fingerprints
+from nxm_hf.storage.saving import check_written, copy_beside
 from tests.support.models import assert_equal_weights, make_arguments, make_bert
 from tests.support.saving import hashes_of, train_two_steps
 
@@ -188,3 +190,16 @@ def test_a_plain_trainer_with_our_callback_pushes_whole_folders_too(rows, tmp_pa
     trainer.push_to_hub()
     assert verify(uploads[-1][2]).ok and "nxm-hf" in ModelCard.load(uploads[-1][2] / "README.md").data.tags
     assert (uploads[-1][2] / "nxm_config.json").is_file()
+
+
+def test_files_are_compared_with_the_fingerprint_of_weights_that_are_held_in_parts(tmp_path):
+    model = make_bert()
+    plan = Plan.of(model, NxMConfig("asp"))
+    model.save_pretrained(tmp_path)
+    expected = fingerprints(plan)["targets"]
+    check_written(tmp_path, plan, expected)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["bert.encoder.layer.1.output.dense.weight"][0, 0] += 1
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match="are not those that were saved"):
+        check_written(tmp_path, plan, expected)

@@ -4,12 +4,12 @@ import logging
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from transformers import (
-    Trainer,
-)
+from accelerate.state import AcceleratorState, DistributedType, PartialState
+from accelerate.utils import FullyShardedDataParallelPlugin
+from transformers import Trainer, TrainerControl, TrainerState
 
-from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, verify
+from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, prune, verify
+from nxm_hf.trainer.session import SparseTrainingSession
 from nxm_hf.trainer.unsupported import refuse_unsupported
 from tests.support.models import make_bert
 from tests.support.training import (
@@ -54,8 +54,7 @@ def test_a_model_that_cannot_be_trained_is_refused_when_the_trainer_is_made(kind
         ({"optim": "lomo"}, "lomo.*use adamw_torch"),
         ({"optim": "adalomo"}, "adalomo.*use adamw_torch"),
         ({"optim": "galore_adamw_layerwise", "optim_target_modules": ["q"]}, "layerwise.*use adamw_torch"),
-        ({"deepspeed": "zero.json"}, "DeepSpeed.*DDP"),
-        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP.*DDP"),
+        ({"deepspeed": "zero.json"}, "DeepSpeed.*FSDP2.*DDP"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -80,9 +79,8 @@ def test_arguments_that_cannot_be_followed_are_refused_in_one_sentence(kind, cha
 @pytest.mark.parametrize(
     ("change", "useful"),
     [
-        (lambda args, model: setattr(args, "fsdp", True), "FSDP.*DDP"),
         (lambda args, model: setattr(model, "hf_device_map", {"bert": 0, "classifier": "cpu"}), "device_map.*DDP"),
-        (lambda args, model: setattr(model, "_device_mesh", object()), "tp_plan.*DDP"),
+        (lambda args, model: setattr(model, "_device_mesh", object()), "tp_plan.*FSDP2"),
         (
             lambda args, model: setattr(model, "hf_quantizer", object()),
             "fp32, make it sparse, and quantize it afterwards",
@@ -96,6 +94,61 @@ def test_what_only_other_machines_have_is_refused_in_one_sentence(change, useful
     with pytest.raises(ValueError, match=useful) as error:
         refuse_unsupported(args, model)
     assert str(error.value).endswith(".") and str(error.value).count(". ") == 0
+
+
+def shard(monkeypatch, **settings):
+    """Have accelerate shard trainings from here on, as it does on several GPUs."""
+    plugin = FullyShardedDataParallelPlugin(**{"fsdp_version": 2, "cpu_ram_efficient_loading": False, **settings})
+    monkeypatch.setitem(PartialState._shared_state, "distributed_type", DistributedType.FSDP)
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {**PartialState._shared_state, "fsdp_plugin": plugin})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sparsity", "useful"),
+    [
+        ({"fsdp_version": 1}, "ste", r"FSDP1.*\"version\": 2.*fsdp_version: 2.*accelerate to-fsdp2"),
+        ({"cpu_ram_efficient_loading": True}, "ste", "fsdp_cpu_ram_efficient_loading: false"),
+        ({}, "admm", r'admm prunes with alps.*settings=\{"scores": "fisher"\}'),
+        ({}, NxMConfig("asp", settings={"scores": "wanda"}), r'asp prunes with wanda.*\{"scores": "fisher"\}'),
+        ({}, "set", 'set looks at whole weights.*DDP.*"sr-ste"'),
+        ({}, NxMConfig("ste", "2:4-transposable"), "2:4-transposable does not lie along the rows.*DDP"),
+        ({}, NxMConfig("ste", "block:4:0.5"), "block:4:0.5 does not lie along the rows.*DDP"),
+    ],
+)
+def test_what_shards_cannot_do_is_refused_in_one_sentence(settings, sparsity, useful, arguments, monkeypatch):
+    args = arguments()
+    shard(monkeypatch, **settings)
+    with pytest.raises(ValueError, match=useful) as error:
+        SparseTrainingSession(NxMConfig.from_any(sparsity)).check(args, make_bert())
+    assert str(error.value).endswith(".") and str(error.value).count(". ") == 0
+
+
+def test_sharded_trainings_by_rows_pass_the_check_and_the_callback_is_refused(arguments, monkeypatch):
+    args, model = arguments(), make_bert()
+    shard(monkeypatch)
+    for recipe in ("asp", "sr-ste", NxMConfig("admm", settings={"scores": "fisher"})):
+        SparseTrainingSession(NxMConfig.from_any(recipe)).check(args, model)
+    with pytest.raises(ValueError, match="NxMCallback does not support FSDP; use NxMTrainer"):
+        NxMCallback("ste").on_init_end(args, TrainerState(), TrainerControl(), model=model)
+
+
+def test_frozen_sparse_layers_are_not_sharded(arguments, monkeypatch):
+    args, model = arguments(), make_bert()
+    prune(model, "2:4")
+    model.bert.requires_grad_(False)
+    SparseTrainingSession(NxMConfig("asp")).check(args, model)
+    shard(monkeypatch)
+    with pytest.raises(ValueError, match=r"not supported with an adapter or frozen sparse layers.*DDP"):
+        SparseTrainingSession(NxMConfig("asp")).check(args, model)
+
+
+def test_fsdp_that_accelerate_does_not_do_is_a_warning(arguments, monkeypatch, caplog):
+    """On CPUs accelerate trains with DDP, or in one process, without a word."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with caplog.at_level(logging.WARNING, "nxm_hf"):
+        NxMTrainer(make_bert(), arguments(), sparsity="ste")
+    assert "FSDP was asked for, and accelerate trains without it here" in caplog.text
+    assert "several GPUs only" in caplog.text
 
 
 def test_our_callback_inside_our_trainer_is_refused(arguments):

@@ -1,0 +1,227 @@
+"""Sharded weights: the part of each weight that FSDP2 leaves in this process, and the whole that it belongs to.
+
+FSDP2 (`fully_shard`) cuts a weight into runs of rows, one for each process. A group of an N:M pattern lies along a row,
+so the mask of a part is that part of the mask.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, Shard
+
+from nxm_hf.layers.find import Layer
+from nxm_hf.layers.modules import is_transposed
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The processes that share the weights of a model, and what they exchange.
+
+    Args:
+        model: The model that FSDP2 has sharded.
+        mesh: The processes, in one dimension.
+    """
+
+    model: nn.Module = field(repr=False, compare=False)
+    mesh: DeviceMesh
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Shards | None":
+        """Return the shards of a model, or None if its weights are whole.
+
+        Args:
+            model: The model, after `fully_shard` if it is to be sharded.
+
+        Raises:
+            ValueError: If the weights are spread in another way than FSDP2 does over one dimension of processes.
+        """
+        reshard(model)
+        meshes = list(dict.fromkeys(p.device_mesh for p in model.parameters() if isinstance(p, DTensor)))
+        if not meshes:
+            return None
+        if len(meshes) > 1 or meshes[0].ndim > 1 or not any(isinstance(m, FSDPModule) for m in model.modules()):
+            shown = ", ".join(str(dict(zip(m.mesh_dim_names or (), m.shape, strict=False)) or m.shape) for m in meshes)
+            raise ValueError(
+                f"The weights are spread over a mesh of {shown}, and only FSDP2 over one dimension is supported; leave "
+                "out tensor parallelism, parallelism_config=, and mesh= of fully_shard, which then takes all processes."
+            )
+        return cls(model, meshes[0])
+
+    @property
+    def processes(self) -> int:
+        """Return the number of processes that share each weight."""
+        return self.mesh.size()
+
+    def matrix(self, layer: Layer) -> Tensor:
+        """Return this process's part of a weight as a matrix, with its gradient as `.grad`.
+
+        Args:
+            layer: The layer.
+
+        Returns:
+            A view of the part, which may have no rows. It shares memory with the layer.
+        """
+        if not isinstance(layer.weight, DTensor):  # left whole by a forward pass
+            reshard(self.model)
+        weight = layer.weight
+        view = layer.matrix(local(weight)).detach()
+        view.grad = None if weight.grad is None else layer.matrix(local(weight.grad))
+        return view
+
+    def total(self, numbers: Tensor) -> Tensor:
+        """Add up numbers over the processes. Every process calls this.
+
+        Args:
+            numbers: The numbers of this process.
+
+        Returns:
+            The sums, as a new tensor on the same device.
+        """
+        sums = numbers.to(self.mesh.device_type, copy=True)
+        dist.all_reduce(sums, group=self.mesh.get_group())
+        return sums.to(numbers.device)
+
+    def of_each(self, numbers: Tensor) -> Tensor:
+        """Return the numbers of every process, stacked. Every process calls this.
+
+        Args:
+            numbers: The numbers of this process.
+        """
+        stacked = numbers.new_zeros((self.processes, *numbers.shape))
+        stacked[self.mesh.get_local_rank()] = numbers
+        return self.total(stacked)
+
+    def whole(self, layer: Layer, part: Tensor) -> Tensor:
+        """Return the matrix that the processes hold parts of. Every process calls this.
+
+        Args:
+            layer: The layer.
+            part: This process's part of a matrix of the layer, such as its mask.
+
+        Returns:
+            The matrix [out, in].
+        """
+        shape, part = layer.shape, part.contiguous()
+        spread = DTensor.from_local(
+            part.view(torch.uint8) if part.dtype == torch.bool else part,  # gloo gathers no bool
+            self.mesh,
+            [Shard(_dimension(layer))],
+            run_check=False,
+            shape=torch.Size(shape),
+            stride=(shape[1], 1),
+        )
+        return spread.full_tensor().view(part.dtype)
+
+    def part(self, layer: Layer, whole: Tensor) -> Tensor:
+        """Return this process's part of a matrix.
+
+        Args:
+            layer: The layer.
+            whole: A matrix [out, in] of the layer, such as its mask.
+        """
+        return _part(whole, _dimension(layer), self.mesh)
+
+
+def part_sizes(size: int, processes: int) -> list[int]:
+    """Return how many rows FSDP2 gives to each process.
+
+    Args:
+        size: The number of rows.
+        processes: The number of processes.
+
+    Example:
+        >>> part_sizes(12, 3), part_sizes(5, 4)
+        ([4, 4, 4], [2, 2, 1, 0])
+    """
+    most = ceil(size / processes)
+    return [max(min(most, size - rank * most), 0) for rank in range(processes)]
+
+
+def reshard(model: nn.Module) -> None:
+    """Free the whole weights that forward passes have gathered, so that the next one gathers them anew.
+
+    Args:
+        model: A model. Without FSDP2 nothing is done.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+@torch.no_grad()
+def local(tensor: Tensor) -> Tensor:
+    """Return this process's part of a tensor, or the tensor itself if it is not sharded.
+
+    Args:
+        tensor: A parameter, gradient or moment. What is returned shares its memory.
+    """
+    # With gradients on, `to_local` returns a view that cannot be edited in place.
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor gathered from all processes, or the tensor itself if it is not sharded.
+
+    Args:
+        tensor: The tensor. Every process that holds a part calls this.
+    """
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def shard_like(whole: Tensor, parameter: Tensor) -> Tensor:
+    """Return a tensor that is sharded as a parameter is, with the values of a whole one.
+
+    Args:
+        whole: The values, in the parameter's shape.
+        parameter: The parameter. If it is not sharded, the values are returned as they are.
+    """
+    if not isinstance(parameter, DTensor):
+        return whole
+    part = _part(whole, 0, parameter.device_mesh).clone()
+    return DTensor.from_local(
+        part,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+
+
+def is_sharded_by_rows(tensor: Tensor) -> bool:
+    """Return True if a parameter is cut along its first dimension, and not otherwise.
+
+    Args:
+        tensor: The parameter.
+    """
+    return isinstance(tensor, DTensor) and list(tensor.placements) == [Shard(0)]
+
+
+def groups_are_whole(layer: Layer, group: int, processes: int) -> bool:
+    """Return True if no process gets a part of a group of consecutive inputs.
+
+    Args:
+        layer: The layer.
+        group: The number of inputs in a group.
+        processes: The number of processes.
+    """
+    sizes: Sequence[int] = part_sizes(layer.shape[1], processes) if _dimension(layer) else ()
+    return all(size % group == 0 for size in sizes)
+
+
+def _dimension(layer: Layer) -> int:
+    """Return the dimension of the matrix [out, in] that the rows of the weight are."""
+    return 1 if is_transposed(layer.module) else 0
+
+
+def _part(whole: Tensor, dimension: int, mesh: DeviceMesh) -> Tensor:
+    sizes, rank = part_sizes(whole.shape[dimension], mesh.size()), mesh.get_local_rank()
+    return whole.narrow(dimension, sum(sizes[:rank]), sizes[rank])

@@ -1,0 +1,79 @@
+"""Whole checkpoints: a training with sharded weights writes and reads those of a training in one process."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+
+from nxm_hf.engine.optimizer_state import unwrapped
+from nxm_hf.engine.sharded_state import cut_optimizer, gather_optimizer
+from nxm_hf.storage.model_files import load_weights
+from nxm_hf.trainer.unsupported import is_fsdp
+
+
+class WholeCheckpoints(Trainer):
+    """Write `model.safetensors` and `optimizer.pt` under FSDP2 too, and load checkpoints of any number of processes.
+
+    Trainer writes `pytorch_model_fsdp.bin` and `optimizer.bin` there, with weights that are not the deployed ones; with
+    `SHARDED_STATE_DICT` it writes no model at all.
+    """
+
+    @property
+    def _is_sharded(self) -> bool:
+        """Return True if weights are sharded, and the training is not simply Trainer's."""
+        return is_fsdp() and not self.sparsity.is_dense  # type: ignore[attr-defined]  # of NxMTrainer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model as Trainer does, whole also with `SHARDED_STATE_DICT`.
+
+        Args:
+            output_dir: As in Trainer.
+            _internal_call: As in Trainer.
+        """
+        if self._is_sharded:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        super().save_model(output_dir, _internal_call=_internal_call)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self._is_sharded:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        assert self.model is not None
+        load_weights(resume_from_checkpoint, self.model)
+
+    def _load_best_model(self) -> None:
+        if not self._is_sharded:
+            return super()._load_best_model()
+        assert self.model is not None and self.state.best_model_checkpoint is not None
+        load_weights(self.state.best_model_checkpoint, self.model)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._is_sharded:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        assert self.optimizer is not None  # a training has one
+        optimizer = unwrapped(self.optimizer)
+        whole = gather_optimizer(optimizer, keep=self.args.should_save)
+        handle = optimizer.register_state_dict_post_hook(lambda _optimizer, _state: whole)
+        try:
+            with self._as_in_one_process():
+                super()._save_optimizer_and_scheduler(output_dir)
+        finally:
+            handle.remove()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self._is_sharded:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        with self._as_in_one_process():
+            super()._load_optimizer_and_scheduler(checkpoint)
+        assert self.optimizer is not None
+        cut_optimizer(unwrapped(self.optimizer))
+
+    @contextmanager
+    def _as_in_one_process(self) -> Iterator[None]:
+        """Have Trainer choose the files of a training that is not sharded."""
+        self.is_fsdp_enabled: Any = False
+        try:
+            yield
+        finally:
+            self.is_fsdp_enabled = True

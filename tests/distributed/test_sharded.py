@@ -1,0 +1,200 @@
+"""FSDP2: sharded weights are trained to the bits of DDP, and any number of processes resumes what others began."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import nxm_hf
+from nxm_hf.analysis import training_memory
+from nxm_hf.storage.checkpoints import missing_parts
+from nxm_hf.storage.state_file import fingerprint, read_state
+from tests.support.models import make_bert
+from tests.support.processes import command, environment
+from tests.support.processes.sharded import BY_GROUP, FEW, MAKE, Uneven, config_of, loop
+from tests.support.training import assert_same, make_12_step_trainer
+
+pytestmark = pytest.mark.slow
+LIMIT = 300  # seconds until the program counts as hung
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the program's trainings leave their checkpoints, with the facts of its processes."""
+    folder = tmp_path_factory.mktemp("sharded")
+    process = subprocess.Popen(
+        command("sharded", folder),
+        env=environment(OMP_NUM_THREADS="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    errors = [facts["error"] for facts in map(_read, folder.glob("facts-*.json")) if "error" in facts]
+    assert process.returncode == 0 and not errors, "\n".join(errors) or output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(folder):
+    """The facts of a group of two processes."""
+    return [_read(folder / f"facts-2-{rank}.json") for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def three(folder):
+    """The facts of a group of three processes."""
+    return [_read(folder / f"facts-3-{rank}.json") for rank in range(3)]
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("recipe", BY_GROUP)
+def test_sharded_weights_are_trained_to_the_bits_of_ddp(recipe, two):
+    """Twelve steps, with a warm-up, events of the recipe at every second step, and a frozen mask at the end."""
+    for facts in two:
+        ddp, fsdp = facts[f"equal/{recipe}"]["ddp"], facts[f"equal/{recipe}"]["fsdp"]
+        assert fsdp["sharded"] == [True] * 12 and ddp["sharded"] == [False] * 12
+        assert fsdp["steps"] == ddp["steps"]
+        assert fsdp["weights"] == ddp["weights"] and fsdp["ok"]
+
+
+@pytest.mark.parametrize("recipe", BY_GROUP)
+def test_sharded_weights_are_logged_as_whole_ones(recipe, two):
+    """Sums over processes are added in another order."""
+    records = [two[0][f"equal/{recipe}"][kind]["records"] for kind in ("ddp", "fsdp")]
+    assert any("nxm/residual" in record for record in records[0])
+    for ddp, fsdp in zip(*records, strict=True):
+        assert fsdp == pytest.approx(ddp, rel=1e-5, abs=1e-7)
+    assert two[0][f"equal/{recipe}"]["fsdp"]["records"] == two[1][f"equal/{recipe}"]["fsdp"]["records"]
+
+
+@pytest.mark.parametrize("recipe", BY_GROUP)
+def test_a_checkpoint_of_sharded_weights_is_that_of_whole_ones(recipe, two, folder):
+    for step in (6, 12):
+        ddp, fsdp = (folder / "equal" / recipe / kind / f"checkpoint-{step}" for kind in ("ddp", "fsdp"))
+        assert missing_parts(fsdp) == [] and nxm_hf.verify(fsdp).ok
+        assert sorted(path.name for path in fsdp.iterdir()) == sorted(path.name for path in ddp.iterdir())
+        assert_same(read_state(fsdp), read_state(ddp))
+        assert_same(load_file(fsdp / "model.safetensors"), load_file(ddp / "model.safetensors"))
+        assert_same(*(torch.load(path / "optimizer.pt", weights_only=True) for path in (fsdp, ddp)))
+
+
+@pytest.mark.parametrize("recipe", FEW)
+def test_sharded_and_whole_trainings_resume_each_other_bit_for_bit(recipe, two):
+    for facts in two:
+        unbroken = facts[f"equal/{recipe}"]["ddp"]
+        for kind in ("ddp", "fsdp"):
+            resumed = facts[f"crossed/{recipe}"][kind]
+            assert resumed["sharded"] == [kind == "fsdp"] * 6
+            assert resumed["steps"] == unbroken["steps"][6:] and resumed["weights"] == unbroken["weights"]
+
+
+@pytest.mark.parametrize("recipe", FEW)
+def test_one_process_resumes_what_two_trained_with_shards(recipe, folder, tmp_path):
+    begun = folder / "equal" / recipe / "fsdp" / "checkpoint-6"
+    trainer = make_12_step_trainer(tmp_path, config_of(recipe), max_grad_norm=0, model=make_bert())
+    trainer.train(resume_from_checkpoint=str(begun))
+    assert trainer.state.global_step == 12 and nxm_hf.verify(trainer.model).ok
+
+
+@pytest.mark.parametrize("recipe", FEW)
+def test_evaluations_see_the_deployed_weights_and_training_ends_with_the_best(recipe, two, folder):
+    for facts in two:
+        ddp, fsdp = (facts[f"best/{recipe}"][kind] for kind in ("ddp", "fsdp"))
+        assert fsdp["sharded"] == [True] * 6 and fsdp["steps"] == ddp["steps"]
+        assert len(fsdp["evaluated"]) == 3 and all(fsdp["evaluated"])
+        assert Path(fsdp["best"]).name == Path(ddp["best"]).name == "checkpoint-2"
+        assert fsdp["weights"] == fingerprint(load_file(Path(fsdp["best"]) / "model.safetensors").items())
+        assert fsdp["ok"]
+    saved = make_bert().from_pretrained(folder / "best" / recipe / "fsdp" / "final")
+    assert fingerprint(saved.named_parameters()) == two[0][f"best/{recipe}"]["fsdp"]["weights"]
+
+
+@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("recipe", FEW)
+def test_a_custom_loop_trains_uneven_empty_and_transposed_shards_as_whole_weights(recipe, name, two):
+    assert [facts[f"looped/{recipe}/{name}"]["rows"] for facts in two] == ([1, 0] if name == "uneven" else [16, 16])
+    for facts in two:
+        whole, sharded = (facts[f"looped/{recipe}/{name}"][kind] for kind in ("whole", "sharded"))
+        for fact in ("state", "loss", "back", "weights"):
+            assert sharded[fact] == whole[fact], fact
+        assert sharded["metrics"] == pytest.approx(whole["metrics"], rel=1e-6)
+        assert sharded["ok"] and sharded["state"] == sharded["back"]
+
+
+@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("recipe", FEW)
+def test_the_bytes_of_the_first_process_are_those_that_are_planned(recipe, name, two):
+    config = config_of(recipe).replace(settle=0.0, exclude="back" if name == "uneven" else None)
+    for kind, processes in (("whole", 1), ("sharded", 2)):
+        planned = training_memory(MAKE[name](), config, processes)
+        held = two[0][f"looped/{recipe}/{name}"][kind]["bytes"]
+        assert held == {key: getattr(planned, key) for key in held}
+
+
+def test_no_step_communicates_but_the_one_that_measures_rho(two):
+    for facts in two:
+        for recipe in FEW:
+            assert facts[f"looped/{recipe}/gpt2"]["sharded"]["counts"] == [0] * 12
+        assert facts["measured"]["counts"] == [facts["measured"]["layers"], 0, 0, 0]
+
+
+def test_a_measured_rho_differs_by_rounding_alone(two):
+    """It is a ratio of norms, whose squares are added up in another order in several processes."""
+    for facts in two:
+        assert 0 < facts["measured"]["rho"] < 1e-6
+        assert facts["measured"]["weights"] < 1e-3  # a tenth of one step of Adam
+
+
+def test_every_process_sees_what_is_wrong_in_another(two):
+    """Layers of 5, 3 and 1 rows of 8; the second process has the last 2, 1 and 0 of them."""
+    for facts in two:
+        assert facts["broken"]["found"] == [[12, 0, 16], [12, 0, 0], [4, 0, 0], [20, 0, 0], [16, 2, 0], [4, 0, 0]]
+        assert "1 layers to prune hold NaN" in facts["broken"]["nan"] and "layers.1.three" in facts["broken"]["nan"]
+
+
+@pytest.mark.parametrize("recipe", FEW)
+def test_three_processes_and_one_load_the_state_of_two(recipe, two, three, folder):
+    begun = load_file(folder / "looped" / recipe / "uneven" / "sharded.safetensors")
+    expected = two[0][f"looped/{recipe}/uneven"]["sharded"]["state"]
+    assert fingerprint(begun.items()) == expected
+    assert [facts[f"loaded/{recipe}"]["state"] for facts in three] == [expected] * 3
+    config = config_of(recipe).replace(settle=0.0, exclude="back")
+    _, engine, _ = loop(Uneven(), config, shard=False, state=begun, steps=0)
+    assert fingerprint(engine.state_dict().items()) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "useful"),
+    [
+        ("rigl", 'rigl looks at whole weights.*DDP.*"sr-ste"'),
+        ("custom", "looks at whole weights.*DDP"),
+        ("tiles", "2:4-transposable does not lie along the rows.*2:4"),
+        ("unstructured", "unstructured:0.5 does not lie along the rows.*2:4"),
+        ("alps", 'asp prunes with alps.*settings={"scores": "fisher"}'),
+        ("prune", "before fully_shard"),
+        ("hybrid", "mesh of .*'replicate': 1, 'shard': 2.*one dimension.*parallelism_config"),
+        ("tensors", "mesh of .*one dimension.*leave out tensor parallelism"),
+        ("columns", "not sharded by rows; call fully_shard on all of them, without shard_placement_fn"),
+        ("cut groups", "2 processes cut groups of 16:32 in .*number of processes"),
+    ],
+)
+def test_what_needs_whole_weights_is_refused_in_one_sentence(name, useful, two):
+    for facts in two:
+        error = facts["refused"][name]
+        assert error.endswith(".") and error.count(". ") == 0
+        assert re.search(useful, error), error

@@ -1,0 +1,350 @@
+"""The program of the tests of FSDP2: it forks groups of processes, which train in turn, and writes their facts.
+
+Run as `-m ... FOLDER`. Process r of a group of n leaves `FOLDER/facts-n-r.json`. The groups are forked after the
+imports, which take longer than a training.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.state import DistributedType
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
+from transformers import TrainerCallback
+
+import nxm_hf
+from nxm_hf import Engine, NxMConfig, NxMTrainer, attach
+from nxm_hf.layers.modules import find_blocks
+from nxm_hf.layers.sharding import local, part_sizes, whole
+from nxm_hf.storage.state_file import fingerprint
+from nxm_hf.storage.verify import verify_targets
+from tests.support.custom_methods import Shrinking
+from tests.support.models import make_arguments, make_bert, make_model, make_rows, spare_imports
+from tests.support.training import eventful, without_times
+
+# Recipes whose verbs treat entries, or groups of a row, apart from all others.
+BY_GROUP = [
+    "asp", "ste", "sr-ste", "fix", "reset", "regularize", "mask-decay", "structure-decay", "admm", "gradual", "acdc",
+]  # fmt: skip
+FEW = ["asp", "sr-ste", "admm"]
+LIMIT = timedelta(seconds=60)
+LAYERS = {"transformer_layer_cls_to_wrap": ["BertLayer"]}  # by default accelerate 1.15 shards BERT's embeddings twice
+
+
+def config_of(recipe: str) -> NxMConfig:
+    """Return a recipe with events at every second step. A measured rho hangs on the order of a sum, so admm has one."""
+    config = eventful(recipe)
+    return config.replace(rho=0.01, scores="fisher") if recipe == "admm" else config
+
+
+class Watch(TrainerCallback):
+    """Records, after every step, fingerprints of this process's rows of all weights, and of those behind a mask."""
+
+    def __init__(self):
+        self.trainer, self.steps, self.evaluated, self.sharded = None, [], [], []
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        trained = {target.name: weight for target, weight in self.trainer.engine.trained_weights()}
+        sharded = all(isinstance(p, DTensor) for p in model.parameters())
+        self.sharded.append(sharded)
+        rows = [rows_of(tensors, sharded) for tensors in (dict(model.named_parameters()), trained)]
+        self.steps.append([fingerprint(part.items()) for part in rows])
+
+    def on_save(self, args, state, control, **kwargs):
+        if args.process_index == 0:  # what Trainer does in one process alone, when it pushes a checkpoint
+            self.trainer.callback_handler.on_push_begin(args, state, control)
+
+    def on_prediction_step(self, args, state, control, model, **kwargs):
+        self.evaluated.append(nxm_hf.verify(model, "2:4").ok)
+
+
+def rows_of(tensors: dict[str, torch.Tensor], sharded: bool) -> dict[str, torch.Tensor]:
+    """Return what this process has of sharded tensors, or what it would have of whole ones."""
+    processes, rank = dist.get_world_size(), dist.get_rank()
+    if sharded:
+        return {name: local(tensor.detach()) for name, tensor in tensors.items()}
+    return {name: tensor.detach().split(part_sizes(len(tensor), processes))[rank] for name, tensor in tensors.items()}
+
+
+def train(folder: Path, config, fsdp: dict | None, resume=None, dropout=0.0, **changes) -> dict:
+    """Train with DDP, or with FSDP2 if it is given settings, and return what is compared."""
+    words = dict(max_steps=12, save_steps=6, per_device_train_batch_size=4, max_grad_norm=0, logging_steps=2)
+    os.environ.pop("ACCELERATE_USE_FSDP", None)  # of a training before
+    args = make_arguments(folder, **{**words, **changes, "fsdp": fsdp is not None, "fsdp_config": fsdp})
+    if fsdp is not None:  # accelerate shards over GPUs only, unless it takes these processes for some
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    watch, rows = Watch(), make_rows(32)
+    model = make_bert(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    torch.manual_seed(1)
+    trainer = NxMTrainer(model, args, train_dataset=rows, eval_dataset=rows[:16], sparsity=config, callbacks=[watch])
+    watch.trainer = trainer
+    trainer.train(resume_from_checkpoint=resume and str(resume))
+    if "eval_steps" in changes:
+        trainer.save_model(str(folder / "final"))
+        if dist.get_rank() == 0:
+            trainer.create_model_card()
+    return {
+        "steps": watch.steps,
+        "sharded": watch.sharded,
+        "evaluated": watch.evaluated,
+        "weights": fingerprint(trainer.model.named_parameters()),
+        "ok": nxm_hf.verify(trainer.model, "2:4").ok,
+        "best": trainer.state.best_model_checkpoint,
+        "records": without_times(trainer.state.log_history[:-1]),
+    }
+
+
+def equal(folder: Path, recipe: str) -> dict:
+    """Train a recipe with DDP and with FSDP2."""
+    kinds = {"ddp": None, "fsdp": LAYERS}
+    return {kind: train(folder / kind, config_of(recipe), fsdp) for kind, fsdp in kinds.items()}
+
+
+def crossed(folder: Path, recipe: str) -> dict:
+    """Resume with FSDP2 what DDP began, and with DDP what FSDP2 began."""
+    begun = folder.parents[1] / "equal" / recipe
+    return {
+        "ddp": train(folder / "ddp", config_of(recipe), None, begun / "fsdp" / "checkpoint-6"),
+        "fsdp": train(folder / "fsdp", config_of(recipe), LAYERS, begun / "ddp" / "checkpoint-6"),
+    }
+
+
+def best(folder: Path, recipe: str) -> dict:
+    """Train with evaluations, after which the root's weights stay whole, and end with the best checkpoint."""
+    words = dict(max_steps=6, save_steps=2, eval_steps=2, eval_strategy="steps", load_best_model_at_end=True)
+    words |= dict(greater_is_better=True, gradient_accumulation_steps=2)  # of the loss, so that it is not the last
+    settings = {**LAYERS, "reshard_after_forward": False, "state_dict_type": "SHARDED_STATE_DICT"}
+    kinds = {"ddp": None, "fsdp": settings}
+    return {kind: train(folder / kind, config_of(recipe), fsdp, dropout=0.1, **words) for kind, fsdp in kinds.items()}
+
+
+class Block(nn.Module):
+    """Matrices whose rows do not divide by the number of processes: some processes get fewer, or none."""
+
+    def __init__(self):
+        super().__init__()
+        self.five, self.three, self.one = (nn.Linear(8, rows) for rows in (5, 3, 1))
+        self.back = nn.Linear(9, 8)
+
+    def forward(self, x):
+        return x + self.back(torch.cat([self.five(x), self.three(x), self.one(x)], -1).tanh())
+
+
+class Uneven(nn.Module):
+    """A model of such blocks."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.layers = nn.ModuleList([Block(), Block()])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def loss_of(model: nn.Module, step: int) -> torch.Tensor:
+    """Return the loss of a batch that is the same in all processes, so that sharding changes no bit of a gradient."""
+    generator = torch.Generator().manual_seed(step)
+    if isinstance(model, Uneven):
+        return model(torch.randn(4, 8, generator=generator)).square().mean()
+    ids = torch.randint(0, 50, (2, 8), generator=generator)
+    return model(input_ids=ids, labels=ids).loss
+
+
+def loop(model: nn.Module, config: NxMConfig, shard: bool, state=None, steps=12) -> tuple[nn.Module, Engine, list]:
+    """Train in a custom loop; return the model, the engine and the communications that were counted in steps."""
+    if shard:
+        for _, block in list(find_blocks(model)):
+            fully_shard(block)
+        fully_shard(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    engine, counts = attach(model, optimizer, config, total_steps=12), []
+    if state is not None:
+        engine.load_state_dict(state)
+    for step in range(steps):
+        loss_of(model, step).backward()
+        with CommDebugMode() as communication:
+            optimizer.step()
+        counts.append(communication.get_total_counts())
+        optimizer.zero_grad()
+    return model, engine, counts
+
+
+def bytes_of(model: nn.Module, engine: Engine) -> dict[str, int]:
+    """Return the bytes that this process holds of weights, moments and matrices of the state."""
+    moments = [t for state in engine.optimizer.state.values() for name, t in state.items() if name != "step"]
+    matrices = [t for state in engine._states.values() for t in state.values() if t.ndim == 2]
+    held = {"weights": list(model.parameters()), "moments": moments, "state": matrices}
+    return {name: sum(local(t.detach()).nbytes for t in tensors) for name, tensors in held.items()}
+
+
+MAKE = {"uneven": Uneven, "gpt2": lambda: make_model("gpt2")}
+
+
+def looped(folder: Path, recipe: str, name: str) -> dict:
+    """Train in a custom loop with whole weights and with sharded ones, and keep the state of both."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config, facts = config_of(recipe).replace(settle=0.0, exclude="back" if name == "uneven" else None), {}
+    for kind in ("whole", "sharded"):
+        model, engine, counts = loop(MAKE[name](), config, kind == "sharded")
+        state = engine.state_dict()
+        facts[kind] = {"state": fingerprint(state.items()), "metrics": engine.metrics(), "counts": counts}
+        if dist.get_rank() == 0:
+            save_file({name: t.contiguous() for name, t in state.items()}, folder / f"{kind}.safetensors")
+        facts[kind]["bytes"] = bytes_of(model, engine)
+        with engine.deployed():
+            facts[kind]["loss"] = loss_of(model, 0).item()  # the root's weights are left whole
+            facts[kind]["ok"] = verify_targets(engine.plan.targets).ok
+        facts[kind]["back"] = fingerprint(engine.state_dict().items())
+        engine.finish()
+        facts[kind]["weights"] = fingerprint(model.named_parameters())
+    facts["rows"] = min(len(local(p)) for p in model.parameters())
+    return facts
+
+
+def measured(folder: Path) -> dict:
+    """Train with a measured rho, which hangs on the order in which squares are added up."""
+    config, ends, rhos = NxMConfig("admm", settings={"scores": "fisher"}), [], []
+    for shard in (False, True):
+        model, engine, counts = loop(make_model("gpt2"), config, shard, steps=4)
+        rhos.append(torch.stack([t for name, t in engine.state_dict().items() if name.endswith("/rho")]))
+        ends.append(torch.cat([whole(p.detach()).flatten() for p in model.parameters()]))
+    apart = {"rho": float((rhos[0] / rhos[1] - 1).abs().max()), "weights": float((ends[0] - ends[1]).abs().max())}
+    return {**apart, "counts": counts, "layers": len(rhos[0])}
+
+
+def loaded(folder: Path, recipe: str) -> dict:
+    """Load the state that two processes left, in another number of processes; return that of this engine."""
+    begun = load_file(folder.parents[1] / "looped" / recipe / "uneven" / "sharded.safetensors")
+    config = config_of(recipe).replace(settle=0.0, exclude="back")
+    _, engine, _ = loop(Uneven(), config, shard=dist.get_world_size() > 1, state=begun, steps=0)
+    state = engine.state_dict()
+    return {"state": fingerprint(state.items()), "same": all(torch.equal(state[name], begun[name]) for name in begun)}
+
+
+def broken(folder: Path) -> dict:
+    """Break the weights of the second process alone, and return what every process finds."""
+    config, facts = config_of("asp").replace(exclude="back", warmup=0.0), {}
+    model, engine, _ = loop(Uneven(), config, True, steps=1)
+    if dist.get_rank() == 1:
+        with torch.no_grad():
+            local(model.layers[0].five.weight).fill_(-0.0)
+            local(model.layers[1].three.weight).fill_(1.0)
+    found = verify_targets(engine.plan.targets)
+    facts["found"] = [[layer.nonzeros, layer.violations, layer.negative_zeros] for layer in found.layers]
+    if dist.get_rank() == 1:
+        with torch.no_grad():
+            local(model.layers[1].three.weight).fill_(torch.nan)
+    engine.release()
+    try:
+        attach(model, torch.optim.SGD(model.parameters()), config, total_steps=1)
+    except ValueError as error:
+        facts["nan"] = str(error)
+    return facts
+
+
+def refused(folder: Path) -> dict:
+    """Return the errors of what needs whole weights."""
+    facts = {}
+    for name, config, model in (
+        ("rigl", "rigl", "uneven"),
+        ("tiles", NxMConfig("ste", "2:4-transposable", exclude="back", on_indivisible="skip"), "gpt2"),
+        ("unstructured", NxMConfig("ste", "unstructured:0.5"), "uneven"),
+        ("alps", NxMConfig("asp", settings={"scores": "alps"}, warmup=0.5, exclude="back"), "uneven"),
+        ("cut groups", NxMConfig("ste", "16:32"), "gpt2"),
+        ("custom", NxMConfig(Shrinking()), "gpt2"),
+    ):
+        try:
+            loop(MAKE[model](), NxMConfig.from_any(config).replace(exclude="back" if model == "uneven" else None), True)
+        except ValueError as error:
+            facts[name] = str(error)
+    mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("replicate", "shard"))
+    for name, act in (
+        ("prune", lambda: nxm_hf.prune(fully_shard(Uneven()), exclude="back")),
+        ("hybrid", lambda: attach_to(fully_shard(Uneven(), mesh=mesh))),
+        (
+            "tensors",
+            lambda: attach_to(parallelize_module(Uneven(), mesh["shard"], {"layers.0.back": RowwiseParallel()})),
+        ),
+        ("columns", lambda: attach_to(fully_shard(Uneven(), shard_placement_fn=rows_of_eight))),
+    ):
+        try:
+            act()
+        except ValueError as error:
+            facts[name] = str(error)
+    return facts
+
+
+def rows_of_eight(parameter: nn.Parameter) -> Shard | None:
+    """Have the matrices that are pruned sharded by columns."""
+    return Shard(1) if parameter.shape[1:] == (8,) else None
+
+
+def attach_to(model: nn.Module) -> None:
+    """Attach to a model that is spread over processes in some way."""
+    attach(model, torch.optim.SGD(model.parameters()), NxMConfig("asp", exclude="back"), total_steps=1)
+
+
+GROUPS: dict[int, dict[Callable, list[tuple[str, ...]]]] = {
+    2: {
+        equal: [(recipe,) for recipe in BY_GROUP],
+        crossed: [(recipe,) for recipe in FEW],
+        best: [(recipe,) for recipe in FEW],
+        looped: [(recipe, name) for recipe in FEW for name in MAKE],
+        measured: [()],
+        broken: [()],
+        refused: [()],
+    },
+    3: {loaded: [(recipe,) for recipe in FEW]},
+}
+
+
+def work(rank: int, processes: int, root: Path) -> None:
+    """Do the checks of a group in one of its processes, up to the first error."""
+    torch.set_num_threads(1)
+    spare_imports()
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1", ACCELERATE_USE_CPU="true")  # the group is made below
+    store = dist.FileStore(str(root / f"store-{processes}"), processes)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=processes, timeout=LIMIT)
+    facts = {}
+    try:
+        for check, cases in GROUPS[processes].items():
+            for case in cases:
+                facts["/".join((check.__name__, *case))] = check(root.joinpath(check.__name__, *case), *case)
+    except Exception:
+        facts["error"] = traceback.format_exc()
+    (root / f"facts-{processes}-{rank}.json").write_text(json.dumps(facts))
+    sys.stdout.flush()
+    os._exit("error" in facts)  # at a normal exit, gloo's threads sometimes abort a process that has done all its work
+
+
+def main(folder: str) -> None:
+    """Fork the groups of processes, one group after the other."""
+    for processes in GROUPS:
+        children = []
+        for rank in range(processes):
+            if not (child := os.fork()):
+                work(rank, processes, Path(folder))
+            children.append(child)
+        if any(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children):
+            sys.exit(f"a process of {processes} failed")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
