@@ -1,7 +1,7 @@
 """Layers coupled by channels that nothing else reads or writes, so that their order is free."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,6 +90,7 @@ def find_coupled_layers(model: nn.Module) -> tuple[list[CoupledLayers], dict[str
     """
     layers = find_layers(model)
     modules = {plain_name(name): module for name, module in model.named_modules()}
+    adapted = {id(base) for module in model.modules() if (base := module._modules.get("base_layer")) is not None}
     owners = Counter(id(p) for module in modules.values() for p in module.parameters(recurse=False))
     coupled_layers: list[CoupledLayers] = []
     skipped: dict[str, str] = {}
@@ -97,7 +98,7 @@ def find_coupled_layers(model: nn.Module) -> tuple[list[CoupledLayers], dict[str
         try:
             coupled = _couple(consumer, [layer for layer in layers if layer.scope == consumer.scope], modules)
             for layer in coupled.layers:
-                _check_movable(layer, owners)
+                _check_movable(layer, owners, adapted)
         except ValueError as reason:
             skipped[consumer.name] = str(reason)
         else:
@@ -153,15 +154,15 @@ def _head_size(producer: Layer, modules: Mapping[str, nn.Module]) -> int:
     return sizes[0]
 
 
-def _check_movable(layer: Layer, owners: Mapping[int, int]) -> None:
+def _check_movable(layer: Layer, owners: Mapping[int, int], adapted: Collection[int]) -> None:
     """Raise if the channels of a layer must stay where they are."""
-    for obstacle in _obstacles(layer, owners):
+    for obstacle in _obstacles(layer, owners, adapted):
         raise ValueError(f"{layer.name} {obstacle}")
 
 
-def _obstacles(layer: Layer, owners: Mapping[int, int]) -> Iterator[str]:
+def _obstacles(layer: Layer, owners: Mapping[int, int], adapted: Collection[int]) -> Iterator[str]:
     parameters = dict(layer.module.named_parameters())
-    if layer.name.endswith(".base_layer"):
+    if id(layer.module) in adapted:
         yield "has an adapter"
     if parameters.keys() - {"weight", "bias"}:
         yield "holds more than a weight and a bias"

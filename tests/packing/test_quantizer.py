@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertForT
 
 import nxm_hf
 from nxm_hf.packing import NxMPackedConfig, PackedLinear, read_packed_config
+from nxm_hf.storage.manifest import MANIFEST_FILE
 from nxm_hf.storage.packed_directory import unpack_directory
 from nxm_hf.storage.verify import verify
 from tests.support.models import IMAGES, TWO_STACKS
@@ -169,6 +170,8 @@ def test_damage_is_an_error_that_names_the_layer(tensor, change, options, tmp_pa
         type(model).from_pretrained(folder, **options)
     text = str(error.value)
     assert QUERY in text or "ignore_mismatched_sizes" in text  # the second is that of transformers, which logs the name
+    assert not verify(folder).ok  # by the manifest; without one the layer itself tells
+    (folder / MANIFEST_FILE).unlink()
     with pytest.raises(ValueError, match=QUERY):
         verify(folder)
 
@@ -186,6 +189,8 @@ def test_a_torn_file_is_an_error(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(Exception, match=r"incomplete|InvalidHeader|MetadataIncomplete|not fully covered"):
         type(model).from_pretrained(folder)
+    assert not verify(folder).ok  # by the manifest; without one the file itself tells
+    (folder / MANIFEST_FILE).unlink()
     with pytest.raises(ValueError, match=r"model\.safetensors cannot be read"):
         verify(folder)
 
