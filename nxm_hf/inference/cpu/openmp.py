@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+PRODUCTS_OF_THREAD = 2**19  # about ten microseconds of work
 _IMPORTED_IN = os.getpid()
 CFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -22,9 +23,6 @@ def threads_for(products: int) -> int:
     if os.getpid() != _IMPORTED_IN:
         return 1  # OpenMP's threads do not survive a fork
     return min(torch.get_num_threads(), 1 + products // PRODUCTS_OF_THREAD)
-
-
-PRODUCTS_OF_THREAD = 2**19  # about ten microseconds of work
 
 
 def run(worker: int, task: int, threads: int) -> None:

@@ -28,6 +28,7 @@ FIELDS = (
 )  # fmt: skip
 (NEXT_JOB, NEXT_SLOT, JOBS, SELF, X, X_STRIDE, TOKENS, VALUES, INDICES, BIAS, Y, OUT, CHUNKS, BLOCKS, SPLITS, SCRATCH,
  SCRATCH_SIZE, STRANGE) = range(len(FIELDS))  # fmt: skip
+FIELD_COUNT = len(FIELDS)
 VECTOR = 4 * ROWS  # bytes of sixteen floats
 TOGETHER = 32  # row blocks whose outputs stay in cache while all inputs pass: 256 KiB for tiles of 128 tokens
 
@@ -141,7 +142,7 @@ def few_tokens_worker(n: int, m: int, value_bits: int) -> Worker:
     index_bytes = INPUTS // m * n * index_bits(m) // WORD * VECTOR
 
     def work(data: Any) -> None:
-        p = carray(data, 18)
+        p = carray(data, FIELD_COUNT)
         side = np.empty((8, ROWS), np.float32)
         while True:
             job = take(p[SELF])
@@ -196,7 +197,7 @@ def many_tokens_worker(n: int, m: int, value_bits: int, vectors: int) -> Worker:
     tile, column = ROWS * vectors, VECTOR * vectors
 
     def work(data: Any) -> None:
-        p = carray(data, 18)
+        p = carray(data, FIELD_COUNT)
         x = p[SCRATCH] + take(p[SELF] + 8) * p[SCRATCH_SIZE]
         y = x + p[CHUNKS] * INPUTS * column
         sums = carray(floats_at(y), (TOGETHER * ROWS, tile))
