@@ -1,7 +1,7 @@
 """Conversion: make the layers of a sparse model compute with packed weights, where that is measured to be faster."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import geometric_mean
 
 import torch
@@ -24,6 +24,7 @@ class _Choice:
     backend: Backend | None
     speedups: Mapping[int, float]
     reason: str
+    built: Mapping[str, nn.Module] = field(default_factory=dict)  # what was timed, by the name of the layer
 
 
 def to_inference(
@@ -72,7 +73,7 @@ def to_inference(
         for group in kinds.values():
             choice = _choose(group, backend, only_if_faster, tokens)
             for candidate in group:
-                _put(model, candidate, choice.backend, tokens)
+                _put(model, candidate, choice, tokens)
                 layers[candidate.name] = _described(candidate, choice)
     ordered = tuple(layers[candidate.name] for candidate in candidates)
     return InferenceReport(ordered, tokens, torch.get_num_threads(), before, _bytes(model))
@@ -128,12 +129,19 @@ def _timed(sample: Sequence[Candidate], backend: Backend, tokens: Sequence[int])
         calls = {name: lambda layers=layers, run=run: run(layers) for name, layers in modules.items()}
         timings = time_in_turns(calls, device=first.device)
         speedups[count] = timings["dense"].median / timings["packed"].median
-    return _Choice(backend, speedups, "")
+    return _Choice(
+        backend, speedups, "", {each.name: layer for each, layer in zip(sample, modules["packed"], strict=True)}
+    )
 
 
-def _put(model: nn.Module, candidate: Candidate, backend: Backend | None, tokens: Sequence[int]) -> None:
-    """Put the chosen module in the place of a layer."""
-    new = candidate.dense() if backend is None else backend.build(candidate, tokens)
+def _put(model: nn.Module, candidate: Candidate, choice: _Choice, tokens: Sequence[int]) -> None:
+    """Put the chosen module in the place of a layer: the one that was timed, if it was."""
+    if choice.backend is None:
+        new = candidate.dense()
+    elif candidate.name in choice.built:
+        new = choice.built[candidate.name]
+    else:
+        new = choice.backend.build(candidate, tokens)
     if new is not candidate.module:
         model.set_submodule(candidate.name, new)
 
