@@ -24,6 +24,7 @@ from nxm_hf.pruning.evaluation import Evaluation
 from nxm_hf.pruning.result import PrunedLayer, PruningResult, peak_memory, record_pruning
 from nxm_hf.pruning.text_rows import check_paths
 from nxm_hf.pruning.trainer_batches import forward_inputs, held_tokenizer
+from nxm_hf.solvers.entry_counts import count_entries
 from nxm_hf.storage.model_record import remove_record, set_record
 from nxm_hf.storage.verify import verify_targets
 
@@ -49,6 +50,7 @@ def prune(
     seed: int | None = None,
     evaluation: str | Path | Iterable | None = None,
     cache: BlockCache | None = None,
+    report: bool = True,
     **settings: Any,
 ) -> PruningResult:
     """Prune a model in place, without training.
@@ -84,6 +86,8 @@ def prune(
         evaluation: Labelled rows to score the model on before and after, in a list or a file. They have one or two
             columns of text and a column `label`. The model must be one for sequence classification.
         cache: Where finished blocks are kept, so that a killed job can continue.
+        report: Whether to compute the error of each layer's outputs. If False, "magnitude" reads no calibration
+            data, and "wanda" collects the norms of inputs alone.
         **settings: The settings of the method, if `method` is a name; see `nxm_hf.pruners.settings(method)`.
 
     Returns:
@@ -113,7 +117,7 @@ def prune(
     sampling = Sampling(samples, length, batch_size, pack, columns, seed)
     layers = dict(include=include, exclude=exclude, on_indivisible=on_indivisible)
     job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates=calibration is not None)
-    return job.run(calibration, tokenizer, sampling, evaluation, cache)
+    return job.run(calibration, tokenizer, sampling, evaluation, cache, report)
 
 
 def default_method(calibration: object) -> str:
@@ -221,6 +225,7 @@ class PruningJob:
         sampling: Sampling | None = None,
         evaluation: str | Path | Iterable | None = None,
         cache: BlockCache | None = None,
+        report: bool = True,
     ) -> PruningResult:
         """Prune the model in place, and record in its config how.
 
@@ -230,6 +235,7 @@ class PruningJob:
             sampling: How much text to read.
             evaluation: See `prune`.
             cache: See `prune`.
+            report: See `prune`.
 
         Returns:
             What was done to each layer.
@@ -239,11 +245,12 @@ class PruningJob:
         scorer = None if evaluation is None else Evaluation.from_rows(evaluation, classifier, tokenizer)
         before = scorer(classifier) if scorer else {}
         begin = time.perf_counter()
-        made = [] if calibration is None else make_batches(calibration, self.model, tokenizer, sampling)
+        reads = calibration is not None and (report or self.pruner.needs_inputs)
+        made = [] if calibration is None or not reads else make_batches(calibration, self.model, tokenizer, sampling)
         batches = [part for batch in made for part in forward_inputs(batch, self.plan)]
         remove_record(self.model)
         with eval_no_grad(self.model):
-            layers = prune_blocks(self.model, self.plan, self.pruner, batches, self.dense_inputs, cache)
+            layers = prune_blocks(self.model, self.plan, self.pruner, batches, self.dense_inputs, cache, report)
         verify_targets(self.plan.targets).raise_for_problems()
         result = self._result(layers, calibrated=bool(batches), seconds=time.perf_counter() - begin)
         set_record(self.model, record_pruning(self.config, result))
@@ -313,5 +320,5 @@ def _check_weights(plan: Plan) -> None:
         weight = target.layer.weight
         if weight.is_meta:
             raise ValueError(f"{target.name} is on the meta device and has no values. Load the model's weights.")
-        if count := int(weight.isnan().sum()):
+        if count := count_entries(weight).nans:
             raise ValueError(f"{target.name} holds {count} NaN, of which no mask can be made. Load another checkpoint.")
