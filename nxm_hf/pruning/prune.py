@@ -21,6 +21,7 @@ from nxm_hf.pruning.block_cache import BlockCache
 from nxm_hf.pruning.blockwise import prune_blocks
 from nxm_hf.pruning.calibration import Sampling, make_batches
 from nxm_hf.pruning.evaluation import Evaluation
+from nxm_hf.pruning.perplexity import TextEvaluation, is_causal
 from nxm_hf.pruning.result import PrunedLayer, PruningResult, peak_memory, record_pruning
 from nxm_hf.pruning.text_rows import check_paths
 from nxm_hf.pruning.trainer_batches import forward_inputs, held_tokenizer
@@ -83,8 +84,9 @@ def prune(
             packed for models whose tokenizer marks no end of a text.
         columns: The columns of a file or dataset to read; by default the first that holds text.
         seed: Draw the sequences at random by this seed; by default, evenly spaced ones are read.
-        evaluation: Labelled rows to score the model on before and after, in a list or a file. They have one or two
-            columns of text and a column `label`. The model must be one for sequence classification.
+        evaluation: What to score the model on before and after, in a list or a file. For a model for sequence
+            classification: labelled rows, with one or two columns of text and a column `label`. For a causal language
+            model: a text, whose `perplexity` is computed.
         cache: Where finished blocks are kept, so that a killed job can continue.
         report: Whether to compute the error of each layer's outputs. If False, "magnitude" reads no calibration
             data, and "wanda" collects the norms of inputs alone.
@@ -241,9 +243,12 @@ class PruningJob:
             What was done to each layer.
         """
         tokenizer = tokenizer or held_tokenizer(self.plan)
-        classifier = cast(PreTrainedModel, self.model)  # an Evaluation refuses any other model
-        scorer = None if evaluation is None else Evaluation.from_rows(evaluation, classifier, tokenizer)
-        before = scorer(classifier) if scorer else {}
+        scored = cast(PreTrainedModel, self.model)  # an evaluation refuses any other model
+        scorer: Evaluation | TextEvaluation | None = None
+        if evaluation is not None:
+            make = TextEvaluation.from_text if is_causal(self.model) else Evaluation.from_rows
+            scorer = make(evaluation, scored, tokenizer)
+        before = scorer(scored) if scorer else {}
         begin = time.perf_counter()
         reads = calibration is not None and (report or self.pruner.needs_inputs)
         made = [] if calibration is None or not reads else make_batches(calibration, self.model, tokenizer, sampling)
@@ -256,8 +261,8 @@ class PruningJob:
         set_record(self.model, record_pruning(self.config, result))
         if scorer is None:
             return result
-        scores = {metric: (before[metric], value) for metric, value in scorer(classifier).items()}
-        return replace(result, scores=scores, rows=len(scorer.labels))
+        scores = {metric: (before[metric], value) for metric, value in scorer(scored).items()}
+        return replace(result, scores=scores, rows=scorer.count, unit=scorer.unit)
 
     def _result(self, by_name: Mapping[str, PrunedLayer], calibrated: bool, seconds: float) -> PruningResult:
         layers = tuple(by_name[target.name] for target in self.plan.targets)
