@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nxm_hf.permutation import Permutation
     from nxm_hf.permutation.permute import permute
     from nxm_hf.pruning import PruningResult
+    from nxm_hf.pruning.perplexity import Perplexity, perplexity
     from nxm_hf.pruning.prune import prune
     from nxm_hf.rewinding import rewind
     from nxm_hf.storage import Verification
@@ -46,6 +47,7 @@ __all__ = [
     "PackedLinear",
     "PackingResult",
     "Permutation",
+    "Perplexity",
     "PruningResult",
     "SparsityRecord",
     "Verification",
@@ -58,6 +60,7 @@ __all__ = [
     "methods",
     "patterns",
     "permute",
+    "perplexity",
     "prune",
     "pruners",
     "recipes",
@@ -83,6 +86,7 @@ _NAMES = {
     "permutation": ("Permutation",),
     "permutation.permute": ("permute",),
     "pruning": ("PruningResult",),
+    "pruning.perplexity": ("Perplexity", "perplexity"),
     "pruning.prune": ("prune",),
     "rewinding": ("rewind",),
     "storage": ("Verification",),

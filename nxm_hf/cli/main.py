@@ -28,7 +28,7 @@ from nxm_hf.cli.commands import (
 )
 from nxm_hf.cli.inference_commands import bench_command
 from nxm_hf.cli.packing_commands import pack_command, unpack_command
-from nxm_hf.cli.prune_commands import convert_command, prune_command
+from nxm_hf.cli.prune_commands import convert_command, eval_command, prune_command
 
 COMMANDS: tuple[Callable[..., int], ...] = (
     verify_command,
@@ -37,6 +37,7 @@ COMMANDS: tuple[Callable[..., int], ...] = (
     flops_command,
     prune_command,
     convert_command,
+    eval_command,
     merge_command,
     pack_command,
     unpack_command,

@@ -141,8 +141,23 @@ Labelled = Annotated[
     str | None,
     Option(
         metavar="FILE",
-        help="Labelled rows to evaluate on (.parquet, .csv or .jsonl: one or two text columns, and label).",
+        help="What to evaluate on before and after: labelled rows (.parquet, .csv or .jsonl: one or two text columns, "
+        "and label), or a text for a causal language model.",
     ),
+]
+Text = Annotated[
+    str,
+    Option(
+        metavar="FILE",
+        help="A text (.txt, .parquet, .csv, .tsv or .jsonl) or a data set on the Hub.",
+        show_default=False,
+    ),
+]
+Context = Annotated[
+    int | None, Option(min=2, help="Tokens of a window.  [default: 2048, or as many as the model reads]")
+]
+Stride = Annotated[
+    int | None, Option(min=1, help="Tokens from the start of a window to that of the next.  [default: the context]")
 ]
 
 # Running.

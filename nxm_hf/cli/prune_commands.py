@@ -1,4 +1,4 @@
-"""The commands that make a saved model sparse without training: `nxm prune` and `nxm convert`."""
+"""The commands that make a saved model sparse without training: `nxm prune`, `nxm convert`, `nxm eval`."""
 
 from nxm_hf.cli.commands import show
 from nxm_hf.cli.options import (
@@ -6,6 +6,7 @@ from nxm_hf.cli.options import (
     BatchSize,
     Calibration,
     Columns,
+    Context,
     Device,
     Dtype,
     Exclude,
@@ -21,7 +22,9 @@ from nxm_hf.cli.options import (
     Pattern,
     Samples,
     Seed,
+    Stride,
     TargetPattern,
+    Text,
     Tokenizer,
 )
 
@@ -78,6 +81,38 @@ def prune_command(
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted. The same command continues after the last finished block.") from None
     show(result, as_json)
+    return 0
+
+
+def eval_command(
+    model: Model,
+    text: Text,
+    context: Context = None,
+    stride: Stride = None,
+    columns: Columns = None,
+    tokenizer: Tokenizer = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+) -> int:
+    """Compute the perplexity of a causal language model on a text.
+
+    The text is read in windows of CONTEXT tokens. Every token is predicted once. Exits with 0, or with 2 if an input
+    cannot be read or does not fit.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    from nxm_hf.pruning.perplexity import perplexity
+    from nxm_hf.pruning.text_rows import check_paths
+    from nxm_hf.storage.model_files import load_model
+    from nxm_hf.storage.model_source import model_directory
+
+    check_paths(text)
+    loaded: torch.nn.Module = load_model(model_directory(model))
+    loaded.to(device=device or "cpu", dtype=getattr(torch, dtype) if dtype else None)
+    reader = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
+    show(perplexity(loaded, text, reader, context=context, stride=stride, columns=columns), as_json)
     return 0
 
 

@@ -73,6 +73,7 @@ class Engine:
         self._states: dict[str, State] = {}
         self._training: dict[str, Tensor] | None = None  # the training view, while the deployed view is shown
         self.verification: Verification | None = None  # of the weights that were last deployed
+        self._versions: list[int] = []  # of the weights, when they were verified
         self.finished = self._warned = False
         if plan.skipped:
             logger.warning("Left dense: %s.", plan.reasons)
@@ -280,8 +281,18 @@ class Engine:
         """
         return record_of(self.plan, self.config, verification.density)
 
+    def verify_deployed(self) -> Verification:
+        """Return what is in the deployed weights. Inside `deployed()` they are counted once, unless they change."""
+        if self._training is None or self.verification is None or self._versions != self._weight_versions():
+            return verify_targets(self.plan.targets)
+        return self.verification
+
+    def _weight_versions(self) -> list[int]:
+        """Return the number of changes in place of each weight, as torch counts them."""
+        return [target.layer.weight._version for target in self.plan.targets]
+
     def _set_record(self, verification: Verification) -> None:
-        self.verification = verification
+        self.verification, self._versions = verification, self._weight_versions()
         if self.plan.targets:
             set_record(self.plan.model, self.record(verification))
 

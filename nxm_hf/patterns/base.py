@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nxm_hf.solvers import solve, weight_ops
+from nxm_hf.solvers.entry_counts import EntryCounts, count_entries
 from nxm_hf.solvers.weight_ops import refuse_nan
 
 
@@ -75,6 +76,17 @@ class Pattern(ABC):
         Raises:
             ValueError: Its shape does not fit the pattern.
         """
+
+    def count(self, weight: Tensor) -> EntryCounts:
+        """Count the non-zeros, violations, -0.0 and NaN of a weight.
+
+        Args:
+            weight: The weight.
+
+        Raises:
+            ValueError: Its shape does not fit the pattern.
+        """
+        return count_entries(weight)._replace(violations=self.violations(weight))
 
     def mask(self, scores: Tensor) -> Tensor:
         """Return the mask of this pattern that keeps the most score; True where a weight is kept.

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from nxm_hf.patterns.base import Pattern
+from nxm_hf.solvers.entry_counts import EntryCounts, count_entries
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,11 @@ class NM(Pattern):
         Args:
             weight: The weight, or its mask.
         """
+        return self.count(weight).violations
+
+    def count(self, weight: Tensor) -> EntryCounts:
         self.check(weight.shape)
-        groups = weight.unflatten(-1, (weight.shape[-1] // self.m, self.m))
-        return int((groups.count_nonzero(-1) > self.n).sum())
+        return count_entries(weight, self.n, self.m)
 
 
 def check_counts(n: int, m: int) -> None:

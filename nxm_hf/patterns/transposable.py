@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nxm_hf.patterns.base import Pattern
 from nxm_hf.patterns.nm import NM, check_counts
+from nxm_hf.solvers.entry_counts import EntryCounts, count_full_columns
 
 LARGEST_TILE = 32
 
@@ -80,5 +81,9 @@ class Transposable(Pattern):
         Args:
             weight: The weight, or its mask.
         """
+        return self.count(weight).violations
+
+    def count(self, weight: Tensor) -> EntryCounts:
         self.check(weight.shape)
-        return self.side.violations(weight) + self.side.violations(weight.mT)
+        rows, columns = self.side.count(weight), count_full_columns(weight, self.n, self.m)
+        return rows._replace(violations=rows.violations + columns)

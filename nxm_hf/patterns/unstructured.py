@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from nxm_hf.patterns.base import Pattern, check_density, kept_count, read_density
+from nxm_hf.solvers.entry_counts import EntryCounts, count_entries
 
 
 @dataclass(frozen=True)
@@ -55,4 +56,8 @@ class Unstructured(Pattern):
         Args:
             weight: The weight, or its mask.
         """
-        return max(0, int(weight.count_nonzero()) - self.kept(weight.shape))
+        return self.count(weight).violations
+
+    def count(self, weight: Tensor) -> EntryCounts:
+        counts = count_entries(weight)
+        return counts._replace(violations=max(0, counts.nonzeros - self.kept(weight.shape)))

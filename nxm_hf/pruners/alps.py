@@ -93,9 +93,7 @@ def admm_search(weight: Tensor, hessian: Hessian, pattern: Pattern, rho: float, 
     Returns:
         The sparse iterate Z and its mask.
     """
-    scale = hessian.matrix.diagonal().sqrt()
-    values, vectors = torch.linalg.eigh(hessian.matrix / torch.outer(scale, scale))
-    values, vectors, scale = (tensor.to(weight.dtype) for tensor in (values, vectors, scale))
+    values, vectors, scale = (tensor.to(weight.dtype) for tensor in hessian.scaled_eigen)
     dense = weight * scale
     target = (dense @ vectors) * values  # H W in the eigenbasis of H, where H + rho I is diagonal
     mask = last_mask = pattern.nearest(dense)

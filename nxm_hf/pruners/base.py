@@ -1,13 +1,17 @@
 """The interface of a one-shot pruner: weight, statistics of its inputs and pattern in, pruned weight out."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from nxm_hf.patterns import NM, Pattern, Transposable
+from nxm_hf.solvers.weight_ops import keep
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -25,6 +29,18 @@ class Inputs:
     mean: Tensor
     count: int
     sample: Tensor | None = None
+    _shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what is computed from these statistics, once for all layers that share them.
+
+        Args:
+            key: What is computed.
+            compute: Computes it.
+        """
+        if key not in self._shared:
+            self._shared[key] = compute()
+        return cast(T, self._shared[key])
 
     @property
     def norms(self) -> Tensor:
@@ -65,6 +81,7 @@ class OneShot(ABC):
     """
 
     needs_inputs: ClassVar[bool] = True
+    needs_gram: ClassVar[bool] = True  # False if the norms of the inputs are enough
 
     @property
     def needs_sample(self) -> bool:
@@ -156,7 +173,7 @@ def prune_by_magnitude(weight: Tensor, pattern: Pattern, note: str = "") -> Prun
     Returns:
         The pruned weight; kept entries are unchanged.
     """
-    return apply_mask(weight, pattern.mask(weight.abs()), note)
+    return apply_mask(weight, pattern.largest(weight), note)
 
 
 def apply_mask(weight: Tensor, mask: Tensor, note: str = "") -> PrunedWeight:
@@ -170,7 +187,9 @@ def apply_mask(weight: Tensor, mask: Tensor, note: str = "") -> PrunedWeight:
     Returns:
         The masked weight without a new bias.
     """
-    return PrunedWeight(torch.where(mask, weight, 0).add_(0), None, mask, note)  # adding 0 makes -0.0 to +0.0
+    kept = weight.clone(memory_format=torch.contiguous_format)
+    keep(kept, mask)
+    return PrunedWeight(kept, None, mask, note)
 
 
 def _in_layer_dtype(weight: Tensor, bias: Tensor | None, pruned: PrunedWeight) -> PrunedWeight:

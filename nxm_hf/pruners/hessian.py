@@ -72,12 +72,20 @@ class Hessian:
         Returns:
             The Hessian, centred only for "joint" with a bias.
         """
-        return cls.from_inputs(inputs, damping, centred=bias_mode == "joint" and bias is not None)
+        centred = bias_mode == "joint" and bias is not None
+        return inputs.shared((cls, damping, centred), lambda: cls.from_inputs(inputs, damping, centred))
 
     @cached_property
     def inverse(self) -> Tensor:
         """Return H^-1, [in, in]."""
         return self.factor.T @ self.factor
+
+    @cached_property
+    def scaled_eigen(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return eigenvalues and eigenvectors of H scaled to a diagonal of 1, and the scale of each input."""
+        scale = self.matrix.diagonal().sqrt()
+        values, vectors = torch.linalg.eigh(self.matrix / torch.outer(scale, scale))
+        return values, vectors, scale
 
     @cached_property
     def obs_cost(self) -> Tensor:

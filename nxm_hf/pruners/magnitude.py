@@ -18,6 +18,7 @@ class Magnitude(OneShot):
     """
 
     needs_inputs: ClassVar[bool] = False
+    needs_gram: ClassVar[bool] = False
 
     def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs | None, pattern: Pattern) -> PrunedWeight:
         return prune_by_magnitude(weight, pattern)

@@ -1,6 +1,7 @@
 """Wanda: score each weight by its magnitude times the norm of its input."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -20,6 +21,8 @@ class Wanda(OneShot):
     uncorrelated. The pattern decides which scores compete: those of one group in N:M, those of the whole layer in
     "unstructured:0.5". The paper's unstructured form compares within each row.
     """
+
+    needs_gram: ClassVar[bool] = False
 
     def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> PrunedWeight:
         return apply_mask(weight, pattern.nearest(weight * inputs.norms.to(weight.dtype)))

@@ -13,6 +13,9 @@ from nxm_hf.pruning.block_replay import BlockReplay
 from nxm_hf.pruning.calibration import Batch
 from nxm_hf.pruning.input_statistics import InputStatistics
 from nxm_hf.pruning.result import PrunedLayer
+from nxm_hf.solvers.entry_counts import count_entries
+
+_ROWS = 32  # of a weight whose squares are summed at a time
 
 
 def prune_blocks(
@@ -22,6 +25,7 @@ def prune_blocks(
     batches: Sequence[Batch] | None,
     dense_inputs: bool = False,
     cache: BlockCache | None = None,
+    report: bool = True,
 ) -> dict[str, PrunedLayer]:
     """Prune one block after another, in the order in which the model calls them, in place.
 
@@ -33,6 +37,8 @@ def prune_blocks(
         dense_inputs: Whether each block receives the outputs of dense blocks. By default, the blocks before it are
             pruned already.
         cache: Finished blocks of an earlier run of the same job. They are not pruned again.
+        report: Whether to compute the errors of the layers' outputs. Without it, only what the method needs is
+            collected.
 
     Returns:
         Layer -> what was done to it.
@@ -40,15 +46,16 @@ def prune_blocks(
     modules = dict(find_blocks(model))
     names = list(modules)
     targets = {name: [t for t in plan.targets if t.name.startswith(f"{plain_name(name)}.")] for name in names}
-    replay = BlockReplay.trace(model, batches, list(modules.values())) if batches else None
+    calibrates = batches and (report or pruner.needs_inputs)
+    replay = BlockReplay.trace(model, batches, list(modules.values())) if batches and calibrates else None
     order = [names[number] for number in replay.order] if replay else names
     layers: dict[str, PrunedLayer] = {}
     unwritten: list[tuple[Target, PrunedWeight]] = []
     for name in tqdm([name for name in order if targets[name]], desc="Pruning blocks", dynamic_ncols=True):
         block = cache.load(plain_name(name)) if cache else None
         if block is None:
-            statistics = _collect(replay, names.index(name), targets[name], pruner.needs_sample) if replay else None
-            block = _prune_block(targets[name], pruner, statistics)
+            statistics = _collect(replay, names.index(name), targets[name], pruner, report) if replay else None
+            block = _prune_block(targets[name], pruner, statistics, report)
             if cache:
                 cache.save(plain_name(name), block)
         unwritten += zip(targets[name], [pruned for _, pruned in block], strict=True)
@@ -59,11 +66,14 @@ def prune_blocks(
     return layers
 
 
-def _collect(replay: BlockReplay, block: int, targets: Sequence[Target], with_sample: bool) -> InputStatistics:
+def _collect(
+    replay: BlockReplay, block: int, targets: Sequence[Target], pruner: OneShot, report: bool
+) -> InputStatistics:
     """Run the model over all batches, and return the statistics of the inputs of these layers."""
     two_stacks = bool(getattr(getattr(replay.model, "config", None), "is_encoder_decoder", False))
     layers = [target.layer for target in targets]
-    statistics = InputStatistics(layers, len(replay.batches), with_sample, two_stacks)
+    with_gram = report or pruner.needs_gram
+    statistics = InputStatistics(layers, len(replay.batches), pruner.needs_sample, two_stacks, with_gram)
     replay.collect(block, statistics)
     return statistics
 
@@ -79,14 +89,16 @@ def _write(unwritten: list[tuple[Target, PrunedWeight]]) -> None:
     unwritten.clear()
 
 
-def _prune_block(targets: Sequence[Target], pruner: OneShot, statistics: InputStatistics | None) -> PrunedBlock:
+def _prune_block(
+    targets: Sequence[Target], pruner: OneShot, statistics: InputStatistics | None, report: bool
+) -> PrunedBlock:
     inputs: Mapping[str, Inputs] = statistics.inputs() if statistics else {}
     caveats = {target.name: statistics.caveats(target.name) if statistics else "" for target in targets}
-    return [_prune_layer(target, pruner, inputs.get(target.name), caveats[target.name]) for target in targets]
+    return [_prune_layer(target, pruner, inputs.get(target.name), caveats[target.name], report) for target in targets]
 
 
 def _prune_layer(
-    target: Target, pruner: OneShot, inputs: Inputs | None, caveats: str
+    target: Target, pruner: OneShot, inputs: Inputs | None, caveats: str, report: bool
 ) -> tuple[PrunedLayer, PrunedWeight]:
     """Prune one layer. If the method needs inputs and there are none, prune it by magnitude, with a note."""
     weight, bias = target.layer.matrix(target.layer.weight.detach()), _bias(target)
@@ -96,17 +108,19 @@ def _prune_layer(
         pruned = pruner(weight, bias, inputs, target.pattern)
     except ValueError as error:
         raise ValueError(f"{target.name}: {error}") from error
-    by_magnitude = Magnitude()(weight, None, None, target.pattern)
-    energy = weight.double().square()
+    magnitude_error = error = None
+    if report and inputs is not None and inputs.count:
+        by_magnitude = pruned if isinstance(pruner, Magnitude) else Magnitude()(weight, None, None, target.pattern)
+        magnitude_error, error = (_error(weight, x, inputs, bias) for x in (by_magnitude, pruned))
     layer = PrunedLayer(
         name=target.name,
         role=target.layer.role,
         shape=target.layer.shape,
         pattern=str(target.pattern),
-        density=int(pruned.weight.count_nonzero()) / weight.numel(),
-        kept_energy=float(energy[pruned.mask].sum() / energy.sum()) if energy.any() else 1.0,
-        magnitude_error=_error(weight, by_magnitude, inputs, bias),
-        error=_error(weight, pruned, inputs, bias),
+        density=count_entries(pruned.weight).nonzeros / weight.numel(),
+        kept_energy=_kept_energy(weight, pruned.mask),
+        magnitude_error=magnitude_error,
+        error=error,
         tokens=None if inputs is None else inputs.count,
         note="; ".join(filter(None, [pruned.note, caveats])),
     )
@@ -119,8 +133,16 @@ def _bias(target: Target) -> Tensor | None:
     return bias
 
 
-def _error(weight: Tensor, pruned: PrunedWeight, inputs: Inputs | None, bias: Tensor | None) -> float | None:
-    if inputs is None or not inputs.count:
-        return None
+def _kept_energy(weight: Tensor, mask: Tensor) -> float:
+    """Return the share of the sum of squares that a mask keeps. Squares are summed in parts that fit into a cache."""
+    kept = whole = 0.0
+    for part, kept_here in zip(weight.split(_ROWS), mask.split(_ROWS), strict=True):
+        squares = part.double().square_()
+        whole += float(squares.sum())
+        kept += float(squares.mul_(kept_here).sum())
+    return kept / whole if whole else 1.0
+
+
+def _error(weight: Tensor, pruned: PrunedWeight, inputs: Inputs, bias: Tensor | None) -> float:
     single = Inputs(inputs.gram.float(), inputs.mean.float(), inputs.count)  # precise enough to compare methods
     return output_error(weight, pruned.weight, single, bias, pruned.bias)

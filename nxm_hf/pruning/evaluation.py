@@ -61,6 +61,16 @@ class Evaluation:
         labels = [_label(row, number, model, regression) for number, row in enumerate(rows, 1)]
         return cls(texts, torch.tensor(labels), regression, tokenizer or load_tokenizer(model))
 
+    @property
+    def unit(self) -> str:
+        """Return what is counted in `count`."""
+        return "labelled rows"
+
+    @property
+    def count(self) -> int:
+        """Return the number of rows."""
+        return len(self.labels)
+
     def __call__(self, model: PreTrainedModel) -> Scores:
         """Return the accuracy of a classifier, or the correlations of a regression model's scores with the labels.
 
@@ -136,7 +146,7 @@ def _is_regression(model: PreTrainedModel) -> bool:
     if not type(model).__name__.endswith(HEAD):
         raise ValueError(
             f"{type(model).__name__} has no head that answers labelled rows; an evaluation needs a model whose class "
-            f"ends in {HEAD}. Leave the evaluation out."
+            f"ends in {HEAD}, or a causal language model and a text. Leave the evaluation out."
         )
     problem, one_output = model.config.problem_type, model.config.num_labels == 1
     if problem == "multi_label_classification" or (problem == "regression" and not one_output):

@@ -15,10 +15,17 @@ PANEL = 512  # rows of a Gram matrix that are summed at a time, each from the di
 
 
 class GramSum:
-    """Sums over the inputs of one layer: their Gram matrix, their sum, their number, and a sample of them."""
+    """Sums over the inputs of one layer: their Gram matrix, their sum, their number, and a sample of them.
 
-    def __init__(self, width: int, device: torch.device):
-        self._upper = torch.zeros(width, width, dtype=torch.float64, device=device)  # valid on and above the diagonal
+    Args:
+        width: The number of inputs.
+        device: Where to sum.
+        whole: Whether to sum the whole Gram matrix; otherwise only its diagonal.
+    """
+
+    def __init__(self, width: int, device: torch.device, whole: bool = True):
+        # The matrix is valid on and above the diagonal.
+        self._upper = torch.zeros((width, width) if whole else (width,), dtype=torch.float64, device=device)
         self.sum = torch.zeros(width, dtype=torch.float64, device=device)
         self.count = 0
         self.samples: list[Tensor] = []
@@ -31,8 +38,11 @@ class GramSum:
             sample_size: The largest number of them to copy into the sample, evenly spaced; 0 for none.
         """
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        for begin in range(0, x.shape[1], PANEL):  # products in fp32, sums in fp64; half of the matrix is enough
-            self._upper[begin : begin + PANEL, begin:] += x[:, begin : begin + PANEL].T @ x[:, begin:]
+        if self._upper.dim() == 1:
+            self._upper += x.square().sum(0)
+        else:
+            for begin in range(0, x.shape[1], PANEL):  # products in fp32, sums in fp64; half of the matrix is enough
+                self._upper[begin : begin + PANEL, begin:] += x[:, begin : begin + PANEL].T @ x[:, begin:]
         self.sum += x.sum(0)
         self.count += len(x)
         if sample_size and len(x):
@@ -40,7 +50,9 @@ class GramSum:
 
     @property
     def gram(self) -> Tensor:
-        """Return the full Gram matrix, [in, in]."""
+        """Return the full Gram matrix, [in, in]; zero off its diagonal if only that was summed."""
+        if self._upper.dim() == 1:
+            return torch.diag(self._upper)
         return self._upper.triu() + self._upper.triu(1).T
 
     def inputs(self, others: Sequence["GramSum"] = ()) -> Inputs:
@@ -69,12 +81,20 @@ class InputStatistics:
         batches: The number of calibration batches.
         with_sample: Whether to keep a sample of the inputs.
         two_stacks: Whether the model has an encoder and a decoder, each with its own attention mask.
+        with_gram: Whether to sum whole Gram matrices; otherwise only their diagonals.
     """
 
-    def __init__(self, layers: Sequence[Layer], batches: int, with_sample: bool = False, two_stacks: bool = False):
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        batches: int,
+        with_sample: bool = False,
+        two_stacks: bool = False,
+        with_gram: bool = True,
+    ):
         self._layers = [layer for layer in layers if _conv_groups(layer.module) == 1]
         self._sample_size = -(-SAMPLE_SIZE // batches) if with_sample else 0
-        self._two_stacks = two_stacks
+        self._two_stacks, self._with_gram = two_stacks, with_gram
         self._masks: tuple[Tensor | None, Tensor | None] = (None, None)
         self._call_inputs: dict[tuple, tuple[Tensor, list[str]]] = {}  # tensor -> the layers that received it
         self._sums: dict[tuple[str, ...], GramSum] = {}  # by the layers that share it
@@ -107,7 +127,7 @@ class InputStatistics:
             if not without_padding:
                 self._with_padding |= set(names)
             if tuple(names) not in self._sums:
-                self._sums[tuple(names)] = GramSum(rows.shape[-1], rows.device)
+                self._sums[tuple(names)] = GramSum(rows.shape[-1], rows.device, self._with_gram)
             self._sums[tuple(names)].add(rows, self._sample_size)
         self._call_inputs.clear()
 

@@ -21,9 +21,11 @@ from nxm_hf.pruning.block_cache import BlockCache
 from nxm_hf.pruning.blockwise import prune_blocks
 from nxm_hf.pruning.calibration import Sampling, make_batches
 from nxm_hf.pruning.evaluation import Evaluation
+from nxm_hf.pruning.perplexity import TextEvaluation, is_causal
 from nxm_hf.pruning.result import PrunedLayer, PruningResult, peak_memory, record_pruning
 from nxm_hf.pruning.text_rows import check_paths
 from nxm_hf.pruning.trainer_batches import forward_inputs, held_tokenizer
+from nxm_hf.solvers.entry_counts import count_entries
 from nxm_hf.storage.model_record import remove_record, set_record
 from nxm_hf.storage.verify import verify_targets
 
@@ -49,6 +51,7 @@ def prune(
     seed: int | None = None,
     evaluation: str | Path | Iterable | None = None,
     cache: BlockCache | None = None,
+    report: bool = True,
     **settings: Any,
 ) -> PruningResult:
     """Prune a model in place, without training.
@@ -81,9 +84,12 @@ def prune(
             packed for models whose tokenizer marks no end of a text.
         columns: The columns of a file or dataset to read; by default the first that holds text.
         seed: Draw the sequences at random by this seed; by default, evenly spaced ones are read.
-        evaluation: Labelled rows to score the model on before and after, in a list or a file. They have one or two
-            columns of text and a column `label`. The model must be one for sequence classification.
+        evaluation: What to score the model on before and after, in a list or a file. For a model for sequence
+            classification: labelled rows, with one or two columns of text and a column `label`. For a causal language
+            model: a text, whose `perplexity` is computed.
         cache: Where finished blocks are kept, so that a killed job can continue.
+        report: Whether to compute the error of each layer's outputs. If False, "magnitude" reads no calibration
+            data, and "wanda" collects the norms of inputs alone.
         **settings: The settings of the method, if `method` is a name; see `nxm_hf.pruners.settings(method)`.
 
     Returns:
@@ -113,7 +119,7 @@ def prune(
     sampling = Sampling(samples, length, batch_size, pack, columns, seed)
     layers = dict(include=include, exclude=exclude, on_indivisible=on_indivisible)
     job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates=calibration is not None)
-    return job.run(calibration, tokenizer, sampling, evaluation, cache)
+    return job.run(calibration, tokenizer, sampling, evaluation, cache, report)
 
 
 def default_method(calibration: object) -> str:
@@ -221,6 +227,7 @@ class PruningJob:
         sampling: Sampling | None = None,
         evaluation: str | Path | Iterable | None = None,
         cache: BlockCache | None = None,
+        report: bool = True,
     ) -> PruningResult:
         """Prune the model in place, and record in its config how.
 
@@ -230,27 +237,32 @@ class PruningJob:
             sampling: How much text to read.
             evaluation: See `prune`.
             cache: See `prune`.
+            report: See `prune`.
 
         Returns:
             What was done to each layer.
         """
         tokenizer = tokenizer or held_tokenizer(self.plan)
-        classifier = cast(PreTrainedModel, self.model)  # an Evaluation refuses any other model
-        scorer = None if evaluation is None else Evaluation.from_rows(evaluation, classifier, tokenizer)
-        before = scorer(classifier) if scorer else {}
+        scored = cast(PreTrainedModel, self.model)  # an evaluation refuses any other model
+        scorer: Evaluation | TextEvaluation | None = None
+        if evaluation is not None:
+            make = TextEvaluation.from_text if is_causal(self.model) else Evaluation.from_rows
+            scorer = make(evaluation, scored, tokenizer)
+        before = scorer(scored) if scorer else {}
         begin = time.perf_counter()
-        made = [] if calibration is None else make_batches(calibration, self.model, tokenizer, sampling)
+        reads = calibration is not None and (report or self.pruner.needs_inputs)
+        made = [] if calibration is None or not reads else make_batches(calibration, self.model, tokenizer, sampling)
         batches = [part for batch in made for part in forward_inputs(batch, self.plan)]
         remove_record(self.model)
         with eval_no_grad(self.model):
-            layers = prune_blocks(self.model, self.plan, self.pruner, batches, self.dense_inputs, cache)
+            layers = prune_blocks(self.model, self.plan, self.pruner, batches, self.dense_inputs, cache, report)
         verify_targets(self.plan.targets).raise_for_problems()
         result = self._result(layers, calibrated=bool(batches), seconds=time.perf_counter() - begin)
         set_record(self.model, record_pruning(self.config, result))
         if scorer is None:
             return result
-        scores = {metric: (before[metric], value) for metric, value in scorer(classifier).items()}
-        return replace(result, scores=scores, rows=len(scorer.labels))
+        scores = {metric: (before[metric], value) for metric, value in scorer(scored).items()}
+        return replace(result, scores=scores, rows=scorer.count, unit=scorer.unit)
 
     def _result(self, by_name: Mapping[str, PrunedLayer], calibrated: bool, seconds: float) -> PruningResult:
         layers = tuple(by_name[target.name] for target in self.plan.targets)
@@ -313,5 +325,5 @@ def _check_weights(plan: Plan) -> None:
         weight = target.layer.weight
         if weight.is_meta:
             raise ValueError(f"{target.name} is on the meta device and has no values. Load the model's weights.")
-        if count := int(weight.isnan().sum()):
+        if count := count_entries(weight).nans:
             raise ValueError(f"{target.name} holds {count} NaN, of which no mask can be made. Load another checkpoint.")

@@ -76,8 +76,9 @@ class PruningResult:
         tokens: The largest number of calibration tokens that a layer received; None without calibration data.
         seconds: The time that pruning took, without the evaluation.
         peak_memory: The peak memory of the process so far, in bytes; None if the system does not report it.
-        scores: Metric -> (before, after) on the labelled rows; empty without an evaluation.
-        rows: The number of labelled rows.
+        scores: Metric -> (before, after) of the evaluation; empty without one.
+        rows: The number of labelled rows, or of predicted tokens.
+        unit: What `rows` counts: "labelled rows" or "tokens".
     """
 
     method: str
@@ -89,6 +90,7 @@ class PruningResult:
     peak_memory: int | None = None
     scores: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     rows: int = 0
+    unit: str = "labelled rows"
 
     @property
     def density(self) -> float:
@@ -158,7 +160,7 @@ class PruningResult:
     def score_summary(self) -> dict[str, str]:
         """Return each metric before and after as text, by name."""
         return {
-            name: f"{_four_digits(before)} -> {_four_digits(after)} on {self.rows} labelled rows"
+            name: f"{_four_digits(before)} -> {_four_digits(after)} on {self.rows} {self.unit}"
             for name, (before, after) in self.scores.items()
         }
 

@@ -41,6 +41,30 @@ def read_texts(source: str | Path | Iterable, columns: str | Sequence[str] | Non
         yield from (text.strip() for text in cells if isinstance(text, str) and text.strip())
 
 
+def joined_text(source: str | Path | Iterable, columns: str | Sequence[str] | None = None) -> str:
+    """Return the text of a list, a file or a Hub dataset as one, with spaces and empty rows as they are.
+
+    Rows are joined by two line breaks, as is usual for WikiText. The lines of a .txt file are left as they are.
+
+    Args:
+        source: As in `read_texts`.
+        columns: The columns to read; by default the first column that holds text.
+
+    Raises:
+        ValueError: If a file cannot be read, or a column does not exist.
+        FileNotFoundError: If there is neither a file nor a Hub dataset of this name.
+    """
+    chosen, cells, is_file_of_lines = as_list("columns", columns), [], isinstance(source, (str, Path))
+    for row in read_rows(source) if isinstance(source, (str, Path)) else source:
+        if isinstance(row, Mapping):
+            is_file_of_lines = False
+            chosen = chosen or [_first_text_column(row)]
+            cells += [text for column in chosen if isinstance(text := _cell(row, column), str)]
+        elif isinstance(row, str):
+            cells.append(row)
+    return ("" if is_file_of_lines else "\n\n").join(cells)
+
+
 def _first_text_column(row: Mapping[str, Any]) -> str:
     for column, value in row.items():
         if isinstance(value, str):

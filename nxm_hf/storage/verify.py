@@ -321,15 +321,16 @@ def _matrix(layer: Layer, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _look(layer: Layer, pattern: Pattern, matrix: Tensor) -> VerifiedLayer:
+    counts = pattern.count(matrix)
     return VerifiedLayer(
         name=layer.name,
         role=layer.role,
         shape=(matrix.shape[0], matrix.shape[1]),
         pattern=pattern,
-        nonzeros=int(torch.count_nonzero(matrix)),
-        violations=pattern.violations(matrix),
-        negative_zeros=int(torch.count_nonzero((matrix == 0) & torch.signbit(matrix))),
-        not_finite=int(torch.count_nonzero(torch.isnan(matrix))),
+        nonzeros=counts.nonzeros,
+        violations=counts.violations,
+        negative_zeros=counts.negative_zeros,
+        not_finite=counts.nans,
     )
 
 

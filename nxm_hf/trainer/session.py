@@ -269,8 +269,11 @@ class SparseTrainingSession:
             write_record(args.output_dir, engine.record(verification), verification)
 
     def _verify(self, plan: Plan, alone: bool) -> Verification:
-        found = None if self.engine is None or plan.shards is None else self.engine.verification
-        return found if alone and found is not None else verify_targets(plan.targets)
+        if self.engine is None:
+            return verify_targets(plan.targets)
+        if alone and plan.shards is not None and self.engine.verification is not None:
+            return self.engine.verification
+        return self.engine.verify_deployed()
 
     def _teacher_description(self) -> dict[str, Any] | None:
         return None if self.teacher is None else self.teacher.record

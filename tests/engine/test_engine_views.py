@@ -122,6 +122,20 @@ def test_no_zero_that_is_deployed_is_negative(recipe, window):
     assert all((weight < 0).any() for weight in weights(model))
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_was_found_in_the_deployed_view_holds_until_a_weight_changes(changed):
+    model = Toy()
+    engine = attach(model, adamw(model), short("asp"), total_steps=TOTAL)
+    with engine.deployed():
+        found = engine.verify_deployed()
+        if changed:
+            with torch.no_grad():
+                engine.plan.targets[0].layer.weight.fill_(1.0)
+        again = engine.verify_deployed()
+    assert (again is found) != changed
+    assert again.ok != changed
+
+
 def test_a_step_inside_the_deployed_view_is_an_error():
     model, engine = trained("ste", steps=2, total=4)
     before = weights(model)

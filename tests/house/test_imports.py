@@ -19,7 +19,15 @@ FILES = sorted(ROOT.rglob("*.py"))
 PARTS = {
     "analysis": {"density_schedule", "forward_flops", "recording"},
     "pruners": {"adam_fit", "hessian", "least_squares"},
-    "solvers": {"comparator_network", "nearest", "self_test", "transposable_paths", "transposable_tiles", "weight_ops"},
+    "solvers": {
+        "comparator_network",
+        "entry_counts",
+        "nearest",
+        "self_test",
+        "transposable_paths",
+        "transposable_tiles",
+        "weight_ops",
+    },
     "solvers.published": {"filling", "tilewise"},
 }
 CATALOGUES = ("analysis", "families", "methods", "patterns", "pruners", "recipes", "solvers", "solvers.published")

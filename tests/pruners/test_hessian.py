@@ -2,9 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
 
+from nxm_hf.pruners import Inputs
 from nxm_hf.pruners.hessian import Hessian
 from tests.support.one_shot import statistics, tokens
+
+
+def test_layers_with_the_same_inputs_share_one_hessian_for_each_damping():
+    x = torch.randn(50, 8)
+    inputs, others = (Inputs(x.T @ x, x.mean(0), len(x)) for _ in range(2))
+    hessian = Hessian.for_bias_mode(inputs, 0.1, None, "after")
+    assert Hessian.for_bias_mode(inputs, 0.1, torch.ones(4), "keep") is hessian
+    assert Hessian.for_bias_mode(inputs, 0.2, None, "after") is not hessian
+    assert Hessian.for_bias_mode(inputs, 0.1, torch.ones(4), "joint") is not hessian
+    assert Hessian.for_bias_mode(others, 0.1, None, "after") is not hessian
 
 
 @pytest.mark.parametrize("centred", [True, False])

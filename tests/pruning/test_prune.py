@@ -111,6 +111,17 @@ def test_magnitude_needs_no_calibration_and_then_knows_no_errors():
     assert "error" not in str(outcome).splitlines()[-1] and outcome.error is None
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_without_a_report_the_weights_are_the_same_and_no_error_is_known(method):
+    model, other = make_bert(), make_bert()
+    with_errors = prune(model, "2:4", method, TEXTS)
+    without = prune(other, "2:4", method, TEXTS, report=False)
+    assert_equal_weights(model, other)
+    assert all(row.error is row.magnitude_error is None for row in without.layers) and without.error is None
+    assert without.density == with_errors.density
+    assert without.tokens == (None if method == "magnitude" else with_errors.tokens)
+
+
 def test_texts_are_read_with_the_tokenizer():
     texts, tokenizer = make_texts(12), make_tokenizer()
     model, other = make_bert(), make_bert()

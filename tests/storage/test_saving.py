@@ -42,6 +42,22 @@ def test_saving_before_training_is_an_error_that_says_to_train(rows, tmp_path):
     assert hashes_of(tmp_path) == before
 
 
+@pytest.mark.parametrize("written", ["-0.0", "another number", "another shape"])
+def test_a_file_that_differs_in_a_single_bit_is_an_error(written, tmp_path):
+    model = train_two_steps(tmp_path / "run").model
+    plan, name = Plan.of(model, NxMConfig("asp")), "bert.encoder.layer.1.output.dense.weight"
+    model.save_pretrained(tmp_path / "end")
+    check_written(tmp_path / "end", plan)
+    weights = load_file(tmp_path / "end" / "model.safetensors")
+    entry = weights[name].view(-1)[-4:]
+    entry[(entry != 0) if written == "another number" else (entry == 0)] *= -1
+    if written == "another shape":
+        weights[name] = weights[name].T.contiguous()
+    save_file(weights, tmp_path / "end" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises((RuntimeError, ValueError), match=r"output\.dense"):
+        check_written(tmp_path / "end", plan)
+
+
 @pytest.mark.parametrize("shards", [False, True], ids=["one file", "shards"])
 def test_a_weight_that_was_not_written_as_it_is_in_memory_is_an_error(shards, tmp_path, monkeypatch):
     """As on a disk that loses what it has written: the file is whole, and holds another number."""

@@ -1,0 +1,168 @@
+"""Count the entries of a weight: non-zeros, -0.0, NaN, and groups with too many non-zeros, in one pass over memory.
+
+On a CPU the bits of a part of the weight are compared as integers while the part is in the cache. Elsewhere, and for
+other types of numbers, torch counts step by step.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PART = 2**17  # entries looked at together: their flags and numbers fit into the second cache of a core
+
+_INTEGERS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+# The types of numbers whose bits are compared, each with the bits of its infinity.
+_INFINITY = {
+    torch.float32: 0x7F800000,
+    torch.bfloat16: 0x7F80,
+    torch.float16: 0x7C00,
+    torch.float64: 0x7FF0000000000000,
+}
+_WORDS = {2: np.uint16, 4: np.uint32}  # flags of a group read as one integer; of a larger group, as several uint64
+
+
+class EntryCounts(NamedTuple):
+    """Give what was counted in a weight.
+
+    Args:
+        nonzeros: Entries that are not zero. NaN is one of them.
+        violations: Places that break the pattern.
+        negative_zeros: Zeros that are -0.0.
+        nans: Entries that are NaN.
+    """
+
+    nonzeros: int = 0
+    violations: int = 0
+    negative_zeros: int = 0
+    nans: int = 0
+
+    def plus(self, other: "EntryCounts") -> "EntryCounts":
+        """Return the sum of two counts.
+
+        Args:
+            other: What was counted in another part.
+        """
+        return EntryCounts(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def count_entries(weight: Tensor, n: int = 1, m: int = 1) -> EntryCounts:
+    """Count the entries of a weight, and its groups with more than `n` non-zeros.
+
+    Args:
+        weight: The weight, or a mask.
+        n: Entries that a group may keep.
+        m: Consecutive entries of a group along the last dimension. With `n` = `m` no group is counted.
+    """
+    weight = weight.detach()
+    if not _can_be_viewed(weight):
+        return _counts_in_torch(weight, n, m)
+    bits = _bits(weight)
+    infinity = _INFINITY.get(weight.dtype)
+    part = max(PART // m, 1) * m
+    flags = np.empty(min(part, bits.size), dtype=bool)
+    counts = EntryCounts()
+    for start in range(0, bits.size, part):
+        counts = counts.plus(_counts_of_part(bits[start : start + part], infinity, flags, n, m))
+    return counts
+
+
+def count_full_columns(weight: Tensor, n: int, m: int) -> int:
+    """Return how many groups of `m` consecutive rows of one column have more than `n` non-zeros.
+
+    Args:
+        weight: The weight, or a mask, whose number of rows is a multiple of `m`.
+        n: Entries that a group may keep.
+        m: Entries of a group.
+    """
+    weight = weight.detach()
+    if not weight.numel():
+        return 0
+    if not _can_be_viewed(weight):
+        return _full_groups_in_torch(weight.mT, n, m)
+    rows = _bits(weight).reshape(-1, weight.shape[-1])
+    step = max(PART // rows.shape[1] // m, 1) * m
+    full = 0
+    for start in range(0, len(rows), step):
+        flags = _nonzero(rows[start : start + step], weight.dtype in _INFINITY)
+        tall = flags.view(np.uint8).reshape(-1, m, rows.shape[1]).sum(1, dtype=np.uint16)
+        full += int(np.count_nonzero(tall > n))
+    return full
+
+
+def _can_be_viewed(weight: Tensor) -> bool:
+    """Return True if NumPy can read the bits of a weight where they are."""
+    plain = weight.device.type == "cpu" and type(weight) in (Tensor, torch.nn.Parameter)
+    whole_numbers = weight.dtype in (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    return plain and (whole_numbers or weight.dtype in _INFINITY)
+
+
+def _bits(weight: Tensor) -> np.ndarray:
+    """Return the bits of a weight as unsigned integers in one row; a copy if it is not contiguous."""
+    flat = weight.contiguous().view(-1).view(torch.uint8)
+    return flat.numpy().view(_INTEGERS[weight.dtype.itemsize])
+
+
+def _counts_of_part(bits: np.ndarray, infinity: int | None, flags: np.ndarray, n: int, m: int) -> EntryCounts:
+    flags = flags[: bits.size]
+    negative_zeros = nans = 0
+    if infinity is not None and _is_unusual(bits, infinity):
+        magnitudes = bits & _magnitude_bits(bits)
+        nans = int(np.count_nonzero(magnitudes > infinity))
+        negative_zeros = int(np.count_nonzero(bits == _sign_bit(bits)))
+        np.not_equal(magnitudes, 0, out=flags)
+    else:
+        np.not_equal(bits, 0, out=flags)
+    return EntryCounts(int(np.count_nonzero(flags)), _full_groups(flags, n, m), negative_zeros, nans)
+
+
+def _is_unusual(bits: np.ndarray, infinity: int) -> bool:
+    """Return True if numbers hold a NaN or -0.0. Three extremes say so, without a pass for each kind of number."""
+    signed = bits.view(f"i{bits.itemsize}")
+    # As a signed integer -0.0 is the smallest, and a positive NaN is above infinity. As an unsigned one a negative
+    # NaN is above minus infinity.
+    return bool(
+        signed.min() == -int(_sign_bit(bits)) or signed.max() > infinity or bits.max() > int(_sign_bit(bits)) + infinity
+    )
+
+
+def _sign_bit(bits: np.ndarray) -> np.unsignedinteger:
+    return bits.dtype.type(1 << (8 * bits.itemsize - 1))
+
+
+def _magnitude_bits(bits: np.ndarray) -> np.unsignedinteger:
+    return bits.dtype.type((1 << (8 * bits.itemsize - 1)) - 1)
+
+
+def _nonzero(bits: np.ndarray, is_float: bool) -> np.ndarray:
+    return (bits & _magnitude_bits(bits)) != 0 if is_float else bits != 0
+
+
+def _full_groups(flags: np.ndarray, n: int, m: int) -> int:
+    """Return how many groups have more than n flags. A product adds up the bytes of a word in its highest byte."""
+    if n >= m:
+        return 0
+    if m not in _WORDS and (m % 8 or m > 248):  # 256 flags are one too many for a byte
+        return int(np.count_nonzero(flags.reshape(-1, m).sum(1, dtype=np.uint16) > n))
+    words = flags.view(_WORDS.get(m, np.uint64))
+    if m > 8:
+        words = words.reshape(-1, m // 8).sum(1, dtype=np.uint64)
+    ones = int.from_bytes(b"\x01" * words.itemsize, "little")
+    shift = words.dtype.type(8 * (words.itemsize - 1))
+    return int(np.count_nonzero((words * words.dtype.type(ones)) >> shift > n))
+
+
+def _counts_in_torch(weight: Tensor, n: int, m: int) -> EntryCounts:
+    negative_zeros = nans = 0
+    if weight.is_floating_point():
+        negative_zeros = int(torch.count_nonzero((weight == 0) & torch.signbit(weight)))
+        nans = int(torch.count_nonzero(torch.isnan(weight)))
+    return EntryCounts(int(torch.count_nonzero(weight)), _full_groups_in_torch(weight, n, m), negative_zeros, nans)
+
+
+def _full_groups_in_torch(weight: Tensor, n: int, m: int) -> int:
+    if n >= m:
+        return 0
+    groups = weight.unflatten(-1, (weight.shape[-1] // m, m))
+    return int((groups.count_nonzero(-1) > n).sum())

@@ -1,0 +1,105 @@
+"""Counts of entries, against a loop over single entries in Python."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from nxm_hf.patterns import parse
+from nxm_hf.solvers.entry_counts import PART, EntryCounts, count_entries, count_full_columns
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+GROUPS = ((1, 2), (2, 4), (3, 5), (4, 8), (7, 12), (8, 16), (16, 32), (33, 40), (200, 256))
+
+
+def counted_one_by_one(weight: Tensor, n: int, m: int) -> EntryCounts:
+    """Return the counts by their definitions."""
+    numbers = weight.to(torch.float64).flatten().tolist()
+    groups = [numbers[start : start + m] for start in range(0, len(numbers), m)]
+    return EntryCounts(
+        nonzeros=sum(x != 0 for x in numbers),
+        violations=sum(sum(x != 0 for x in group) > n for group in groups) if n < m else 0,
+        negative_zeros=sum(x == 0 and math.copysign(1, x) < 0 for x in numbers),
+        nans=sum(math.isnan(x) for x in numbers),
+    )
+
+
+def unusual_weight(dtype: torch.dtype, *shape: int) -> Tensor:
+    """Return a weight of numbers and zeros of either sign, infinities and NaN of either sign, and denormals."""
+    generator = torch.Generator().manual_seed(len(shape) + shape[-1])
+    special = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, -math.nan, 1.0, -1.0], dtype=dtype)
+    special = torch.cat([special, torch.full((2,), torch.finfo(dtype).smallest_normal, dtype=dtype) / 2])
+    special[-1].neg_()
+    chosen = torch.randint(len(special), shape, generator=generator)
+    return special[chosen]
+
+
+@pytest.mark.parametrize("n, m", GROUPS)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_counts_are_those_of_a_loop_over_entries(dtype, n, m):
+    weight = unusual_weight(dtype, 6, 3 * m)
+    assert count_entries(weight, n, m) == counted_one_by_one(weight, n, m)
+
+
+@pytest.mark.parametrize(
+    "value, expected", [(-0.0, (31, 0, 1, 0)), (math.nan, (32, 0, 0, 1)), (-math.inf, (32, 0, 0, 0))]
+)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_one_unusual_entry_is_seen(dtype, value, expected):
+    weight = torch.ones(4, 8, dtype=dtype)
+    weight[2, 5] = value
+    assert count_entries(weight) == EntryCounts(*expected)
+    assert count_entries(-weight).nans == expected[3]
+
+
+def test_a_weight_of_several_parts_is_counted_whole():
+    weight = torch.randn(5, PART // 4)
+    weight[weight.abs() < 0.7] = 0
+    weight[0, 0], weight[-1, -1] = -0.0, math.nan
+    counts = count_entries(weight, 2, 4)
+    groups = weight.view(-1, 4)
+    assert counts == EntryCounts(
+        int((weight != 0).sum()), int(((groups != 0).sum(1) > 2).sum()), int(weight[0, 0] == 0), 1
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int64], ids=str)
+def test_masks_and_whole_numbers_are_counted(dtype):
+    weight = torch.tensor([[1, 1, 1, 0], [0, 0, 1, 0]]).to(dtype)
+    assert count_entries(weight, 2, 4) == EntryCounts(nonzeros=4, violations=1)
+
+
+def test_the_smallest_whole_number_is_no_negative_zero():
+    assert count_entries(torch.tensor([-128, 0], dtype=torch.int8)) == EntryCounts(nonzeros=1)
+
+
+def test_complex_numbers_are_counted_by_torch():
+    weight = torch.tensor([[1.0, 0.0, 2.0, 3.0]]).to(torch.complex64)
+    assert count_entries(weight, 2, 4) == EntryCounts(nonzeros=3, violations=1)
+
+
+def test_a_transposed_weight_is_counted_as_it_reads():
+    weight = parse("2:4").project(torch.randn(8, 16))
+    assert count_entries(weight.T.contiguous().T, 2, 4).violations == 0
+    assert count_entries(weight.T, 2, 4) == counted_one_by_one(weight.T.contiguous(), 2, 4)
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.bool], ids=str)
+def test_full_columns_are_those_of_the_transpose(dtype):
+    weight = torch.randn(24, 10).clamp(min=0).to(dtype)
+    weight[0, 0] = 0
+    if dtype != torch.bool:
+        weight[:8, 3] = -0.0
+    assert count_full_columns(weight, 4, 8) == counted_one_by_one(weight.T.contiguous(), 4, 8).violations
+
+
+def test_full_columns_of_several_parts_are_counted():
+    weight = torch.randn(PART // 64, 256).clamp(min=0)
+    expected = int(((weight.view(-1, 4, 256) != 0).sum(1) > 2).sum())
+    assert count_full_columns(weight, 2, 4) == expected > 0
+
+
+def test_an_empty_weight_has_no_entries():
+    assert count_entries(torch.empty(0, 4), 2, 4) == EntryCounts()
+    assert count_full_columns(torch.empty(0, 4), 2, 4) == 0
