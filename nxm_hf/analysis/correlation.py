@@ -70,6 +70,28 @@ class Learning:
         values = self._defined(where).sort().values
         return float(values[round(share * (len(values) - 1))]) if len(values) else float("nan")
 
+    def by_magnitude(self, weight: Tensor, bins: int = 10) -> list[tuple[float, float]]:
+        """Return the learning correlation of small and of large weights.
+
+        Args:
+            weight: The final values of these weights.
+            bins: The number of bins. Each holds equally many weights, up to one, in the order of their magnitude.
+
+        Returns:
+            The mean magnitude and the median `delta` of each bin that holds a weight, smallest magnitudes first.
+
+        Raises:
+            ValueError: If the weight has another shape than a snapshot, or there is no bin.
+        """
+        if weight.shape != self.delta.shape or bins < 1:
+            raise ValueError(
+                f"The weight has the shape {tuple(weight.shape)} but a snapshot has {tuple(self.delta.shape)}, "
+                f"and bins={bins}. Give the final values of the sampled weights, and bins=10."
+            )
+        magnitudes, order = weight.detach().abs().double().flatten().sort(stable=True)
+        parts = zip(magnitudes.tensor_split(bins), self.delta.flatten()[order].tensor_split(bins), strict=True)
+        return [(float(w.mean()), Learning(delta).median) for w, delta in parts if len(w)]
+
     def _defined(self, where: Tensor | None = None) -> Tensor:
         selected = self.delta.flatten() if where is None else self.delta[where]
         return selected[~selected.isnan()]

@@ -57,7 +57,7 @@ class NxMConfig(PushToHubMixin):
         include: Prune only these layers: names, roles such as "query", groups such as "ffn", or "re:" expressions.
         exclude: Leave these layers dense. Same form as `include`.
         on_indivisible: What to do with a layer whose shape does not fit the pattern: "error" or "skip".
-        warmup: Fraction of training that stays dense at the beginning.
+        warmup: Fraction of training that stays dense at the beginning. 0 means the recipe's default.
         settle: Fraction of training at the end during which the final mask is frozen. 0 means the recipe's default.
 
     Raises:
@@ -88,7 +88,10 @@ class NxMConfig(PushToHubMixin):
     on_indivisible: str = field(
         default="error", metadata=_help('What to do with layers that the pattern does not fit: "error" or "skip".')
     )
-    warmup: float = field(default=0.0, metadata=_help("Fraction of training that stays dense at the beginning."))
+    warmup: float = field(
+        default=0.0,
+        metadata=_help("Fraction of training that stays dense at the beginning; 0 means the recipe's default."),
+    )
     settle: float = field(
         default=0.0,
         metadata=_help("Fraction of training at the end with a frozen mask; 0 means the recipe's default."),
@@ -129,7 +132,7 @@ class NxMConfig(PushToHubMixin):
         check_fraction("settle", self.settle)
         if sum(self.phases) >= 1:
             raise ValueError(
-                f"warmup={self.warmup} and settle={self.phases[1]} leave no step for the recipe; "
+                f"warmup={self.phases[0]} and settle={self.phases[1]} leave no step for the recipe; "
                 "their sum must be below 1. Write warmup=0.1, settle=0.3."
             )
         if self.custom_method is not None and self.settings:
@@ -200,10 +203,14 @@ class NxMConfig(PushToHubMixin):
             ((0.0, 0.0), (0.0, 0.0))
             >>> NxMConfig("admm").phases, NxMConfig("admm", warmup=0.2).phases
             ((0.0, 0.5), (0.2, 0.4))
+            >>> NxMConfig("fade").phases
+            (0.2, 0.3)
         """
-        if self.settle or self.custom_method is not None:
+        if self.custom_method is not None:
             return self.warmup, self.settle
-        return self.warmup, recipes.RECIPES.settle(self.recipe, self.recipe_settings, self.warmup)
+        default = recipes.RECIPES.find(self.recipe)[1].warmup
+        warmup = self.warmup or min(default, (1 - self.settle) / 2)  # which leaves steps for the recipe
+        return warmup, self.settle or recipes.RECIPES.settle(self.recipe, self.recipe_settings, warmup)
 
     @property
     def calibrated_start(self) -> recipes.CalibratedStart | None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nxm_hf.layers.plan import Target
 from nxm_hf.methods import NO_CHANGE, PHASES, Slot, State, pruned_part
+from nxm_hf.methods.admm import sparse_weight
 
 
 def residual(weights: Iterable[tuple[Target, Tensor]]) -> float:
@@ -48,11 +49,10 @@ def _admm_sums(weights: Iterable[tuple[Target, Tensor]], states: Mapping[str, St
         state = states[target.name]
         if Slot.R not in state:
             continue
-        r = state[Slot.R]
         total += weight.square().sum().item()
-        if isnan(total + r.sum().item()):
+        if isnan(total + state[Slot.R].sum().item()):
             return [float("nan"), float("nan")]
-        apart += (weight - r * target.pattern.nearest(r)).square().sum().item()
+        apart += (weight - sparse_weight(target.pattern, state)).square().sum().item()
     return [apart, total]
 
 

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State
-from nxm_hf.methods.schedules import Clock, Evenly, EveryEpoch, PeriodicSchedule
+from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State, pruned_part
+from nxm_hf.methods.rho import measure_by_norms, measure_by_quantile
+from nxm_hf.methods.schedules import Clock, Constant, Evenly, EveryEpoch, PeriodicSchedule, Schedule
 from nxm_hf.methods.scores import nearest_mask
 from nxm_hf.patterns import Pattern
-from nxm_hf.solvers.weight_ops import admm_update, keep
-
-PULL_OVER_GRADIENT = 0.003  # the ratio of norms that a measured rho aims at
+from nxm_hf.solvers.weight_ops import admm_update, keep, mask_change
 
 
 @dataclass(frozen=True)
@@ -20,27 +19,32 @@ class ADMM(Method):
 
         each step     W = optimizer(W, G + rho * (W - Z + U))             coupled
                       W = optimizer(W - contraction/K * (W - Z + U), G)   decoupled, K steps to an update
-        each update   Z = project(W + U),  U = U + W - Z
+        each update   Z = project(W + U),  U = U + dual * (W - Z),  then U = U * rho / (the next rho)
 
-    U is the dual variable, the running sum of W - Z. Z and U are nowhere both non-zero, so one tensor R = Z - U holds
-    both. With V = W + U and its nearest mask m, R = V where m keeps and R = -V elsewhere. The nearest mask of R is m
-    again. Without the dual, U = 0 and R = Z.
+    U is the dual variable, the running sum of W - Z. With `dual` 1, Z and U are nowhere both non-zero, so one tensor
+    R = Z - U holds both. With V = W + U and its nearest mask m, R = V where m keeps and R = -V elsewhere. The nearest
+    mask of R is m again. With `dual` 0, U = 0 and R = Z. With a `dual` in between, the state holds U beside R.
 
+    - `rho` None is measured once, at the first step with a gradient, from norms; "quantile" is measured over the first
+      steps. See `nxm_hf.methods.rho`. There is no pull before it is measured.
+    - `growth` times `rho` is the strength in use; it must not fall. It changes at updates, when U is scaled too, so
+      that the force rho * U stays what it was.
     - `start` is R before the first update: "A" R = W, without any pull; "B" R = project(W); "C" an update at step 0.
-    - `rho` None is measured once, at the first step with a gradient. There the norm of the pull becomes
-      `PULL_OVER_GRADIENT` times the norm of the loss's gradient.
-    - `scores` choose what `finish` keeps: the largest sum of their squares. The projections of the updates use the
-      squares of the weight itself.
+    - `projection` and `scores` are "magnitude" or "fisher", the metrics of `nxm_hf.methods.scores`. In the metric
+      `projection`, Z is the nearest sparse weight to V; the state holds the mask of a metric that changes. `scores`
+      choose what `finish` keeps: the largest sum of their squares.
     """
 
     pattern: Pattern
-    rho: float | None = None
+    rho: float | str | None = None
     contraction: float = 1.0
     penalty: str = "coupled"
     update: PeriodicSchedule = Evenly(80)
     start: str = "C"
-    dual: bool = True
+    dual: float = True
     scores: str = "magnitude"
+    projection: str = "magnitude"
+    growth: Schedule[float] = Constant(1.0)
 
     def init(self, weight: Tensor, clock: Clock) -> State:
         if isinstance(self.update, EveryEpoch):
@@ -50,52 +54,133 @@ class ADMM(Method):
             Slot.UPDATES: torch.tensor(0),
             Slot.MASK_CHANGE: NO_CHANGE.clone(),
         }
-        if self.penalty == "coupled" and self.rho is None:
-            state[Slot.RHO] = _unmeasured_rho()
+        if self.penalty == "coupled" and not isinstance(self.rho, float | int):
+            state[Slot.RHO] = torch.zeros((), dtype=torch.float64)
+        if self.rho == "quantile":
+            state[Slot.GRADIENT] = torch.zeros_like(weight)
+        if self._grows:
+            state[Slot.GROWTH] = torch.tensor(self.growth(clock), dtype=torch.float64)
+        if self._keeps_dual:
+            state[Slot.DUAL] = torch.zeros_like(weight)
         if self.start == "C":
-            self._update(weight, state)
+            self._update(weight, state, clock)
+        elif self.start == "A":
+            state[Slot.R].copy_(weight)
         else:
-            state[Slot.R].copy_(weight if self.start == "A" else self.pattern.project(weight))
+            self._project(weight, state, clock)
         return state
 
     def before_step(self, weight: Tensor, state: State, clock: Clock) -> None:
         if weight.grad is None:
             return
-        if self.penalty == "coupled":
-            pull = weight.detach() - state[Slot.R]
-            weight.grad.add_(pull, alpha=self._rho(pull, weight.grad, state, clock) * clock.loss_scale)
-        else:
+        if self.penalty == "decoupled":
             weight.lerp_(state[Slot.R], min(self.contraction / self.update.interval(clock), 1.0))
+            return
+        pull = weight.detach() - state[Slot.R]
+        rho = self._rho(weight, pull, state, clock)
+        if Slot.GROWTH in state:
+            rho *= state[Slot.GROWTH].item()
+        weight.grad.add_(pull, alpha=rho * clock.loss_scale)
 
     def after_step(self, weight: Tensor, state: State, clock: Clock) -> None:
         if self.update(clock):
-            self._update(weight, state)
+            self._update(weight, state, clock)
 
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor:
         mask = nearest_mask(weight, self.pattern, self.scores, clock)
         keep(weight, mask)
         return mask
 
-    def _update(self, weight: Tensor, state: State) -> None:
-        """Project and update the dual variable, both in R and in place."""
-        first = bool(state[Slot.UPDATES] == 0)
-        change = admm_update(weight.detach(), state[Slot.R], self.pattern, first, self.dual)
+    @property
+    def _grows(self) -> bool:
+        return self.penalty == "coupled" and self.growth != Constant(1.0)
+
+    @property
+    def _keeps_dual(self) -> bool:
+        """Return True if U is kept beside R, since both Z and U may be non-zero at an entry."""
+        return 0 < self.dual < 1
+
+    @property
+    def _keeps_mask(self) -> bool:
+        """Return True if the mask of Z is kept beside R, since it is not the nearest mask of R."""
+        return self._keeps_dual or self.projection != "magnitude"
+
+    def _project(self, weight: Tensor, state: State, clock: Clock) -> None:
+        """Begin with Z = project(W) and U = 0."""
+        mask = nearest_mask(weight, self.pattern, self.projection, clock)
+        state[Slot.R].copy_(weight)
+        keep(state[Slot.R], mask)
+        if self._keeps_mask:
+            state[Slot.MASK] = mask
+
+    def _update(self, weight: Tensor, state: State, clock: Clock) -> None:
+        """Project and update the dual variable, both in the state and in place."""
+        first, scale = bool(state[Slot.UPDATES] == 0), self._grow(state, clock)
+        if self._keeps_mask:
+            change = self._update_with_mask(weight.detach(), state, first, scale, clock)
+        else:
+            change = admm_update(weight.detach(), state[Slot.R], self.pattern, first, bool(self.dual), scale)
         state[Slot.UPDATES] += 1
         if change is not None:
             state[Slot.MASK_CHANGE] = change
 
-    def _rho(self, pull: Tensor, grad: Tensor, state: State, clock: Clock) -> float:
-        """Return the strength of the penalty, and measure it first if it is not known yet."""
-        if self.rho is not None:
+    def _grow(self, state: State, clock: Clock) -> float:
+        """Move on to the next strength, and return the factor that keeps the force rho * U."""
+        if not self._grows:
+            return 1.0
+        after = self.growth(clock)
+        before = state.setdefault(Slot.GROWTH, torch.tensor(after, dtype=torch.float64)).item()
+        state[Slot.GROWTH] = torch.tensor(after, dtype=torch.float64)
+        return before / after if after else 1.0
+
+    def _update_with_mask(self, weight: Tensor, state: State, first: bool, scale: float, clock: Clock) -> Tensor | None:
+        """Update with a mask, and a dual variable if it is not a part of R, that the state holds."""
+        r, before = state[Slot.R], mask_of_z(self.pattern, state)
+        if first:
+            dual = torch.zeros_like(r)
+        else:
+            dual = state[Slot.DUAL] if self._keeps_dual else -pruned_part(r, before)
+        v = weight + dual
+        mask = nearest_mask(v, self.pattern, self.projection, clock)
+        torch.mul(v, mask.view(torch.uint8), out=r)  # Z
+        dual = dual.lerp(v - r, float(self.dual)).mul_(scale)  # U + dual * (W - Z), exactly V - Z or U at the ends
+        r.sub_(dual)
+        state[Slot.MASK] = mask
+        if self._keeps_dual:
+            state[Slot.DUAL] = dual
+        return None if first else mask_change(before, mask)
+
+    def _rho(self, weight: Tensor, pull: Tensor, state: State, clock: Clock) -> float:
+        """Return the strength of the penalty, and measure it first if it is not known yet; 0 as long as it is not."""
+        if isinstance(self.rho, float | int):
             return self.rho
-        state.setdefault(Slot.RHO, _unmeasured_rho())  # a state saved with other settings has none
-        if state[Slot.RHO] == 0:
-            pull_norm, grad_norm = clock.norms(pull, grad)
-            grad_norm = grad_norm / clock.loss_scale
-            if pull_norm > 0 and grad_norm > 0:
-                state[Slot.RHO] = (PULL_OVER_GRADIENT * grad_norm / pull_norm).cpu()
-        return state[Slot.RHO].item()
+        # A state that was saved with other settings has none.
+        rho = state.setdefault(Slot.RHO, torch.zeros((), dtype=torch.float64))
+        if rho == 0 and weight.grad is not None:
+            if self.rho is None:
+                rho = measure_by_norms(pull, weight.grad, clock)
+            else:
+                rho = measure_by_quantile(weight, state, self.pattern, self.projection, clock)
+            state[Slot.RHO] = rho
+        return rho.item()
 
 
-def _unmeasured_rho() -> Tensor:
-    return torch.zeros((), dtype=torch.float64)
+def mask_of_z(pattern: Pattern, state: State) -> Tensor:
+    """Return the mask of Z, the sparse weight of the last update of ADMM.
+
+    Args:
+        pattern: The pattern of the weight.
+        state: The state of ADMM for this weight.
+    """
+    return state[Slot.MASK] if Slot.MASK in state else pattern.nearest(state[Slot.R])
+
+
+def sparse_weight(pattern: Pattern, state: State) -> Tensor:
+    """Return Z, the sparse weight of the last update of ADMM.
+
+    Args:
+        pattern: The pattern of the weight.
+        state: The state of ADMM for this weight.
+    """
+    z = state[Slot.R] + state[Slot.DUAL] if Slot.DUAL in state else state[Slot.R]
+    return z * mask_of_z(pattern, state)

@@ -20,6 +20,10 @@ class Slot:
     R = "r"  # ADMM: R = Z - U, the sparse weight less the dual variable
     UPDATES = "updates"  # ADMM: the number of updates done
     RHO = "rho"  # ADMM: the measured strength of the penalty, 0 until it is measured
+    GROWTH = "growth"  # ADMM: the factor of the strength since the last update, if it grows
+    DUAL = "u"  # ADMM: the dual variable, if it is damped
+    GRADIENT = "gradient"  # ADMM: the mean gradient, from which the strength is measured
+    GRADIENTS = "gradients"  # ADMM: the number of gradients in that mean
 
 
 NO_CHANGE = torch.tensor([0, 0, 1])  # the mask change before there is a second mask; the 1 keeps ratios finite

@@ -204,6 +204,40 @@ class Decay:
 
 
 @dataclass(frozen=True)
+class Growth:
+    """A factor that grows from `begin` to 1: in a straight line ("linear") or by equal ratios ("geometric").
+
+    >>> [Growth("geometric", 0.01)(Clock(step, 4)) for step in (0, 2, 4)]
+    [0.01, 0.1, 1.0]
+    """
+
+    kind: str
+    begin: float
+
+    def __call__(self, clock: Clock) -> float:
+        if self.kind == "linear":
+            return self.begin + (1 - self.begin) * clock.progress
+        return self.begin ** (1 - clock.progress)
+
+
+@dataclass(frozen=True)
+class ShareOfTheRest:
+    """The fraction that a step is of the steps left: subtracted at each step, it leads to zero in a straight line.
+
+    If steps were skipped, the next step that is taken makes up for them.
+
+    >>> [ShareOfTheRest()(Clock(step, 4)) for step in (1, 2, 3, 4)]
+    [0.25, 0.3333333333333333, 0.5, 1.0]
+    >>> ShareOfTheRest()(Clock(2, 4, since=0))
+    0.5
+    """
+
+    def __call__(self, clock: Clock) -> float:
+        left = clock.total - clock.last
+        return min((clock.step - clock.last) / left, 1.0) if left > 0 else 1.0
+
+
+@dataclass(frozen=True)
 class Frames(Generic[T]):
     """One value for each of several equal stretches of training.
 

@@ -50,6 +50,18 @@ def nearest_mask(weight: Tensor, pattern: Pattern, scores: str, clock: Clock) ->
     return pattern.nearest(weight if squares is None else _fisher(weight, squares))
 
 
+def scored(tensor: Tensor, scores: str, clock: Clock) -> Tensor:
+    """Return the scores of a tensor: its magnitudes, in the metric of the optimizer's second moment for "fisher".
+
+    Args:
+        tensor: A tensor of the weight's shape.
+        scores: "magnitude" or "fisher"; see `best_mask`.
+        clock: The clock that gives access to the optimizer's moments.
+    """
+    squares = _squares(scores, clock)
+    return tensor.detach().abs() if squares is None else _fisher(tensor.detach(), squares)
+
+
 def _squares(scores: str, clock: Clock) -> Tensor | None:
     return clock.squares if scores == "fisher" else None
 

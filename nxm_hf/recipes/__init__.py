@@ -9,6 +9,7 @@ from nxm_hf.recipes.admm import ADMM_RECIPE, admm
 from nxm_hf.recipes.asp import ASP_RECIPE, asp
 from nxm_hf.recipes.base import CalibratedStart, Recipe, RecipeRegistry
 from nxm_hf.recipes.dense import dense
+from nxm_hf.recipes.fade import FADE_RECIPE, fade
 from nxm_hf.recipes.fix import FIX_RECIPE, fix
 from nxm_hf.recipes.gradual import gradual
 from nxm_hf.recipes.mask_decay import mask_decay
@@ -31,6 +32,7 @@ RECIPES = RecipeRegistry(
     mask_decay,
     structure_decay,
     ADMM_RECIPE,
+    FADE_RECIPE,
     set,
     rigl,
     gradual,
@@ -48,6 +50,7 @@ __all__ = [
     "asp",
     "dense",
     "describe",
+    "fade",
     "fix",
     "gradual",
     "make",

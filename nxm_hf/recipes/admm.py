@@ -1,10 +1,12 @@
 """The recipe `admm`: NxMTransformer."""
 
 from nxm_hf.methods import ADMM, SCORES
-from nxm_hf.methods.schedules import Evenly, Every, EveryEpoch, PeriodicSchedule
+from nxm_hf.methods.schedules import Constant, Evenly, Every, EveryEpoch, Growth, PeriodicSchedule, Schedule
 from nxm_hf.patterns import Pattern
 from nxm_hf.recipes.base import CALIBRATED_METHODS, CalibratedStart, Recipe, Settings
 from nxm_hf.settings import at_least_zero, one_of
+
+RHO_START_RATIO = 1e-3
 
 
 def admm(
@@ -13,9 +15,11 @@ def admm(
     steps: int | str = "auto",
     penalty: str = "coupled",
     contraction: float = 1.0,
-    start: str = "C",
-    dual: bool = True,
+    start: str = "auto",
+    dual: float = True,
     scores: str = "auto",
+    rho_schedule: str = "constant",
+    rho_start_ratio: float = RHO_START_RATIO,
 ) -> ADMM:
     """Train the dense weight while ADMM pulls it towards a sparse one, then prune it.
 
@@ -23,44 +27,82 @@ def admm(
     Relations: unlike `ste`, the forward pass stays dense. The frozen-mask phase (`settle`) is `asp` on the final mask.
 
     With `rho="auto"` the model is pruned by ALPS halfway through the steps left after the warm-up, then trained with
-    a frozen mask. With a number for `rho` it is the paper's ADMM: pruned by magnitude at the end, without a
-    frozen-mask phase. The config's `settle` sets another frozen-mask phase.
+    a frozen mask. With a number for `rho`, or "quantile", it is the paper's ADMM: pruned by magnitude at the end,
+    without a frozen-mask phase. The config's `settle` sets another frozen-mask phase. Masks of the paper's ADMM come
+    to rest only if `rho` is large enough; `nxm/mask_similarity` and `nxm/disagreement` in the log tell if it is.
 
     Args:
         pattern: The final pattern.
-        rho: The strength of the coupled penalty; "auto" measures it for each weight, relative to its gradient.
+        rho: The strength of the coupled penalty. "auto" measures it for each weight, as 0.003 of its gradient's norm.
+            "quantile" measures, over the first 20 steps, the strength at which nine groups of ten can keep their mask.
         steps: The number of steps from one update of Z and U to the next; "epoch"; or "auto", about 80 steps, with
             at most 50 updates in all and the last at the end.
         penalty: "coupled" adds the penalty to the gradient; "decoupled" moves the weight before the step.
         contraction: The strength of the decoupled penalty: the fraction of the way to Z - U between two updates.
-        start: The value of Z - U before the first update, "A", "B" or "C"; see `nxm_hf.methods.ADMM`.
-        dual: If False, there is no dual variable U.
+        start: The value of Z - U before the first update, "A", "B" or "C"; see `nxm_hf.methods.ADMM`. "auto" is "B",
+            the nearest sparse weight, with a number or "quantile" for `rho`, and "C" otherwise.
+        dual: The step of the dual variable U, a number from 0 to 1: U + dual * (W - Z). True is 1; with False there is
+            no U. A number in between keeps U in memory, as large as the weight.
         scores: The scores of the final mask: "magnitude"; "fisher", |W| times the root of the optimizer's mean
             squared gradient; or a method of `nxm_hf.prune`, which prunes with rows of the training data when the
             frozen-mask phase starts. "auto" is "alps" with `rho="auto"`, or "fisher" if there are no rows, and
-            "magnitude" with any other `rho`.
+            "magnitude" with any other `rho`. Unless `rho="auto"`, "fisher" is the metric of the updates' projections
+            as well. All other scores leave them to the magnitude.
+        rho_schedule: How the strength changes from update to update: "constant"; "linear" or "geometric", growing to
+            `rho` at the last update. The dual variable is scaled so that its force stays the same.
+        rho_start_ratio: The first strength of a growing schedule, as a fraction of `rho`.
 
     Raises:
-        ValueError: If a setting has a wrong value, or is not a setting of this `penalty`.
+        ValueError: If a setting has a wrong value, or is not a setting of this `penalty` or `rho`.
     """
     one_of("admm", "scores", scores, ("auto", *SCORES, *CALIBRATED_METHODS))
     one_of("admm", "penalty", penalty, ("coupled", "decoupled"))
-    one_of("admm", "start", start, ("C", "A", "B"))
-    one_of("admm", "dual", dual, (True, False))
+    one_of("admm", "start", start, ("auto", "A", "B", "C"))
+    automatic = _is_automatic(rho, penalty)
     if penalty == "decoupled" and rho != "auto":
         raise ValueError(f'rho={rho!r} is for penalty="coupled"; with "decoupled" set contraction=1.0 instead.')
     if penalty == "coupled" and contraction != 1.0:
         raise ValueError(f'contraction={contraction!r} is for penalty="decoupled"; with "coupled" set rho instead.')
+    if rho == "auto" and rho_schedule != "constant":
+        raise ValueError(f'rho_schedule={rho_schedule!r} needs a strength to grow to. Write rho=0.01, or "quantile".')
+    if rho == "auto" and start == "auto":
+        start = "C"
     return ADMM(
         pattern,
-        rho=None if rho == "auto" else at_least_zero("admm", "rho", rho, example=0.01),
+        rho=_strength(rho),
         contraction=at_least_zero("admm", "contraction", contraction),
         penalty=penalty,
         update=_update_schedule(steps),
-        start=start,
-        dual=dual,
-        scores=scores if scores in SCORES else "fisher" if _is_automatic(rho, penalty) else "magnitude",
+        start="B" if start == "auto" else start,
+        dual=_dual_step(dual),
+        scores=scores if scores in SCORES else "fisher" if automatic else "magnitude",
+        projection="fisher" if scores == "fisher" and not automatic else "magnitude",
+        growth=_growth(rho_schedule, rho_start_ratio),
     )
+
+
+def _strength(rho: float | str) -> float | str | None:
+    if rho in ("auto", "quantile"):
+        return None if rho == "auto" else rho
+    return at_least_zero("admm", "rho", rho, example=0.01)
+
+
+def _dual_step(dual: float) -> float:
+    if not isinstance(dual, int | float) or not 0 <= dual <= 1:
+        raise ValueError(f"dual of admm must be True, False or a number from 0 to 1; got {dual!r}. Write dual=0.5.")
+    return dual
+
+
+def _growth(rho_schedule: str, rho_start_ratio: float) -> Schedule[float]:
+    one_of("admm", "rho_schedule", rho_schedule, ("constant", "linear", "geometric"))
+    ratio = at_least_zero("admm", "rho_start_ratio", rho_start_ratio, example=RHO_START_RATIO)
+    if not 0 < ratio <= 1:
+        raise ValueError(f"rho_start_ratio of admm must be above 0 and at most 1; got {ratio}. Write 0.001.")
+    if rho_schedule != "constant":
+        return Growth(rho_schedule, ratio)
+    if ratio != RHO_START_RATIO:
+        raise ValueError(f'rho_start_ratio={ratio} is for a growing rho. Write rho_schedule="geometric" beside it.')
+    return Constant(1.0)
 
 
 def _update_schedule(steps: int | str) -> PeriodicSchedule:

@@ -43,6 +43,8 @@ class Recipe:
         calibrated_start: The rule for pruning with calibration data; None if the recipe never needs it.
         needs_warmup: The rule that tells if the recipe needs dense steps first; None if it never does.
         early: Steps by which the mask is frozen before the `settle` fraction of training begins.
+        warmup: The fraction of training that is dense first, if the config sets none; at most half of what its `settle`
+            leaves.
 
     Example:
         >>> from nxm_hf.recipes.ste import ste
@@ -55,6 +57,7 @@ class Recipe:
     calibrated_start: Callable[[Settings], CalibratedStart | None] | None = None
     needs_warmup: Callable[[Settings], bool] | None = None
     early: int = 0
+    warmup: float = 0.0
 
     @property
     def name(self) -> str:

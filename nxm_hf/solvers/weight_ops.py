@@ -154,7 +154,9 @@ def remask(weight: Tensor, mask: Tensor, dense: Tensor, pattern: MaskPattern) ->
     return change
 
 
-def admm_update(weight: Tensor, r: Tensor, pattern: SizedPattern, first: bool, dual: bool) -> Tensor | None:
+def admm_update(
+    weight: Tensor, r: Tensor, pattern: SizedPattern, first: bool, dual: bool, scale: float = 1.0
+) -> Tensor | None:
     """Do an update of ADMM on R = Z - U, in place: V = W + U, then R = V in the nearest mask of V and -V elsewhere.
 
     Args:
@@ -163,6 +165,7 @@ def admm_update(weight: Tensor, r: Tensor, pattern: SizedPattern, first: bool, d
         pattern: The pattern of the masks.
         first: Whether this is the first update, when there is no U, and R holds nothing yet.
         dual: Whether there is a U. Without it, R = Z, which is 0 where it is pruned.
+        scale: The factor of the new U, at most 1. With another factor than 1, R = -scale * V where it is pruned.
 
     Returns:
         How the mask changed, see `mask_change`; None for the first update.
@@ -173,11 +176,11 @@ def admm_update(weight: Tensor, r: Tensor, pattern: SizedPattern, first: bool, d
     kept = pattern.kept(weight.shape)
     if not weight.numel():
         return None if first else _mask_change_of_counts(0, 0, 0)
-    if dual and not first and (kernel := _kernel(ADMM_UPDATE, pattern, weight, r)):
+    if dual and not first and scale == 1 and (kernel := _kernel(ADMM_UPDATE, pattern, weight, r)):
         return _mask_change_of_counts(_run_refusing_nan(kernel, weight, r), kept, kept)
     parts = _parts(pattern, weight, r)
     buffers = _Buffers.like(parts[0][0])
-    changed = sum(_update(*part, pattern, first, dual, buffers.narrowed(len(part[0]))) for part in parts)
+    changed = sum(_update(*part, pattern, first, dual, scale, buffers.narrowed(len(part[0]))) for part in parts)
     return None if first else _mask_change_of_counts(changed, kept, kept)
 
 
@@ -212,7 +215,9 @@ class _Buffers(NamedTuple):
         return self if self.numbers.shape[:1] == (count,) else _Buffers(*(x[:count] for x in self))
 
 
-def _update(weight: Tensor, r: Tensor, pattern: PatternLike, first: bool, dual: bool, buffers: _Buffers) -> int:
+def _update(
+    weight: Tensor, r: Tensor, pattern: PatternLike, first: bool, dual: bool, scale: float, buffers: _Buffers
+) -> int:
     """Do `admm_update` on a part. Return how many entries of the mask changed."""
     if not first:
         _write_nearest_mask(r, pattern, buffers.before, buffers.numbers)
@@ -225,7 +230,8 @@ def _update(weight: Tensor, r: Tensor, pattern: PatternLike, first: bool, dual: 
     after = buffers.after.view(torch.int8)
     if dual:
         signs = torch.add(after, after, out=buffers.bytes).sub_(1)  # 1 or -1
-        r.mul_(buffers.numbers.copy_(signs))
+        factors = buffers.numbers.copy_(signs)
+        r.mul_(factors if scale == 1 else factors.clamp_(min=-scale))
     else:
         _zero_where(r, torch.neg(after, out=buffers.bytes), buffers.numbers)
     return 0 if first else _count(buffers.before.bitwise_xor_(buffers.after))

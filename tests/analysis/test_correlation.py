@@ -42,6 +42,23 @@ def test_offline_and_streaming_equal_the_definition(lags):
     assert torch.allclose(offline.delta, streamed.delta, rtol=0, atol=1e-9, equal_nan=True)
 
 
+def test_small_and_large_weights_are_told_apart_in_bins_of_equal_size():
+    """Figure 1 of Stosic and Stosic, in plain loops; a weight without a correlation counts in its bin's magnitude."""
+    weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    delta = torch.rand(5, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    delta[2, 3] = float("nan")
+    pairs = sorted(zip(weight.abs().flatten().tolist(), delta.flatten().tolist(), strict=True))
+    sizes, found = [9, 9, 9, 8], analysis.Learning(delta).by_magnitude(weight, bins=4)
+    for (magnitude, median), size in zip(found, sizes, strict=True):
+        part, pairs = pairs[:size], pairs[size:]
+        values = sorted(value for _, value in part if value == value)
+        assert magnitude == pytest.approx(sum(w for w, _ in part) / size)
+        assert median == values[round((len(values) - 1) / 2)]
+    assert len(analysis.Learning(delta).by_magnitude(weight, bins=50)) == 35
+    with pytest.raises(ValueError, match=r"shape \(7,\) but a snapshot has \(5, 7\)"):
+        analysis.Learning(delta).by_magnitude(weight[0])
+
+
 def test_more_series_than_a_chunk_and_a_list_of_snapshots_are_the_same():
     walk = torch.randn(20, 2100).cumsum(0)
     whole = analysis.learning_correlation(walk).delta

@@ -29,6 +29,21 @@ def test_a_sweep_trains_every_value_once_and_keeps_what_it_is_seen_against(name,
     assert all(variant == Variant(variant.recipe) for variant in sweep_variants(given, [name], ()))
 
 
+def test_crossed_sweeps_train_every_value_with_every_other():
+    """Figure 2 of Stosic and Stosic: the steps between masks by the density."""
+    crossed = "refresh=1,10,100*density=1:4,2:4"
+    for given in (["dense", "sr-ste"], ["dense", "asp"]):  # asp has no refresh, so sr-ste is the sweep's own recipe
+        found = [variant.recipe for variant in sweep_variants(given, [crossed], ())]
+        configs = [read_recipe(text) for text in found if text.startswith("sr-ste")]
+        points = {(config.settings.get("refresh", 1), str(config.pattern)) for config in configs}
+        assert points == {(steps, pattern) for steps in (1, 10, 100) for pattern in ("1:4", "2:4")}
+        assert len(configs) == 6 and found[:2] == given
+    with pytest.raises(ValueError, match=r"budget cannot be crossed.*write it by itself"):
+        sweep_variants(["asp"], ["density*budget"], ())
+    with pytest.raises(ValueError, match="no sweep 'densty'"):
+        sweep_variants(["asp"], ["refresh*densty"], ())
+
+
 def test_a_swept_budget_is_a_part_of_the_budget_given():
     found = sweep_variants(["asp"], ["budget"], ("--bf16", "--max_steps", "200", "--use_cpu"))
     assert found[0] == Variant("asp") and [dict(variant.budget)["max_steps"] for variant in found[1:]] == [

@@ -35,7 +35,7 @@ PATTERN_TEXTS = [text for kind in PATTERNS for text in kind.examples]
         ({"settings": {"steps": 0}}, "at least 1; got 0"),
         ({"settings": {"steps": "often"}}, "must be one of 'auto', 'epoch'; got 'often'"),
         ({"settings": {"penalty": "loose"}}, "'coupled', 'decoupled'; got 'loose'"),
-        ({"settings": {"start": "D"}}, "'C', 'A', 'B'; got 'D'"),
+        ({"settings": {"start": "D"}}, "'auto', 'A', 'B', 'C'; got 'D'"),
         ({"settings": {"penalty": "decoupled", "rho": 0.1}}, "set contraction=1.0 instead"),
         ({"settings": {"contraction": 0.5}}, "set rho instead"),
         ({"settings": "rho=0.01"}, r'a dict such as \{"rho": 0.01\}'),

@@ -18,6 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # In a catalogue's folder, but not an entry of it: what its entries are built from.
 PARTS = {
     "analysis": {"density_schedule", "forward_flops", "recording"},
+    "methods": {"rho"},
     "pruners": {"adam_fit", "hessian", "least_squares"},
     "solvers": {
         "comparator_network",

@@ -8,14 +8,28 @@ import torch
 from torch import nn
 
 from nxm_hf.methods import ADMM
-from nxm_hf.methods.schedules import Clock, Every
+from nxm_hf.methods.admm import sparse_weight
+from nxm_hf.methods.schedules import Clock, Constant, Every, Growth
 from nxm_hf.patterns import parse
-from tests.support.method_runs import COUPLED, DECOUPLED, OVER_OPTIMIZERS, PATTERN, STEPS, assert_agrees, by_verbs, near
+from tests.support.method_runs import (
+    CLOSE,
+    COUPLED,
+    DECOUPLED,
+    OVER_OPTIMIZERS,
+    PATTERN,
+    STEPS,
+    assert_agrees,
+    by_attach,
+    by_verbs,
+    near,
+)
 from tests.support.references import top
 from tests.support.toy_training import OPTIMIZERS, Toy, loss_at, weights
 
 
-def by_three_tensors(make_optimizer, rho=0.0, every=4, start="C", dual=True, contraction=0.0):
+def by_three_tensors(
+    make_optimizer, rho=0.0, every=4, start="C", dual=1.0, contraction=0.0, growth=lambda done: 1.0, fisher=False
+):
     """Sub-problem 1 by the optimizer, on the loss with its penalty; sub-problem 2 and the dual step each K steps."""
     model = Toy(dtype=torch.float64)
     optimizer = make_optimizer(model.parameters())
@@ -23,27 +37,32 @@ def by_three_tensors(make_optimizer, rho=0.0, every=4, start="C", dual=True, con
     z = [w.detach().clone() for w in layers]
     u = [torch.zeros_like(w) for w in layers]
 
-    def update():
+    def metric(w):
+        return optimizer.state[w]["exp_avg_sq"].sqrt() if fisher and "exp_avg_sq" in optimizer.state[w] else 1.0
+
+    def update(scale=1.0):
         for i, w in enumerate(layers):
             moved = w.detach() + u[i]
-            z[i] = moved * top(moved.abs(), PATTERN)
-            u[i] = moved - z[i] if dual else torch.zeros_like(moved)
+            z[i] = moved * top(moved.abs() * metric(w), PATTERN)
+            u[i] = scale * (u[i] + dual * (w.detach() - z[i]))
 
     if start == "C":
         update()
     if start == "B":
         z = [w.detach() * top(w.detach().abs(), PATTERN) for w in layers]
+    strength = rho * growth(0.0)
     for t in range(1, STEPS + 1):
         used = weights(model)
         optimizer.zero_grad()
         penalty = sum(((w - a + b) ** 2).sum() for w, a, b in zip(layers, z, u, strict=True))
-        (loss_at(t - 1, model) + rho / 2 * penalty).backward()
+        (loss_at(t - 1, model) + strength / 2 * penalty).backward()
         for w, a, b in zip(layers, z, u, strict=True):
             w.data -= contraction / every * (w.data - a + b)
         optimizer.step()
         if t % every == 0:
-            update()
-        yield used, [w.detach() * top(w.detach().abs(), PATTERN) for w in layers]
+            before, strength = strength, rho * growth(t / STEPS)
+            update(before / strength if rho else 1.0)
+        yield used, [w.detach() * top(w.detach().abs() * metric(w), PATTERN) for w in layers]
 
 
 @OVER_OPTIMIZERS
@@ -52,6 +71,45 @@ def test_coupled_admm_is_three_tensors_with_the_penalty_in_the_loss(start, dual,
     make_optimizer = OPTIMIZERS[optimizer]
     expected = by_three_tensors(make_optimizer, rho=0.3, start=start, dual=dual)
     assert_agrees(replace(COUPLED, start=start, dual=dual), make_optimizer, expected)
+
+
+@OVER_OPTIMIZERS
+@pytest.mark.parametrize("start", ["A", "B", "C"])
+@pytest.mark.parametrize("dual", [0.3, 1.0])
+def test_a_damped_dual_and_a_growing_rho_are_those_of_three_tensors(dual, start, optimizer):
+    make_optimizer, growth = OPTIMIZERS[optimizer], Growth("geometric", 0.05)
+    expected = by_three_tensors(make_optimizer, 2.0, start=start, dual=dual, growth=lambda done: 0.05 ** (1 - done))
+    assert_agrees(replace(COUPLED, rho=2.0, start=start, dual=dual, growth=growth), make_optimizer, expected)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "momentum"])
+@pytest.mark.parametrize("dual", [0.0, 0.6, 1.0])
+def test_projections_in_the_metric_of_the_second_moment_are_those_of_three_tensors(dual, optimizer):
+    """By magnitude at step 0, when Adam has no second moment yet, and under SGD, which has none."""
+    method = replace(COUPLED, start="B", dual=dual, scores="fisher", projection="fisher")
+    expected = by_three_tensors(OPTIMIZERS[optimizer], rho=0.3, start="B", dual=dual, fisher=True)
+    for ours, theirs in zip(by_attach(method, OPTIMIZERS[optimizer]), expected, strict=True):
+        for one, other in zip([*ours[0], *ours[1]], [*theirs[0], *(theirs[1] if ours[1] else [])], strict=True):
+            torch.testing.assert_close(one, other, **CLOSE)
+
+
+@pytest.mark.parametrize("text", ["2:4", "4:8", "2:4-transposable", "block:4x4:0.5", "unstructured:0.4"])
+@pytest.mark.parametrize("dual", [0.0, 0.6, 1.0])
+def test_a_rescaled_dual_is_a_factor_on_pruned_entries_alone(dual, text):
+    pattern = parse(text)
+    plain, grown = (
+        ADMM(pattern, 1.0, update=Every(1), start="C", dual=dual, growth=growth)
+        for growth in (Constant(1.0), Growth("linear", 0.5))
+    )
+    w = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    states = [method.init(w, Clock(0, 2)) for method in (plain, grown)]
+    for method, state in zip((plain, grown), states, strict=True):
+        method.after_step(w, state, Clock(1, 2))
+    z = [sparse_weight(pattern, state) for state in states]
+    torch.testing.assert_close(z[0], z[1])
+    assert torch.equal(z[0] != 0, z[1] != 0) and int(z[0].count_nonzero()) == pattern.kept(w.shape)
+    duals = [one - state["r"] for one, state in zip(z, states, strict=True)]
+    torch.testing.assert_close(duals[1], duals[0] * (0.5 / 0.75), rtol=1e-6, atol=1e-7)
 
 
 @OVER_OPTIMIZERS
@@ -201,39 +259,3 @@ def test_a_pruned_weight_winds_up_to_twice_itself_less_the_contraction(contracti
 @pytest.mark.parametrize(("contraction", "flips"), [(math.log(2) - 0.005, True), (math.log(2) + 0.005, False)])
 def test_a_near_tie_flips_back_below_a_contraction_of_ln_two(contraction, flips):
     assert first_interval(contraction, loser=0.030, rival=0.030 * (1 + 1e-6))[1] is flips
-
-
-# A rho that is measured
-
-
-def test_an_automatic_rho_makes_the_first_pull_three_thousandths_of_the_gradient():
-    weight = nn.Parameter(torch.randn(8, 16))
-    method = ADMM(PATTERN)
-    with torch.no_grad():
-        state = method.init(weight, Clock(0, 80))
-        gradient = 1e-3 * torch.randn(8, 16)
-        weight.grad = gradient.clone()
-        method.before_step(weight, state, Clock(0, 80))
-    torch.testing.assert_close((weight.grad - gradient).norm(), 0.003 * gradient.norm(), rtol=1e-3, atol=0)
-    measured = float(state["rho"])
-    with torch.no_grad():
-        weight.grad = 5 * gradient
-        method.before_step(weight, state, Clock(1, 80))
-    assert float(state["rho"]) == measured, "it is measured once"
-
-
-def test_an_automatic_rho_waits_for_a_step_with_a_gradient_and_a_pull():
-    weight = nn.Parameter(torch.randn(8, 16))
-    method = ADMM(PATTERN, start="A", update=Every(2))
-    with torch.no_grad():
-        state = method.init(weight, Clock(0, 8))
-        weight.grad = torch.ones_like(weight)
-        method.before_step(weight, state, Clock(0, 8))  # R = W: there is no pull yet
-        assert float(state["rho"]) == 0 and torch.equal(weight.grad, torch.ones_like(weight))
-        method.after_step(weight, state, Clock(2, 8, since=0))
-        weight.grad = torch.zeros_like(weight)
-        method.before_step(weight, state, Clock(2, 8))  # no gradient yet
-        assert float(state["rho"]) == 0 and not weight.grad.any()
-        weight.grad = torch.ones_like(weight)
-        method.before_step(weight, state, Clock(2, 8))
-        assert float(state["rho"]) > 0

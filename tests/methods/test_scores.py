@@ -11,16 +11,10 @@ from nxm_hf.methods.schedules import Clock
 from nxm_hf.methods.scores import SCORES, best_mask
 from nxm_hf.patterns import parse
 from tests.support.references import top
+from tests.support.scores import Remembered
 from tests.support.toy_training import Toy, adamw, loss_at, same, train, weights
 
 STEPS, WARM = 12, 6
-
-
-class Remembered:
-    """Moments that hold this."""
-
-    def __init__(self, squares):
-        self.squares = squares
 
 
 def kept(weight, squares, pattern="2:4", scores="fisher"):

@@ -34,6 +34,10 @@ OTHERS = {
     ("admm", "contraction"): ({"penalty": "decoupled"}, 0.3),
     ("admm", "start"): ({}, "B"),
     ("admm", "scores"): ({}, "magnitude"),
+    ("admm", "rho_schedule"): ({"rho": 10.0}, "geometric"),
+    ("admm", "rho_start_ratio"): ({"rho": 10.0, "rho_schedule": "geometric"}, 0.5),
+    ("fade", "scores"): ({}, "magnitude"),
+    ("fade", "refresh"): ({}, 1),
 }
 
 
@@ -88,7 +92,7 @@ def test_the_recipes_are_these_methods():
     assert recipes.ste(PATTERN, 0.5, 7) == Masked(Constant(PATTERN), refresh=Every(7), grad_scale=Constant(0.5))
     assert recipes.sr_ste(PATTERN) == Masked(Constant(PATTERN), pull=Constant(2e-4))
     assert recipes.admm(PATTERN) == ADMM(PATTERN, None, penalty="coupled", update=Evenly(80, 50), scores="fisher")
-    assert recipes.admm(PATTERN, rho=0.01, steps=7) == ADMM(PATTERN, rho=0.01, update=Every(7))
+    assert recipes.admm(PATTERN, rho=0.01, steps=7) == ADMM(PATTERN, rho=0.01, update=Every(7), start="B")
     assert recipes.admm(PATTERN, steps="epoch").update == EveryEpoch()
 
 
@@ -139,7 +143,7 @@ def test_the_rules_of_a_recipe_are_given_all_its_settings():
 
 def test_the_phases_that_recipes_add_by_themselves():
     settled = {name: recipes.RECIPES.settle(name, {}, 0.2) for name in NAMES}
-    assert {name: settle for name, settle in settled.items() if settle} == {"fix": 0.5, "admm": 0.4}
+    assert {name: settle for name, settle in settled.items() if settle} == {"fix": 0.5, "admm": 0.4, "fade": 0.3}
 
 
 # Each setting does something

@@ -8,7 +8,7 @@ from nxm_hf import attach
 from nxm_hf.patterns import NM
 from tests.support.toy_training import Toy, has_negative_zeros, loss_at, short, train, weights
 
-ALL = ("fix", "reset", "regularize", "mask-decay", "structure-decay", "set", "rigl", "gradual", "acdc")
+ALL = ("fix", "reset", "regularize", "mask-decay", "structure-decay", "set", "rigl", "gradual", "acdc", "fade")
 
 
 @pytest.mark.parametrize("window", [{}, {"warmup": 0.25}, {"settle": 0.25}, {"warmup": 0.25, "settle": 0.25}], ids=str)

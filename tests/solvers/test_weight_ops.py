@@ -48,6 +48,23 @@ def test_the_admm_update_is_what_the_paper_writes(text, monkeypatch):
             before = mask
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.3, 0.0])
+@pytest.mark.parametrize("text", ["2:4", "4:8", "unstructured:0.4"])
+def test_a_scale_of_the_dual_variable_touches_pruned_entries_alone(text, scale, monkeypatch):
+    """With kernels too, and the next update reads Z and the scaled U from R."""
+    monkeypatch.setattr(weight_ops, "PART", 1000)
+    pattern, first, second = parse(text), tied(0, torch.float32), tied(1, torch.float32)
+    r = torch.full_like(first, torch.nan)
+    weight_ops.admm_update(first, r, pattern, True, True, scale)
+    mask = mask_of(first, pattern)
+    assert torch.equal(r, torch.where(mask, first, -(scale * first)))
+    u = torch.where(mask, 0, scale * first)
+    weight_ops.admm_update(second, r, pattern, False, True, scale)
+    v = second + u
+    mask = mask_of(v, pattern)
+    assert torch.equal(r, torch.where(mask, v, -(scale * v))) and torch.equal(mask_of(r, pattern), mask)
+
+
 @pytest.mark.parametrize("dual", [True, False])
 def test_the_admm_update_is_right_to_the_bit(dual):
     """Zeros of both signs, infinities, and numbers next to nothing."""

@@ -16,6 +16,13 @@ EXTREMES = [0.0, -0.0, 1.0, -1.0, 2.0, 3.0, 1e-45, 1e-40, 3e38, INF, -INF]
 scores_with_ties = st.sampled_from(EXTREMES) | st.integers(-2, 2).map(float) | st.floats(width=32, allow_nan=False)
 
 
+class Remembered:
+    """The moments of an optimizer that remembers these squared gradients."""
+
+    def __init__(self, squares: Tensor | None):
+        self.squares = squares
+
+
 def generator(seed: int = 0) -> torch.Generator:
     """Return a random generator of torch."""
     return torch.Generator().manual_seed(seed)

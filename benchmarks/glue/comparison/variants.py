@@ -160,17 +160,31 @@ def sweep_variants(texts: Sequence[str], sweeps: Sequence[str], options: Sequenc
 
     Args:
         texts: The given recipes.
-        sweeps: The sweeps, see `read_sweep`.
+        sweeps: The sweeps, see `read_sweep`. Several that are joined by "*" are crossed: "refresh*density" trains
+            every value of the one with every value of the other.
         options: The options that all trials share.
+
+    Raises:
+        ValueError: There is no such sweep, or the budget is crossed with another.
     """
     variants = [Variant(text) for text in texts]
-    for sweep in map(read_sweep, sweeps):
-        if sweep.setting == "budget":
-            variants += [variant for text in texts for variant in _with_budgets(text, sweep.values, options)]
-            continue
-        bases = [text for text in texts if sweep.setting in free_settings(text)] or [sweep.recipe]
-        variants += [Variant(swept) for base in bases for swept in _with_values(base, sweep)]
+    for crossed in ([read_sweep(name) for name in sweep.split("*")] for sweep in sweeps):
+        if crossed[0].setting == "budget" and len(crossed) == 1:
+            variants += [variant for text in texts for variant in _with_budgets(text, crossed[0].values, options)]
+        elif any(sweep.setting == "budget" for sweep in crossed):
+            raise ValueError("--sweep budget cannot be crossed with another; write it by itself: --sweep budget.")
+        else:
+            variants += map(Variant, _crossed(texts, crossed))
     return list(dict.fromkeys(variants))
+
+
+def _crossed(texts: Sequence[str], sweeps: Sequence[Sweep]) -> list[str]:
+    """Return the recipes that have all settings of the sweeps, or a sweep's own recipe, with all their values."""
+    swept = [text for text in texts if free_settings(text) >= {sweep.setting for sweep in sweeps}]
+    swept = swept or [next((sweep.recipe for sweep in sweeps if sweep.setting != "pattern"), sweeps[0].recipe)]
+    for sweep in sweeps:
+        swept = [text for base in swept for text in _with_values(base, sweep)]
+    return swept
 
 
 def _with_values(base: str, sweep: Sweep) -> Iterator[str]:

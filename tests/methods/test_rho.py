@@ -1,0 +1,156 @@
+"""Measured strengths of ADMM: from norms at one step, and from a quantile over the first steps."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nxm_hf import NxMConfig, attach
+from nxm_hf.methods import ADMM
+from nxm_hf.methods.rho import MEASURED_STEPS, QUANTILE, quantile
+from nxm_hf.methods.schedules import Clock, Every
+from nxm_hf.patterns import NM, parse
+from tests.support.scores import Remembered
+from tests.support.toy_training import Toy, adamw, all_tensors, load_run, same, save_run, train, trained
+
+PATTERN = NM(2, 4)
+SHAPE = 16, 32
+
+
+# By norms
+
+
+def test_an_automatic_rho_makes_the_first_pull_three_thousandths_of_the_gradient():
+    weight = nn.Parameter(torch.randn(8, 16))
+    method = ADMM(PATTERN)
+    with torch.no_grad():
+        state = method.init(weight, Clock(0, 80))
+        gradient = 1e-3 * torch.randn(8, 16)
+        weight.grad = gradient.clone()
+        method.before_step(weight, state, Clock(0, 80))
+    torch.testing.assert_close((weight.grad - gradient).norm(), 0.003 * gradient.norm(), rtol=1e-3, atol=0)
+    measured = float(state["rho"])
+    with torch.no_grad():
+        weight.grad = 5 * gradient
+        method.before_step(weight, state, Clock(1, 80))
+    assert float(state["rho"]) == measured, "it is measured once"
+
+
+def test_an_automatic_rho_waits_for_a_step_with_a_gradient_and_a_pull():
+    weight = nn.Parameter(torch.randn(8, 16))
+    method = ADMM(PATTERN, start="A", update=Every(2))
+    with torch.no_grad():
+        state = method.init(weight, Clock(0, 8))
+        weight.grad = torch.ones_like(weight)
+        method.before_step(weight, state, Clock(0, 8))  # R = W: there is no pull yet
+        assert float(state["rho"]) == 0 and torch.equal(weight.grad, torch.ones_like(weight))
+        method.after_step(weight, state, Clock(2, 8, since=0))
+        weight.grad = torch.zeros_like(weight)
+        method.before_step(weight, state, Clock(2, 8))  # no gradient yet
+        assert float(state["rho"]) == 0 and not weight.grad.any()
+        weight.grad = torch.ones_like(weight)
+        method.before_step(weight, state, Clock(2, 8))
+        assert float(state["rho"]) > 0
+
+
+# By a quantile
+
+
+def gradients():
+    noise = torch.Generator().manual_seed(3)
+    return [1e-2 * torch.randn(SHAPE, generator=noise, dtype=torch.float64) for _ in range(MEASURED_STEPS + 3)]
+
+
+def measure(pattern, projection="magnitude", loss_scale=1.0, squares=None, tensors=None):
+    """Return the weight, the state after each step, and what was added to each gradient."""
+    weight = nn.Parameter(torch.randn(SHAPE, generator=torch.Generator().manual_seed(4), dtype=torch.float64))
+    method = ADMM(parse(pattern), "quantile", start="B", projection=projection)
+    clock = Clock(0, 800, loss_scale=loss_scale, moments=Remembered(squares))
+    states, added = [], []
+    with torch.no_grad():
+        state = method.init(weight, clock)
+        for gradient in tensors or gradients():
+            weight.grad = gradient * loss_scale
+            method.before_step(weight, state, clock)
+            states.append(dict(state))
+            added.append(weight.grad - gradient * loss_scale)
+    return weight.detach(), states, added
+
+
+def by_numpy(weight, mean, pattern):
+    """Return the quantile over groups of max |G pruned| / min |W kept|, in plain loops."""
+    mask = parse(pattern).nearest(weight).numpy()
+    w, g = weight.abs().numpy(), mean.abs().numpy()
+    if pattern == "unstructured:0.4":
+        return np.quantile(g[~mask] / w[mask].min(), QUANTILE, method="inverted_cdf")
+    if pattern.startswith("block"):
+        blocks = [(slice(i, i + 4), slice(j, j + 4)) for i in range(0, SHAPE[0], 4) for j in range(0, SHAPE[1], 4)]
+        smallest = min(np.linalg.norm(w[at]) for at in blocks if mask[at].all())
+        ratios = [np.linalg.norm(g[at]) / smallest for at in blocks if not mask[at].any()]
+        return np.quantile(ratios, QUANTILE, method="inverted_cdf")
+    m = parse(pattern).m
+    groups = zip(w.reshape(-1, m), g.reshape(-1, m), mask.reshape(-1, m), strict=True)
+    return np.quantile([max(b[~k]) / min(a[k]) for a, b, k in groups], QUANTILE, method="inverted_cdf")
+
+
+@pytest.mark.parametrize("loss_scale", [1.0, 1024.0])
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "2:4-transposable", "unstructured:0.4", "block:4x4:0.5"])
+def test_rho_is_the_quantile_of_the_mean_gradient_over_the_smallest_kept_weight(pattern, loss_scale):
+    weight, states, added = measure(pattern, loss_scale=loss_scale)
+    mean = torch.stack(gradients()[:MEASURED_STEPS]).mean(0)
+    rho = float(states[-1]["rho"])
+    assert rho == pytest.approx(by_numpy(weight, mean, pattern), rel=1e-6)
+    for step, (state, pull) in enumerate(zip(states, added, strict=True), start=1):
+        expected = 0 if step < MEASURED_STEPS else rho
+        assert float(state["rho"]) == expected and ("gradient" in state) == (not expected)
+        torch.testing.assert_close(pull, expected * loss_scale * (weight - parse(pattern).project(weight)))
+
+
+def test_in_the_metric_of_the_second_moment_gradients_and_weights_are_weighed_alike():
+    squares = torch.rand(SHAPE, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    weight, states, _ = measure("2:4", "fisher", squares=squares)
+    mean = torch.stack(gradients()[:MEASURED_STEPS]).mean(0)
+    expected = by_numpy(weight * squares.sqrt(), mean * squares.sqrt(), "2:4")
+    assert float(states[-1]["rho"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_without_a_gradient_of_any_size_there_is_no_pull_and_the_mean_goes_on():
+    nothing = [torch.zeros(SHAPE, dtype=torch.float64)] * MEASURED_STEPS
+    _, states, added = measure("2:4", tensors=[*nothing, *gradients()[:1]])
+    assert float(states[-2]["rho"]) == 0 and not any(pull.any() for pull in added[:-1])
+    assert float(states[-1]["rho"]) > 0 and added[-1].any()
+
+
+def test_a_quantile_is_the_value_that_numpy_finds():
+    values = np.random.default_rng(0).lognormal(sigma=3, size=997).astype(np.float32)
+    for share in (0.001, 0.5, 0.9, 1.0):
+        expected = np.quantile(values, share, method="inverted_cdf")
+        assert quantile(torch.from_numpy(values), share, Clock(0, 1)) == expected
+    assert quantile(torch.tensor([]), 0.9, Clock(0, 1)) == 0.0
+
+
+def test_a_quantile_over_two_processes_is_that_of_all_values():
+    """In each round both processes count, and both are told the sum."""
+    values = torch.rand(120, generator=torch.Generator().manual_seed(0))
+    rounds = []
+    quantile(values, 0.9, Clock(0, 1, total_of=lambda count: rounds.append(count) or count))
+    counts = iter(rounds)  # the sums, which the first process is told whatever it counts by itself
+    told = quantile(values[:50], 0.9, Clock(0, 1, total_of=lambda count: next(counts)))
+    assert told == quantile(values, 0.9, Clock(0, 1)) and next(counts, None) is None
+
+
+@pytest.mark.parametrize("at", [5, MEASURED_STEPS - 1, MEASURED_STEPS, MEASURED_STEPS + 3])
+def test_a_training_resumed_while_rho_is_measured_or_after_it_is_the_unbroken_one(at):
+    config = NxMConfig("admm", settings={"rho": "quantile", "rho_schedule": "linear", "steps": 4, "dual": 0.5})
+    steps = MEASURED_STEPS + 8
+    whole, engine = trained(config, steps)
+    model = Toy()
+    stepper = adamw(model)
+    broken = attach(model, stepper, config, total_steps=steps)
+    for _ in train(model, stepper, 0, at):
+        pass
+    again, stepper, resumed = load_run(save_run(model, stepper, broken), config, total=steps)
+    for _ in train(again, stepper, at, steps):
+        pass
+    assert same(all_tensors(whole, engine), all_tensors(again, resumed))
+    assert all(float(value) > 0 for name, value in resumed.tensors().items() if name.endswith("/rho"))
