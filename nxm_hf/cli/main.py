@@ -29,6 +29,7 @@ from nxm_hf.cli.commands import (
 from nxm_hf.cli.inference_commands import bench_command
 from nxm_hf.cli.packing_commands import pack_command, unpack_command
 from nxm_hf.cli.prune_commands import convert_command, prune_command
+from nxm_hf.text import printable
 
 COMMANDS: tuple[Callable[..., int], ...] = (
     verify_command,
@@ -149,7 +150,7 @@ def _complain_of_usage(error: Any) -> int:  # click's UsageError, which typer do
 
 def _complain(program: str, message: str, code: int = 2) -> int:
     """Print an error and return the exit code for it."""
-    print(f"{program}: {message}", file=sys.stderr)
+    print(f"{program}: {printable(message)}", file=sys.stderr)
     return code
 
 

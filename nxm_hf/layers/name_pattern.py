@@ -1,11 +1,11 @@
-"""Search names with regular expressions, in time that grows with their lengths alone.
+r"""Search names with regular expressions, in time that grows with their lengths alone.
 
 `re` tries one way after another, and "(a+)+$" has as many ways as 2 to the length of a name. Entries of `include` and
 `exclude` come from configs, which may be a stranger's. So the expression becomes a graph here. Each node holds the
 positions of a name from which the rest of the expression matches, as the bits of one integer. Every bit is set once.
 
-An expression may hold what has such a graph: characters, `.`, sets such as `[0-3]`, `\\d`, `\\s`, `\\w` and their
-opposites, `^`, `$`, `\\A`, `\\Z`, `\\b`, `\\B`, groups, `|`, `*`, `+`, `?`, `{m,n}`, `(?=...)` and `(?!...)`.
+An expression may hold what has such a graph: characters, `.`, sets such as `[0-3]`, `\d`, `\s`, `\w` and their
+opposites, `^`, `$`, `\A`, `\Z`, `\b`, `\B`, groups, `|`, `*`, `+`, `?`, `{m,n}`, `(?=...)` and `(?!...)`.
 Backreferences, lookbehind and flags are refused.
 """
 
@@ -43,7 +43,7 @@ _Part = Callable[["NamePattern", int], int]
 
 
 class NamePattern:
-    """Search names with one regular expression, as `re.search` does.
+    r"""Search names with one regular expression, as `re.search` does.
 
     Args:
         text: The expression.
@@ -53,7 +53,7 @@ class NamePattern:
             message is a clause that begins with a verb.
 
     Example:
-        >>> pattern = NamePattern(r"layer\\.[0-3]\\..*query$")
+        >>> pattern = NamePattern(r"layer\.[0-3]\..*query$")
         >>> pattern.is_in("bert.layer.2.query"), pattern.is_in("bert.layer.4.query")
         (True, False)
         >>> NamePattern("(a+)+$").is_in("a" * 500 + "b")

@@ -208,7 +208,7 @@ def _names(folder: Path) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith((".", *_OTHER_FOLDERS))]
         inner = PurePosixPath(Path(root).relative_to(folder).as_posix())
         names += [str(inner / name) for name in files if not name.startswith(".") and name not in _LEFT_OUT]
-    return sorted(names)
+    return sorted(name for name in names if _is_inside(name))
 
 
 def _entries(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -236,11 +236,17 @@ def _digest_of_entries(entries: dict[str, Any]) -> str:
 
 def _checked_name(name: str) -> str:
     """Return a name that leads to a file inside the directory; raise ValueError for any other."""
-    parts = PurePosixPath(name).parts
-    too_long = len(name) > 1000 or any(len(part) > 255 for part in parts)
-    if not parts or name.startswith("/") or ".." in parts or too_long or any(letter in name for letter in "\\:\0"):
+    if not _is_inside(name):
         raise ValueError(f"it names {name[:100]!r}, which is no file inside the directory")
     return name
+
+
+def _is_inside(name: str) -> bool:
+    """Return True if a name leads to a file inside the directory, on every system."""
+    parts = PurePosixPath(name).parts
+    too_long = len(name) > 1000 or any(len(part) > 255 for part in parts)
+    odd = any(letter in name for letter in "\\:") or not name.isprintable()
+    return bool(parts) and not (name.startswith("/") or ".." in parts or too_long or odd)
 
 
 def _wrong_size(path: Path, entry: dict[str, Any]) -> str | None:

@@ -97,7 +97,9 @@ def test_random_text_is_an_expression_or_refused():
 
 
 def test_a_refused_entry_is_named_with_its_option():
-    with pytest.raises(ValueError, match=r"^exclude='re:\(\?i\)query' uses '\(\?i', which .* Write it with \. \[\.\.\.\]"):
+    with pytest.raises(
+        ValueError, match=r"^exclude='re:\(\?i\)query' uses '\(\?i', which .* Write it with \. \[\.\.\.\]"
+    ):
         find_layers(classifier(), exclude="re:(?i)query")
     with pytest.raises(ValueError, match=r"^include='re:a{96}a' is longer than 500") as error:
         find_layers(classifier(), include="re:" + "a" * 10_000)
