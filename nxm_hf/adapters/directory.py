@@ -24,7 +24,7 @@ from nxm_hf.storage.manifest import RESTORE, check_unchanged
 from nxm_hf.storage.model_files import load_with_missing, model_class
 from nxm_hf.storage.model_record import read_record
 from nxm_hf.storage.model_source import model_directory
-from nxm_hf.storage.saving import check_free, check_written, copy_beside, write_record, written_whole
+from nxm_hf.storage.saving import bytes_of, check_free, check_written, copy_beside, write_record, written_whole
 from nxm_hf.storage.verify import verify
 from nxm_hf.text import shortened
 
@@ -80,7 +80,7 @@ def merge_directory(
     if calibration is not None:
         batches = make_batches(calibration, model.get_base_model(), AutoTokenizer.from_pretrained(base), sampling)
     result = merge(model, method, batches)
-    with written_whole(out) as folder:
+    with written_whole(out, bytes_of(result.model)) as folder:
         _write(result, base, folder)
     return result
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nxm_hf.config import NxMConfig, SparsityRecord
+from nxm_hf.config.hub import write_text
 from nxm_hf.text import table
 
 RESULT_FILE = "nxm_pruning.json"
@@ -117,7 +118,7 @@ class PruningResult:
         Args:
             folder: The directory; it must exist.
         """
-        (Path(folder) / RESULT_FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(Path(folder) / RESULT_FILE, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: str | Path) -> "PruningResult":

@@ -5,6 +5,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from nxm_hf.config import SparsityRecord
+from nxm_hf.config.hub import write_text
 from nxm_hf.packing import read_packed_config
 from nxm_hf.storage.adapter_files import SavedAdapter, read_adapter
 from nxm_hf.storage.verify import Verification
@@ -33,7 +34,7 @@ def write_card(folder: str | Path, record: SparsityRecord, verification: Verific
     card = ModelCard(f"{before.rstrip()}\n\n{section}\n{after.lstrip()}", ignore_metadata_errors=True)
     tags = card.data.get("tags") or []
     card.data["tags"] = [*dict.fromkeys([*tags, TAG])]
-    path.write_text(str(card), encoding="utf-8")
+    write_text(path, str(card))
 
 
 def _loading(folder: str | Path) -> str:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nxm_hf.layers.sharding import whole
+from nxm_hf.storage.replacing import sync
 
 logger = logging.getLogger("nxm_hf")
 STATE_FILE = "nxm_state.safetensors"
@@ -116,9 +117,9 @@ def write_state(folder: str | Path, header: Header, tensors: Tensors) -> None:
     header["state"] = fingerprint(pack(header, tensors).items())
     temporary = folder / f".{STATE_FILE}.writing"
     save_file(tensors, temporary, metadata={"nxm_state": json.dumps(header)})
-    _sync(temporary)
+    sync(temporary)
     os.replace(temporary, folder / STATE_FILE)
-    _sync(folder)
+    sync(folder)
 
 
 def read_header(folder: str | Path) -> Header:
@@ -214,12 +215,3 @@ class _Digest:
         flat = whole(tensor).detach().cpu().contiguous().reshape(-1)
         # numpy arrays are buffers, but numpy's stubs say so only from Python 3.12 on
         self._sha.update(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
-
-
-def _sync(path: Path) -> None:
-    """Wait until the operating system has written a file or a folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from nxm_hf.config.hub import write_text
 from nxm_hf.text import markdown_code, markdown_text
 
 from .example_scripts import TASKS
@@ -49,7 +50,7 @@ def render(folder: Path) -> str:
     for model, files in zip(results.models, plots, strict=True):
         sections += _model_section(model, files)
     text = "\n\n".join(sections)
-    (folder / PAGE).write_text(text + "\n", encoding="utf-8")
+    write_text(folder / PAGE, text + "\n")
     return text
 
 
