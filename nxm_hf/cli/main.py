@@ -47,6 +47,7 @@ COMMANDS: tuple[Callable[..., int], ...] = (
     demo_command,
 )
 SEVERAL_NUMBERS = ("--batch", "--length")  # of `nxm bench`, which is typed as --batch 1 8 32
+MESSAGE = 4000  # characters of an error, which may quote a file
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 _UsageError: type[Exception] = typer.BadParameter.__bases__[
     0
@@ -150,7 +151,8 @@ def _complain_of_usage(error: Any) -> int:  # click's UsageError, which typer do
 
 def _complain(program: str, message: str, code: int = 2) -> int:
     """Print an error and return the exit code for it."""
-    print(f"{program}: {printable(message)}", file=sys.stderr)
+    text = message if len(message) <= MESSAGE else f"{message[:MESSAGE]} ..."
+    print(f"{program}: {printable(text)}", file=sys.stderr)
     return code
 
 

@@ -103,7 +103,7 @@ def _check_values(layers: dict[str, str], density: Any, pruning: Any, version: A
     """Raise unless the values of a record are of the types that its readers take."""
     if odd := [name for name in layers if not name.isprintable()]:
         raise ValueError(f"layers names {odd[0][:60]!r}, which is no name of a layer. Save the model again.")
-    if isinstance(density, bool) or not isinstance(density, int | float):
+    if isinstance(density, bool) or not (isinstance(density, int | float) and 0 <= density <= 1):
         raise ValueError(f"density must be a number such as 0.5; got {str(density)[:60]!r}. Save the model again.")
     if pruning is not None and not (isinstance(pruning, dict) and {"method", "settings"} <= pruning.keys()):
         example = '{"method": "alps", "settings": {}}'

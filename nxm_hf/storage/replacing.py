@@ -41,21 +41,21 @@ def replaced(folder: str | Path, needed: int) -> Iterator[Path]:
     folder = Path(folder)
     finish_replacing(folder)
     saving, missing = folder / SAVING, not folder.exists()
-    with explained(folder, needed):
-        shutil.rmtree(saving, ignore_errors=True)  # of a save that was killed
-        try:
+    try:
+        with explained(folder, needed, saving):
+            shutil.rmtree(saving, ignore_errors=True)  # of a save that was killed
             new = saving / folder.resolve().name
             new.mkdir(parents=True)
             if (folder / _CARD).is_file():
                 shutil.copyfile(folder / _CARD, new / _CARD)
             yield new
             _complete(folder, new)
-        except BaseException:
-            shutil.rmtree(saving, ignore_errors=True)
-            if missing:
-                with suppress(OSError):
-                    folder.rmdir()
-            raise
+    except BaseException:
+        shutil.rmtree(saving, ignore_errors=True)
+        if missing:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
     finish_replacing(folder)
 
 
@@ -80,7 +80,9 @@ def finish_replacing(folder: str | Path) -> None:
                 _move(inner / name, folder / name, folder)
         for name in lists["outdated"]:
             (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(complete)
+        shutil.rmtree(folder / SAVING, ignore_errors=True)
+        os.rename(complete, folder / SAVING)  # which says that all is done
+        shutil.rmtree(folder / SAVING, ignore_errors=True)
     except FileNotFoundError:  # another process has just done the same
         if complete.exists():
             raise
@@ -168,5 +170,6 @@ def _move(source: Path, target: Path, folder: Path) -> None:
     if source.is_symlink() or not source.is_file() or not source.resolve().is_relative_to(inside):
         return
     if target.parent.resolve().is_relative_to(inside):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(source, target)

@@ -129,16 +129,17 @@ def written_whole(out: str | Path, needed: int, keep: bool = True) -> Iterator[P
         OSError: If a file cannot be written. The message says which, and how much room is needed.
     """
     out = Path(out)
-    with claimed(out), explained(out, needed):
+    with claimed(out):
         hidden = out.parent / f".{out.name}.unfinished"
-        shutil.rmtree(hidden, ignore_errors=True)  # of an earlier run that was killed
         folder = hidden / out.name
         try:
-            folder.mkdir(parents=True)
-            yield folder
-            if keep:
-                record_model(folder)
-                put_in_place(folder, out)
+            with explained(out, needed, hidden):
+                shutil.rmtree(hidden, ignore_errors=True)  # of an earlier run that was killed
+                folder.mkdir(parents=True)
+                yield folder
+                if keep:
+                    record_model(folder)
+                    put_in_place(folder, out)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
 

@@ -150,8 +150,11 @@ def read_header(folder: str | Path) -> Header:
         raise ValueError(f"{path} was not written by nxm_hf. Resume from a checkpoint of NxMTrainer or NxMCallback.")
     try:
         header = json.loads(metadata["nxm_state"])
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Resume from another checkpoint.") from error
+        if not isinstance(header, dict) or type(header.get("format", FORMAT)) is not int:
+            raise ValueError("its header is no object with a format")
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is damaged ({reason}). Resume from another checkpoint.") from error
     if header.get("format", FORMAT) > FORMAT:
         raise ValueError(f"{path} has format {header['format']}; this nxm_hf reads {FORMAT}. Install a newer nxm-hf.")
     return header

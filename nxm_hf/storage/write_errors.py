@@ -26,20 +26,22 @@ class WriteError(OSError):
         file: The file, or the directory if the error does not say which.
         out: The directory that was to be written.
         needed: About how many bytes it needs; 0 if that is not known.
+        free: How many there are; None if that is not known.
     """
 
-    def __init__(self, number: int, file: str, out: Path, needed: int):
-        super().__init__(_sentences(number, file, out, needed))
+    def __init__(self, number: int, file: str, out: Path, needed: int, free: int | None):
+        super().__init__(_sentences(number, file, out, needed, free))
         self.errno, self.file = number, file
 
 
 @contextmanager
-def explained(out: str | Path, needed: int) -> Iterator[None]:
+def explained(out: str | Path, needed: int, hidden: Path) -> Iterator[None]:
     """Turn errors of a disk in the body into a `WriteError`. The body leaves the directory as it was.
 
     Args:
         out: The directory that is to be written.
         needed: About how many bytes that needs.
+        hidden: The folder that the body writes into, and that is removed after an error.
 
     Raises:
         WriteError: If a file cannot be written.
@@ -47,30 +49,39 @@ def explained(out: str | Path, needed: int) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        number = error.errno if isinstance(error, OSError) else _number(error, Path(out), needed)
+        written = _files(hidden)
+        free = _free(Path(out))
+        room = None if free is None else free + sum(path.stat().st_size for path in written)
+        number = error.errno if isinstance(error, OSError) else _number(error, needed, free)
         if number not in (*_ROOM, *_RIGHTS, errno.EIO):
             raise
-        file = getattr(error, "file", None) or getattr(error, "filename", None) or out
-        raise WriteError(number, str(file), Path(out), needed) from error
+        file = getattr(error, "file", None) or getattr(error, "filename", None) or (written[-1] if written else out)
+        if isinstance(error, SafetensorError):  # which removes what it could not complete
+            file = f"The weights (safetensors) of {out}"
+        raise WriteError(number, str(file), Path(out), needed, room) from error
 
 
-def _number(error: Exception, out: Path, needed: int) -> int | None:
+def _files(folder: Path) -> list[Path]:
+    """Return the files below a folder in the order in which they were written."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(files, key=lambda path: path.stat().st_mtime_ns)
+
+
+def _number(error: Exception, needed: int, free: int | None) -> int | None:
     """Return the number of the system's error that a library hides in its text."""
     if found := _NUMBER.search(str(error)):
         return int(found[1])
     if isinstance(error, RuntimeError) and _TORCH.search(str(error)):
-        free = _free(out)
         return errno.ENOSPC if free is not None and free < max(needed, 1 << 20) else errno.EIO
     return None
 
 
-def _sentences(number: int, file: str, out: Path, needed: int) -> str:
+def _sentences(number: int, file: str, out: Path, needed: int, free: int | None) -> str:
     said = f"{file} could not be written: {os.strerror(number)}. {out} is as it was."
     if number in _RIGHTS:
         return f"{said} Make it writable, or name another place."
     if number not in _ROOM:
         return f"{said} The disk may be failing; name another place."
-    free = _free(out)
     room = f"its files need {needed:,} bytes" if needed else "its files need more room"
     return (
         f"{said} Beside what is there, {room}{'' if free is None else f', and {free:,} are free'}. Make room for them."
