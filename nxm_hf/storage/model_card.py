@@ -73,7 +73,7 @@ def _section(record: SparsityRecord, verification: Verification, loading: str) -
     recipe, settings = markdown_code(str(payload["recipe"])), markdown_code(str(payload["settings"]))
     made = f"recipe {recipe} with {settings}, warmup {warmup}, settle {settle}"
     if record.pruning:
-        method, settings = (markdown_code(str(record.pruning[key])) for key in ("method", "settings"))
+        method, settings = (markdown_code(str(record.pruning.get(key, {}))) for key in ("method", "settings"))
         made = f"pruned without training by {method} with {settings}"
     rows = [
         f"| {markdown_code(layer.name)} | {layer.role} | {layer.shape[0]}x{layer.shape[1]} | {layer.pattern} "
