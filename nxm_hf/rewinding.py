@@ -14,7 +14,7 @@ from nxm_hf.methods import Slot, keep
 from nxm_hf.storage.model_files import layer_weights, load_model, skeleton
 from nxm_hf.storage.model_record import set_record
 from nxm_hf.storage.same_model import check_same_model
-from nxm_hf.storage.saving import check_written, copy_beside, write_record, written_whole
+from nxm_hf.storage.saving import bytes_of, check_written, copy_beside, write_record, written_whole
 from nxm_hf.storage.state_file import STATE_FILE, by_layer, read_state
 from nxm_hf.storage.verify import Verification, verify, verify_targets
 from nxm_hf.text import shortened
@@ -57,7 +57,7 @@ def rewind(
     verification.raise_for_problems()
     record = SparsityRecord(config, plan.layers, verification.density)
     set_record(model, record)
-    with written_whole(output_dir) as folder:
+    with written_whole(output_dir, bytes_of(model)) as folder:
         model.save_pretrained(folder)
         copy_beside(checkpoint, folder)
         write_record(folder, record, verification)

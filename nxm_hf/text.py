@@ -1,8 +1,11 @@
-"""Plain text for terminals and messages: tables, and lists cut short."""
+"""Text for terminals, messages and Markdown: tables, lists cut short, and names that may be a stranger's."""
 
+import re
 from collections.abc import Sequence
 
 MAX_ITEMS = 5  # that a message names before it counts the rest
+_SPECIAL = re.compile(r"[^\w\s.,:;/=+@()-]")  # characters that can mean something in Markdown
+_SPECIAL_IN_CODE = re.compile(r"[`<>|]|\]\(")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -44,3 +47,57 @@ def shortened(items: Sequence[str], separator: str = ", ") -> str:
     """
     more = f"{separator}and {len(items) - MAX_ITEMS} more" if len(items) > MAX_ITEMS else ""
     return separator.join(items[:MAX_ITEMS]) + more
+
+
+def printable(text: str) -> str:
+    r"""Write the control characters of a text as escapes, so that a terminal does not obey them. Line ends stay.
+
+    Args:
+        text: The text.
+
+    Example:
+        >>> print(printable("layer\x1b[2J"))
+        layer\x1b[2J
+    """
+    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def markdown_text(text: str) -> str:
+    """Write a text in one line of Markdown, where it cannot become a link, a tag, a cell or a heading.
+
+    Args:
+        text: The text.
+
+    Example:
+        >>> markdown_text("my model_v1.0"), markdown_text("a|b")
+        ('my model_v1.0', 'a&#124;b')
+    """
+    return _SPECIAL.sub(_entity, _one_line(text))
+
+
+def markdown_code(text: str) -> str:
+    """Write a text in one line of Markdown as code.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The text between backticks. If it holds a character that could end them, a table cell or a comment, it is a
+        `<code>` element with entities.
+
+    Example:
+        >>> markdown_code("layer.0"), markdown_code("a|b")
+        ('`layer.0`', '<code>a&#124;b</code>')
+    """
+    line = _one_line(text)
+    if line and not _SPECIAL_IN_CODE.search(line):
+        return f"`{line}`"
+    return f"<code>{_SPECIAL.sub(_entity, line)}</code>"
+
+
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.split()))
+
+
+def _entity(found: re.Match[str]) -> str:
+    return f"&#{ord(found[0])};"

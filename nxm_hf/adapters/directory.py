@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import safe_open
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from nxm_hf.adapters.loading import load_adapter
 from nxm_hf.adapters.merging import MergeResult, merge
@@ -21,10 +21,10 @@ from nxm_hf.storage.adapter_files import (
     read_adapter,
 )
 from nxm_hf.storage.manifest import RESTORE, check_unchanged
-from nxm_hf.storage.model_files import load_with_missing, model_class
+from nxm_hf.storage.model_files import load_with_missing, model_class, read_model_config
 from nxm_hf.storage.model_record import read_record
 from nxm_hf.storage.model_source import model_directory
-from nxm_hf.storage.saving import check_free, check_written, copy_beside, write_record, written_whole
+from nxm_hf.storage.saving import bytes_of, check_free, check_written, copy_beside, write_record, written_whole
 from nxm_hf.storage.verify import verify
 from nxm_hf.text import shortened
 
@@ -80,17 +80,15 @@ def merge_directory(
     if calibration is not None:
         batches = make_batches(calibration, model.get_base_model(), AutoTokenizer.from_pretrained(base), sampling)
     result = merge(model, method, batches)
-    with written_whole(out) as folder:
+    with written_whole(out, bytes_of(result.model)) as folder:
         _write(result, base, folder)
     return result
 
 
 def _load_base(base: str, saved: SavedAdapter) -> Any:
     """Load the base in the class that the adapter was trained on, and check that no weight stays random."""
-    if not (Path(base) / "config.json").is_file():
-        raise FileNotFoundError(f"{base} holds no config.json; it must be a directory that save_pretrained wrote.")
     trained = _trained_weights(saved.folder)
-    config = AutoConfig.from_pretrained(base)
+    config = read_model_config(base)
     cls: Any = model_class(config, base)
     auto = saved.config.get("auto_mapping") or {}  # PEFT writes it for an adapter without a task
     name = _CLASSES.get(str(saved.config.get("task_type")), str(auto.get("base_model_class")))

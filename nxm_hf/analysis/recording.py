@@ -7,7 +7,6 @@ each layer it follows a few randomly chosen weights.
 import json
 import logging
 import math
-import os
 import platform
 import random
 from pathlib import Path
@@ -18,6 +17,7 @@ import transformers
 from torch import Tensor
 
 from nxm_hf._version import __version__
+from nxm_hf.config.hub import write_text
 from nxm_hf.engine.engine import Engine
 from nxm_hf.engine.metrics import residual
 from nxm_hf.layers.plan import Target
@@ -132,9 +132,7 @@ def record_step(recording: Recording, engine: Engine, step: int, output_dir: str
     add_record(recording, engine, step)
     path = Path(output_dir) / ANALYSIS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{ANALYSIS_FILE}.writing")  # a killed process leaves the older file complete
-    temporary.write_text(json.dumps(recording, allow_nan=False), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(recording, allow_nan=False))
 
 
 def new_recording(engine: Engine, seed: int) -> Recording:

@@ -31,6 +31,7 @@ from nxm_hf.cli.options import (
     Tokens,
     TrainedDirectory,
 )
+from nxm_hf.text import printable
 
 
 class Shown(Protocol):
@@ -47,7 +48,7 @@ def show(result: Shown, as_json: bool) -> None:
         result: The result.
         as_json: Whether to print JSON instead of text.
     """
-    print(json.dumps(result.to_dict(), indent=2) if as_json else result)
+    print(json.dumps(result.to_dict(), indent=2) if as_json else printable(str(result)))
 
 
 def verify_command(

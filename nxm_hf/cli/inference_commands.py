@@ -39,13 +39,14 @@ def bench_command(
     loaded.to(device=device or "cpu", dtype=getattr(torch, dtype) if dtype else None)
     result = bench(loaded, batches, lengths, compiled, seconds, Path(model).name)
     if out is not None:
+        from nxm_hf.config.hub import write_text
         from nxm_hf.report.bench_page import bench_charts, bench_page
         from nxm_hf.report.png import write_pngs
 
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / PAGE).write_text(bench_page(result), encoding="utf-8")
-        (folder / NUMBERS).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(folder / PAGE, bench_page(result))
+        write_text(folder / NUMBERS, json.dumps(result.to_dict(), indent=2) + "\n")
         write_pngs(bench_charts(result), folder)
     show(result, as_json)
     return 0

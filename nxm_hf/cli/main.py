@@ -29,6 +29,7 @@ from nxm_hf.cli.commands import (
 from nxm_hf.cli.inference_commands import bench_command
 from nxm_hf.cli.packing_commands import pack_command, unpack_command
 from nxm_hf.cli.prune_commands import convert_command, eval_command, prune_command
+from nxm_hf.text import printable
 
 COMMANDS: tuple[Callable[..., int], ...] = (
     verify_command,
@@ -47,6 +48,7 @@ COMMANDS: tuple[Callable[..., int], ...] = (
     demo_command,
 )
 SEVERAL_NUMBERS = ("--batch", "--length")  # of `nxm bench`, which is typed as --batch 1 8 32
+MESSAGE = 4000  # characters of an error, which may quote a file
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 _UsageError: type[Exception] = typer.BadParameter.__bases__[
     0
@@ -150,7 +152,8 @@ def _complain_of_usage(error: Any) -> int:  # click's UsageError, which typer do
 
 def _complain(program: str, message: str, code: int = 2) -> int:
     """Print an error and return the exit code for it."""
-    print(f"{program}: {message}", file=sys.stderr)
+    text = message if len(message) <= MESSAGE else f"{message[:MESSAGE]} ..."
+    print(f"{program}: {printable(text)}", file=sys.stderr)
     return code
 
 

@@ -1,7 +1,9 @@
 """Read and write the files of a config: in a directory, in a Hub repository, or written by a user."""
 
 import json
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +128,27 @@ def write_json(folder: Path, name: str, payload: dict[str, Any]) -> None:
         payload: Its content.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(json.dumps(payload, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / name, json.dumps(payload, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole: a process that is killed, or a disk that is full, leaves the old file or none.
+
+    Args:
+        path: The file.
+        text: Its content.
+    """
+    temporary = path.with_name(f".{path.name[:200]}.writing")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

@@ -63,8 +63,9 @@ class SparsityRecord:
         if not (isinstance(layers, dict) and all(isinstance(text, str) for text in layers.values())):
             example = '{"layer.0.query": "2:4"}'
             raise ValueError(f"layers must be like {example}; got {str(layers)[:60]}. Save the model again.")
-        version = payload.get("nxm_version", "unknown")
-        return cls(config, layers, payload.get("density", 0.0), payload.get("pruning"), version)
+        values = payload.get("density", 0.0), payload.get("pruning"), payload.get("nxm_version", "unknown")
+        _check_values(layers, *values)
+        return cls(config, layers, *values)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write `nxm_config.json` into a directory.
@@ -96,3 +97,16 @@ class SparsityRecord:
                 f"no {MODEL_CONFIG_KEY!r} in its config.json. A directory that NxMTrainer.save_model wrote has both."
             )
         return record
+
+
+def _check_values(layers: dict[str, str], density: Any, pruning: Any, version: Any) -> None:
+    """Raise unless the values of a record are of the types that its readers take."""
+    if odd := [name for name in layers if not name.isprintable()]:
+        raise ValueError(f"layers names {odd[0][:60]!r}, which is no name of a layer. Save the model again.")
+    if isinstance(density, bool) or not (isinstance(density, int | float) and 0 <= density <= 1):
+        raise ValueError(f"density must be a number such as 0.5; got {str(density)[:60]!r}. Save the model again.")
+    if pruning is not None and not (isinstance(pruning, dict) and "method" in pruning):
+        example = '{"method": "alps", "settings": {}}'
+        raise ValueError(f"pruning must be like {example}; got {str(pruning)[:60]!r}. Save the model again.")
+    if not isinstance(version, str):
+        raise ValueError(f"nxm_version must be a string; got {str(version)[:60]!r}. Save the model again.")

@@ -1,5 +1,6 @@
 """Custom training loops: `attach` makes them sparse with one call."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from torch.optim import Optimizer
 from nxm_hf.config import NxMConfig
 from nxm_hf.engine.engine import Engine
 from nxm_hf.engine.optimizer_state import unwrapped
-from nxm_hf.engine.step_hooks import hooks_of
+from nxm_hf.engine.step_hooks import attached_handlers, hooks_of
 from nxm_hf.layers.plan import Plan
 from nxm_hf.methods import Method
+from nxm_hf.text import shortened
 
 
 def attach(
@@ -55,7 +57,10 @@ def attach(
             "Write total_steps=epochs * len(dataloader), divided by the steps of gradient accumulation."
         )
     config = NxMConfig.from_any(sparsity)
-    return Engine(Plan.of(model, config), unwrapped(optimizer), config, total_steps, steps_per_epoch, seed)
+    plan = Plan.of(model, config)
+    if engine_of(optimizer) is None:  # the engine refuses an optimizer that has another
+        _check_alone(plan)
+    return Engine(plan, unwrapped(optimizer), config, total_steps, steps_per_epoch, seed)
 
 
 def engine_of(optimizer: Optimizer) -> Engine | None:
@@ -69,3 +74,27 @@ def engine_of(optimizer: Optimizer) -> Engine | None:
     """
     hooks = hooks_of(unwrapped(optimizer))
     return hooks.handler if hooks is not None and isinstance(hooks.handler, Engine) else None
+
+
+def engines_on(plan: Plan) -> list[Engine]:
+    """Return the engines that are attached to an optimizer and train any layer of a plan.
+
+    Args:
+        plan: The layers.
+    """
+    weights = {id(target.layer.weight) for target in plan.targets}
+    engines = [handler for handler in attached_handlers() if isinstance(handler, Engine)]
+    return [each for each in engines if any(id(target.layer.weight) in weights for target in each.plan.targets)]
+
+
+def _check_alone(plan: Plan) -> None:
+    """Raise if a layer of a plan is in the hands of an engine that the program still holds."""
+    if engines_on(plan):
+        gc.collect()  # engine and optimizer refer to each other, so one that nobody can reach may still be there
+    if others := engines_on(plan):
+        held = {id(target.layer.weight) for target in others[0].plan.targets}
+        names = [target.name for target in plan.targets if id(target.layer.weight) in held]
+        raise ValueError(
+            f"Another engine trains {len(names)} of these layers with another optimizer: {shortened(names)}. Call its "
+            "finish() first, or its release() to put back the weights that were trained."
+        )

@@ -25,10 +25,15 @@ def check_trainable(plan: Plan) -> None:
         plan: The layers to prune.
 
     Raises:
-        ValueError: If a weight is in half precision, frozen, or holds NaN. If all are frozen, they must hold their
-            patterns already; they are then kept.
+        ValueError: If a weight has no values, is in half precision or frozen, or holds NaN. If all are frozen, they
+            must hold their patterns already; they are then kept.
     """
     layers = [target.layer for target in plan.targets]
+    _refuse(
+        [layer.name for layer in layers if layer.weight.is_meta],
+        "have no values in memory: they are on the meta device, where device_map= leaves what it offloads. Load the "
+        'model without device_map=, or with device_map="cpu".',
+    )
     frozen = [layer.name for layer in layers if not layer.weight.requires_grad]
     if len(frozen) == len(layers) and plan.holds_pattern():
         return

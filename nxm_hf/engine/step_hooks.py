@@ -118,3 +118,9 @@ def hooks_of(optimizer: Optimizer) -> StepHooks | None:
     """
     reference = _ATTACHED.get(optimizer)
     return None if reference is None else reference()
+
+
+def attached_handlers() -> list[StepHandler]:
+    """Return the handlers of all hooks that are attached to an optimizer now."""
+    hooks = [reference() for reference in [*_ATTACHED.values()]]
+    return [each.handler for each in hooks if each is not None]

@@ -69,7 +69,7 @@ def find_layers(
 
     - a name or whole components of it: `"attention.self.query"`, `"encoder.layer.0"`;
     - a role: `"query"`; or a group of roles: `"ffn"`;
-    - a pattern for `re.search`: `"re:layer\.[0-3]\."`.
+    - a regular expression that is in a name: `"re:layer\.[0-3]\."`. `NamePattern` says what it may hold.
 
     Args:
         model: The model, in wrappers or not.

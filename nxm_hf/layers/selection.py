@@ -1,11 +1,11 @@
 """Selection: the layers that `include` and `exclude` name, and errors for entries that name none."""
 
 import difflib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from nxm_hf.families.base import GROUPS, ROLES
+from nxm_hf.layers.name_pattern import NamePattern
 from nxm_hf.text import shortened
 
 
@@ -73,10 +73,10 @@ def _matcher(option: str, entry: str) -> Callable[[str, str], bool]:
         raise TypeError(f"{option} takes layer names, roles and 're:' patterns as strings; got {entry!r}.")
     if entry.startswith("re:"):
         try:
-            pattern = re.compile(entry[3:])
-        except re.error as error:
-            raise ValueError(f"{option}={entry!r} is not a regular expression: {error}.") from None
-        return lambda name, role: pattern.search(name) is not None
+            pattern = NamePattern(entry.removeprefix("re:"))
+        except ValueError as error:
+            raise ValueError(f"{option}={entry[:100]!r} {error}.") from None
+        return lambda name, role: pattern.is_in(name)
     if entry in ROLES or entry in GROUPS:
         return lambda name, role: role in GROUPS.get(entry, (entry,))
     return lambda name, role: f".{entry.strip('.')}." in f".{name}."

@@ -36,7 +36,7 @@ def parse(text: str | Pattern) -> Pattern:
         if (pattern := pattern_class.read(text.strip().lower())) is not None:
             return pattern
     forms = ", ".join(repr(pattern_class.examples[0]) for pattern_class in PATTERNS)
-    raise ValueError(f"There is no pattern {text!r}. The forms are, by example: {forms} and 'block:4x4:0.5'.")
+    raise ValueError(f"There is no pattern {text[:100]!r}. The forms are, by example: {forms} and 'block:4x4:0.5'.")
 
 
 __all__ = ["NM", "PATTERNS", "Block", "Dense", "Pattern", "Transposable", "Unstructured", "parse"]

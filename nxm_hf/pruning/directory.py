@@ -1,6 +1,5 @@
 """Prune a saved model into another directory, which is written in full or not at all."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from nxm_hf import pruners
 from nxm_hf._version import __version__
@@ -18,12 +17,21 @@ from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
 from nxm_hf.pruning.prune import PruningJob, check_arguments, default_method
 from nxm_hf.pruning.result import PruningResult, record_pruning
 from nxm_hf.pruning.text_rows import check_paths
-from nxm_hf.storage.manifest import RESTORE, check_unchanged, model_files_since, write_manifest
-from nxm_hf.storage.model_files import load_with_missing, model_class
+from nxm_hf.storage.manifest import RESTORE, check_unchanged, record_model
+from nxm_hf.storage.model_files import load_with_missing, model_class, read_model_config
 from nxm_hf.storage.model_source import model_directory
-from nxm_hf.storage.saving import check_free, check_written, claimed, copy_beside, write_record
+from nxm_hf.storage.saving import (
+    bytes_of,
+    check_free,
+    check_written,
+    claimed,
+    copy_beside,
+    put_in_place,
+    write_record,
+)
 from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import verify_targets
+from nxm_hf.storage.write_errors import explained
 from nxm_hf.text import shortened
 
 
@@ -91,13 +99,14 @@ def prune_directory(
     batches = None if calibration is None else make_batches(calibration, model, reader, sampling)
     choices = {**settings, "inputs": inputs, **layers}
     identity = _identity(model, batches, pattern, method, choices)
-    with claimed(out):
-        cache = BlockCache(out.parent / f".{out.name}.unfinished", identity)
+    unfinished = out.parent / f".{out.name}.unfinished"
+    with claimed(out), explained(out, 2 * bytes_of(model), unfinished):  # the finished blocks and the result
+        cache = BlockCache(unfinished, identity)
         job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates=batches is not None)
         result = job.run(batches, reader, evaluation=evaluation, cache=cache)
         complete = cache.folder / "whole"
         _write(model, job, result, Path(source), complete)
-        os.rename(complete, out)
+        put_in_place(complete, out)
         cache.clear()
     return result
 
@@ -113,9 +122,7 @@ def _device(name: str | None) -> torch.device:
 
 def _load(source: str | Path, device: torch.device, dtype: str | None) -> PreTrainedModel:
     """Load the model in the class that saved it; raise if a prunable layer has no weight in the files."""
-    if not (Path(source) / "config.json").is_file():
-        raise FileNotFoundError(f"{source} holds no config.json; it must be a directory that save_pretrained wrote.")
-    model, missing = load_with_missing(model_class(AutoConfig.from_pretrained(source), source), source)
+    model, missing = load_with_missing(model_class(read_model_config(source), source), source)
     if absent := [layer.name for layer in find_layers(model) if f"{layer.name}.weight" in missing]:
         raise ValueError(f"{source} holds no weight of {shortened(absent)}. Save the model again.")
     if dtype is not None:
@@ -144,4 +151,4 @@ def _write(model: PreTrainedModel, job: PruningJob, result: PruningResult, sourc
     result.save(folder)
     with torch.no_grad():
         check_written(folder, job.plan)
-    write_manifest(folder, model_files_since(folder, {}))
+    record_model(folder)

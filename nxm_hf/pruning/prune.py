@@ -324,6 +324,9 @@ def _check_weights(plan: Plan) -> None:
     for target in plan.targets:
         weight = target.layer.weight
         if weight.is_meta:
-            raise ValueError(f"{target.name} is on the meta device and has no values. Load the model's weights.")
+            raise ValueError(
+                f"{target.name} is on the meta device, where device_map= leaves what it offloads, and has no values. "
+                "Load the model without device_map=."
+            )
         if count := count_entries(weight).nans:
             raise ValueError(f"{target.name} holds {count} NaN, of which no mask can be made. Load another checkpoint.")

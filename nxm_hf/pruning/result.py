@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from nxm_hf.config import NxMConfig, SparsityRecord
+from nxm_hf.config.hub import write_text
 from nxm_hf.text import table
 
 RESULT_FILE = "nxm_pruning.json"
 FORMAT = 1
+_NUMBER = (int, float)
+_LARGEST = 2**63  # of whole numbers; larger ones may not fit into a float
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,17 @@ class PrunedLayer:
 
         Returns:
             The layer.
+
+        Raises:
+            TypeError: If a field is of another type.
         """
-        return cls(**{**payload, "shape": tuple(payload["shape"])})
+        layer = cls(**{**payload, "shape": tuple(payload["shape"])})
+        _check_types(layer, str, "name", "role", "pattern", "note")
+        _check_types(layer, _NUMBER, "density", "kept_energy")
+        _check_types(layer, (*_NUMBER, type(None)), "magnitude_error", "error", "tokens")
+        if [type(side) for side in layer.shape] != [int, int]:
+            raise TypeError(f"shape is {str(payload['shape'])[:60]}")
+        return layer
 
     def row(self) -> tuple[str, ...]:
         """Return the cells of the layer's row in the printed table."""
@@ -119,7 +131,7 @@ class PruningResult:
         Args:
             folder: The directory; it must exist.
         """
-        (Path(folder) / RESULT_FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(Path(folder) / RESULT_FILE, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: str | Path) -> "PruningResult":
@@ -140,9 +152,18 @@ class PruningResult:
             layers = tuple(map(PrunedLayer.from_dict, payload.pop("layers")))
             if payload.pop("format") > FORMAT:
                 raise ValueError("it was written by a newer nxm_hf")
-            return cls(layers=layers, **payload)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} cannot be read ({error!r}). Prune the model again.") from error
+            result = cls(layers=layers, **payload)
+            _check_types(result, str, "method")
+            _check_types(result, dict, "settings", "skipped", "scores")
+            _check_types(result, _NUMBER, "seconds", "rows")
+            _check_types(result, (*_NUMBER, type(None)), "tokens", "peak_memory")
+            for score in (score for before, after in result.scores.values() for score in (before, after)):
+                if not isinstance(score, float | None):
+                    raise TypeError(f"a score is {str(score)[:60]}")
+            return result
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ValueError(f"{path} cannot be read ({reason}). Prune the model again.") from error
 
     @property
     def summary(self) -> dict[str, str]:
@@ -189,6 +210,14 @@ def record_pruning(config: NxMConfig, result: PruningResult) -> SparsityRecord:
     """
     pruning = {"method": result.method, "settings": result.settings, "tokens": result.tokens}
     return SparsityRecord(config, {layer.name: layer.pattern for layer in result.layers}, result.density, pruning)
+
+
+def _check_types(holder: object, kind: type | tuple[type, ...], *names: str) -> None:
+    """Raise unless fields that were read from a file are of a type."""
+    for name in names:
+        value = getattr(holder, name)
+        if not isinstance(value, kind) or (isinstance(value, int) and abs(value) > _LARGEST):
+            raise TypeError(f"{name} is {str(value)[:60]}")
 
 
 def peak_memory() -> int | None:

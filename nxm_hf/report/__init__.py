@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from nxm_hf.config.hub import write_text
 from nxm_hf.report.charts import charts
 from nxm_hf.report.flops import Cost, cost
 from nxm_hf.report.png import write_pngs
@@ -33,5 +34,5 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -
     text = pruning_page(folders) if of_pruned_models else training_page(runs)
     page = Path(out or folders[0]) / PAGE
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(text, encoding="utf-8")
+    write_text(page, text)
     return [page, *write_pngs(charts(runs), page.parent)]

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from nxm_hf.report.charts import Chart
+from nxm_hf.text import printable
+
+LABEL = 60  # characters of a title or a label, which have to fit into the picture
 
 
 def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:
@@ -39,15 +42,22 @@ def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:
 def _draw(chart: Chart, axes: Any) -> None:  # matplotlib.axes.Axes, which may not be installed
     for line in chart.lines:
         if chart.bars:
-            axes.stairs(line.ys, line.xs, fill=True, alpha=0.6, label=line.name)
+            axes.stairs(line.ys, line.xs, fill=True, alpha=0.6, label=_label(line.name))
         else:
-            axes.plot(line.xs, line.ys, marker=".", label=line.name)
+            axes.plot(line.xs, line.ys, marker=".", label=_label(line.name))
     scales = ["log" if each else "linear" for each in (chart.logarithmic_x, chart.logarithmic)]
-    axes.set(title=chart.title, xlabel=chart.x, ylabel=chart.y, xscale=scales[0], yscale=scales[1])
+    title, x, y = map(_label, (chart.title, chart.x, chart.y))
+    axes.set(title=title, xlabel=x, ylabel=y, xscale=scales[0], yscale=scales[1])
     axes.grid(alpha=0.3)
     if len(chart.lines) > 1:
         axes.legend()
 
 
+def _label(text: str) -> str:
+    """Return a text that matplotlib draws as it is: in one short line, and not as mathematics between dollar signs."""
+    line = printable(" ".join(text.split()))
+    return f"{line[:LABEL]}{'...' if len(line) > LABEL else ''}".replace("$", r"\$")
+
+
 def _file_name(title: str) -> str:
-    return re.sub(r"\W+", "-", title.lower()).strip("-")
+    return re.sub(r"\W+", "-", title.lower()).strip("-")[:100] or "chart"

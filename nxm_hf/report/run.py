@@ -184,7 +184,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object of a file, or raise if it is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is torn ({error}). Restore the file, or remove its directory.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; it must be an object. Restore the file.")

@@ -63,7 +63,7 @@ def read_adapter(folder: str | Path) -> SavedAdapter | None:
         return None
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}). Save the adapter again.") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds no JSON object. Save the adapter again.")

@@ -84,8 +84,8 @@ def missing_parts(folder: str | Path) -> list[str]:
     folder = Path(folder)
     if changed := [f"{name} {what}" for name, what in changed_files(folder).items() if name not in NOT_READ]:
         return changed
-    missing = [name for name in ("optimizer.pt", "scheduler.pt") if not zipfile.is_zipfile(folder / name)]
-    if not any(zipfile.is_zipfile(path) for path in folder.glob("rng_state*.pth")):
+    missing = [name for name in ("optimizer.pt", "scheduler.pt") if not _is_zip(folder / name)]
+    if not any(map(_is_zip, folder.glob("rng_state*.pth"))):
         missing.append("rng_state.pth")
     needed = [CONFIG_FILE, LAST_WRITTEN]
     if (folder / "config.json").exists():  # a bare nn.Module has none
@@ -175,9 +175,12 @@ def _problem(check: Callable[[Path], object], folder: Path) -> str | None:
     return None
 
 
+def _is_zip(path: Path) -> bool:
+    return path.is_file() and zipfile.is_zipfile(path)  # nobody waits for a pipe
+
+
 def _is_json(path: Path) -> bool:
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return path.is_file() and json.loads(path.read_text(encoding="utf-8")) is not None
+    except (OSError, ValueError, RecursionError):
         return False
-    return True

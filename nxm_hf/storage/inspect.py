@@ -16,6 +16,7 @@ from nxm_hf.patterns import NM
 from nxm_hf.solvers import SOLVERS, cpu, gpu
 from nxm_hf.storage.model_files import layer_weights, skeleton
 from nxm_hf.storage.quantized import as_numbers
+from nxm_hf.storage.replacing import finish_replacing
 from nxm_hf.text import table
 
 TWO_OF_FOUR = NM(2, 4)  # the only pattern that GPUs have kernels for
@@ -128,6 +129,7 @@ def inspect(folder: str | Path) -> Inspection:
     Raises:
         FileNotFoundError: If the directory holds no model.
     """
+    finish_replacing(folder)
     model, record = skeleton(folder), _record(folder)
     layers = find_layers(model)
     patterns = record.layers if record else {}

@@ -6,6 +6,7 @@ import os
 import socket
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -93,8 +94,9 @@ def _is_at(file: int, path: Path) -> bool:
 def _sign(file: int) -> None:
     """Write into the lock file who holds it."""
     since = datetime.now().astimezone().isoformat(timespec="seconds")
-    os.ftruncate(file, 0)
-    os.write(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode())
+    with suppress(OSError):  # a full disk; the lock holds without its text
+        os.ftruncate(file, 0)
+        os.write(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode())
 
 
 def _holder(file: int) -> str:

@@ -15,7 +15,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -23,7 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nxm_hf._version import __version__
+from nxm_hf.config.hub import write_text
 from nxm_hf.storage.model_source import MODEL_FILES
+from nxm_hf.storage.replacing import finish_replacing, is_inside
 
 MANIFEST_FILE = "nxm_manifest.json"
 LOCK_FILE = "_nxm.lock"  # of a training, in its output directory; uploads leave out names that begin so
@@ -98,6 +99,15 @@ def file_stamps(folder: str | Path) -> dict[str, FileStamp]:
     return {name: FileStamp(stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats.items()}
 
 
+def record_model(folder: str | Path) -> None:
+    """Write the manifest of a new directory: of all files in it that belong to a model.
+
+    Args:
+        folder: The directory.
+    """
+    write_manifest(folder, model_files_since(folder, {}))
+
+
 def model_files_since(folder: str | Path, before: dict[str, FileStamp]) -> list[str]:
     """Return the files of a model that were written since `file_stamps` was called; others are not ours.
 
@@ -109,22 +119,6 @@ def model_files_since(folder: str | Path, before: dict[str, FileStamp]) -> list[
     """
     written = [name for name, stamp in file_stamps(folder).items() if before.get(name) != stamp]
     return [name for name in written if any(fnmatch(name, pattern) for pattern in MODEL_FILES)]
-
-
-@contextmanager
-def files_recorded(folder: str | Path, enabled: bool = True) -> Iterator[None]:
-    """Give a directory a new manifest of the files of a model that the body writes. After an error it has none.
-
-    Args:
-        folder: The directory; it may hold other files, and it may be missing.
-        enabled: Whether to do that.
-    """
-    before = file_stamps(folder) if enabled else {}
-    if enabled:
-        remove_manifest(folder)
-    yield
-    if enabled:
-        write_manifest(folder, model_files_since(folder, before))
 
 
 def read_manifest(folder: str | Path) -> dict[str, dict[str, Any]] | None:
@@ -161,6 +155,8 @@ def read_manifest(folder: str | Path) -> dict[str, dict[str, Any]] | None:
 def changed_files(folder: str | Path, names: Iterable[str] | None = None) -> dict[str, str]:
     """Compare the files of a directory with its manifest. Files that were added later are not looked at.
 
+    If a save was stopped while it put its files in place, they are put there first.
+
     Args:
         folder: The directory.
         names: Look at these files only; by default at all that are recorded.
@@ -169,6 +165,7 @@ def changed_files(folder: str | Path, names: Iterable[str] | None = None) -> dic
         For each file that differs what is wrong with it, such as "is missing". Empty if there is no manifest.
     """
     folder = Path(folder)
+    finish_replacing(folder)
     try:
         recorded = read_manifest(folder) or {}
     except ValueError as error:
@@ -208,7 +205,7 @@ def _names(folder: Path) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith((".", *_OTHER_FOLDERS))]
         inner = PurePosixPath(Path(root).relative_to(folder).as_posix())
         names += [str(inner / name) for name in files if not name.startswith(".") and name not in _LEFT_OUT]
-    return sorted(names)
+    return sorted(name for name in names if is_inside(name))
 
 
 def _entries(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -221,13 +218,8 @@ def _entries(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
 
 def _write(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
     """Write a manifest beside the old one, wait for the disk, and put it in its place."""
-    temporary = folder / f".{MANIFEST_FILE}.writing"
     payload = {"format": FORMAT, "nxm_version": __version__, "digest": _digest_of_entries(entries), "files": entries}
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(payload, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / MANIFEST_FILE)
+    write_text(folder / MANIFEST_FILE, json.dumps(payload, indent=1) + "\n")
 
 
 def _digest_of_entries(entries: dict[str, Any]) -> str:
@@ -236,9 +228,7 @@ def _digest_of_entries(entries: dict[str, Any]) -> str:
 
 def _checked_name(name: str) -> str:
     """Return a name that leads to a file inside the directory; raise ValueError for any other."""
-    parts = PurePosixPath(name).parts
-    too_long = len(name) > 1000 or any(len(part) > 255 for part in parts)
-    if not parts or name.startswith("/") or ".." in parts or too_long or any(letter in name for letter in "\\:\0"):
+    if not is_inside(name):
         raise ValueError(f"it names {name[:100]!r}, which is no file inside the directory")
     return name
 

@@ -5,10 +5,12 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from nxm_hf.config import SparsityRecord
+from nxm_hf.config.hub import write_text
 from nxm_hf.packing import read_packed_config
 from nxm_hf.storage.adapter_files import SavedAdapter, read_adapter
 from nxm_hf.storage.verify import Verification
 from nxm_hf.storage.weight_files import WeightFiles
+from nxm_hf.text import markdown_code, markdown_text
 
 TAG = "nxm-hf"
 _BEGIN = "<!-- nxm_hf: begin -->"
@@ -24,14 +26,15 @@ def write_card(folder: str | Path, record: SparsityRecord, verification: Verific
         verification: What was found in its weights.
     """
     path = Path(folder) / "README.md"
-    text = path.read_text(encoding="utf-8") if path.is_file() else f"---\ntags:\n- {TAG}\n---\n\n# {path.parent.name}\n"
+    title = markdown_text(path.parent.name)
+    text = path.read_text(encoding="utf-8") if path.is_file() else f"---\ntags:\n- {TAG}\n---\n\n# {title}\n"
     before, _, rest = text.partition(_BEGIN)
     after = rest.partition(_END)[2]
     section = _section(record, verification, _loading(folder))
     card = ModelCard(f"{before.rstrip()}\n\n{section}\n{after.lstrip()}", ignore_metadata_errors=True)
     tags = card.data.get("tags") or []
     card.data["tags"] = [*dict.fromkeys([*tags, TAG])]
-    path.write_text(str(card), encoding="utf-8")
+    write_text(path, str(card))
 
 
 def _loading(folder: str | Path) -> str:
@@ -51,7 +54,8 @@ def _loading(folder: str | Path) -> str:
 
 
 def _loading_adapter(adapter: SavedAdapter) -> str:
-    base = f"These are layers of the base model `{adapter.config.get('base_model_name_or_path')}`, which was frozen."
+    name = markdown_code(str(adapter.config.get("base_model_name_or_path")))
+    base = f"These are layers of the base model {name}, which was frozen."
     if adapter.is_masked:
         return (
             f"{base} The adapter in this directory changes kept weights alone. `nxm_hf.load_adapter(base, DIR)` loads "
@@ -66,11 +70,14 @@ def _loading_adapter(adapter: SavedAdapter) -> str:
 def _section(record: SparsityRecord, verification: Verification, loading: str) -> str:
     payload = record.to_dict()
     warmup, settle = record.config.phases
-    made = f"recipe `{payload['recipe']}` with `{payload['settings']}`, warmup {warmup}, settle {settle}"
+    recipe, settings = markdown_code(str(payload["recipe"])), markdown_code(str(payload["settings"]))
+    made = f"recipe {recipe} with {settings}, warmup {warmup}, settle {settle}"
     if record.pruning:
-        made = f"pruned without training by `{record.pruning['method']}` with `{record.pruning['settings']}`"
+        method, settings = (markdown_code(str(record.pruning.get(key, {}))) for key in ("method", "settings"))
+        made = f"pruned without training by {method} with {settings}"
     rows = [
-        f"| `{layer.name}` | {layer.role} | {layer.shape[0]}x{layer.shape[1]} | {layer.pattern} | {layer.density:.4f} |"
+        f"| {markdown_code(layer.name)} | {layer.role} | {layer.shape[0]}x{layer.shape[1]} | {layer.pattern} "
+        f"| {layer.density:.4f} |"
         for layer in verification.layers
     ]
     return "\n".join(
@@ -79,7 +86,8 @@ def _section(record: SparsityRecord, verification: Verification, loading: str) -
             "## Sparsity",
             "",
             f"{len(verification.layers)} layers of this model are sparse, with a density of {record.density:.4f}; "
-            f"pattern `{payload['pattern']}`, {made}. Made with nxm_hf {record.nxm_version}. {loading}",
+            f"pattern {markdown_code(str(payload['pattern']))}, {made}. Made with nxm_hf "
+            f"{markdown_text(record.nxm_version)}. {loading}",
             "",
             "A plain `Trainer` fills the zeros again when it trains this model. `NxMTrainer(model=...)` of "
             "[nxm_hf](https://github.com/nxm-hf/nxm-hf) keeps them.",

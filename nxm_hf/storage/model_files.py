@@ -20,6 +20,8 @@ from nxm_hf.storage.weight_files import WeightFiles
 from nxm_hf.text import shortened
 
 MAX_COUNT = 1000  # layers, labels or experts that a config may ask for without as many tensors
+MAX_GROWTH = 16  # times as large as its files a model may be in memory: 4 bits become 32, and some are shared
+_ALWAYS = 64 << 20  # bytes that a model may have in any case
 _COUNTED = re.compile(r"(layers?|labels|depths?|experts|blocks)$")
 
 
@@ -36,17 +38,34 @@ def skeleton(folder: str | Path) -> PreTrainedModel:
         FileNotFoundError: If there is no `config.json`.
         ValueError: If it is not the config of a model that transformers has.
     """
+    config = read_model_config(folder)
+    if read_packed_config(model_folder(folder)) is not None:
+        del config.quantization_config
+    cls = model_class(config, folder)
+    path = model_folder(folder) / "config.json"
+    with _one_line_errors(path, "is not the config of a model"), torch.device("meta"):
+        return cls(config)
+
+
+def read_model_config(folder: str | Path) -> Any:
+    """Read the config of a model, unless it asks for a far larger one than the directory holds.
+
+    Args:
+        folder: Directory of the model.
+
+    Returns:
+        The config, of the class that its model type has in transformers.
+
+    Raises:
+        FileNotFoundError: If there is no `config.json`.
+        ValueError: If it is not the config of a model that transformers has.
+    """
     path = model_folder(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no config.json; it must be a directory that save_pretrained wrote.")
     _check_counts(path)
     with _one_line_errors(path, "is not the config of a model"):
-        config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
-    if read_packed_config(path.parent) is not None:
-        del config.quantization_config
-    cls = model_class(config, folder)
-    with _one_line_errors(path, "is not the config of a model"), torch.device("meta"):
-        return cls(config)
+        return AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
 
 
 def _check_counts(path: Path) -> None:
@@ -135,10 +154,23 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     Raises:
         ValueError: If a weight is missing, because transformers would fill it with random numbers.
     """
-    model, missing = load_with_missing(type(skeleton(folder)), folder)
+    empty = skeleton(folder)
+    _check_bytes(folder, empty)
+    model, missing = load_with_missing(type(empty), folder)
     if missing:
         raise ValueError(f"{folder} lacks {shortened(missing)}. Name a directory that holds the complete model.")
     return model
+
+
+def _check_bytes(folder: str | Path, model: nn.Module) -> None:
+    """Raise if the weights of a model are far larger than the files of its directory. All would be in memory."""
+    asked = sum(math.prod(parameter.shape) for parameter in model.parameters()) * 4
+    held = sum(path.stat().st_size for path in model_folder(folder).iterdir() if path.is_file())
+    if asked > MAX_GROWTH * held + _ALWAYS:
+        raise ValueError(
+            f"{folder} asks for weights of {asked:,} bytes in its config.json, and has files of {held:,}. Save the "
+            "model again."
+        )
 
 
 def load_with_missing(
@@ -188,6 +220,7 @@ def saved_weights(folder: str | Path, model: nn.Module, names: Sequence[str]) ->
             for name, key in keys.items():
                 yield name, files[key]
             return
+    _check_bytes(folder, model)
     loaded, missing = load_with_missing(cast(type[PreTrainedModel], type(model)), folder)
     if absent := [name for name, key in keys.items() if key in missing]:
         raise ValueError(f"{folder} holds no weight of {shortened(absent)}. Save the model again.")

@@ -21,7 +21,8 @@ from nxm_hf.storage.manifest import RESTORE, check_unchanged
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_files import skeleton
 from nxm_hf.storage.model_record import read_record
-from nxm_hf.storage.saving import check_free, copy_beside, write_record, written_whole
+from nxm_hf.storage.replacing import replaced
+from nxm_hf.storage.saving import bytes_of, check_free, copy_beside, write_record, written_whole
 from nxm_hf.storage.verify import verify
 from nxm_hf.storage.weight_files import INDEX, WeightFiles
 from nxm_hf.storage.weight_writer import Entry, write_tensors
@@ -82,7 +83,7 @@ def pack_directory(source: str | Path, out: str | Path) -> PackingResult:
         packed = isinstance(other, dict) and other.get("quant_method") == "nxm"
         problem = "is packed already" if packed else "is quantized, and cannot be packed too"
         raise ValueError(f"{source} {problem}. Name the directory of a plain sparse model.")
-    with WeightFiles(source) as files, written_whole(out) as folder:
+    with WeightFiles(source) as files, written_whole(out, bytes_of(source)) as folder:
         rows, left_plain = _packable(files, model, record)
         names = _file_names(files, model, list(rows))
         transposed = [layer for layer in rows if is_transposed(model.get_submodule(layer))]
@@ -117,7 +118,7 @@ def unpack_directory(source: str | Path, out: str | Path) -> PackingResult:
         raise ValueError(
             f"{type(model).__name__} in {source} is not packed. Name a directory that `nxm pack` or save_packed wrote."
         )
-    with WeightFiles(source) as files, written_whole(out) as folder:
+    with WeightFiles(source) as files, written_whole(out, 2 * bytes_of(source)) as folder:
         _write_shards(files, folder, lambda name: [files.entry(name)], files.__getitem__)
         _write_beside(source, folder, {}, _record(source))
         return _result(config, source, folder, source, {})
@@ -147,13 +148,13 @@ def save_packed(
             f"This {type(model).__name__} has no record of being sparse, so it cannot be packed. Make it sparse with "
             'nxm_hf.prune(model, "2:4") or a training.'
         )
-    with written_whole(out.with_name(f"{out.name}.plain"), keep=False) as plain:
+    with written_whole(out.with_name(f"{out.name}.plain"), 2 * bytes_of(model), keep=False) as plain:
         model.save_pretrained(plain, max_shard_size=max_shard_size)
         write_record(plain, record, verify(model))
         config = read_packed_config(plain)
         if config is None:
             return pack_directory(plain, out)
-        with written_whole(out) as folder:
+        with written_whole(out, bytes_of(model)) as folder:
             shutil.copytree(plain, folder, dirs_exist_ok=True)
         return _result(config, plain, out, out, {})
 
@@ -170,12 +171,13 @@ def pack_in_place(folder: str | Path) -> None:
     folder = Path(folder)
     if read_packed_config(folder) is not None:
         return
-    with written_whole(folder.with_name(f"{folder.name}.packed"), keep=False) as other:
-        other = other / folder.name
-        pack_directory(folder, other)
-        weights = [path.name for path in other.glob("model*.safetensors*")]
+    with replaced(folder, bytes_of(folder)) as new:
+        packed = new.with_name("packed")
+        pack_directory(folder, packed)
+        weights = [path.name for path in packed.glob("model*.safetensors*")]
         for name in ("config.json", *weights, "README.md"):
-            os.replace(other / name, folder / name)
+            os.replace(packed / name, new / name)
+        shutil.rmtree(packed)
 
 
 class _Packer:

@@ -61,8 +61,13 @@ def as_numbers(layer: Layer, weight: Tensor) -> Tensor:
         The numbers.
 
     Raises:
-        ValueError: If the weight is stored in a form that tells nothing of its zeros.
+        ValueError: If the weight is stored in a form that tells nothing of its zeros, or not in memory.
     """
+    if weight.is_meta:
+        raise ValueError(
+            f"The weight of {layer.name} is on the meta device, where device_map= leaves what it offloads, so its "
+            "zeros cannot be counted. Load the model without device_map=, or verify its directory."
+        )
     try:
         numbers = _dequantized(weight)
         torch.count_nonzero(numbers[:1])

@@ -8,19 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nxm_hf.config import SparsityRecord
 from nxm_hf.config.hub import model_folder
 from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.checkpoints import LAST_WRITTEN, is_checkpoint
 from nxm_hf.storage.lock import DirectoryLock
-from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, model_files_since, write_manifest
+from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, record_model
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_files import saved_weights
+from nxm_hf.storage.replacing import sync, sync_files
 from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import Verification
 from nxm_hf.storage.weight_files import INDEX, WEIGHTS
+from nxm_hf.storage.write_errors import explained
 
 # Files beside the weights that do not belong to the model: other weights, and what trainings and reports left there.
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt")
@@ -125,11 +127,12 @@ def claimed(out: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def written_whole(out: str | Path, keep: bool = True) -> Iterator[Path]:
+def written_whole(out: str | Path, needed: int, keep: bool = True) -> Iterator[Path]:
     """Give a hidden folder to write into. At the end it gets a manifest and becomes `out`; an error removes it.
 
     Args:
         out: The directory; it must not exist, or be empty.
+        needed: About how many bytes will be written, for the message if there is no room.
         keep: Whether it becomes `out`; otherwise it is removed at the end too.
 
     Yields:
@@ -137,20 +140,45 @@ def written_whole(out: str | Path, keep: bool = True) -> Iterator[Path]:
 
     Raises:
         ValueError: If `out` has content, or if another process writes it.
+        OSError: If a file cannot be written. The message says which, and how much room is needed.
     """
     out = Path(out)
     with claimed(out):
         hidden = out.parent / f".{out.name}.unfinished"
-        shutil.rmtree(hidden, ignore_errors=True)  # of an earlier run that was killed
         folder = hidden / out.name
-        folder.mkdir(parents=True)
         try:
-            yield folder
-            if keep:
-                write_manifest(folder, model_files_since(folder, {}))
-                os.rename(folder, out)
+            with explained(out, needed, hidden):
+                shutil.rmtree(hidden, ignore_errors=True)  # of an earlier run that was killed
+                folder.mkdir(parents=True)
+                yield folder
+                if keep:
+                    record_model(folder)
+                    put_in_place(folder, out)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
+
+
+def put_in_place(folder: Path, out: Path) -> None:
+    """Rename a complete directory, once all of it is on the disk.
+
+    Args:
+        folder: The directory.
+        out: Its new name, of nothing or of an empty directory.
+    """
+    sync_files(folder)
+    os.rename(folder, out)
+    sync(out.parent)
+
+
+def bytes_of(weights: nn.Module | Path) -> int:
+    """Return the bytes of all weights of a model, or of the safetensors files of its directory.
+
+    Args:
+        weights: The model or the directory.
+    """
+    if isinstance(weights, Path):
+        return sum(path.stat().st_size for path in weights.glob("*.safetensors"))
+    return sum(parameter.nbytes for parameter in weights.parameters())
 
 
 def copy_beside(source: str | Path, folder: str | Path) -> None:

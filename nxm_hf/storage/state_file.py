@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nxm_hf.layers.sharding import whole
+from nxm_hf.storage.replacing import sync
 
 logger = logging.getLogger("nxm_hf")
 STATE_FILE = "nxm_state.safetensors"
@@ -116,9 +117,9 @@ def write_state(folder: str | Path, header: Header, tensors: Tensors) -> None:
     header["state"] = fingerprint(pack(header, tensors).items())
     temporary = folder / f".{STATE_FILE}.writing"
     save_file(tensors, temporary, metadata={"nxm_state": json.dumps(header)})
-    _sync(temporary)
+    sync(temporary)
     os.replace(temporary, folder / STATE_FILE)
-    _sync(folder)
+    sync(folder)
 
 
 def read_header(folder: str | Path) -> Header:
@@ -149,8 +150,11 @@ def read_header(folder: str | Path) -> Header:
         raise ValueError(f"{path} was not written by nxm_hf. Resume from a checkpoint of NxMTrainer or NxMCallback.")
     try:
         header = json.loads(metadata["nxm_state"])
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Resume from another checkpoint.") from error
+        if not isinstance(header, dict) or type(header.get("format", FORMAT)) is not int:
+            raise ValueError("its header is no object with a format")
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is damaged ({reason}). Resume from another checkpoint.") from error
     if header.get("format", FORMAT) > FORMAT:
         raise ValueError(f"{path} has format {header['format']}; this nxm_hf reads {FORMAT}. Install a newer nxm-hf.")
     return header
@@ -214,12 +218,3 @@ class _Digest:
         flat = whole(tensor).detach().cpu().contiguous().reshape(-1)
         # numpy arrays are buffers, but numpy's stubs say so only from Python 3.12 on
         self._sha.update(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
-
-
-def _sync(path: Path) -> None:
-    """Wait until the operating system has written a file or a folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

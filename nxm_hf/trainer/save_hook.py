@@ -3,14 +3,17 @@
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from nxm_hf.storage.checkpoints import is_checkpoint
-from nxm_hf.storage.manifest import file_stamps, model_files_since, remove_manifest, write_manifest
+from nxm_hf.storage.manifest import record_model, remove_manifest
 from nxm_hf.storage.model_record import read_record
-from nxm_hf.storage.saving import write_record
+from nxm_hf.storage.replacing import replaced
+from nxm_hf.storage.saving import bytes_of, write_record
 from nxm_hf.storage.verify import verify
 
 
@@ -53,15 +56,20 @@ class SaveHook:
             What the model's `save_pretrained` returns.
         """
         assert self._save is not None  # attached
-        folder = inspect.signature(self._save).bind(*args, **kwargs).args[0]
-        before = file_stamps(folder)
-        remove_manifest(folder)
-        result = self._save(*args, **kwargs)
-        record = read_record(self._inner)  # the engine removes it while the model holds its training view
-        if record is not None and (verification := verify(self._inner)).ok:
-            write_record(folder, record, verification)
-            if not is_checkpoint(folder):  # of which Trainer writes more files
-                write_manifest(folder, model_files_since(folder, before))
+        call = inspect.signature(self._save).bind(*args, **kwargs)
+        first = next(iter(call.arguments))
+        folder = Path(call.arguments[first])
+        alone = is_checkpoint(folder) or not kwargs.get("is_main_process", True)  # Trainer writes more, or another does
+        if alone:
+            remove_manifest(folder)
+        with nullcontext(folder) if alone else replaced(folder, bytes_of(self._inner)) as new:
+            call.arguments[first] = str(new)
+            result = self._save(*call.args, **call.kwargs)
+            record = read_record(self._inner)  # the engine removes it while the model holds its training view
+            if record is not None and (verification := verify(self._inner)).ok:
+                write_record(new, record, verification)
+                if not alone:
+                    record_model(new)
         return result
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from nxm_hf.adapters.masked import is_masked
 from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.distillation.teacher import Teacher
 from nxm_hf.engine import Engine
+from nxm_hf.engine.attach import engines_on
 from nxm_hf.engine.optimizer_state import unwrapped
 from nxm_hf.engine.requirements import check_shards, check_trainable
 from nxm_hf.engine.sharded_state import cut
@@ -101,11 +102,12 @@ class SparseTrainingSession:
         refuse_unsupported(args, model)  # arguments and environment can change after the Trainer was made
         if resume_from and not (Path(resume_from) / MANIFEST_FILE).exists():
             logger.warning("%s has no %s, as an older version wrote it; it is not checked.", resume_from, MANIFEST_FILE)
-        part = partial(cut, Plan.of(model, self.config))
-        header, tensors = read_state(resume_from, part) if resume_from else ({}, {})
-        if self.engine is not None and not self.engine.finished:
-            # The last training broke off. Begin from the weights that it trained, not from the masked ones.
-            self.engine.release()
+        plan = Plan.of(model, self.config)
+        header, tensors = read_state(resume_from, partial(cut, plan)) if resume_from else ({}, {})
+        if broken_off := engines_on(plan):  # the last training, of this Trainer or of another one
+            # Begin from the weights that it trained, not from the masked ones.
+            for engine in broken_off:
+                engine.release()
             if resume_from:
                 # Trainer skips this when it restarts a training after an OOM.
                 if has_adapter(model):

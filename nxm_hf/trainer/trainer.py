@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, overload
 
@@ -28,12 +28,13 @@ from nxm_hf.distillation.teacher import Teacher
 from nxm_hf.engine import Engine
 from nxm_hf.methods import Method
 from nxm_hf.storage.checkpoints import begin_checkpoint, checkpoint_to_resume, is_checkpoint
-from nxm_hf.storage.manifest import files_recorded
+from nxm_hf.storage.manifest import record_model
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_record import is_frozen, read_record, remove_record
 from nxm_hf.storage.packed_directory import pack_in_place
+from nxm_hf.storage.replacing import replaced
 from nxm_hf.storage.same_model import fingerprints
-from nxm_hf.storage.saving import check_written, write_record
+from nxm_hf.storage.saving import bytes_of, check_written, write_record
 from nxm_hf.storage.verify import verify
 from nxm_hf.trainer.callback import NxMCallback
 from nxm_hf.trainer.frozen_base import frozen_config
@@ -313,19 +314,23 @@ class NxMTrainer(WholeCheckpoints):
             plan, record, verification = self._session.deployed_record(self._plain_model)
             if saves and checkpoint:
                 begin_checkpoint(folder)
-            with files_recorded(folder, saves and not checkpoint):
+            with replaced(folder, bytes_of(plan.whole)) if saves and not checkpoint else nullcontext(folder) as new:
                 prints: dict[str, str] = {}
-                super().save_model(output_dir, _internal_call=_internal_call)
+                super().save_model(str(new), _internal_call=True)
                 if checkpoint and not self.args.save_only_model:
                     # A collective call: it comes before anything that can fail in one process alone.
                     prints = self._session.write_state(self.args, folder)
                 elif plan.shards is not None:
                     prints = fingerprints(plan)
                 if saves:
-                    write_record(folder, record, verification)
-                    check_written(folder, plan, prints.get("targets") if plan.shards is not None else None)
-                    if self._packed and not checkpoint:
-                        pack_in_place(folder)
+                    write_record(new, record, verification)
+                    check_written(new, plan, prints.get("targets") if plan.shards is not None else None)
+                    if not checkpoint:
+                        if self._packed:
+                            pack_in_place(new)
+                        record_model(new)
+            if self.args.push_to_hub and not _internal_call:  # as Trainer does, which was told not to
+                self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def push_to_hub(self, *args: Any, packed: bool = False, **kwargs: Any) -> Any:
         """Save the deployed model and upload it as Trainer does.

@@ -39,3 +39,23 @@ def test_a_config_alone_is_no_record(tmp_path):
 def test_layers_of_another_form_are_an_error(layers):
     with pytest.raises(ValueError, match=r"layers must be like .*Save the model again\."):
         SparsityRecord.from_dict({**CONFIG.to_dict(), "layers": layers})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("density", "half"),
+        ("density", 10**400),
+        ("density", True),
+        ("density", -0.5),
+        ("pruning", "alps"),
+        ("pruning", {"settings": {}}),
+        ("nxm_version", 5),
+        ("layers", {"layer\x1b[2J": "2:4"}),
+        ("layers", {"layer\nok": "2:4"}),
+    ],
+)
+def test_a_value_of_a_stranger_that_no_reader_takes_is_refused_in_a_sentence(key, value):
+    payload = SparsityRecord(NxMConfig("asp"), {"layer.0": "2:4"}, 0.5).to_dict()
+    with pytest.raises(ValueError, match=rf"^{key} (must be|names) .* Save the model again\.$"):
+        SparsityRecord.from_dict({**payload, key: value})

@@ -13,9 +13,11 @@ from tests.support.toy_training import (
     adamw,
     assert_sparse,
     loss_at,
+    same,
     short,
     train,
     trained,
+    weights,
 )
 
 
@@ -108,3 +110,27 @@ def test_a_config_given_to_an_engine_is_not_written_on(recipe):
         assert config.to_dict() == before
     engine.finish()
     assert config.to_dict() == before
+
+
+@pytest.mark.parametrize("end", ["finish", "release"])
+def test_a_second_engine_with_another_optimizer_on_the_same_layers_is_refused(end):
+    model = Toy()
+    first = attach(model, adamw(model), NxMConfig("ste", include=["up"]), total_steps=1)
+    before = weights(model)
+    with pytest.raises(
+        ValueError, match=r"^Another engine trains 2 of these layers .*: blocks\.0\.up, blocks\.1\.up\. Call"
+    ):
+        attach(model, adamw(model), "ste", total_steps=1)
+    assert same(before, weights(model))
+    second = attach(model, adamw(model), NxMConfig("ste", include=["down"]), total_steps=1)
+    getattr(first, end)()
+    second.release()
+    attach(model, adamw(model), "ste", total_steps=1)
+
+
+def test_an_engine_that_nobody_can_reach_stands_in_no_ones_way():
+    model = Toy()
+    for _ in range(2):  # as a cell of a notebook that is run again
+        optimizer = adamw(model)
+        engine = attach(model, optimizer, "ste", total_steps=1)
+        del engine, optimizer

@@ -89,3 +89,12 @@ def test_resets_that_never_come_are_warned_of_once_with_the_number_to_write(ever
     steps = 6 if window else 12
     assert not warned or f"every={every} is longer than the {steps} steps" in found[0]
     assert not warned or f"Write every={steps // 2} or less." in found[0]
+
+
+@pytest.mark.parametrize("moved", [["blocks.0.up"], ["blocks.0.up", "blocks.1.down"]], ids=len)
+def test_weights_that_are_offloaded_are_an_error_that_names_them(moved):
+    model = Toy()
+    for name in moved:
+        model.get_submodule(name).to("meta")
+    with pytest.raises(ValueError, match=rf"^{len(moved)} layers .* on the meta device, .* device_map=.*blocks\.0\.up"):
+        attach(model, adamw(model), "ste", total_steps=1)

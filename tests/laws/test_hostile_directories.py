@@ -13,27 +13,36 @@ import torch
 
 from nxm_hf import prune
 from nxm_hf.cli.main import main as nxm
+from nxm_hf.pruning.directory import prune_directory
+from nxm_hf.pruning.result import RESULT_FILE
+from nxm_hf.report.pruning_page import pruning_page
+from nxm_hf.storage.checkpoints import missing_parts
 from nxm_hf.storage.inspect import inspect
 from nxm_hf.storage.manifest import MANIFEST_FILE, write_manifest
+from nxm_hf.storage.state_file import STATE_FILE, read_state, write_state
 from nxm_hf.storage.verify import verify
 from tests.support.models import make_bert
 from tests.support.saved_models import edit_config, edit_weights
 
-CASES = 200
+CASES = 500
 DEEP = "[" * 50_000
 STRANGE = (None, True, -1, 0, 5, 10**7, 10**400, 1.5, float("nan"), "", "x", "../../x", "/etc/passwd", "re:(a+)+$")
+CHECKPOINT = ("optimizer.pt", "rng_state.pth", STATE_FILE, "trainer_state.json")  # files of checkpoints alone
 STRANGE += ([], [5], ["x"] * 3, {}, {"a": {"b": {}}}, [[[]]], {"": None})
 
 
 @pytest.fixture(scope="module")
 def sparse(tmp_path_factory):
-    """The directory of a sparse model, with an index."""
+    """The directory of a sparse model, with an index, a state and the result of a pruning."""
     folder = tmp_path_factory.mktemp("sparse") / "model"
-    prune(model := make_bert(), "2:4")
+    result = prune(model := make_bert(), "2:4")
     model.save_pretrained(folder, max_shard_size="60KB")
-    shutil.copy(folder / "config.json", folder / "nxm_config.json")
     payload = json.loads((folder / "config.json").read_text())["nxm_config"]
     (folder / "nxm_config.json").write_text(json.dumps(payload))
+    weight = model.bert.encoder.layer[0].output.dense.weight.detach()
+    header = {"step": 1, "last": 1, "total_steps": 2, "seed": 0, "config": payload, "layers": payload["layers"]}
+    write_state(folder, header, {"a/mask": weight != 0, "a/weight": weight})
+    result.save(folder)
     write_manifest(folder)
     return folder
 
@@ -64,30 +73,43 @@ def change_json(path: Path, chance: random.Random) -> None:
 
 
 def change_header(path: Path, chance: random.Random) -> None:
-    """Change the header of a safetensors file, or the length that it says it has."""
+    """Change the header of a safetensors file, what a state says of itself there, or the length of the header."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
-    name = chance.choice(sorted(header))
-    header[name] = chance.choice([*STRANGE, {"dtype": "F8_E4M3", "shape": [2**40], "data_offsets": [0, 1]}])
+    state = header.get("__metadata__", {}).get("nxm_state")
+    if state is not None and chance.random() < 0.7:
+        inner = path.with_name("header.json")
+        inner.write_text(state)
+        change_json(inner, chance)
+        header["__metadata__"]["nxm_state"] = inner.read_text()
+        inner.unlink()
+    else:
+        name = chance.choice(sorted(header))
+        header[name] = chance.choice([*STRANGE, {"dtype": "F8_E4M3", "shape": [2**40], "data_offsets": [0, 1]}])
     text = json.dumps(header).encode()
     size = chance.choice([len(text), 2**63, 0, len(text) + 9])
     path.write_bytes(struct.pack("<Q", size) + text + content[8 + length :])
 
 
+def _report(folder: Path) -> None:
+    pruning_page([folder])
+
+
 def test_no_malformed_file_gives_a_traceback(sparse, tmp_path, capsys):
-    chance = random.Random(0)
-    names = ["config.json"] * 4 + ["nxm_config.json"] * 3 + ["model.safetensors.index.json"] * 2 + [MANIFEST_FILE]
-    weights = sorted(path.name for path in sparse.glob("*.safetensors"))
+    chance, codes = random.Random(0), []
+    looks = {verify: "", inspect: "", missing_parts: "", read_state: STATE_FILE, _report: RESULT_FILE}
+    names = ["config.json"] * 8 + ["nxm_config.json"] * 5 + ["model.safetensors.index.json"] * 3 + [MANIFEST_FILE] * 2
+    names += [STATE_FILE] * 4 + [RESULT_FILE] * 2
+    weights = sorted(path.name for path in sparse.glob("model*.safetensors"))
     assert len(weights) > 1
-    codes = []
     for case in range(CASES):
         folder = Path(shutil.copytree(sparse, tmp_path / "case"))
-        name = chance.choice([*names, chance.choice(weights)])
+        name = chance.choice([*names, *chance.choices(weights, k=2)])
         if chance.random() < 0.7 and name != MANIFEST_FILE:
             (folder / MANIFEST_FILE).unlink()
         (change_header if name.endswith(".safetensors") else change_json)(folder / name, chance)
-        for look in (verify, inspect):
+        for look in [look for look, own in looks.items() if own in ("", name)]:
             try:
                 look(folder)
             except (OSError, ValueError) as error:
@@ -96,6 +118,7 @@ def test_no_malformed_file_gives_a_traceback(sparse, tmp_path, capsys):
                 text = (folder / name).read_text(errors="replace")[:2000]
                 raise AssertionError((case, name, look.__name__, text)) from error
         codes.append(nxm(["verify", str(folder)]) if case % 10 == 0 else 0)
+        assert not capsys.readouterr().out.count("Traceback")
         shutil.rmtree(folder)
     assert set(codes) <= {0, 1, 2} and len(set(codes)) > 1
 
@@ -113,17 +136,55 @@ def test_no_malformed_file_gives_a_traceback(sparse, tmp_path, capsys):
 def test_a_config_of_a_huge_model_is_refused_by_the_tensors_that_are_there(changes, sparse, tmp_path):
     folder = Path(shutil.copytree(sparse, tmp_path / "case", ignore=shutil.ignore_patterns(MANIFEST_FILE)))
     edit_config(folder, **changes)
-    for look in (verify, inspect):
+    for look in (verify, inspect, lambda folder: prune_directory(folder, tmp_path / "out", "2:4")):
         with pytest.raises(ValueError, match=r"config\.json asks for .*=.*, and the weights beside it are \d+ tensors"):
             look(folder)
 
 
+def test_a_config_of_huge_matrices_is_refused_by_the_bytes_that_are_there(sparse, tmp_path):
+    """A key that the files lack makes `verify` load the model whole, as of families that save under other names."""
+    folder = Path(shutil.copytree(sparse, tmp_path / "case", ignore=shutil.ignore_patterns(MANIFEST_FILE)))
+    edit_config(folder, hidden_size=2**20, intermediate_size=2**20)
+    for look in (verify, inspect):
+        with pytest.raises(
+            ValueError, match=r"is \(32, 32\) in the files of .* and \(1048576, 1048576\) by its config"
+        ):
+            look(folder)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    for name in (folder / name for name in {*index["weight_map"].values()}):
+        weights = safetensors.torch.load_file(name)
+        safetensors.torch.save_file({f"other.{key}": weight for key, weight in weights.items()}, name)
+    for look in (verify, inspect):
+        with pytest.raises(
+            ValueError, match=r"asks for weights of [\d,]{15,} bytes in its config\.json, and has files of"
+        ):
+            look(folder)
+
+
+def test_no_code_of_a_directory_is_run(sparse, tmp_path):
+    folder = Path(shutil.copytree(sparse, tmp_path / "case", ignore=shutil.ignore_patterns(MANIFEST_FILE)))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: ...\nclass Model: ...\n")
+    mapped = {"AutoConfig": "evil.Config", "AutoModelForSequenceClassification": "evil.Model"}
+    for changes in ({"model_type": "evil"}, {"model_type": "bert", "architectures": ["Model"]}):
+        edit_config(folder, auto_map=mapped, **changes)
+        for look in (verify, inspect, lambda folder: prune_directory(folder, tmp_path / "out", "2:4")):
+            with pytest.raises(
+                ValueError, match=r"is not the config of a model|was saved from Model, which transformers"
+            ):
+                look(folder)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
-@pytest.mark.parametrize("name", ["config.json", "nxm_config.json", "modules.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "nxm_config.json", "modules.json", "model.safetensors.index.json", *CHECKPOINT]
+)
 def test_nobody_waits_for_a_pipe(name, sparse, tmp_path):
+    """`missing_parts` looks at a checkpoint that a training is to resume from."""
     folder = Path(shutil.copytree(sparse, tmp_path / "case", ignore=shutil.ignore_patterns(MANIFEST_FILE)))
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
+    assert missing_parts(folder)
     for look in (verify, inspect):
         try:
             look(folder)

@@ -76,6 +76,20 @@ def test_after_an_interrupt_training_begins_anew_from_the_dense_weights(recipe, 
     assert trainer.state.global_step == STEPS and verify(trainer.model).ok
 
 
+@pytest.mark.parametrize(("recipe", "kind"), RUNS[:2] + RUNS[-1:])
+def test_another_trainer_after_an_interrupt_begins_from_the_dense_weights_too(recipe, kind, tmp_path):
+    interrupt, begins = InterruptAt(5, "on_substep_end"), Begins()
+    first = make_trainer(tmp_path, eventful(recipe), kind, callbacks=[interrupt], save_strategy="no")
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    dense = trained_weights(first)
+    begins.trainer = make_trainer(tmp_path, eventful(recipe), kind, model=first.model, save_strategy="no")
+    begins.trainer.add_callback(begins)
+    begins.trainer.train()
+    assert_same(dense, begins.seen[0])
+    assert engine_of(first).finished and verify(first.model).ok
+
+
 def run_out_of_memory(trainer, after, attempts=1):
     """Have the forward pass fail as on a full GPU, after so many forward passes of each of these attempts.
 

@@ -115,6 +115,14 @@ def test_a_weight_whose_zeros_cannot_be_counted_is_an_error_that_names_it(form, 
     assert str(error.value).endswith("Verify the model before it is quantized.")
 
 
+def test_a_model_whose_layers_are_offloaded_is_refused_by_name(model):
+    model.get_submodule(NAME).to("meta")
+    with pytest.raises(ValueError, match=rf"^The weight of {NAME} is on the meta device, .* or verify its directory\."):
+        verify(model)
+    with pytest.raises(ValueError, match=rf"^{NAME} is on the meta device, .* without device_map=\."):
+        prune(model, "2:4")
+
+
 def test_a_quantization_that_hides_the_weights_is_an_error_that_names_it(model):
     module, name = NAME.rsplit(".", 1)
     setattr(model.get_submodule(module), name, Hidden())

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from nxm_hf.text import markdown_code, markdown_text
+
 from .records import Record
 from .results import ModelResults
 from .statistics import mean, score
@@ -37,7 +39,7 @@ def choice_section(results: ModelResults, task: str) -> list[str]:
         return []
     seeds = len({record["seed"] for record in records})
     rows = [
-        [f"`{recipe}`", *_row(best_first(record for record in records if record["recipe"] == recipe))]
+        [markdown_code(recipe), *_row(best_first(record for record in records if record["recipe"] == recipe))]
         for recipe in dict.fromkeys(record["recipe"] for record in records)
     ]
     fraction = f"{records[0]['hold_out']:.0%} of the training rows"
@@ -47,7 +49,7 @@ def choice_section(results: ModelResults, task: str) -> list[str]:
 
 def _row(points: Sequence[tuple[Point, float]]) -> list[str]:
     best, *others = [
-        f"{', '.join(f'{key}={value}' for key, value in point) or 'as it is'}: {format_number(value)}"
+        f"{', '.join(markdown_text(f'{key}={value}') for key, value in point) or 'as it is'}: {format_number(value)}"
         for point, value in points
     ]
     rest = [f"{len(points) - SHOWN} more"] if len(points) > SHOWN else []

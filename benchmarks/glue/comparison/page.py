@@ -4,6 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from nxm_hf.config.hub import write_text
+from nxm_hf.text import markdown_code, markdown_text
+
 from .example_scripts import TASKS
 from .grid_points import choice_section
 from .page_notes import note_on_average, note_on_seeds, notes
@@ -47,7 +50,7 @@ def render(folder: Path) -> str:
     for model, files in zip(results.models, plots, strict=True):
         sections += _model_section(model, files)
     text = "\n\n".join(sections)
-    (folder / PAGE).write_text(text + "\n", encoding="utf-8")
+    write_text(folder / PAGE, text + "\n")
     return text
 
 
@@ -66,7 +69,10 @@ def format_difference(difference: Difference | None) -> str:
 
 
 def _commands(results: ComparisonResults) -> list[str]:
-    return ["```shell\n" + "\n".join(results.commands) + "\n```"] if results.commands else []
+    fence, text = "```", "\n".join(results.commands)
+    while fence in text:
+        fence += "`"
+    return [f"{fence}shell\n{text}\n{fence}"] if results.commands else []
 
 
 def _missing_trials(results: ComparisonResults) -> list[str]:
@@ -74,7 +80,10 @@ def _missing_trials(results: ComparisonResults) -> list[str]:
         return []
     lines = [
         ", ".join(
-            [f"- {trial.task}, `{trial.recipe}`, seed {trial.seed}", *(f"{key}={value}" for key, value in trial.grid)]
+            [
+                f"- {markdown_text(trial.task)}, {markdown_code(trial.recipe)}, seed {trial.seed}",
+                *(markdown_text(f"{key}={value}") for key, value in trial.grid),
+            ]
         )
         for trial in results.missing
     ]
@@ -83,9 +92,9 @@ def _missing_trials(results: ComparisonResults) -> list[str]:
 
 
 def _model_section(results: ModelResults, plots: Sequence[Path]) -> list[str]:
-    options = f" with `{' '.join(results.more)}`" if results.more else ""
+    options = f" with {markdown_code(' '.join(results.more))}" if results.more else ""
     budget = f", for {results.budget} where no other budget is named" if results.budget else ""
-    text = [f"## {results.model}", f"Trained{options}{budget}."]
+    text = [f"## {markdown_text(results.model)}", f"Trained{options}{budget}."]
     if len(results.tasks) > 1:
         text += ["### All tasks", _table_of_all_tasks(results), *note_on_average(results)]
     for task in results.tasks:
@@ -112,12 +121,12 @@ def _table_of_all_tasks(results: ModelResults) -> str:
         by_task = [results.find(task, label) for task in results.tasks]
         variant = [runs for runs in by_task if runs]
         if len(variant) < len(by_task):
-            rows.append([f"`{label}`", *[NONE] * 5])
+            rows.append([markdown_code(label), *[NONE] * 5])
             continue
         numbers = [value for runs in variant for value in paper_scores(list(runs.records.values()))]
         rows.append(
             [
-                f"`{label}`",
+                markdown_code(label),
                 format_number(mean([mean(runs.scores) for runs in variant])),
                 _gap_cell(results, variant),
                 format_difference(_mean_difference(results, variant, "asp")),
@@ -166,7 +175,7 @@ def _table_of_scores(results: ModelResults, task: str) -> str:
         records = list(runs.records.values())
         rows.append(
             [
-                f"`{runs.label}`",
+                markdown_code(runs.label),
                 str(len(records)),
                 *(format_scores([score(record, metric) for record in records]) for metric in metrics),
                 *(format_number(mean([record["recall"][label] for record in records]), ".3f") for label in labels),
@@ -197,7 +206,10 @@ def _agreement(results: ModelResults, runs: Runs) -> float:
 
 def _table_of_differences(results: ModelResults, task: str) -> str:
     rows = [
-        [f"`{runs.label}`", *(format_difference(results.difference(runs, recipe)) for recipe in ("asp", "dense"))]
+        [
+            markdown_code(runs.label),
+            *(format_difference(results.difference(runs, recipe)) for recipe in ("asp", "dense")),
+        ]
         for runs in results.of(task)
     ]
     return table([TASKS[task].best, "above asp", "above dense"], rows)
@@ -205,12 +217,12 @@ def _table_of_differences(results: ModelResults, task: str) -> str:
 
 def _table_of_costs(results: ModelResults, task: str) -> str:
     columns: dict[str, Callable[[Runs], str]] = {
-        "recipe": lambda runs: f"`{runs.label}`",
+        "recipe": lambda runs: markdown_code(runs.label),
         "training FLOPs": lambda runs: format_number(results.cost(runs), ".3f"),
         "mask similarity": lambda runs: format_number(runs.similarity),
         "log10 masks per weight": lambda runs: format_number(results.diversity(runs), ".3f"),
         "seconds": lambda runs: format_number(runs.seconds, ".0f"),
-        "with": lambda runs: ", ".join(f"{key}={value}" for key, value in runs.first["grid"]) or NONE,
+        "with": lambda runs: ", ".join(markdown_text(f"{key}={value}") for key, value in runs.first["grid"]) or NONE,
     }
     rows = [[column(runs) for column in columns.values()] for runs in results.of(task)]
     return table(list(columns), rows)

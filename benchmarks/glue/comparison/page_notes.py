@@ -1,5 +1,7 @@
 """Notes on the page: what its numbers are, and what they cannot show."""
 
+from nxm_hf.text import markdown_text
+
 from .model_shapes import Shape
 from .results import ModelResults
 from .statistics import PAPER_TASKS, REPLICATES
@@ -35,7 +37,8 @@ def notes(results: ModelResults) -> list[str]:
     if any(runs.recipe == "small" for runs in results.runs):
         lines.append(SMALL)
     if Shape.from_options(results.model, results.tasks[0], results.more).error:
-        lines.append(f"The config of {results.model} cannot be read here, so FLOPs and numbers of masks are left out.")
+        model = markdown_text(results.model)
+        lines.append(f"The config of {model} cannot be read here, so FLOPs and numbers of masks are left out.")
     if missing := [task for task in results.tasks if results.truth(task) is None]:
         tasks = ", ".join(missing)
         lines.append(f"The files of predictions of {tasks} are gone, so intervals there are over seeds alone.")

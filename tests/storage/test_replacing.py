@@ -1,0 +1,176 @@
+"""Files that replace others together, and the rest of a replacement that was stopped."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from nxm_hf import prune, verify
+from nxm_hf.cli.main import main as nxm
+from nxm_hf.storage.inspect import inspect
+from nxm_hf.storage.manifest import changed_files, record_model
+from nxm_hf.storage.replacing import COMPLETE, SAVING, finish_replacing, is_inside, replaced, sync_files
+from nxm_hf.storage.weight_files import INDEX, WEIGHTS
+from tests.support.models import make_bert
+from tests.support.saving import hashes_of
+
+
+def write(folder: Path, **files: str) -> None:
+    """Write small files; "_" in a name stands for a dot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_text(text)
+
+
+def save(folder, size: str = "5GB", seed: int = 0) -> None:
+    """Save a sparse model over what is in a directory."""
+    prune(model := make_bert(seed), "2:4")
+    with replaced(folder, 0) as new:
+        model.save_pretrained(new, max_shard_size=size)
+        record_model(new)
+
+
+def interrupted(folder: Path, new: list[object], outdated: list[object], **files: str) -> Path:
+    """Leave what a process leaves that is stopped before it has moved the first file."""
+    write(folder / COMPLETE / "inner", **files)
+    (folder / COMPLETE / "files.json").write_text(json.dumps({"new": new, "outdated": outdated}))
+    return folder / COMPLETE
+
+
+def test_new_files_replace_old_ones_and_other_files_stay(tmp_path):
+    write(tmp_path, a_txt="old", b_txt="old", README_md="Mine.")
+    with replaced(tmp_path, 0) as new:
+        assert new.name == tmp_path.name and (new / "README.md").read_text() == "Mine."
+        write(new, a_txt="new", c_txt="new")
+        write(new / "inner", d_txt="new")
+        assert (tmp_path / "a.txt").read_text() == "old"
+    left = {name: (tmp_path / name).read_text() for name in hashes_of(tmp_path)}
+    others = {"README.md": "Mine.", "b.txt": "old"}
+    assert left == others | {"a.txt": "new", "c.txt": "new", "inner/d.txt": "new"}
+
+
+def test_an_error_leaves_the_old_files_and_nothing_else(tmp_path):
+    write(tmp_path / "old", a_txt="old")
+    before = hashes_of(tmp_path)
+    for folder in ("old", "missing"):
+        with pytest.raises(KeyError), replaced(tmp_path / folder, 0) as new:
+            write(new, a_txt="new")
+            raise KeyError
+    assert hashes_of(tmp_path) == before and not (tmp_path / "missing").exists()
+
+
+def test_weights_and_a_manifest_of_other_names_are_outdated(tmp_path):
+    for number, size in enumerate(("60KB", "5GB", "40KB", "60KB")):
+        save(tmp_path, size, number)
+        files = {path.name for path in tmp_path.iterdir()}
+        assert (WEIGHTS in files) == (size == "5GB") and (INDEX in files) == (size != "5GB")
+        assert verify(tmp_path).ok and len(inspect(tmp_path).layers) == 12
+    with replaced(tmp_path, 0) as new:
+        write(new, notes_txt="no weights")
+    assert INDEX in {path.name for path in tmp_path.iterdir()} and "nxm_manifest.json" not in os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "look", [verify, inspect, changed_files, finish_replacing, lambda path: nxm(["verify", str(path)])]
+)
+def test_whoever_looks_next_puts_the_rest_in_place(look, tmp_path):
+    save(tmp_path / "a", "60KB", seed=1)
+    save(tmp_path / "b", seed=2)
+    new = hashes_of(tmp_path / "b")
+    hidden = tmp_path / "a" / COMPLETE
+    hidden.mkdir()
+    lists = {"new": sorted(new), "outdated": [INDEX, *(f"model-0000{n}-of-00002.safetensors" for n in (1, 2))]}
+    (hidden / "files.json").write_text(json.dumps(lists))
+    os.rename(tmp_path / "b", hidden / "b")
+    os.replace(hidden / "b" / WEIGHTS, tmp_path / "a" / WEIGHTS)  # was moved before the process was stopped
+    look(tmp_path / "a")
+    assert hashes_of(tmp_path / "a") == new
+
+
+def test_the_next_save_puts_the_rest_in_place_before_its_own_files(tmp_path):
+    interrupted(tmp_path, ["a.txt", "b.txt"], [], a_txt="second", b_txt="second")
+    write(tmp_path, a_txt="first", c_txt="first")
+    write(tmp_path / SAVING, d_txt="of a save that was killed")
+    with replaced(tmp_path, 0) as new:
+        write(new, b_txt="third")
+    assert {name: (tmp_path / name).read_text() for name in hashes_of(tmp_path)} == {
+        "a.txt": "second",
+        "b.txt": "third",
+        "c.txt": "first",
+    }
+
+
+@pytest.mark.parametrize(
+    ("new", "outdated"),
+    [
+        (["../../secret.txt"], []),
+        (["/etc/passwd"], []),
+        ([5], []),
+        ([], ["notes.txt"]),
+        ([], ["../model.safetensors"]),
+        ([], [None]),
+        ("x", 5),
+    ],
+)
+def test_a_list_of_a_stranger_that_leads_elsewhere_is_refused(new, outdated, tmp_path):
+    write(tmp_path / "model", notes_txt="mine")
+    hidden = interrupted(tmp_path / "model", new, outdated)
+    write(tmp_path, secret_txt="secret", model_safetensors="mine")
+    before = hashes_of(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"files\.json cannot be read \(.*\)\. Remove {hidden}, and save the model again"
+    ):
+        finish_replacing(tmp_path / "model")
+    assert nxm(["verify", str(tmp_path / "model")]) == 2
+    assert hashes_of(tmp_path) == before
+
+
+def test_links_of_a_stranger_are_not_followed(tmp_path):
+    write(tmp_path / "home", key="secret")
+    model, other = tmp_path / "model", tmp_path / "other"
+    hidden = interrupted(model, ["key", "linked/key", "deep/key"], [])
+    (hidden / "out").symlink_to(tmp_path / "home")
+    (hidden / "inner" / "key").symlink_to(tmp_path / "home" / "key")
+    (hidden / "inner" / "deep").symlink_to(tmp_path / "home")
+    write(hidden / "inner" / "linked", key="stranger's")
+    (model / "linked").symlink_to(tmp_path / "home")
+    finish_replacing(model)
+    assert (tmp_path / "home" / "key").read_text() == "secret" and os.listdir(tmp_path / "home") == ["key"]
+    assert os.listdir(model) == ["linked"]
+    other.mkdir()
+    (other / COMPLETE).symlink_to(tmp_path / "home")
+    finish_replacing(other)
+    assert os.listdir(tmp_path / "home") == ["key"]
+
+
+@pytest.mark.parametrize("text", ["", "[", "[" * 100_000, "5", "{}", '{"new": {"a": 1}, "outdated": {}}'])
+def test_a_damaged_list_is_refused_in_a_sentence(text, tmp_path):
+    hidden = interrupted(tmp_path, [], [])
+    (hidden / "files.json").write_text(text)
+    if text.startswith('{"new'):
+        finish_replacing(tmp_path)  # the names of a dict are a list of names
+    else:
+        with pytest.raises(ValueError, match=r"files\.json cannot be read \(.*\)\. Remove "):
+            finish_replacing(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a", "a/b.json", "a b", "é.json", ".hidden"])
+def test_names_inside_a_directory_are_told_from_others(name):
+    assert is_inside(name)
+    for wrong in ("", "/a", "../a", "a/../../b", "a\\b", "C:a", "a\n", "a\0", "x" * 300, "a/" * 600 + "a", "\x1b[2J"):
+        assert not is_inside(wrong), wrong
+
+
+def test_every_file_is_synced_and_named(tmp_path, monkeypatch):
+    write(tmp_path / "inner", a_txt="a")
+    write(tmp_path, b_txt="b")
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (synced.append(os.readlink(f"/proc/self/fd/{handle}")), fsync(handle))
+    )
+    assert sync_files(tmp_path) == ["b.txt", "inner/a.txt"]
+    if Path("/proc/self/fd").exists():
+        assert {*synced} == {str(tmp_path / name) for name in ("", "b.txt", "inner", "inner/a.txt")} - {
+            f"{tmp_path}/"
+        } | {str(tmp_path)}

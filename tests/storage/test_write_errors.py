@@ -1,0 +1,70 @@
+"""Errors of a disk: one sentence for each, whatever library saw it; other errors pass as they are."""
+
+import errno
+import os
+
+import pytest
+from safetensors import SafetensorError
+
+from nxm_hf.storage.write_errors import WriteError, explained
+
+FULL = "Error while serializing: I/O error: No space left on device (os error 28)"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS])
+def test_the_error_names_the_file_the_reason_and_what_to_do(number, tmp_path):
+    advice = {errno.EIO: "The disk may be failing; name another place."}
+    advice |= dict.fromkeys((errno.EACCES, errno.EROFS), "Make it writable, or name another place.")
+    with pytest.raises(WriteError) as caught, explained(tmp_path / "out", 1_234_567, tmp_path / "no"):
+        raise OSError(number, os.strerror(number), str(tmp_path / "out" / "a.json"))
+    said = str(caught.value)
+    assert said.startswith(
+        f"{tmp_path}/out/a.json could not be written: {os.strerror(number)}. {tmp_path}/out is as it was."
+    )
+    assert said.endswith(advice.get(number, "are free. Make room for them."))
+    assert ("need 1,234,567 bytes, and " in said) == (number not in advice) and caught.value.errno == number
+
+
+@pytest.mark.parametrize(
+    "error", [SafetensorError(FULL), RuntimeError("[enforce fail at inline_container.cc:595] . unexpected pos")]
+)
+def test_errors_of_libraries_without_a_number_are_understood(error, tmp_path):
+    with pytest.raises(WriteError, match="could not be written: No space left on device") as caught:
+        with explained(tmp_path, 10**18, tmp_path):
+            raise error
+    assert caught.value.__cause__ is error
+    assert isinstance(error, RuntimeError) or str(caught.value).startswith(
+        f"The weights (safetensors) of {tmp_path} could"
+    )
+
+
+def test_a_failing_disk_with_room_is_no_full_one(tmp_path):
+    with pytest.raises(WriteError, match=r"Input/output error\. .* is as it was\. The disk may be failing"):
+        with explained(tmp_path, 1, tmp_path):
+            raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+
+def test_an_error_is_explained_once_and_names_the_outer_directory(tmp_path):
+    with pytest.raises(WriteError) as caught, explained(tmp_path, 0, tmp_path):
+        with explained(tmp_path / "inner", 5, tmp_path):
+            raise OSError(errno.ENOSPC, "full", "file")
+    assert str(caught.value).startswith("file could not be written: No space left on device. ")
+    assert f"{tmp_path} is as it was" in str(caught.value) and "need more room" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "no"), RuntimeError("other"), SafetensorError("other"), OSError("x")]
+)
+def test_other_errors_pass(error, tmp_path):
+    with pytest.raises(type(error)) as caught, explained(tmp_path, 0, tmp_path):
+        raise error
+    assert caught.value is error
+
+
+def test_the_file_that_was_written_last_is_named_where_the_error_names_none(tmp_path):
+    for number, name in enumerate(("b", "a", "c")):
+        (tmp_path / name).write_bytes(bytes(1000))
+        os.utime(tmp_path / name, ns=(number, number))
+    with pytest.raises(WriteError, match=f"^{tmp_path}/c could not be written: File too large"):
+        with explained(tmp_path, 0, tmp_path):
+            raise OSError(errno.EFBIG, "File too large")
