@@ -116,7 +116,7 @@ def _load(source: str | Path, device: torch.device, dtype: str | None) -> PreTra
     if not (Path(source) / "config.json").is_file():
         raise FileNotFoundError(f"{source} holds no config.json; it must be a directory that save_pretrained wrote.")
     model, missing = load_with_missing(model_class(AutoConfig.from_pretrained(source), source), source)
-    if absent := [layer.name for layer in find_layers(model) if f"{layer.name}.weight" in missing]:
+    if absent := [layer.name for layer in find_layers(model) if layer.key in missing]:
         raise ValueError(f"{source} holds no weight of {shortened(absent)}. Save the model again.")
     if dtype is not None:
         for parameter in model.parameters():  # buffers keep their precision, as from_pretrained leaves them
