@@ -123,8 +123,8 @@ def _prune_layer(
         pruner, caveats = Magnitude(), f"{caveats}; pruned by magnitude"
     try:
         pruned = pruner(weight, bias, inputs, target.pattern)
-    except ValueError as error:
-        raise ValueError(f"{target.name}: {error}") from error
+    except ValueError as problem:
+        raise ValueError(f"{target.name}: {problem}") from problem
     magnitude_error = error = None
     if report and inputs is not None and inputs.count:
         by_magnitude = pruned if isinstance(pruner, Magnitude) else Magnitude()(weight, None, None, target.pattern)
