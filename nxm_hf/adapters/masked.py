@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nxm_hf.layers.experts import expert_stacks
 from nxm_hf.layers.find import find_layers
 from nxm_hf.layers.modules import has_adapter, unwrap
 from nxm_hf.patterns import parse
@@ -98,8 +99,10 @@ def _check_plain_lora(module: Any, name: str) -> None:
             "of peft>=0.20. Write LoraConfig(...), and pip install -U peft."
         )
     others = [type(variant).__name__ for variant in variants.values() if not isinstance(variant, MaskedLora)]
-    if others or isinstance(module.base_layer, nn.Conv1d):
-        what = f"a {others[0]}" if others else "on a convolution"
+    unfit = {"on a convolution": isinstance(module.base_layer, nn.Conv1d)}
+    unfit |= {"on experts in one parameter": any(expert_stacks(module.base_layer))}
+    if others or any(unfit.values()):
+        what = f"a {others[0]}" if others else next(where for where, here in unfit.items() if here)
         raise ValueError(
             f"The adapter layer on {name} is {what}, whose delta cannot be masked. Write a LoraConfig of the kind that "
             "PEFT makes by default."

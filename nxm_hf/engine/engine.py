@@ -76,7 +76,8 @@ class Engine:
         self._versions: list[int] = []  # of the weights, when they were verified
         self.finished = self._warned = False
         if plan.skipped:
-            logger.warning("Left dense: %s.", plan.reasons)
+            share = plan.skipped_share
+            logger.warning("Left dense: %s. They hold %.1f %% of the model's weights.", plan.reasons, 100 * share)
         self._begin()
         self._hooks.attach()
 

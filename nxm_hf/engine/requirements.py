@@ -79,6 +79,11 @@ def check_shards(plan: Plan, config: NxMConfig, processes: int) -> None:
             f"{config.recipe} prunes with {start.method} here, which needs whole weights, and FSDP2 shards them; write "
             f'NxMConfig("{config.recipe}", settings={{"scores": "fisher"}}, ...), or use DDP (torchrun) instead.'
         )
+    if experts := [target.name for target in plan.targets if target.layer.holds_experts]:
+        raise ValueError(
+            f"FSDP2 shards {len(experts)} parameters by their experts, and a sparse training needs rows; write "
+            f"exclude=[...], which leaves them dense, or use DDP (torchrun). They are: {shortened(experts)}."
+        )
     for target in plan.targets:
         if not isinstance(config.method(target.pattern).method, _BY_GROUP):
             raise ValueError(

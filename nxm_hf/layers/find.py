@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nxm_hf.families import BY_MODEL_TYPE, GROUPS, ROLES, role_of, scope_of
+from nxm_hf.layers.experts import as_matrix, expert_stacks, shape_of_one
 from nxm_hf.layers.modules import find_blocks, is_linear, is_transposed, plain_name, unwrap
 from nxm_hf.layers.selection import Selection
 from nxm_hf.text import shortened
@@ -24,24 +25,46 @@ _NEVER = re.compile(
 
 @dataclass(frozen=True)
 class Layer:
-    """A matrix of a model that can be pruned.
+    """A matrix of a model that can be pruned, or the matrices of all experts of a block.
 
     Args:
-        name: The name of its module in the model without wrappers.
+        name: The name of its module in the model without wrappers; of experts, that of their parameter.
         role: One of `ROLES`, such as "query".
-        module: The module that holds the matrix as its `weight`.
+        module: The module that holds the matrix.
         scope: The part of the model that the role refers to. Layers of one scope work together.
+        parameter: The name of the parameter in the module.
     """
 
     name: str
     role: str
     module: nn.Module
     scope: str
+    parameter: str = "weight"
 
     @property
     def weight(self) -> nn.Parameter:
         """The parameter of the module. Sharding and loading can replace it, so it is looked up at each use."""
-        return cast(nn.Parameter, self.module.weight)
+        return cast(nn.Parameter, getattr(self.module, self.parameter))
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """The bias of the module, or None if it has none. The biases of experts are not part of the layer."""
+        return None if self.holds_experts else cast(nn.Parameter | None, self.module.bias)
+
+    @property
+    def holds_experts(self) -> bool:
+        """True if the layer holds one matrix of each expert, and False for any other."""
+        return self.parameter != "weight"
+
+    @property
+    def key(self) -> str:
+        """The name of the parameter in the state dict of the model without wrappers."""
+        return self.name if self.holds_experts else f"{self.name}.weight"
+
+    @property
+    def module_name(self) -> str:
+        """The name of the module in the model without wrappers."""
+        return self.key.rpartition(".")[0]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -49,12 +72,23 @@ class Layer:
         rows, columns = self.matrix(self.weight).shape
         return rows, columns
 
+    @property
+    def shape_of_one(self) -> tuple[int, int]:
+        """The shape (out, in) that a pattern must fit: that of one expert, or of the matrix."""
+        return shape_of_one(self.module, self.weight) if self.holds_experts else self.shape
+
     def matrix(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a view of a tensor as a matrix [out, in].
 
         Args:
             tensor: A tensor with the shape of the weight, such as the weight itself, its gradient or its mask.
+
+        Returns:
+            The view. The matrices of experts stand in it one below the other, or side by side if they are stored
+            transposed. Each row of an expert lies along its inputs.
         """
+        if self.holds_experts:
+            return as_matrix(self.module, tensor)
         if isinstance(self.module, nn.Conv1d):
             return tensor.squeeze(-1)
         return tensor.t() if is_transposed(self.module) else tensor
@@ -122,31 +156,36 @@ def stacked_weights(model: nn.Module) -> dict[str, str]:
         for prefix, block in find_blocks(unwrap(model))
         for path, module in block.named_modules()
         for name, parameter in module.named_parameters(recurse=False)
-        if parameter.dim() == 3 and len(parameter) > 1 and not isinstance(module, nn.Conv1d)
+        if parameter.dim() == 3
+        and min(parameter.shape) > 1
+        and not isinstance(module, nn.Conv1d)
+        and name not in expert_stacks(module)
     }
 
 
 def _prunable(model: nn.Module) -> list[Layer]:
     """Return each matrix in the blocks once, without those that are never pruned or shared with another module."""
     matrices = [
-        (plain_name(f"{prefix}.{name}"), module)
+        (plain_name(f"{prefix}.{name}.{stack}"), module, stack or "weight")
         for prefix, block in find_blocks(model)
         for name, module in block.named_modules()
-        if is_linear(module) and not _NEVER.search(plain_name(name))
+        for stack in (("",) if is_linear(module) else expert_stacks(module))
+        if not _NEVER.search(plain_name(name))
     ]
-    inside = {id(module) for _, module in matrices}
+    inside = {id(module) for _, module, _ in matrices}
     shared = {id(p) for m in model.modules() if id(m) not in inside for p in m.parameters(recurse=False)}
     types = _model_types(model)
     layers: dict[int, Layer] = {}  # by weight: ALBERT runs one layer many times
-    for name, module in matrices:
-        if (key := id(_own_weight(name, module))) not in shared:
+    for name, module, parameter in matrices:
+        if (key := id(_own_weight(name, module, parameter))) not in shared:
             model_type = _model_type_of(name, types)
-            layers.setdefault(key, Layer(name, role_of(model_type, name), module, scope_of(model_type, name)))
+            role, scope = role_of(model_type, name), scope_of(model_type, name)
+            layers.setdefault(key, Layer(name, role, module, scope, parameter))
     return list(layers.values())
 
 
-def _own_weight(name: str, module: nn.Module) -> nn.Parameter:
-    weight = dict(module.named_parameters(recurse=False)).get("weight")
+def _own_weight(name: str, module: nn.Module, parameter: str) -> nn.Parameter:
+    weight = dict(module.named_parameters(recurse=False)).get(parameter)
     if weight is None:
         raise ValueError(
             f"The weight of {name} is not a parameter of its own: a parametrization, weight_norm or a quantization "

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nxm_hf.config import NxMConfig
 from nxm_hf.layers.find import GROUPS, Layer, find_layers, stacked_weights
-from nxm_hf.layers.modules import inner_models, unwrap, without_wrappers
+from nxm_hf.layers.modules import inner_models, plain_name, unwrap, without_wrappers
 from nxm_hf.layers.sharding import Shards
 from nxm_hf.patterns import Dense, Pattern
 from nxm_hf.text import shortened
@@ -104,7 +104,7 @@ class Plan:
         for layer in find_layers(model, config.include, config.exclude):
             pattern = _pattern_of(layer.role, config.patterns())
             try:
-                _check_shape(config.stages(pattern), layer.shape)
+                _check_shape(config.stages(pattern), layer.shape_of_one)
             except ValueError as error:
                 skipped[layer.name] = str(error)
                 continue
@@ -129,6 +129,13 @@ class Plan:
     def reasons(self) -> str:
         """Return the first few skipped layers, each with its reason, as one line of text."""
         return shortened([f"{name}: {why.rstrip('.')}" for name, why in self.skipped.items()], "; ")
+
+    @property
+    def skipped_share(self) -> float:
+        """Return the share of the model's weights that the skipped layers hold."""
+        sizes = {plain_name(name): parameter.numel() for name, parameter in self.model.named_parameters()}
+        skipped = (sizes.get(f"{name}.weight", sizes.get(name, 0)) for name in self.skipped)
+        return sum(skipped) / max(sum(sizes.values()), 1)
 
     @property
     def trained(self) -> tuple[Target, ...]:

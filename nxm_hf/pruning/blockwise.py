@@ -1,5 +1,6 @@
 """Prune a model block by block: each layer from the statistics of its inputs, which the earlier blocks determine."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from nxm_hf.pruning.calibration import Batch
 from nxm_hf.pruning.input_statistics import InputStatistics
 from nxm_hf.pruning.result import PrunedLayer
 from nxm_hf.solvers.entry_counts import count_entries
+from nxm_hf.text import shortened
 
+logger = logging.getLogger("nxm_hf")
 _ROWS = 32  # of a weight whose squares are summed at a time
 
 
@@ -43,6 +46,7 @@ def prune_blocks(
     Returns:
         Layer -> what was done to it.
     """
+    _warn_of_experts(plan, pruner)
     modules = dict(find_blocks(model))
     names = list(modules)
     targets = {name: [t for t in plan.targets if t.name.startswith(f"{plain_name(name)}.")] for name in names}
@@ -64,6 +68,19 @@ def prune_blocks(
         layers.update((layer.name, layer) for layer, _ in block)
     _write(unwritten)
     return layers
+
+
+def _warn_of_experts(plan: Plan, pruner: OneShot) -> None:
+    """Warn once if a method that needs inputs will fall back to magnitudes for experts in one parameter."""
+    experts = [target.name for target in plan.targets if target.layer.holds_experts]
+    if pruner.needs_inputs and experts:
+        logger.warning(
+            "%s needs the inputs of each matrix, and experts in one parameter do not show theirs; %d of these "
+            "parameters are pruned by magnitude: %s.",
+            type(pruner).__name__.lower(),
+            len(experts),
+            shortened(experts),
+        )
 
 
 def _collect(
@@ -106,8 +123,8 @@ def _prune_layer(
         pruner, caveats = Magnitude(), f"{caveats}; pruned by magnitude"
     try:
         pruned = pruner(weight, bias, inputs, target.pattern)
-    except ValueError as error:
-        raise ValueError(f"{target.name}: {error}") from error
+    except ValueError as problem:
+        raise ValueError(f"{target.name}: {problem}") from problem
     magnitude_error = error = None
     if report and inputs is not None and inputs.count:
         by_magnitude = pruned if isinstance(pruner, Magnitude) else Magnitude()(weight, None, None, target.pattern)
@@ -128,9 +145,7 @@ def _prune_layer(
 
 
 def _bias(target: Target) -> Tensor | None:
-    bias = target.layer.module.bias
-    assert bias is None or isinstance(bias, Tensor)
-    return bias
+    return target.layer.bias
 
 
 def _kept_energy(weight: Tensor, mask: Tensor) -> float:

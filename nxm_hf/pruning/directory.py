@@ -123,7 +123,7 @@ def _device(name: str | None) -> torch.device:
 def _load(source: str | Path, device: torch.device, dtype: str | None) -> PreTrainedModel:
     """Load the model in the class that saved it; raise if a prunable layer has no weight in the files."""
     model, missing = load_with_missing(model_class(read_model_config(source), source), source)
-    if absent := [layer.name for layer in find_layers(model) if f"{layer.name}.weight" in missing]:
+    if absent := [layer.name for layer in find_layers(model) if layer.key in missing]:
         raise ValueError(f"{source} holds no weight of {shortened(absent)}. Save the model again.")
     if dtype is not None:
         for parameter in model.parameters():  # buffers keep their precision, as from_pretrained leaves them

@@ -220,4 +220,5 @@ def _put_back_weights(plan: Plan, saved: list[Tensor]) -> None:
 
 
 def _parameters(plan: Plan) -> Iterator[nn.Parameter]:
-    return (parameter for target in plan.targets for parameter in target.layer.module.parameters())
+    # Once each: the two products of experts are of one module.
+    return iter(dict.fromkeys(p for target in plan.targets for p in target.layer.module.parameters()))

@@ -74,7 +74,8 @@ class GramSum:
 class InputStatistics:
     """Collects the inputs of the layers of one block. Layers called with the same tensor share one Gram matrix.
 
-    Grouped convolutions are left out, because each of their groups has inputs of its own.
+    Grouped convolutions and experts in one parameter are left out, because each group and each expert has inputs of its
+    own.
 
     Args:
         layers: The layers of the block.
@@ -92,7 +93,8 @@ class InputStatistics:
         two_stacks: bool = False,
         with_gram: bool = True,
     ):
-        self._layers = [layer for layer in layers if _conv_groups(layer.module) == 1]
+        self._experts = {layer.name for layer in layers if layer.holds_experts}
+        self._layers = [layer for layer in layers if _conv_groups(layer.module) == 1 and not layer.holds_experts]
         self._sample_size = -(-SAMPLE_SIZE // batches) if with_sample else 0
         self._two_stacks, self._with_gram = two_stacks, with_gram
         self._masks: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -151,6 +153,8 @@ class InputStatistics:
         Returns:
             The reasons, separated by semicolons; "" if there are none.
         """
+        if name in self._experts:
+            return "experts in one parameter, each with inputs of its own"
         if name not in {layer.name for layer in self._layers}:
             return "a convolution in groups, each with inputs of its own"
         if (inputs := self.inputs().get(name)) is None:

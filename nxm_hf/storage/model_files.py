@@ -14,8 +14,8 @@ from transformers import AutoConfig, PreTrainedModel
 
 from nxm_hf.config.hub import model_folder, read_json
 from nxm_hf.layers.find import Layer
-from nxm_hf.layers.sharding import shard_like
 from nxm_hf.packing import NxMPackedConfig, read_packed_config
+from nxm_hf.storage.converted_weights import ConvertedWeights
 from nxm_hf.storage.weight_files import WeightFiles
 from nxm_hf.text import shortened
 
@@ -130,18 +130,6 @@ def model_class(config: transformers.PreTrainedConfig, folder: str | Path) -> ty
     return cls
 
 
-def load_weights(folder: str | Path, model: nn.Module) -> None:
-    """Copy the weights of a directory into a model, in place. Weights that the directory lacks stay as they are.
-
-    Args:
-        folder: Directory of the model.
-        model: The model. If it is sharded, each process reads its own part.
-    """
-    with WeightFiles(folder) as files:
-        weights = {name: shard_like(files[name], own) for name, own in model.state_dict().items() if name in files}
-        model.load_state_dict(weights, strict=False)
-
-
 def load_model(folder: str | Path) -> PreTrainedModel:
     """Load the model of a directory, in the class that saved it.
 
@@ -198,15 +186,16 @@ def load_with_missing(
     return model, sorted(info["missing_keys"])
 
 
-def saved_weights(folder: str | Path, model: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+def saved_weights(folder: str | Path, model: nn.Module, layers: Sequence[Layer]) -> Iterator[tuple[str, Tensor]]:
     """Read the weights of layers from a directory.
 
-    Some families save weights under other names than they compute with. Such a model is loaded whole.
+    Some families save weights under other names than they compute with, or each expert on its own. If a weight is saved
+    joined with others, the model is loaded whole.
 
     Args:
         folder: Directory of the model.
         model: A model of the class that saved it.
-        names: Names of the layers.
+        layers: The layers.
 
     Yields:
         Each name with its weight.
@@ -214,18 +203,20 @@ def saved_weights(folder: str | Path, model: nn.Module, names: Sequence[str]) ->
     Raises:
         ValueError: If a layer has no weight in the files.
     """
-    keys = {name: f"{name}.weight" for name in names}
     with WeightFiles(folder) as files:
-        if all(key in files for key in keys.values()):
-            for name, key in keys.items():
-                yield name, files[key]
+        if all(layer.key in files for layer in layers):
+            yield from ((layer.name, files[layer.key]) for layer in layers)
+            return
+        converted = ConvertedWeights(files, model)
+        if all(layer.key in converted for layer in layers):
+            yield from ((layer.name, converted[layer.key]) for layer in layers)
             return
     _check_bytes(folder, model)
     loaded, missing = load_with_missing(cast(type[PreTrainedModel], type(model)), folder)
-    if absent := [name for name, key in keys.items() if key in missing]:
+    if absent := [layer.name for layer in layers if layer.key in missing]:
         raise ValueError(f"{folder} holds no weight of {shortened(absent)}. Save the model again.")
-    for name in names:
-        yield name, cast(Tensor, loaded.get_submodule(name).weight)
+    for layer in layers:
+        yield layer.name, loaded.get_parameter(layer.key)
 
 
 def layer_weights(folder: str | Path, model: nn.Module, layers: Sequence[Layer]) -> Iterator[Tensor]:
@@ -242,8 +233,7 @@ def layer_weights(folder: str | Path, model: nn.Module, layers: Sequence[Layer])
     Raises:
         ValueError: If a weight is missing or has another shape.
     """
-    weights = saved_weights(folder, model, [layer.name for layer in layers])
-    for layer, (_, weight) in zip(layers, weights, strict=True):
+    for layer, (_, weight) in zip(layers, saved_weights(folder, model, layers), strict=True):
         if weight.shape != layer.weight.shape:
             raise ValueError(
                 f"{layer.name} is {tuple(weight.shape)} in the files of {folder} and {tuple(layer.weight.shape)} by "

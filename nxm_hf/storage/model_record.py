@@ -59,7 +59,8 @@ def names_in(model: nn.Module, layers: Mapping[str, str]) -> dict[str, str]:
         model: The model, without wrappers.
         layers: The pattern of each layer, by a name from either class.
     """
-    names = {plain_name(name) for name, _ in model.named_modules()}
+    named = (*model.named_modules(), *model.named_parameters())  # experts are named as their parameter
+    names = {plain_name(name) for name, _ in named}
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
 
     def here(name: str) -> str:
@@ -94,10 +95,6 @@ def is_frozen(model: nn.Module) -> bool:
     record = read_record(model)
     if record is None:
         return False
-    modules = {plain_name(name): module for name, module in unwrap(model).named_modules()}
-    layers = [modules[name] for name in record.layers if name in modules]
-    return not any(parameter.requires_grad for layer in layers for parameter in _weights(layer))
-
-
-def _weights(layer: nn.Module) -> list[nn.Parameter]:
-    return [parameter for name, parameter in layer.named_parameters(recurse=False) if name == "weight"]
+    parameters = {plain_name(name): parameter for name, parameter in unwrap(model).named_parameters()}
+    weights = (parameters.get(key) for name in record.layers for key in (f"{name}.weight", name))
+    return not any(weight.requires_grad for weight in weights if weight is not None)

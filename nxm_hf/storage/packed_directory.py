@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from nxm_hf.config import SparsityRecord
 from nxm_hf.config.hub import read_json, write_json
+from nxm_hf.layers.find import find_layers
 from nxm_hf.layers.modules import is_transposed
 from nxm_hf.packing import INDICES, NxMPackedConfig, names_in_files, pack, read_packed_config, row_pattern
 from nxm_hf.packing.format import packed_shapes
@@ -212,13 +213,15 @@ def _packable(
     files: WeightFiles, model: PreTrainedModel, record: SparsityRecord
 ) -> tuple[dict[str, NM], dict[str, str]]:
     """Return the pattern of a row of each layer that can be packed, and why the other sparse layers cannot."""
-    modules = dict(model.named_modules())
+    modules, stacks = dict(model.named_modules()), {layer.name for layer in find_layers(model) if layer.holds_experts}
     rows: dict[str, NM] = {}
     left_plain: dict[str, str] = {}
     for name, text in record.layers.items():
         row, module = row_pattern(text), modules.get(name)
         if row is None:
             left_plain[name] = f"its {text} has no groups of M with N kept along a row"
+        elif name in stacks:
+            left_plain[name] = "it holds the matrices of several experts"
         elif module is None:
             left_plain[name] = "the model has no such layer"
         elif type(module).forward is not nn.Linear.forward and not is_transposed(module):

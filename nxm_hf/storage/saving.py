@@ -71,14 +71,13 @@ def check_written(folder: str | Path, plan: Plan, expected: str | None = None) -
             f"transformers has written no weights into {folder}. With save_on_each_node=True some versions leave "
             "them out on all but the first machine; write save_on_each_node=False, and an output_dir that all share."
         )
+    layers = [target.layer for target in plan.targets]
     if expected is not None:
-        names = [target.name for target in plan.targets]
-        if fingerprint(saved_weights(folder, plan.model, names)) != expected:
+        if fingerprint(saved_weights(folder, plan.model, layers)) != expected:
             raise RuntimeError(f"The weights in {folder} are not those that were saved; is the disk full or failing?")
         return
-    held = {target.name: target.layer.weight.detach() for target in plan.targets}
-    for name, weight in saved_weights(folder, plan.model, list(held)):
-        if not _same_bits(weight.detach(), held[name].cpu()):
+    for layer, (name, weight) in zip(layers, saved_weights(folder, plan.model, layers), strict=True):
+        if not _same_bits(weight.detach(), layer.weight.detach().cpu()):
             raise RuntimeError(f"{name} in {folder} is not the weight that was saved; the disk may be full or failing.")
 
 

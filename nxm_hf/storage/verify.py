@@ -276,8 +276,8 @@ def _weight_in(model: nn.Module, layer: Layer) -> Tensor:
     """Return the weight of a layer of a model, unpacked if it is packed there."""
     if not layer.weight.is_meta:
         return whole(layer.weight)
-    module = unwrap(model).get_submodule(layer.name)
-    return module.dense_weight() if isinstance(module, PackedLinear) else cast(Tensor, module.weight)
+    module = unwrap(model).get_submodule(layer.module_name)
+    return module.dense_weight() if isinstance(module, PackedLinear) else cast(Tensor, getattr(module, layer.parameter))
 
 
 def verify_targets(targets: Iterable[Target]) -> Verification:

@@ -11,6 +11,7 @@ from nxm_hf.config import NxMConfig
 from nxm_hf.engine import Engine
 from nxm_hf.methods import Method
 from nxm_hf.storage.checkpoints import begin_checkpoint, drop_unsaved, missing_parts
+from nxm_hf.storage.restoring import restore_converted
 from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.state_file import STATE_FILE
 from nxm_hf.storage.verify import verify_targets
@@ -77,6 +78,8 @@ class NxMCallback(TrainerCallback):
             raise ValueError("NxMCallback does not support hyper-parameter search; use NxMTrainer, which does.")
         args, model = _trained(args, kwargs)
         resume_from = self._state_folder(args, state)
+        if resume_from is not None:
+            restore_converted(resume_from, model)
         engine = self._session.begin(
             args,
             state,
@@ -114,6 +117,8 @@ class NxMCallback(TrainerCallback):
     ) -> None:
         self._drop_unsaved()
         args, model = _trained(args, kwargs)
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            restore_converted(state.best_model_checkpoint, model)
         self._session.end(args, state, model)
 
     def on_push_begin(

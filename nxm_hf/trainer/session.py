@@ -28,8 +28,8 @@ from nxm_hf.storage.checkpoints import HAS_MANIFEST
 from nxm_hf.storage.lock import DirectoryLock
 from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, check_unchanged, remove_manifest
 from nxm_hf.storage.model_card import TAG
-from nxm_hf.storage.model_files import load_weights
 from nxm_hf.storage.model_record import record_of
+from nxm_hf.storage.restoring import load_weights
 from nxm_hf.storage.same_model import check_same_model, check_same_teacher, fingerprints
 from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.state_file import STATE_FILE, read_header, read_state, write_state

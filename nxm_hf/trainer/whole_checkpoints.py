@@ -1,4 +1,4 @@
-"""Whole checkpoints: a training with sharded weights writes and reads those of a training in one process."""
+"""Whole checkpoints: read back every model that Trainer saves, and with sharded weights write those of one process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,14 +9,17 @@ from transformers import Trainer
 
 from nxm_hf.engine.optimizer_state import unwrapped
 from nxm_hf.engine.sharded_state import cut_optimizer, gather_optimizer
-from nxm_hf.storage.model_files import load_weights
+from nxm_hf.layers.modules import without_wrappers
+from nxm_hf.storage.restoring import load_weights, needs_conversion
 from nxm_hf.trainer.unsupported import is_fsdp
 
 
 class WholeCheckpoints(Trainer):
-    """Write `model.safetensors` and `optimizer.pt` under FSDP2 too, and load checkpoints of any number of processes.
+    """Restore models that transformers saves under other names than they have in memory, such as ViT and Mixtral.
 
-    Trainer writes `pytorch_model_fsdp.bin` and `optimizer.bin` there, with weights that are not the deployed ones; with
+    Trainer looks for the names in memory, and goes on with the weights that the model has where it finds none. Under
+    FSDP2, write `model.safetensors` and `optimizer.pt` too, and load checkpoints of any number of processes. Trainer
+    writes `pytorch_model_fsdp.bin` and `optimizer.bin` there, with weights that are not the deployed ones; with
     `SHARDED_STATE_DICT` it writes no model at all.
     """
 
@@ -36,17 +39,24 @@ class WholeCheckpoints(Trainer):
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         super().save_model(output_dir, _internal_call=_internal_call)
 
+    def _restores(self, folder: str) -> bool:
+        """Return True if Trainer would not find the weights of this model in a checkpoint."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or self.model is None:
+            return self._is_sharded
+        return needs_conversion(folder, self.model)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not self._is_sharded:
+        if not self._restores(resume_from_checkpoint):
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         assert self.model is not None
-        load_weights(resume_from_checkpoint, self.model)
+        load_weights(resume_from_checkpoint, without_wrappers(self.model))
 
     def _load_best_model(self) -> None:
-        if not self._is_sharded:
+        best = self.state.best_model_checkpoint
+        if best is None or not self._restores(best):
             return super()._load_best_model()
-        assert self.model is not None and self.state.best_model_checkpoint is not None
-        load_weights(self.state.best_model_checkpoint, self.model)
+        assert self.model is not None
+        load_weights(best, without_wrappers(self.model))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self._is_sharded:

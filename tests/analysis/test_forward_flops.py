@@ -5,6 +5,7 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from nxm_hf import analysis
+from tests.support.model_types import MIXTURES
 from tests.support.models import make_bert
 from tests.support.toy_training import Toy
 
@@ -61,3 +62,13 @@ def test_counting_changes_nothing():
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), chance)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_experts_count_for_the_tokens_that_are_sent_to_them(name):
+    """4 experts of width 32 and 64 in one layer; each of 16 tokens goes to two of them, through gate, up and down."""
+    model, tokens = next(kind for kind in MIXTURES if kind.name == name).model(0), 16
+    found = {layer.name: layer.dense for layer in analysis.training_flops(model, "asp", 1, tokens=tokens).layers}
+    experts = "model.layers.0.mlp.experts"
+    assert found[f"{experts}.gate_up_proj"] == 3 * 2 * tokens * 2 * 32 * 128
+    assert found[f"{experts}.down_proj"] == 3 * 2 * tokens * 2 * 64 * 32

@@ -46,11 +46,13 @@ def test_layers_that_the_pattern_does_not_fit_are_an_error_even_if_others_fit(pa
     assert len(plan.targets) == (2 if isinstance(pattern, dict) else 10) and not plan.layers.keys() & set(outputs)
 
 
-def test_experts_in_one_parameter_stay_dense_and_that_is_said(caplog):
+def test_experts_of_unknown_form_stay_dense_and_that_is_said_with_their_share(caplog):
     """Or most of a mixture of experts would be left dense while the log speaks of a density of one half."""
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model("mixtral", **TEXT, num_key_value_heads=1, num_local_experts=2)
     )
+    for layer in model.model.layers:
+        del layer.mlp.experts.is_transposed  # which transformers says of the models that it knows
     experts = [f"model.layers.{i}.mlp.experts.{end}" for i in range(2) for end in ("gate_up_proj", "down_proj")]
     why = "it holds several matrices, of experts or of heads, in one parameter"
     assert {name: said for name, said in left_dense(model).items() if "experts" in name} == dict.fromkeys(experts, why)
@@ -61,6 +63,8 @@ def test_experts_in_one_parameter_stay_dense_and_that_is_said(caplog):
     with caplog.at_level("WARNING", "nxm_hf"):
         attach(model, torch.optim.SGD(model.parameters(), 0.1), "asp", total_steps=2)
     assert f"Left dense: {experts[0]}: {why}; {experts[1]}: {why}; " in caplog.text
+    held = sum(model.get_parameter(name).numel() for name in experts) / model.num_parameters()
+    assert 0.5 < held < 0.9 and f"They hold {100 * held:.1f} % of the model's weights." in caplog.text
 
 
 def test_the_layers_of_a_container_are_named_as_in_the_model_inside_it():

@@ -12,7 +12,8 @@ from nxm_hf import NxMTrainer, SparsityRecord, prune, verify
 from nxm_hf.patterns import NM, PATTERNS, parse
 from nxm_hf.storage.inspect import inspect
 from nxm_hf.storage.manifest import MANIFEST_FILE
-from nxm_hf.storage.model_files import load_model, load_weights
+from nxm_hf.storage.model_files import load_model
+from nxm_hf.storage.restoring import load_weights
 from tests.support.containers import make_encoder
 from tests.support.models import assert_equal_weights, make_arguments, make_bert, make_rows
 

@@ -172,6 +172,10 @@ SHARED_EXPERT = """
     mlp.shared_expert.up_proj           ffn_in
     mlp.shared_expert.down_proj         ffn_out
 """
+EXPERTS = """
+    mlp.experts.gate_up_proj            ffn_in
+    mlp.experts.down_proj               ffn_out
+"""
 GLM = """
     mlp.gate_up_proj                    ffn_in
     mlp.down_proj                       ffn_out

@@ -3,6 +3,7 @@
 from tests.support.families.blocks import (
     BLOOM,
     CODEGEN,
+    EXPERTS,
     FEED_FORWARD,
     GLM,
     GPT2,
@@ -37,7 +38,7 @@ LLAMA_BLOCKS = {
     "": LLAMA,
     "n": LLAMA_ATTENTION + NO_GATE,
     "g": LLAMA_ATTENTION + GLM,
-    "e": LLAMA_ATTENTION,  # experts are three-dimensional parameters
+    "e": LLAMA_ATTENTION + EXPERTS,
     "p": PHI3,
 }
 
@@ -49,7 +50,7 @@ DECODERS = [
     decoder(
         "qwen2_moe",
         "model.layers.#",
-        LLAMA_ATTENTION + SHARED_EXPERT,
+        LLAMA_ATTENTION + EXPERTS + SHARED_EXPERT,
         "model.layers.#.mlp.shared_expert_gate lm_head",
         config={**DECODER, "num_experts": 4},
     ),
