@@ -107,26 +107,3 @@ def restore_dense(weight: Tensor, state: State) -> None:
     """
     if Slot.DENSE in state:
         weight.copy_(state[Slot.DENSE])
-
-
-def pruned_part(weight: Tensor, mask: Tensor) -> Tensor:
-    """Return the weight where the mask prunes, and zero elsewhere.
-
-    Args:
-        weight: A tensor.
-        mask: True where an entry is kept.
-    """
-    return weight * (~mask).view(torch.uint8)
-
-
-def mask_multiplier(mask: Tensor, pruned: float, like: Tensor) -> Tensor:
-    """Return a tensor that is exactly 1 where the mask keeps and `pruned` elsewhere.
-
-    Args:
-        mask: True where an entry is kept.
-        pruned: The multiplier of pruned entries.
-        like: A tensor of the dtype to return.
-    """
-    if pruned <= 1:
-        return mask.to(like.dtype).clamp_(min=pruned)
-    return (~mask).to(like.dtype).mul_(pruned).clamp_(min=1)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nxm_hf.patterns import parse
-from nxm_hf.solvers import weight_ops
+from nxm_hf.solvers import masked_ops, weight_ops
 from tests.support.cpu_kernels import FLOATS, INF, PLAIN, in_torch, weights
 from tests.support.toy_training import same
 
@@ -26,6 +26,12 @@ def test_kernels_and_torch_do_the_same_to_a_weight(weight, r, other, text, first
         lambda w, x, m: weight_ops.remask(w, m, x, pattern),
         lambda w, x, m: weight_ops.remask(w, m.fill_(True), x, pattern),
         lambda w, x, m: weight_ops.keep(w, m),
+        lambda w, x, m: masked_ops.remask_and_store(w, m, x, pattern, 0.3),
+        lambda w, x, m: masked_ops.remask_and_show(w, m, x, pattern),
+        lambda w, x, m: masked_ops.remask_and_show(w, m, x, pattern, 0.3),
+        *(lambda w, x, m, act=act: act(w, m, x) for act in (masked_ops.store_dense, masked_ops.show_masked)),
+        *(lambda w, x, m, by=by: masked_ops.pull_pruned(w, m, x, by) for by in (1e-4, -0.3)),
+        lambda w, x, m: masked_ops.pull_pruned(w, m, w, -0.3),
     ):
         ours, theirs = ([x.clone() for x in (weight, r, mask)] for _ in range(2))
         found, expected = act(*ours), in_torch(lambda act=act, theirs=theirs: act(*theirs))
