@@ -16,6 +16,8 @@ from nxm_hf.engine.optimizer_state import Moments, check_moments
 from nxm_hf.engine.requirements import check_held, check_shards, check_trainable, warn_of_resets_that_never_come
 from nxm_hf.engine.sharded_state import cut, gather
 from nxm_hf.engine.step_hooks import StepHooks
+from nxm_hf.engine.weight_step import WeightStep
+from nxm_hf.engine.zero_updates import ZeroUpdates
 from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.methods import PHASES, Slot, State, restore_dense
 from nxm_hf.methods.schedules import Clock
@@ -71,6 +73,8 @@ class Engine:
         check_moments(optimizer, self._methods.values())
         warn_of_resets_that_never_come(self._methods.values(), total_steps)
         self._states: dict[str, State] = {}
+        zero_updates = ZeroUpdates(optimizer)
+        self._steps = {target.name: WeightStep(optimizer, target, zero_updates) for target in self._trained}
         self._training: dict[str, Tensor] | None = None  # the training view, while the deployed view is shown
         self.verification: Verification | None = None  # of the weights that were last deployed
         self._versions: list[int] = []  # of the weights, when they were verified
@@ -159,7 +163,8 @@ class Engine:
         """Return the clock of one weight, with the optimizer's moments of it and a seed of its own."""
         seed = self.seed ^ zlib.crc32(target.name.encode())
         total_of = None if target.shards is None else target.shards.total
-        return replace(clock, moments=Moments(self.optimizer, target.layer), seed=seed, total_of=total_of)
+        moments, weight_step = Moments(self.optimizer, target.layer), self._steps[target.name]
+        return replace(clock, moments=moments, seed=seed, total_of=total_of, weight_step=weight_step)
 
     @contextmanager
     def _named_in_errors(self, target: Target) -> Iterator[None]:

@@ -64,7 +64,9 @@ class Masked(Method):
             self._edit_gradient(weight.grad, state, clock)
             weight.copy_(state[Slot.DENSE])
         elif weight.grad is not None:
-            scale_pruned(weight.grad, state[Slot.MASK])
+            has_no_nan = scale_pruned(weight.grad, state[Slot.MASK])
+            if clock.weight_step is not None:
+                clock.weight_step.gradient_is_masked(state[Slot.MASK], weight.grad, has_no_nan)
 
     def after_step(self, weight: Tensor, state: State, clock: Clock) -> None:
         if Slot.DENSE not in state:
@@ -90,7 +92,11 @@ class Masked(Method):
         return mask
 
     def _after_frozen_step(self, weight: Tensor, state: State, clock: Clock) -> None:
-        keep(weight, state[Slot.MASK])  # momentum may have moved pruned weights
+        step, mask = clock.weight_step, state[Slot.MASK]
+        if step is None or not step.leaves_zeros(mask):
+            keep(weight, mask)  # momentum may have moved pruned weights
+            if step is not None:
+                step.zeros_are_set(mask)
         if self.refresh(clock):
             before = state[Slot.MASK]
             self._refresh(weight, state, clock)

@@ -22,6 +22,19 @@ class MomentEditor(Protocol):
         """Set the "first" or "both" moments to zero where `where` is True."""
 
 
+class WeightStep(Protocol):
+    """The optimizer's step as one weight sees it."""
+
+    def gradient_is_masked(self, mask: Tensor, grad: Tensor, has_no_nan: bool) -> None:
+        """Take note, before a step, that pruned entries of the gradient are zero, or NaN where they were infinite."""
+
+    def leaves_zeros(self, mask: Tensor) -> bool:
+        """Return True, after a step, if it has left pruned entries at +0.0. If not, they have to be set to zero."""
+
+    def zeros_are_set(self, mask: Tensor) -> None:
+        """Take note, after a step, that pruned entries were set to zero."""
+
+
 @dataclass(frozen=True)
 class Clock:
     """The position in training, and the properties of the optimizer step there.
@@ -36,6 +49,7 @@ class Clock:
         moments: The optimizer's moments of this weight.
         seed: The seed of the random choices for this run and this weight.
         total_of: Adds up numbers over the processes that hold parts of this weight; None if it is whole.
+        weight_step: The step as this weight sees it; None if nothing is known of it.
     """
 
     step: int
@@ -47,6 +61,7 @@ class Clock:
     moments: MomentEditor | None = field(default=None, compare=False, repr=False)
     seed: int = 0
     total_of: Callable[[Tensor], Tensor] | None = field(default=None, compare=False, repr=False)
+    weight_step: WeightStep | None = field(default=None, compare=False, repr=False)
 
     @property
     def last(self) -> int:

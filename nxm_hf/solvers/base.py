@@ -186,8 +186,8 @@ def large_enough(tensor: Tensor) -> bool:
 class Operation:
     """An operation on whole N:M weights that backends have a kernel for, with its form in torch.
 
-    Kernels and `reference` are called with the tensors of `inputs`, and with `factor=` where there are `factors`. They return a count, and -1 where
-    `refuses_nan` and an input holds a NaN.
+    Kernels and `reference` are called with the tensors of `inputs`, and with `factor=` where there are `factors`. They
+    return a count, and -1 where `refuses_nan` and an input holds a NaN.
 
     Args:
         name: The name by which kernels know the operation.
