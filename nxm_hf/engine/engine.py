@@ -4,13 +4,13 @@ import logging
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nxm_hf.config import NxMConfig, SparsityRecord
+from nxm_hf.engine.dense_steps import DenseSteps
 from nxm_hf.engine.metrics import mask_movement, residual, training_metrics
 from nxm_hf.engine.optimizer_state import Moments, check_moments
 from nxm_hf.engine.requirements import check_held, check_shards, check_trainable, warn_of_resets_that_never_come
@@ -73,8 +73,9 @@ class Engine:
         check_moments(optimizer, self._methods.values())
         warn_of_resets_that_never_come(self._methods.values(), total_steps)
         self._states: dict[str, State] = {}
-        zero_updates = ZeroUpdates(optimizer)
-        self._steps = {target.name: WeightStep(optimizer, target, zero_updates) for target in self._trained}
+        parts = ZeroUpdates(optimizer), DenseSteps(optimizer)
+        self._steps = {target.name: WeightStep(optimizer, target, *parts) for target in self._trained}
+        self._dense_steps = parts[1]
         self._training: dict[str, Tensor] | None = None  # the training view, while the deployed view is shown
         self.verification: Verification | None = None  # of the weights that were last deployed
         self._versions: list[int] = []  # of the weights, when they were verified
@@ -121,12 +122,15 @@ class Engine:
                 "optimizer.step() inside `with engine.deployed():` would train the deployed weights. "
                 "Leave the block before the next step."
             )
+        self._dense_steps.forget()  # of a step that was interrupted
         self._prune_if_due(clock)
-        for target in self._trained:
-            with torch.no_grad(), self._named_in_errors(target):
-                weight, state = target.matrix(), self._states[target.name]
-                self._methods[target.name].before_step(weight, state, self._clock_of(target, clock))
-                _drop_gradient_if_dropped(target, weight)
+        with torch.no_grad():
+            for target in self._trained:
+                with self._named_in_errors(target):
+                    weight, state = target.matrix(), self._states[target.name]
+                    self._methods[target.name].before_step(weight, state, self._clock_of(target, clock))
+                    _drop_gradient_if_dropped(target, weight)
+        self._dense_steps.begin()
 
     def after_step(self, clock: Clock) -> None:
         """Call `after_step` of every weight's method. `StepHooks` calls this just after the optimizer stepped.
@@ -134,12 +138,15 @@ class Engine:
         Args:
             clock: Where training stands after the step.
         """
+        self._dense_steps.end()
         self._prune_if_due(clock)
-        for target in self._trained:
-            with torch.no_grad(), self._named_in_errors(target):
-                weight, state = target.matrix(), self._states[target.name]
-                self._methods[target.name].after_step(weight, state, self._clock_of(target, clock))
-                _drop_gradient_if_dropped(target, weight)
+        with torch.no_grad():
+            for target in self._trained:
+                with self._named_in_errors(target):
+                    weight, state = target.matrix(), self._states[target.name]
+                    self._methods[target.name].after_step(weight, state, self._clock_of(target, clock))
+                    _drop_gradient_if_dropped(target, weight)
+        self._dense_steps.forget()
 
     @torch.no_grad()
     def _finish_weights(self) -> None:
@@ -164,7 +171,7 @@ class Engine:
         seed = self.seed ^ zlib.crc32(target.name.encode())
         total_of = None if target.shards is None else target.shards.total
         moments, weight_step = Moments(self.optimizer, target.layer), self._steps[target.name]
-        return replace(clock, moments=moments, seed=seed, total_of=total_of, weight_step=weight_step)
+        return clock.but(moments=moments, seed=seed, total_of=total_of, weight_step=weight_step)
 
     @contextmanager
     def _named_in_errors(self, target: Target) -> Iterator[None]:
@@ -256,6 +263,7 @@ class Engine:
         Raises:
             ValueError: If a weight does not hold its pattern.
         """
+        self._dense_steps.forget()
         self._hooks.detach()
         self._training, self.finished = None, True
         self._states.clear()
@@ -269,6 +277,7 @@ class Engine:
         """Remove the hooks and put back the weights that the optimizer trained, to begin anew."""
         if self.finished:
             return
+        self._dense_steps.forget()
         self.undeploy()
         for target in self._trained:
             restore_dense(target.matrix(), self._states[target.name])
@@ -375,6 +384,7 @@ class Engine:
         """
         self._refuse_finished()
         check_same_run(header, self.header())
+        self._dense_steps.forget()
         self.undeploy()
         states = by_layer(tensors)
         for target in self._trained:

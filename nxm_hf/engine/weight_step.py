@@ -6,6 +6,7 @@ from weakref import ref
 from torch import Tensor
 from torch.optim import Optimizer
 
+from nxm_hf.engine.dense_steps import DenseSteps
 from nxm_hf.engine.zero_updates import ZeroUpdates, moments_are_zero
 from nxm_hf.layers.plan import Target
 
@@ -17,18 +18,21 @@ class WeightStep:
 
     They are if they were zero before it, with zero moments and zero gradients, and if the optimizer leaves such
     entries. The first is seen once, in a pass over weight and moments, and holds from step to step. It has to be seen
-    anew after anybody else has written to one of these tensors, which torch counts (`Tensor._version`). It does not count
-    what is written by `weight.data`; such entries are set to zero when the weights are next deployed.
+    anew after anybody else has written to one of these tensors, which torch counts (`Tensor._version`). What is written
+    by `weight.data` it does not count; such entries are set to zero when the weights are next deployed.
 
     Args:
         optimizer: The optimizer.
         target: The weight. Of a sharded one nothing is claimed.
         zero_updates: What is known of the optimizer.
+        dense_steps: How the optimizer comes to train a dense weight.
     """
 
-    def __init__(self, optimizer: Optimizer, target: Target, zero_updates: ZeroUpdates):
-        self._optimizer, self._target, self._zero_updates = optimizer, target, zero_updates
-        self._seen: list[tuple[ref[Tensor], int]] | None = None  # tensors with zeros, as they were after the last step
+    def __init__(self, optimizer: Optimizer, target: Target, zero_updates: ZeroUpdates, dense_steps: DenseSteps):
+        self._optimizer, self._target = optimizer, target
+        self._zero_updates, self._dense_steps = zero_updates, dense_steps
+        self._seen: list[ref[Tensor]] | None = None  # mask, weight and moments, where the zeros were seen
+        self._versions: list[int] = []  # theirs after the last step
         self._leaves = False
         self._wait = self._waited = 0
 
@@ -56,7 +60,7 @@ class WeightStep:
         leaves, self._leaves = self._leaves, False
         if leaves:
             self._wait = 0
-            self._look(mask)
+            self._look(self._tensors(mask))
         return leaves
 
     def zeros_are_set(self, mask: Tensor) -> None:
@@ -74,8 +78,22 @@ class WeightStep:
         weight = self._target.layer.weight
         state = {name: self._as_matrix(value) for name, value in self._optimizer.state.get(weight, {}).items()}
         if moments_are_zero(state, ~mask):
-            self._look(mask)
+            self._look(self._tensors(mask))
         self._waited, self._wait = 0, min(max(2 * self._wait, 1), LONGEST_WAIT)
+
+    def train(self, dense: Tensor) -> bool:
+        """Have the next step train a dense weight, not this one. Return False if it has to be copied into this one.
+
+        Args:
+            dense: The dense weight, as a matrix. A sharded weight is always copied.
+        """
+        layer = self._target.layer
+        return self._target.shards is None and self._dense_steps.ask(layer.weight, layer.matrix(dense))
+
+    @property
+    def trains_dense(self) -> bool:
+        """Return True, after a step, if it has trained the dense weight."""
+        return self._dense_steps.trains(self._target.layer.weight)
 
     def _as_matrix(self, value: Any) -> Any:
         layer = self._target.layer
@@ -86,12 +104,14 @@ class WeightStep:
         state = self._optimizer.state.get(weight, {}).values()
         return [mask, weight, *(value for value in state if isinstance(value, Tensor))]
 
-    def _look(self, mask: Tensor) -> None:
-        self._seen = [(ref(tensor), tensor._version) for tensor in self._tensors(mask)]
+    def _look(self, tensors: list[Tensor]) -> None:
+        self._seen = [ref(tensor) for tensor in tensors]
+        self._versions = [tensor._version for tensor in tensors]
 
     def _is_as_seen(self, mask: Tensor) -> bool:
         tensors, seen = self._tensors(mask), self._seen or []
-        return len(tensors) == len(seen) and all(
-            reference() is tensor and version == tensor._version
-            for tensor, (reference, version) in zip(tensors, seen, strict=True)
+        return (
+            len(tensors) == len(seen)
+            and [tensor._version for tensor in tensors] == self._versions
+            and all(reference() is tensor for tensor, reference in zip(tensors, seen, strict=True))
         )

@@ -34,8 +34,9 @@ class Method(ABC):
     """Sparse training of one weight, as four verbs around `optimizer.step()`.
 
     A weight has the shape [out, in]. Between two optimizer steps `weight` is the weight that the model computes with.
-    During an optimizer step it is the weight that the optimizer trains. All that a method remembers is in its
-    `State`, a dict of tensors named by `Slot`, so that it saves and loads with the checkpoint.
+    During an optimizer step it is the weight that the optimizer trains, unless the method has the optimizer train one
+    of its own (`Clock.weight_step`). All that a method remembers is in its `State`, a dict of tensors named by `Slot`,
+    so that it saves and loads with the checkpoint.
 
     The clock counts steps done: `before_step` at step t, then `after_step` at step t + 1. Verbs run without autograd.
     An object with the four verbs is a method; it does not have to inherit from this class.

@@ -9,7 +9,14 @@ from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State, restore_dense
 from nxm_hf.methods.schedules import NEVER, Clock, Constant, Every, Schedule
 from nxm_hf.methods.scores import best_mask
 from nxm_hf.patterns import Pattern
-from nxm_hf.solvers.masked_ops import pull_pruned, remask_and_store, scale_pruned, store_dense
+from nxm_hf.solvers.masked_ops import (
+    pull_pruned,
+    remask_and_show,
+    remask_and_store,
+    scale_pruned,
+    show_masked,
+    store_dense,
+)
 from nxm_hf.solvers.weight_ops import keep, mask_change
 
 
@@ -62,7 +69,10 @@ class Masked(Method):
     def before_step(self, weight: Tensor, state: State, clock: Clock) -> None:
         if Slot.DENSE in state:
             self._edit_gradient(weight.grad, state, clock)
-            weight.copy_(state[Slot.DENSE])
+            step, dense = clock.weight_step, state[Slot.DENSE]
+            # `_edit_update` needs the dense weight before the step only to scale an update.
+            if step is None or self.grad_scale != Constant(1.0) or not step.train(dense):
+                weight.copy_(dense)
         elif weight.grad is not None:
             has_no_nan = scale_pruned(weight.grad, state[Slot.MASK])
             if clock.weight_step is not None:
@@ -72,13 +82,17 @@ class Masked(Method):
         if Slot.DENSE not in state:
             self._after_frozen_step(weight, state, clock)
             return
-        self._edit_update(weight, state, clock)
+        dense = state[Slot.DENSE]
+        trained = dense if clock.weight_step is not None and clock.weight_step.trains_dense else weight.detach()
+        self._edit_update(trained, state, clock)
         if self.freeze(clock):
-            self._refresh(weight, state, clock)
+            self._refresh(trained, state, clock)
+            if trained is dense:
+                weight.copy_(dense)
             keep(weight, state[Slot.MASK])
             del state[Slot.DENSE]
         else:
-            self._store(weight.detach(), state, clock)
+            self._show(weight.detach(), trained is dense, state, clock)
 
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor:
         restore_dense(weight, state)
@@ -111,15 +125,18 @@ class Masked(Method):
         state[Slot.MASK_CHANGE] = mask_change(state[Slot.MASK], mask)
         state[Slot.MASK] = mask
 
-    def _store(self, weight: Tensor, state: State, clock: Clock) -> None:
-        """Store the dense `weight`, and turn it into the weight of the forward pass, with a new mask if one is due."""
+    def _show(self, weight: Tensor, from_dense: bool, state: State, clock: Clock) -> None:
+        """Turn what was trained into D and the weight of the forward pass, with a new mask if one is due."""
         dense, mask, gain = state[Slot.DENSE], state[Slot.MASK], self.gain(clock)
+        trained, other = (dense, weight) if from_dense else (weight, dense)
+        if self.refresh(clock) and self.scores == "magnitude":
+            remask_and_write = remask_and_show if from_dense else remask_and_store
+            state[Slot.MASK_CHANGE] = remask_and_write(trained, mask, other, self.pattern(clock), gain)
+            return
         if self.refresh(clock):
-            if self.scores == "magnitude":
-                state[Slot.MASK_CHANGE] = remask_and_store(weight, mask, dense, self.pattern(clock), gain)
-                return
-            self._refresh(weight, state, clock)
-        store_dense(weight, state[Slot.MASK], dense, gain)
+            self._refresh(trained, state, clock)
+        write = show_masked if from_dense else store_dense
+        write(trained, state[Slot.MASK], other, gain)
 
     def _edit_gradient(self, grad: Tensor | None, state: State, clock: Clock) -> None:
         if grad is None:
@@ -139,7 +156,7 @@ class Masked(Method):
         if scale != 1 and clock.adaptive:
             weight.copy_(torch.where(mask, weight, torch.lerp(dense, weight, scale)))
         if shrink:
-            pull_pruned(weight.detach(), mask, weight.detach(), -shrink)
+            pull_pruned(weight, mask, weight, -shrink)
         if self.reset(clock):
             keep(weight, mask)
             clock.clear_moments(~mask, self.clear)

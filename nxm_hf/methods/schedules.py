@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,13 @@ class WeightStep(Protocol):
     def zeros_are_set(self, mask: Tensor) -> None:
         """Take note, after a step, that pruned entries were set to zero."""
 
+    def train(self, dense: Tensor) -> bool:
+        """Have the step train a dense weight, not this one. Return False if it has to be copied into this one."""
+
+    @property
+    def trains_dense(self) -> bool:
+        """Return True, after a step, if it has trained the dense weight."""
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -62,6 +69,16 @@ class Clock:
     seed: int = 0
     total_of: Callable[[Tensor], Tensor] | None = field(default=None, compare=False, repr=False)
     weight_step: WeightStep | None = field(default=None, compare=False, repr=False)
+
+    def but(self, **changes: Any) -> "Clock":
+        """Return this clock with other values of some fields, as `dataclasses.replace` does in a quarter of the time.
+
+        Args:
+            **changes: Fields and their values.
+        """
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, **changes)
+        return other
 
     @property
     def last(self) -> int:

@@ -8,8 +8,9 @@ import transformers
 
 from nxm_hf import NxMConfig, attach
 from nxm_hf.methods import Masked
-from nxm_hf.methods.schedules import ALWAYS, NEVER, Every
+from nxm_hf.methods.schedules import ALWAYS, NEVER, Constant, Decay, Every
 from tests.support.method_runs import TWO_FOUR, After
+from tests.support.models import make_batches, make_model
 from tests.support.step_views import Blind, Noting
 from tests.support.toy_training import Toy, adamw, has_negative_zeros, same, train, weights
 
@@ -184,6 +185,78 @@ def test_a_mask_that_is_solved_again_is_looked_at_again():
     for clear in ("both", "none"):
         pair = Pair(Masked(TWO_FOUR, refresh=Every(4), freeze=ALWAYS, clear=clear)).train()
         assert [pair.leaves(step) for step in (2, 4, 5)] == [True, True, False]
+
+
+# Dense weights
+
+
+DENSE = {
+    "ste": Masked(TWO_FOUR),
+    "refresh": Masked(TWO_FOUR, refresh=Every(3)),
+    "scaled": Masked(TWO_FOUR, grad_scale=Constant(0.5)),
+    "pull": Masked(TWO_FOUR, pull=Constant(0.05)),
+    "shrink": Masked(TWO_FOUR, shrink=Constant(0.1), refresh=Every(2)),
+    "reset": Masked(TWO_FOUR, reset=Every(3), clear="both"),
+    "gain": Masked(TWO_FOUR, gain=Decay("linear"), chain=True),
+    "fisher": Masked(TWO_FOUR, scores="fisher", refresh=Every(2)),
+    "frozen later": LATE,
+}
+
+
+@each_optimizer
+@pytest.mark.parametrize("method", DENSE)
+def test_the_optimizer_trains_the_dense_weight_itself_with_the_same_bits(method, name):
+    if method == "reset" and "adafactor" in name:
+        pytest.skip("it keeps no moments that a reset could clear")
+    pair = Pair(DENSE[method], OPTIMIZERS[name]).train()
+    spared = {answer for _, question, answer in pair.noting.notes if question == "trains_dense"}
+    assert spared == {method != "scaled" and name != "adafactor"}  # one that is not torch's
+
+
+def test_parameters_and_moments_are_the_models_own_before_and_after_a_step():
+    pair = Pair(Masked(TWO_FOUR)).train(until=2)
+    model, optimizer = pair.models[0], pair.optimizers[0]
+    inside = []
+    optimizer.register_step_post_hook(lambda *_: inside.append(1))  # another hook: it sees the model's own
+    pair.train(until=4)
+    for stepper in (optimizer, pair.optimizers[1]):
+        mine = [id(p) for group in stepper.param_groups for p in group["params"]]
+        own = pair.models[0 if stepper is optimizer else 1]
+        assert mine == [id(p) for p in own.parameters()] and {id(p) for p in stepper.state} == set(mine)
+    assert inside and all(linear.weight.grad is not None for linear in model.linears)
+    assert pair.noting.answers("train", 1) == {True} and pair.noting.answers("train", 3) == {False}
+    assert all(state["dense"].grad is None for state in pair.engines[0]._states.values())
+
+
+def test_a_weight_that_is_stored_as_its_transpose_is_trained_in_place_too():
+    model = make_model("gpt2")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    noting = Noting(Masked(TWO_FOUR), [])
+    engine = attach(model, optimizer, NxMConfig(recipe=noting), total_steps=2)
+    for batch in make_batches("gpt2", 2):
+        model(**batch).logits.square().mean().backward()
+        optimizer.step()
+    assert noting.answers("trains_dense", 1) == noting.answers("trains_dense", 2) == {True}
+    for target, dense in engine.trained_weights():
+        assert dense.grad is None and set(optimizer.state) == set(model.parameters())
+        assert same([target.matrix()], [dense * engine.tensors()[f"{target.name}/mask"]])
+
+
+def test_a_step_that_is_interrupted_is_forgotten_at_the_next():
+    pair = Pair(Masked(TWO_FOUR)).train(until=3)
+    model, optimizer = pair.models[0], pair.optimizers[0]
+    saved = pair.engines[0].state_dict(), copy.deepcopy([optimizer.state_dict(), model.state_dict()])
+    optimizer.param_groups.append({"params": [torch.nn.Parameter(torch.ones(2))]})  # fails after all other groups
+    optimizer.param_groups[-1]["params"][0].grad = torch.ones(2)
+    with pytest.raises((TypeError, KeyError, RuntimeError, AttributeError)):
+        next(iter(train(model, optimizer, 3, 4)))
+    optimizer.param_groups.pop()
+    assert optimizer.state_dict()["state"].keys() == saved[1][0]["state"].keys()
+    model.load_state_dict(saved[1][1])
+    pair.engines[0].load_state_dict(saved[0])
+    optimizer.load_state_dict(saved[1][0])
+    pair.train()
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in model.parameters()]
 
 
 @pytest.mark.parametrize("window", [{"warmup": 0.5}, {"settle": 0.5}, {"warmup": 0.25, "settle": 0.25}], ids=str)
