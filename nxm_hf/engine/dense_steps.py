@@ -1,4 +1,4 @@
-"""Dense steps: within `optimizer.step()`, the optimizer trains dense weights in place of those that a model computes with.
+"""Dense steps: within a step, the optimizer trains dense weights in place of those that the model computes with.
 
 The dense weight is then not copied into the model's weight before the step, and back after it.
 """

@@ -14,12 +14,15 @@ LONGEST_WAIT = 1024  # steps from one look at the moments to the next, as long a
 
 
 class WeightStep:
-    """Whether the pruned entries of a weight with a frozen mask are still zero after a step, without a look at them.
+    """The step of one weight, and what can be spared around it.
 
-    They are if they were zero before it, with zero moments and zero gradients, and if the optimizer leaves such
-    entries. The first is seen once, in a pass over weight and moments, and holds from step to step. It has to be seen
-    anew after anybody else has written to one of these tensors, which torch counts (`Tensor._version`). What is written
-    by `weight.data` it does not count; such entries are set to zero when the weights are next deployed.
+    With a frozen mask, the pass that sets pruned entries to zero is spared. They are zero after a step if they were
+    before it, with zero moments and zero gradients, and if the optimizer leaves such entries. That they were is seen
+    once, in a pass over weight and moments, and holds from step to step. It has to be seen anew after anybody else has
+    written to one of these tensors, which torch counts (`Tensor._version`). What is written by `weight.data` it does
+    not count; such entries are set to zero when the weights are next deployed.
+
+    With a dense weight beside the model's, the copy of it is spared; see `DenseSteps`.
 
     Args:
         optimizer: The optimizer.

@@ -22,7 +22,7 @@ STEPS = 3  # the first step of an optimizer differs from the later ones
 
 
 class ZeroUpdates:
-    """What a trial has shown of an optimizer, for each of its parameter groups.
+    """Tries whether an optimizer leaves zeros, with the settings of each of its parameter groups.
 
     A trial holds for the settings of a group, and for learning rates up to its own: a smaller one does less.
 
