@@ -124,12 +124,7 @@ class Engine:
             )
         self._dense_steps.forget()  # of a step that was interrupted
         self._prune_if_due(clock)
-        with torch.no_grad():
-            for target in self._trained:
-                with self._named_in_errors(target):
-                    weight, state = target.matrix(), self._states[target.name]
-                    self._methods[target.name].before_step(weight, state, self._clock_of(target, clock))
-                    _drop_gradient_if_dropped(target, weight)
+        self._call("before_step", clock)
         self._dense_steps.begin()
 
     def after_step(self, clock: Clock) -> None:
@@ -140,13 +135,16 @@ class Engine:
         """
         self._dense_steps.end()
         self._prune_if_due(clock)
-        with torch.no_grad():
-            for target in self._trained:
-                with self._named_in_errors(target):
-                    weight, state = target.matrix(), self._states[target.name]
-                    self._methods[target.name].after_step(weight, state, self._clock_of(target, clock))
-                    _drop_gradient_if_dropped(target, weight)
+        self._call("after_step", clock)
         self._dense_steps.forget()
+
+    @torch.no_grad()
+    def _call(self, verb: str, clock: Clock) -> None:
+        for target in self._trained:
+            with self._named_in_errors(target):
+                weight, state = target.matrix(), self._states[target.name]
+                getattr(self._methods[target.name], verb)(weight, state, self._clock_of(target, clock))
+                _drop_gradient_if_dropped(target, weight)
 
     @torch.no_grad()
     def _finish_weights(self) -> None:
