@@ -10,14 +10,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nxm_hf.config import NxMConfig, SparsityRecord
-from nxm_hf.engine.dense_steps import DenseSteps
 from nxm_hf.engine.metrics import mask_movement, residual, training_metrics
 from nxm_hf.engine.optimizer_state import Moments, check_moments
 from nxm_hf.engine.requirements import check_held, check_shards, check_trainable, warn_of_resets_that_never_come
 from nxm_hf.engine.sharded_state import cut, gather
 from nxm_hf.engine.step_hooks import StepHooks
-from nxm_hf.engine.weight_step import WeightStep
-from nxm_hf.engine.zero_updates import ZeroUpdates
+from nxm_hf.engine.weight_step import weight_steps
 from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.methods import PHASES, Slot, State, restore_dense
 from nxm_hf.methods.schedules import Clock
@@ -73,9 +71,7 @@ class Engine:
         check_moments(optimizer, self._methods.values())
         warn_of_resets_that_never_come(self._methods.values(), total_steps)
         self._states: dict[str, State] = {}
-        parts = ZeroUpdates(optimizer), DenseSteps(optimizer)
-        self._steps = {target.name: WeightStep(optimizer, target, *parts) for target in self._trained}
-        self._dense_steps = parts[1]
+        self._steps, self._dense_steps = weight_steps(optimizer, self._trained)
         self._training: dict[str, Tensor] | None = None  # the training view, while the deployed view is shown
         self.verification: Verification | None = None  # of the weights that were last deployed
         self._versions: list[int] = []  # of the weights, when they were verified

@@ -1,5 +1,6 @@
 """The optimizer's step as one weight sees it: which tensor it trains, and whether it leaves the weight's zeros."""
 
+from collections.abc import Iterable
 from typing import Any
 from weakref import ref
 
@@ -118,3 +119,15 @@ class WeightStep:
             and [tensor._version for tensor in tensors] == self._versions
             and all(reference() is tensor for tensor, reference in zip(tensors, seen, strict=True))
         )
+
+
+def weight_steps(optimizer: Optimizer, targets: Iterable[Target]) -> tuple[dict[str, WeightStep], DenseSteps]:
+    """Return the steps of an optimizer's weights by their names, and what exchanges dense weights for all of them.
+
+    Args:
+        optimizer: The optimizer.
+        targets: The weights.
+    """
+    zero_updates, dense_steps = ZeroUpdates(optimizer), DenseSteps(optimizer)
+    steps = {target.name: WeightStep(optimizer, target, zero_updates, dense_steps) for target in targets}
+    return steps, dense_steps
