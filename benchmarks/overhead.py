@@ -1,24 +1,30 @@
-"""The cost of a recipe while training: time over plain steps and over a plain Trainer, and memory over the weights.
+"""The cost of a recipe while training: CPU time over plain steps and over a plain Trainer, and memory over the weights.
 
-    python benchmarks/overhead.py --model path/to/all-MiniLM-L6-v2 --model bert-base --steps 30
-    python benchmarks/overhead.py --model bert-base --shape 8x64 --precision bf16 --recipe ste --profile --trainer
+    python benchmarks/overhead.py --model path/to/all-MiniLM-L6-v2 --shape 8x64 --steps 30 --json overhead.json
+    python benchmarks/overhead.py --recipe asp "ste refresh=10" "admm settle=0.9" --precision bf16 --profile --trainer
 
 Two copies of a model take steps in turn on the same batch, one plain and one attached to an engine, so that other load
 on the machine slows both alike. A step is forward, backward, clipping, `optimizer.step()` and `zero_grad()`; nothing
 is logged. `bert-base` is made by config, with random weights; anything else is loaded with `from_pretrained`.
+
+All times are CPU time of the process, and medians. Beside each row stands its floor: what the optimizer itself takes,
+and one pass of `torch.abs(out=)` over the pruned weights. "over plain" is (plain + what step() takes more) / plain.
 """
 
 import argparse
 import gc
+import json
+import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import (
     AutoModelForSequenceClassification,
@@ -31,12 +37,26 @@ from transformers import (
 )
 
 import nxm_hf
-from nxm_hf import recipes
+from nxm_hf import NxMConfig, recipes
 
-HEADINGS = (
-    *("model", "shape", "precision", "recipe"),
-    *("plain ms", "with ms", "overhead", "in step() ms", "state", "deployed", "metrics()", "Trainer"),
-)
+Row = dict[str, Any]
+# The columns of the table, as in the records of the JSON file, and how each is written.
+COLUMNS: dict[str, str] = {
+    "model": "{}",
+    "shape": "{}",
+    "precision": "{}",
+    "recipe": "{}",
+    "plain ms": "{:.1f}",
+    "with ms": "{:.1f}",
+    "optimizer ms": "{:.1f}",
+    "abs ms": "{:.1f}",
+    "step() more ms": "{:+.1f}",
+    "over plain": "{:.3f}",
+    "state": "{:.2f}x",
+    "deployed": "{:.2f}x",
+    "metrics() ms": "{:.1f}",
+    "Trainer": "{:.3f}",
+}
 WARMUP = 3  # steps that are not counted
 
 
@@ -50,6 +70,25 @@ def load(name: str) -> PreTrainedModel:
     if name == "bert-base":
         return BertForSequenceClassification(BertConfig(**head))
     return AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32, **head)
+
+
+def config_of(text: str) -> NxMConfig:
+    """Return the config of a recipe with settings.
+
+    Args:
+        text: The name of the recipe, then settings, such as "ste refresh=10 settle=0.5".
+    """
+    name, *words = text.split()
+    pairs = {key: value for key, _, value in (word.partition("=") for word in words)}
+    windows: dict[str, Any] = {key: float(pairs.pop(key)) for key in ("warmup", "settle") if key in pairs}
+    return NxMConfig(name, settings={key: _value(value) for key, value in pairs.items()}, **windows)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def make_batch(model: PreTrainedModel, shape: str) -> dict[str, torch.Tensor]:
@@ -78,18 +117,18 @@ class Side:
             batch: The inputs and labels.
 
         Returns:
-            The seconds of the whole step, and of `optimizer.step()` alone.
+            The CPU seconds of the whole step, and of `optimizer.step()` alone.
         """
-        begin = time.perf_counter()
+        begin = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             loss = self.model(**batch).loss
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        stepping = time.perf_counter()
+        stepping = time.process_time()
         self.optimizer.step()
-        stepped = time.perf_counter()
+        stepped = time.process_time()
         self.optimizer.zero_grad()
-        return time.perf_counter() - begin, stepped - stepping
+        return time.process_time() - begin, stepped - stepping
 
 
 def in_turns(sides: list[Side], batch: dict[str, torch.Tensor], steps: int) -> list[list[tuple[float, float]]]:
@@ -114,8 +153,8 @@ def live_bytes() -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def median_time(act: Callable[[], object], times: int = 5) -> float:
-    """Return the median seconds of a call.
+def median_time(act: Callable[[], object], times: int = 7) -> float:
+    """Return the median CPU seconds of a call.
 
     Args:
         act: What to call.
@@ -123,52 +162,73 @@ def median_time(act: Callable[[], object], times: int = 5) -> float:
     """
     seconds = []
     for _ in range(times):
-        begin = time.perf_counter()
+        begin = time.process_time()
         act()
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.process_time() - begin)
     return statistics.median(seconds)
 
 
-def measure(model: PreTrainedModel, shape: str, precision: str, recipe: str, options: argparse.Namespace) -> list[str]:
+def floor(weights: Sequence[Tensor]) -> float:
+    """Return the CPU seconds of one pass over some weights: each is read once, and written once elsewhere.
+
+    Args:
+        weights: The weights.
+    """
+    outs = [torch.empty_like(weight) for weight in weights]
+    return median_time(lambda: [torch.abs(weight, out=out) for weight, out in zip(weights, outs, strict=True)])
+
+
+def measure(model: PreTrainedModel, shape: str, precision: str, recipe: str, options: argparse.Namespace) -> Row:
     """Return a row of the table, without the name of the model.
 
     Args:
         model: The model.
         shape: The shape of a batch.
         precision: "fp32" or "bf16".
-        recipe: The recipe.
+        recipe: The recipe, with its settings.
         options: The options of the command line.
     """
     plain, sparse = (Side(deepcopy(model), precision == "bf16") for _ in range(2))
     batch, total = make_batch(model, shape), WARMUP + options.steps
-    for side in (plain, sparse):
-        side.step(batch)  # makes the optimizer's own state, which is not counted
     before = live_bytes()
-    engine = nxm_hf.attach(sparse.model, sparse.optimizer, recipe, total_steps=total + WARMUP)
+    engine = nxm_hf.attach(sparse.model, sparse.optimizer, config_of(recipe), total_steps=total + WARMUP)
     state = live_bytes() - before
     with engine.deployed():
         deployed = live_bytes() - before
-    weights = sum(target.layer.weight.nbytes for target in engine.plan.targets)
+    weights = [target.layer.weight.detach() for target in engine.plan.targets]
+    size = sum(weight.nbytes for weight in weights)
     times = in_turns([plain, sparse], batch, options.steps)
     (plain_step, plain_optimizer), (sparse_step, sparse_optimizer) = (
         [statistics.median(column) for column in zip(*side, strict=True)] for side in times
     )
-    metrics = median_time(engine.metrics)
+    more = sparse_optimizer - plain_optimizer
     if options.profile:
         print_profile(sparse, batch)
-    trainers = through_trainers(model, batch, precision, recipe, options) if options.trainer else "-"
-    return [
-        shape,
-        precision,
-        recipe,
-        f"{plain_step * 1e3:.1f}",
-        f"{sparse_step * 1e3:.1f}",
-        f"{sparse_step / plain_step - 1:+.1%}",
-        f"{(sparse_optimizer - plain_optimizer) * 1e3:+.1f}",
-        *(f"{size / weights:.2f}x" if weights else "-" for size in (state, deployed)),
-        f"{metrics / sparse_step:.1%}",
-        trainers,
-    ]
+    return {
+        "shape": shape,
+        "precision": precision,
+        "recipe": recipe,
+        "plain ms": plain_step * 1e3,
+        "with ms": sparse_step * 1e3,
+        "optimizer ms": plain_optimizer * 1e3,
+        "abs ms": floor(weights) * 1e3,
+        "step() more ms": more * 1e3,
+        "over plain": 1 + more / plain_step,
+        "state": state / size if size else None,
+        "deployed": deployed / size if size else None,
+        "metrics() ms": median_time(engine.metrics) * 1e3,
+        "Trainer": through_trainers(model, batch, precision, recipe, options) if options.trainer else None,
+    }
+
+
+def written(row: Row) -> str:
+    """Return a row of the table as text.
+
+    Args:
+        row: The row.
+    """
+    cells = ("-" if row[name] is None else form.format(row[name]) for name, form in COLUMNS.items())
+    return "| " + " | ".join(cells) + " |"
 
 
 def print_profile(side: Side, batch: dict[str, torch.Tensor]) -> None:
@@ -193,22 +253,22 @@ def print_profile(side: Side, batch: dict[str, torch.Tensor]) -> None:
 
 
 class StepTimes(TrainerCallback):
-    """Records the seconds of each training step."""
+    """Records the CPU seconds of each training step."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.begin = time.perf_counter()
+        self.begin = time.process_time()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.times.append(time.perf_counter() - self.begin)
+        self.times.append(time.process_time() - self.begin)
 
 
 def through_trainers(
     model: PreTrainedModel, batch: dict[str, torch.Tensor], precision: str, recipe: str, options: argparse.Namespace
-) -> str:
-    """Return the overhead of NxMTrainer over Trainer, which train in turns.
+) -> float:
+    """Return the time of a step of NxMTrainer over that of Trainer, which train in turns.
 
     Args:
         model: The model.
@@ -234,10 +294,10 @@ def through_trainers(
             )
             kwargs: dict[str, Any] = {"model": deepcopy(model), "args": arguments}
             kwargs |= {"train_dataset": rows, "callbacks": [watch]}
-            trainer = nxm_hf.NxMTrainer(sparsity=recipe, **kwargs) if ours else Trainer(**kwargs)
+            trainer = nxm_hf.NxMTrainer(sparsity=config_of(recipe), **kwargs) if ours else Trainer(**kwargs)
             trainer.train()
         times[ours] += watch.times[WARMUP:]
-    return f"{statistics.median(times[True]) / statistics.median(times[False]) - 1:+.1%}"
+    return statistics.median(times[True]) / statistics.median(times[False])
 
 
 def parse() -> argparse.Namespace:
@@ -248,9 +308,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--shape", nargs="+", default=["16x128", "8x64"], help="rows x tokens of a batch")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
-    parser.add_argument("--recipe", nargs="+", default=recipes.names())
+    parser.add_argument(
+        "--recipe", nargs="+", default=recipes.names(), help='recipes, each with its settings, as in "ste refresh=10"'
+    )
     parser.add_argument("--steps", type=int, default=30, help="steps of each side that count")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the rows and the machine to this file, too")
     parser.add_argument("--trainer", action="store_true", help="measure Trainer and NxMTrainer too")
     parser.add_argument("--profile", action="store_true", help="print where the time of optimizer.step() goes")
     return parser.parse_args()
@@ -261,15 +324,20 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    print("| " + " | ".join(HEADINGS) + " |")
-    print("|" + "---|" * len(HEADINGS))
+    print("| " + " | ".join(COLUMNS) + " |")
+    print("|" + "---|" * len(COLUMNS))
+    rows: list[Row] = []
     for name in options.model or ["bert-base"]:
         model = load(name)
         for shape in options.shape:
             for precision in options.precision:
                 for recipe in options.recipe:
                     row = measure(model, shape, precision, recipe, options)
-                    print("| " + " | ".join([name.rstrip("/").split("/")[-1], *row]) + " |", flush=True)
+                    rows.append({"model": name.rstrip("/").split("/")[-1], **row})
+                    print(written(rows[-1]), flush=True)
+    if options.json:
+        machine = {"processor": platform.machine(), "threads": options.threads, "torch": torch.__version__}
+        options.json.write_text(json.dumps({"machine": machine, "steps": options.steps, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

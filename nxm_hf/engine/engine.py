@@ -4,7 +4,6 @@ import logging
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from nxm_hf.engine.optimizer_state import Moments, check_moments
 from nxm_hf.engine.requirements import check_held, check_shards, check_trainable, warn_of_resets_that_never_come
 from nxm_hf.engine.sharded_state import cut, gather
 from nxm_hf.engine.step_hooks import StepHooks
+from nxm_hf.engine.weight_step import weight_steps
 from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.methods import PHASES, Slot, State, restore_dense
 from nxm_hf.methods.schedules import Clock
@@ -71,6 +71,7 @@ class Engine:
         check_moments(optimizer, self._methods.values())
         warn_of_resets_that_never_come(self._methods.values(), total_steps)
         self._states: dict[str, State] = {}
+        self._steps, self._dense_steps = weight_steps(optimizer, self._trained)
         self._training: dict[str, Tensor] | None = None  # the training view, while the deployed view is shown
         self.verification: Verification | None = None  # of the weights that were last deployed
         self._versions: list[int] = []  # of the weights, when they were verified
@@ -118,12 +119,10 @@ class Engine:
                 "optimizer.step() inside `with engine.deployed():` would train the deployed weights. "
                 "Leave the block before the next step."
             )
+        self._dense_steps.forget()  # of a step that was interrupted
         self._prune_if_due(clock)
-        for target in self._trained:
-            with torch.no_grad(), self._named_in_errors(target):
-                weight, state = target.matrix(), self._states[target.name]
-                self._methods[target.name].before_step(weight, state, self._clock_of(target, clock))
-                _drop_gradient_if_dropped(target, weight)
+        self._call("before_step", clock)
+        self._dense_steps.begin()
 
     def after_step(self, clock: Clock) -> None:
         """Call `after_step` of every weight's method. `StepHooks` calls this just after the optimizer stepped.
@@ -131,11 +130,17 @@ class Engine:
         Args:
             clock: Where training stands after the step.
         """
+        self._dense_steps.end()
         self._prune_if_due(clock)
+        self._call("after_step", clock)
+        self._dense_steps.forget()
+
+    @torch.no_grad()
+    def _call(self, verb: str, clock: Clock) -> None:
         for target in self._trained:
-            with torch.no_grad(), self._named_in_errors(target):
+            with self._named_in_errors(target):
                 weight, state = target.matrix(), self._states[target.name]
-                self._methods[target.name].after_step(weight, state, self._clock_of(target, clock))
+                getattr(self._methods[target.name], verb)(weight, state, self._clock_of(target, clock))
                 _drop_gradient_if_dropped(target, weight)
 
     @torch.no_grad()
@@ -160,7 +165,8 @@ class Engine:
         """Return the clock of one weight, with the optimizer's moments of it and a seed of its own."""
         seed = self.seed ^ zlib.crc32(target.name.encode())
         total_of = None if target.shards is None else target.shards.total
-        return replace(clock, moments=Moments(self.optimizer, target.layer), seed=seed, total_of=total_of)
+        moments, weight_step = Moments(self.optimizer, target.layer), self._steps[target.name]
+        return clock.but(moments=moments, seed=seed, total_of=total_of, weight_step=weight_step)
 
     @contextmanager
     def _named_in_errors(self, target: Target) -> Iterator[None]:
@@ -252,6 +258,7 @@ class Engine:
         Raises:
             ValueError: If a weight does not hold its pattern.
         """
+        self._dense_steps.forget()
         self._hooks.detach()
         self._training, self.finished = None, True
         self._states.clear()
@@ -265,6 +272,7 @@ class Engine:
         """Remove the hooks and put back the weights that the optimizer trained, to begin anew."""
         if self.finished:
             return
+        self._dense_steps.forget()
         self.undeploy()
         for target in self._trained:
             restore_dense(target.matrix(), self._states[target.name])
@@ -371,6 +379,7 @@ class Engine:
         """
         self._refuse_finished()
         check_same_run(header, self.header())
+        self._dense_steps.forget()
         self.undeploy()
         states = by_layer(tensors)
         for target in self._trained:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State, pruned_part
+from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State
 from nxm_hf.methods.rho import measure_by_norms, measure_by_quantile
 from nxm_hf.methods.schedules import Clock, Constant, Evenly, EveryEpoch, PeriodicSchedule, Schedule
 from nxm_hf.methods.scores import nearest_mask
 from nxm_hf.patterns import Pattern
+from nxm_hf.solvers.masked_ops import pruned_part
 from nxm_hf.solvers.weight_ops import admm_update, keep, mask_change
 
 

@@ -34,8 +34,9 @@ class Method(ABC):
     """Sparse training of one weight, as four verbs around `optimizer.step()`.
 
     A weight has the shape [out, in]. Between two optimizer steps `weight` is the weight that the model computes with.
-    During an optimizer step it is the weight that the optimizer trains. All that a method remembers is in its
-    `State`, a dict of tensors named by `Slot`, so that it saves and loads with the checkpoint.
+    During an optimizer step it is the weight that the optimizer trains, unless the method has the optimizer train one
+    of its own (`Clock.weight_step`). All that a method remembers is in its `State`, a dict of tensors named by `Slot`,
+    so that it saves and loads with the checkpoint.
 
     The clock counts steps done: `before_step` at step t, then `after_step` at step t + 1. Verbs run without autograd.
     An object with the four verbs is a method; it does not have to inherit from this class.
@@ -107,26 +108,3 @@ def restore_dense(weight: Tensor, state: State) -> None:
     """
     if Slot.DENSE in state:
         weight.copy_(state[Slot.DENSE])
-
-
-def pruned_part(weight: Tensor, mask: Tensor) -> Tensor:
-    """Return the weight where the mask prunes, and zero elsewhere.
-
-    Args:
-        weight: A tensor.
-        mask: True where an entry is kept.
-    """
-    return weight * (~mask).view(torch.uint8)
-
-
-def mask_multiplier(mask: Tensor, pruned: float, like: Tensor) -> Tensor:
-    """Return a tensor that is exactly 1 where the mask keeps and `pruned` elsewhere.
-
-    Args:
-        mask: True where an entry is kept.
-        pruned: The multiplier of pruned entries.
-        like: A tensor of the dtype to return.
-    """
-    if pruned <= 1:
-        return mask.to(like.dtype).clamp_(min=pruned)
-    return (~mask).to(like.dtype).mul_(pruned).clamp_(min=1)

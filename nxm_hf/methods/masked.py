@@ -5,11 +5,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State, mask_multiplier, pruned_part, restore_dense
+from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State, restore_dense
 from nxm_hf.methods.schedules import NEVER, Clock, Constant, Every, Schedule
 from nxm_hf.methods.scores import best_mask
 from nxm_hf.patterns import Pattern
-from nxm_hf.solvers.weight_ops import keep, mask_change, remask
+from nxm_hf.solvers.masked_ops import (
+    pull_pruned,
+    remask_and_show,
+    remask_and_store,
+    scale_pruned,
+    show_masked,
+    store_dense,
+)
+from nxm_hf.solvers.weight_ops import keep, mask_change
 
 
 @dataclass(frozen=True)
@@ -55,35 +63,36 @@ class Masked(Method):
             keep(weight, state[Slot.MASK])
         else:
             state[Slot.DENSE] = weight.detach().clone()
-            self._apply_mask(weight, state, clock)
+            scale_pruned(weight.detach(), state[Slot.MASK], self.gain(clock))
         return state
 
     def before_step(self, weight: Tensor, state: State, clock: Clock) -> None:
         if Slot.DENSE in state:
             self._edit_gradient(weight.grad, state, clock)
-            weight.copy_(state[Slot.DENSE])
+            step, dense = clock.weight_step, state[Slot.DENSE]
+            # `_edit_update` needs the dense weight before the step only to scale an update.
+            if step is None or self.grad_scale != Constant(1.0) or not step.train(dense):
+                weight.copy_(dense)
         elif weight.grad is not None:
-            weight.grad.mul_(state[Slot.MASK].view(torch.uint8))
+            has_no_nan = scale_pruned(weight.grad, state[Slot.MASK])
+            if clock.weight_step is not None:
+                clock.weight_step.gradient_is_masked(state[Slot.MASK], weight.grad, has_no_nan)
 
     def after_step(self, weight: Tensor, state: State, clock: Clock) -> None:
         if Slot.DENSE not in state:
             self._after_frozen_step(weight, state, clock)
             return
-        self._edit_update(weight, state, clock)
+        dense = state[Slot.DENSE]
+        trained = dense if clock.weight_step is not None and clock.weight_step.trains_dense else weight.detach()
+        self._edit_update(trained, state, clock)
         if self.freeze(clock):
-            self._refresh(weight, state, clock)
+            self._refresh(trained, state, clock)
+            if trained is dense:
+                weight.copy_(dense)
             keep(weight, state[Slot.MASK])
             del state[Slot.DENSE]
-        elif self.refresh(clock) and self.gain(clock) == 0 and self.scores == "magnitude":
-            # The common case, which `ste` takes at every step. `remask` solves the mask, stores the dense weight and
-            # masks it in one pass over memory. The bits are those of the three calls below.
-            dense, pattern = state[Slot.DENSE], self.pattern(clock)
-            state[Slot.MASK_CHANGE] = remask(weight.detach(), state[Slot.MASK], dense, pattern)
         else:
-            if self.refresh(clock):
-                self._refresh(weight, state, clock)
-            state[Slot.DENSE].copy_(weight)
-            self._apply_mask(weight, state, clock)
+            self._show(weight.detach(), trained is dense, state, clock)
 
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor:
         restore_dense(weight, state)
@@ -97,7 +106,11 @@ class Masked(Method):
         return mask
 
     def _after_frozen_step(self, weight: Tensor, state: State, clock: Clock) -> None:
-        keep(weight, state[Slot.MASK])  # momentum may have moved pruned weights
+        step, mask = clock.weight_step, state[Slot.MASK]
+        if step is None or not step.leaves_zeros(mask):
+            keep(weight, mask)  # momentum may have moved pruned weights
+            if step is not None:
+                step.zeros_are_set(mask)
         if self.refresh(clock):
             before = state[Slot.MASK]
             self._refresh(weight, state, clock)
@@ -112,24 +125,29 @@ class Masked(Method):
         state[Slot.MASK_CHANGE] = mask_change(state[Slot.MASK], mask)
         state[Slot.MASK] = mask
 
-    def _apply_mask(self, weight: Tensor, state: State, clock: Clock) -> None:
-        """Turn the dense `weight` into the weight of the forward pass."""
-        gain = self.gain(clock)
-        if gain == 0:
-            weight.mul_(state[Slot.MASK].view(torch.uint8))
-        elif gain != 1:
-            weight.mul_(mask_multiplier(state[Slot.MASK], gain, weight))
+    def _show(self, weight: Tensor, from_dense: bool, state: State, clock: Clock) -> None:
+        """Turn what was trained into D and the weight of the forward pass, with a new mask if one is due."""
+        dense, mask, gain = state[Slot.DENSE], state[Slot.MASK], self.gain(clock)
+        trained, other = (dense, weight) if from_dense else (weight, dense)
+        if self.refresh(clock) and self.scores == "magnitude":
+            remask_and_write = remask_and_show if from_dense else remask_and_store
+            state[Slot.MASK_CHANGE] = remask_and_write(trained, mask, other, self.pattern(clock), gain)
+            return
+        if self.refresh(clock):
+            self._refresh(trained, state, clock)
+        write = show_masked if from_dense else store_dense
+        write(trained, state[Slot.MASK], other, gain)
 
     def _edit_gradient(self, grad: Tensor | None, state: State, clock: Clock) -> None:
         if grad is None:
             return
-        scale, pull = self.grad_scale(clock), self.pull(clock)
+        scale, pull, mask = self.grad_scale(clock), self.pull(clock), state[Slot.MASK]
         if scale != 1 and not clock.adaptive:
-            grad.mul_(mask_multiplier(state[Slot.MASK], scale, grad))
+            scale_pruned(grad, mask, scale)
         if self.chain:
-            grad.mul_(mask_multiplier(state[Slot.MASK], self.gain(clock), grad))
+            scale_pruned(grad, mask, self.gain(clock))
         if pull:
-            grad.add_(pruned_part(state[Slot.DENSE], state[Slot.MASK]), alpha=pull * clock.loss_scale)
+            pull_pruned(grad, mask, state[Slot.DENSE], pull * clock.loss_scale)
 
     def _edit_update(self, weight: Tensor, state: State, clock: Clock) -> None:
         """Scale, shrink or reset pruned weights after the step; the state still holds the dense weight before it."""
@@ -138,7 +156,7 @@ class Masked(Method):
         if scale != 1 and clock.adaptive:
             weight.copy_(torch.where(mask, weight, torch.lerp(dense, weight, scale)))
         if shrink:
-            weight.sub_(pruned_part(weight, mask), alpha=shrink)
+            pull_pruned(weight, mask, weight, -shrink)
         if self.reset(clock):
             keep(weight, mask)
             clock.clear_moments(~mask, self.clear)

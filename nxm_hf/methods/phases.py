@@ -1,6 +1,6 @@
 """Phases: a method between a dense warm-up and a last stretch with a frozen mask."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -110,5 +110,5 @@ class Phases(Method):
         if phase == _SETTLE:
             return Masked(Constant(self.pattern), refresh=NEVER, freeze=ALWAYS), clock
         begin, end = self.window(clock)
-        own_clock = replace(clock, step=clock.step - begin, since=clock.last - begin, total=max(end - begin, 1))
+        own_clock = clock.but(step=clock.step - begin, since=clock.last - begin, total=max(end - begin, 1))
         return self.method, own_clock

@@ -9,6 +9,7 @@ from torch import Tensor
 from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State
 from nxm_hf.methods.schedules import Clock
 from nxm_hf.patterns import Pattern
+from nxm_hf.solvers.masked_ops import scale_pruned
 from nxm_hf.solvers.unstructured_threshold import keep_highest
 from nxm_hf.solvers.weight_ops import keep, mask_change, refuse_nan
 
@@ -47,7 +48,7 @@ class Rewiring(Method):
             self._rewire(weight, weight.grad, state, clock)
             weight.grad = None  # an optimizer skips a weight without a gradient
         else:
-            weight.grad.mul_(state[Slot.MASK].view(torch.uint8))
+            scale_pruned(weight.grad, state[Slot.MASK])
 
     def after_step(self, weight: Tensor, state: State, clock: Clock) -> None:
         keep(weight, state[Slot.MASK])

@@ -16,9 +16,15 @@ GROUP_SIZES = (2, 4, 8, 16, 32)  # groups of these m fill whole vectors of a CPU
 
 
 class Kernels(Protocol):
-    """The functions of a module that launches the kernels of a backend."""
+    """The functions of a module that launches the kernels of a backend.
 
-    def run(self, operation: str, n: int, m: int, *tensors: Tensor) -> int:
+    Args:
+        OPERATIONS: The names of the operations that it has kernels for.
+    """
+
+    OPERATIONS: frozenset[str]
+
+    def run(self, operation: str, n: int, m: int, *tensors: Tensor, factor: float = 0.0) -> int:
         """Do an operation to contiguous tensors. Return its count, or -1 where an input holds a NaN.
 
         Args:
@@ -26,6 +32,7 @@ class Kernels(Protocol):
             n: Kept entries of a group.
             m: Entries of a group.
             *tensors: The inputs of the operation.
+            factor: The number of the operation, if it has one.
         """
 
     def fill_masks(self, n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
@@ -138,6 +145,7 @@ class Backend(Generic[K]):
             and first.numel() % (self.groups_at_once * pattern.m) == 0
             and first.dtype in (FLOATS[:1] if operation.in_place else FLOATS)
             and self.available(first)
+            and operation.name in self.kernels.OPERATIONS
             # Solvers make their scores contiguous.
             and (operation is MASK or all(tensor.is_contiguous() for tensor in tensors))
             and self._operation_passes(operation, pattern, first.dtype, first.device)
@@ -151,13 +159,13 @@ class Backend(Generic[K]):
         return self.passes(name, self_test.operation_is_right, run, operation, pattern, dtype, device)
 
     def runner(self, operation: Operation, pattern: NMPattern) -> Run:
-        """Return the kernel of an operation, to be called with its inputs.
+        """Return the kernel of an operation, to be called with its inputs, and with `factor=` if it has one.
 
         Args:
             operation: An operation that is supported.
             pattern: The pattern of the kernel.
         """
-        return lambda *tensors: self.kernels.run(operation.name, pattern.n, pattern.m, *tensors)
+        return partial(self.kernels.run, operation.name, pattern.n, pattern.m)
 
     def supports_mask(self, scores: Tensor, pattern: NMPattern) -> bool:
         """Return whether there is a kernel for the N:M mask of scores, of any strides, and it works.

@@ -186,8 +186,8 @@ def large_enough(tensor: Tensor) -> bool:
 class Operation:
     """An operation on whole N:M weights that backends have a kernel for, with its form in torch.
 
-    Kernels and `reference` are called with the tensors of `inputs`. They return a count, and -1 where
-    `refuses_nan` and an input holds a NaN.
+    Kernels and `reference` are called with the tensors of `inputs`, and with `factor=` where there are `factors`. They
+    return a count, and -1 where `refuses_nan` and an input holds a NaN.
 
     Args:
         name: The name by which kernels know the operation.
@@ -196,6 +196,7 @@ class Operation:
         in_place: Whether float inputs are overwritten. Such kernels exist for fp32 only.
         refuses_nan: Whether the kernel returns -1 for a NaN in its inputs.
         finite: Whether infinite inputs are excluded, because they could meet in a difference or a product with 0.
+        factors: Numbers for the operation, with which kernels are tested; none if it takes no number.
     """
 
     name: str
@@ -204,6 +205,7 @@ class Operation:
     in_place: bool = False
     refuses_nan: bool = True
     finite: bool = False
+    factors: tuple[float, ...] = ()
 
 
 def integer_view(tensor: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ so that no kernel is ever compared with itself.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar
 
 import torch
@@ -62,14 +63,16 @@ def operation_is_right(
         dtype: The dtype of float inputs.
         device: The device of all inputs.
     """
-    for seed in range(2):
+    numbers: list[dict[str, float]] = [{"factor": factor} for factor in operation.factors] or [{}]
+    for seed, number in product(range(2), numbers):
         tensors = _inputs(operation, pattern.m, dtype, device, seed)
         expected = [tensor.clone() for tensor in tensors]
-        if run(*tensors) != operation.reference(pattern, *expected) or not all(map(_same_bits, tensors, expected)):
+        counts = run(*tensors, **number), operation.reference(pattern, *expected, **number)
+        if counts[0] != counts[1] or not all(map(_same_bits, tensors, expected)):
             return False
     if operation.refuses_nan:
         tensors[0][-1] = torch.nan
-        return run(*tensors) == -1
+        return run(*tensors, **numbers[0]) == -1
     return True
 
 

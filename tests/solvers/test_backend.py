@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nxm_hf.patterns import parse
-from nxm_hf.solvers import base, choose, cpu, weight_ops
+from nxm_hf.solvers import base, choose, cpu, masked_ops, weight_ops
 from nxm_hf.solvers.backend import Backend
 from tests.support.cpu_kernels import in_torch
 from tests.support.processes import command, environment
@@ -15,12 +15,19 @@ from tests.support.processes import command, environment
 pytest.importorskip("numba", reason="the kernels for CPUs need numba")
 torch.set_num_threads(1)
 
+
+def pulled(x, mask, dense):
+    masked_ops.pull_pruned(x, mask, dense, 0.3)
+    return x
+
+
 FAULTS = {
     "2:4": ("group_kernel", lambda w: parse("2:4").mask(w)),
     "largest 2:4": ("group_kernel", lambda w: parse("2:4").largest(w)),
     "project 2:4": ("group_kernel", lambda w: parse("2:4").project(w)),
     "admm 2:4": ("group_kernel", lambda w: weight_ops.admm_update(w, w.flip(0), parse("2:4"), False, True)),
     "remask 2:4": ("group_kernel", lambda w: weight_ops.remask(w, w > 0, w.clone(), parse("2:4"))),
+    "pull": ("group_kernel", lambda w: pulled(w, w > 0, w.flip(0))),
     "4:8-transposable": ("tile_kernel", lambda w: parse("4:8-transposable").mask(w)),
     "unstructured": ("highest_of_row", lambda w: parse("unstructured:0.5").mask(w)),
 }
@@ -56,7 +63,7 @@ def test_a_kernel_that_does_not_work_here_is_said_once_and_never_asked(name, fau
 
         def run(first, last, x, y, *rest):
             found = kernel(first, last, x, y, *rest)
-            at = ctypes.c_byte.from_address(x if "admm" in name or "remask" in name else y)
+            at = ctypes.c_byte.from_address(x if name.split()[0] in ("admm", "remask", "pull") else y)
             at.value ^= 1
             return found
 
@@ -151,10 +158,13 @@ def test_entries_that_fill_no_group_are_left_to_torch():
     for numel, supported in ((64, True), (65, False), (66, False), (68, True)):
         weight = torch.randn(numel)
         assert backend.supports(weight_ops.KEEP, weight_ops.ANY_FOUR, weight, weight > 0) == supported
+        assert not backend.supports(masked_ops.SCALE, weight_ops.ANY_FOUR, weight, weight > 0)
 
 
 class TorchKernels:
-    """Kernels that are written in torch."""
+    """A kernel that is written in torch, and no other."""
+
+    OPERATIONS = frozenset({"keep"})
 
     def run(self, operation, n, m, weight, mask):
         weight.copy_(torch.where(mask, weight, 0) + 0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nxm_hf.patterns import parse
-from nxm_hf.solvers import base, self_test, weight_ops
+from nxm_hf.solvers import base, masked_ops, self_test, weight_ops
 from nxm_hf.solvers.backend import MASK
 from nxm_hf.solvers.transposable_duals import by_duals
 from nxm_hf.solvers.unstructured_threshold import keep_highest
@@ -17,12 +17,18 @@ OPERATIONS = [
     weight_ops.KEEP,
     weight_ops.REMASK,
     weight_ops.ADMM_UPDATE,
+    masked_ops.SCALE,
+    masked_ops.PULL,
+    masked_ops.STORE,
+    masked_ops.SHOW,
+    masked_ops.REMASK_WITH_GAIN,
+    masked_ops.REMASK_FROM,
 ]
 PATTERN = parse("2:4")
 each_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 
 
-def written_out(operation, *tensors):
+def written_out(operation, *tensors, factor=0.0):
     """Do an operation in plain words, by a ranking: what the reference of every self-test has to give."""
 
     def mask(scores):
@@ -37,20 +43,27 @@ def written_out(operation, *tensors):
         second.copy_(torch.where(mask(first.abs()), first, 0) + 0)
     if operation.name == "keep":
         first.copy_(torch.where(second, first, 0) + 0)
-    if operation.name == "remask":
+    count = 0
+    if "remask" in operation.name:
         new = mask(first.abs())
         count = int((second ^ new).sum()) | int(second.sum()) << 32
         second.copy_(new)
+    by = torch.where(second, 1.0, torch.tensor(factor)) if second.dtype == torch.bool else None
+    if operation.name in ("remask", "remask_with_gain", "store"):
         rest[0].copy_(first)
-        first.mul_(new)
-        return count
+    if operation.name in ("remask", "remask_with_gain", "store", "scale"):
+        first.mul_(by)
+    if operation.name in ("remask_from", "show"):
+        rest[0].copy_(first * by)
+    if operation.name == "pull":
+        first.add_(rest[0] * ~second, alpha=factor)
     if operation.name == "admm_update":
         before = mask(second.abs())
         v = first - torch.where(before, 0, second)
         after = mask(v.abs())
         second.copy_(torch.where(after, v, -v))
         return int((before ^ after).sum())
-    return 0
+    return count
 
 
 def right(operation, run, dtype=torch.float32):
@@ -60,7 +73,7 @@ def right(operation, run, dtype=torch.float32):
 @each_operation
 def test_the_torch_form_does_what_the_operation_says(operation):
     for dtype in base.FLOATS[:1] if operation.in_place else base.FLOATS:
-        assert right(operation, lambda *tensors: written_out(operation, *tensors), dtype)
+        assert right(operation, lambda *tensors, **factor: written_out(operation, *tensors, **factor), dtype)
 
 
 @each_operation
@@ -69,8 +82,8 @@ def test_one_wrong_bit_in_any_tensor_fails(operation, number, caplog):
     if number >= len(operation.inputs):
         number = 0
 
-    def run(*tensors):
-        count = written_out(operation, *tensors)
+    def run(*tensors, **factor):
+        count = written_out(operation, *tensors, **factor)
         tensors[number].view(torch.uint8)[5] ^= 1
         return count
 
@@ -80,12 +93,12 @@ def test_one_wrong_bit_in_any_tensor_fails(operation, number, caplog):
 
 @each_operation
 def test_a_wrong_count_fails(operation):
-    assert not right(operation, lambda *tensors: written_out(operation, *tensors) + 1)
+    assert not right(operation, lambda *tensors, **factor: written_out(operation, *tensors, **factor) + 1)
 
 
 @pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.refuses_nan], ids=lambda each: each.name)
 def test_a_nan_that_is_not_refused_fails(operation):
-    assert not right(operation, lambda *tensors: max(written_out(operation, *tensors), 0))
+    assert not right(operation, lambda *tensors, **factor: max(written_out(operation, *tensors, **factor), 0))
 
 
 def test_an_error_fails_and_is_shown(caplog):

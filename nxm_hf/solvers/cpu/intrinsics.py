@@ -53,16 +53,16 @@ def as_function(
 
 
 def _sixteen_groups(
-    context: Any, operation: Any, n: Any, m: Any, bits: Any, infinity: Any, x: Any, y: Any, z: Any, at: Any
+    context: Any, operation: Any, n: Any, m: Any, bits: Any, infinity: Any, at: Any, x: Any, y: Any, z: Any, factor: Any
 ) -> Any:
     """Do the operation with this number in `nm_groups.OPERATIONS` to the sixteen groups that begin at entry `at`."""
 
     def body(b: IRBuilder, operation: int, n: int, m: int, bits: int, infinity: int, *numbers: Value) -> Value:
         emit = list(nm_groups.OPERATIONS.values())[operation]
-        x, y, z, at = numbers
-        return emit(b, n, m, IntType(bits), infinity, x, y, z, at)
+        at, x, y, z, factor = numbers
+        return emit(b, n, m, IntType(bits), infinity, at, x, y, z, factor)
 
-    return as_function(body, (operation, n, m, bits, infinity), 4)
+    return as_function(body, (operation, n, m, bits, infinity), 5)
 
 
 def _relax(context: Any, line: Any, allowed: Any, far: Any, origin: Any, base: Any, source: Any) -> Any:

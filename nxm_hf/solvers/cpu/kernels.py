@@ -43,7 +43,7 @@ def pricing_rounds(m: int) -> int:
 
 @cache
 def group_kernel(operation: str, n: int, m: int, bits: int, infinity: int) -> Kernel:
-    """Return `run(first, last, x, y, z)`, which does an operation to a range of sixteens of groups.
+    """Return `run(first, last, x, y, z, factor)`, which does an operation to a range of sixteens of groups.
 
     Args:
         operation: A name of `nm_groups.OPERATIONS`.
@@ -53,21 +53,21 @@ def group_kernel(operation: str, n: int, m: int, bits: int, infinity: int) -> Ke
         infinity: The bits of infinity in that format.
 
     Returns:
-        The kernel; `x`, `y` and `z` are addresses of tensors. It returns the sum of all counts, or -1 for a NaN.
+        The kernel; `x`, `y` and `z` are addresses of tensors, and `factor` holds the bits of an fp32 number. It
+        returns the sum of all counts, or -1 if there was a NaN, at which it does not stop.
     """
     number = list(OPERATIONS).index(operation)
     step = LANES * m
 
-    def run(first: int, last: int, x: int, y: int, z: int) -> int:
-        total = 0
+    def run(first: int, last: int, x: int, y: int, z: int, factor: int) -> int:
+        total, broken = 0, False
         for at in range(first * step, last * step, step):
-            count = sixteen_groups(number, n, m, bits, infinity, x, y, z, at)
-            if count < 0:
-                return -1
+            count = sixteen_groups(number, n, m, bits, infinity, at, x, y, z, factor)
+            broken |= count < 0
             total += count
-        return total
+        return -1 if broken else total
 
-    return compiled(run, NUMBER(*[NUMBER] * 5))
+    return compiled(run, NUMBER(*[NUMBER] * 6))
 
 
 @cache

@@ -1,5 +1,6 @@
 """From tensors to kernels: a whole list of tensors is cut into jobs, which threads share."""
 
+import struct
 from collections.abc import Sequence
 from functools import partial
 
@@ -9,12 +10,15 @@ from torch import Tensor
 from nxm_hf.solvers.base import INFINITY_BITS
 from nxm_hf.solvers.cpu import LANES, unstructured
 from nxm_hf.solvers.cpu.kernels import group_kernel, tile_kernel
+from nxm_hf.solvers.cpu.nm_groups import OPERATIONS as BODIES
 from nxm_hf.solvers.cpu.threads import pieces, run_jobs
 from nxm_hf.solvers.self_test import Counts
 from nxm_hf.solvers.transposable_duals import by_duals
 
+OPERATIONS = frozenset(BODIES)
 
-def run(operation: str, n: int, m: int, *tensors: Tensor) -> int:
+
+def run(operation: str, n: int, m: int, *tensors: Tensor, factor: float = 0.0) -> int:
     """Do an operation of `nm_groups` to tensors.
 
     Args:
@@ -22,11 +26,13 @@ def run(operation: str, n: int, m: int, *tensors: Tensor) -> int:
         n: Kept entries of a group.
         m: Entries of a group.
         *tensors: Up to three contiguous tensors of one size. The first has the dtype that counts.
+        factor: The number of the operation; it is rounded to fp32.
 
     Returns:
         The count of the operation, or -1 where it met a NaN.
     """
-    return _over_groups(operation, n, m, [tensors])[0]
+    (bits,) = struct.unpack("i", struct.pack("f", factor))
+    return _over_groups(operation, n, m, [tensors], bits)[0]
 
 
 def fill_masks(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
@@ -41,7 +47,9 @@ def fill_masks(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]
     _over_groups("mask", n, m, [(each.contiguous(), mask) for each, mask in zip(scores, masks, strict=True)])
 
 
-def _over_groups(operation: str, n: int, m: int, inputs: Sequence[tuple[Tensor, ...]]) -> list[int]:
+def _over_groups(
+    operation: str, n: int, m: int, inputs: Sequence[tuple[Tensor, ...]], factor_bits: int = 0
+) -> list[int]:
     """Do an operation to each tuple of tensors. Return the count of each."""
     jobs, owners, step = [], [], LANES * m
     for i, tensors in enumerate(inputs):
@@ -49,7 +57,7 @@ def _over_groups(operation: str, n: int, m: int, inputs: Sequence[tuple[Tensor, 
         kernel = group_kernel(operation, n, m, 8 * dtype.itemsize, INFINITY_BITS[dtype])
         x, y, z = [*(tensor.data_ptr() for tensor in tensors), 0, 0][:3]
         for first, last in pieces(tensors[0].numel() // step, step):
-            jobs.append(partial(kernel, first, last, x, y, z))
+            jobs.append(partial(kernel, first, last, x, y, z, factor_bits))
             owners.append(i)
     counts = run_jobs(jobs, sum(tensors[0].numel() for tensors in inputs))
     totals = [0] * len(inputs)

@@ -177,6 +177,20 @@ def ordered(b: IRBuilder, bits: Value, element: ir.Type = I32) -> Value:
     return b.sub(b.xor(magnitude(b, bits, element), sign), sign)
 
 
+def multiply_add(b: IRBuilder, x: Value, y: Value, z: Value) -> Value:
+    """Return x * y + z of vectors of floats, rounded once, as torch adds a tensor times a number.
+
+    Args:
+        b: The builder that the code is appended to.
+        x: A vector of floats.
+        y: A vector of floats.
+        z: A vector of floats.
+    """
+    name, signature = f"llvm.fma.v{LANES}f32", ir.FunctionType(FLOATS, [FLOATS] * 3)
+    function = b.module.globals.get(name) or ir.Function(b.module, signature, name)
+    return b.call(function, [x, y, z])
+
+
 def transposed(b: IRBuilder, rows: list[Value]) -> list[Value]:
     """Return m vectors, entry j of every group in vector j, from sixteen groups of m in a row.
 

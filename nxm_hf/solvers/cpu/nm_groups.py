@@ -1,7 +1,7 @@
 """Operations on sixteen N:M groups at a time, as LLVM code: their mask, their projection, their ADMM update ...
 
-All have the signature of `Body`. `x`, `y` and `z` are the addresses of up to three tensors, and `at` is the number of
-the first entry. What each returns is added up by the loop around it.
+All have the signature of `Body`: `at` is the number of the first entry, up to three addresses of tensors follow, and
+then the bits of an fp32 factor. What each returns is added up by the loop around it.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,13 @@ from nxm_hf.solvers.cpu.llvm_vectors import (
     LANES,
     ZERO,
     any_set,
+    broadcast,
     count,
     kept_flags,
     load,
     magnitude,
     maximum,
+    multiply_add,
     ordered,
     pointer,
     splat,
@@ -30,12 +32,13 @@ from nxm_hf.solvers.cpu.llvm_vectors import (
     vector_of,
 )
 
-# (builder, n, m, integer type of an entry, bits of infinity, x, y, z, at)
-Body = Callable[[IRBuilder, int, int, ir.Type, int, Value, Value, Value, Value], Value]
+ONE = 0x3F800000  # the bits of 1.0
+# (builder, n, m, integer type of an entry, bits of infinity, at, x, y, z, factor)
+Body = Callable[[IRBuilder, int, int, ir.Type, int, Value, Value, Value, Value, Value], Value]
 
 
 def _mask(
-    b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, scores: Value, out: Value, _: Value, at: Value
+    b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, at: Value, scores: Value, out: Value, *_: Value
 ) -> Value:
     """Write the mask of scores."""
     keys = [ordered(b, bits, entry) for bits in _row(b, scores, at, m, entry)]
@@ -44,7 +47,7 @@ def _mask(
 
 
 def _magnitude_mask(
-    b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, weight: Value, out: Value, _: Value, at: Value
+    b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, at: Value, weight: Value, out: Value, *_: Value
 ) -> Value:
     """Write the mask of |weight|. Return -1 if there is a NaN."""
     keys = [magnitude(b, bits, entry) for bits in _row(b, weight, at, m, entry)]
@@ -53,7 +56,7 @@ def _magnitude_mask(
 
 
 def _project(
-    b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, weight: Value, out: Value, _: Value, at: Value
+    b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, at: Value, weight: Value, out: Value, *_: Value
 ) -> Value:
     """Write the largest entries, and +0.0 elsewhere. Return -1 if there is a NaN."""
     row = _row(b, weight, at, m, entry)
@@ -65,7 +68,7 @@ def _project(
 
 
 def _admm_update(
-    b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, weight: Value, r: Value, _: Value, at: Value
+    b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, at: Value, weight: Value, r: Value, *_: Value
 ) -> Value:
     """Set V = W + U, then R = V where the mask of |V| is and -V elsewhere.
 
@@ -86,34 +89,140 @@ def _admm_update(
 
 
 def _remask(
-    b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, weight: Value, out: Value, dense: Value, at: Value
+    b: IRBuilder,
+    n: int,
+    m: int,
+    entry: ir.Type,
+    infinity: int,
+    at: Value,
+    weight: Value,
+    out: Value,
+    dense: Value,
+    gain: Value,
 ) -> Value:
-    """Write a new mask over the old one, then set D = W and W = W * mask.
+    """Write a new mask over the old one, then set D = W and W = W where the mask keeps and W * gain elsewhere.
 
     Return how many entries changed, plus 2**32 times how many were kept before; or -1 if there is a NaN.
     """
     row = _row(b, weight, at, m, entry)
-    keys = [magnitude(b, bits, entry) for bits in row]
-    before = [b.icmp_signed("!=", old, splat(0)) for old in _row(b, out, at, m, I8)]
-    after = kept_flags(b, keys, n)
-    _store_flags(b, after, out, at)
+    keys, after, counts = _new_mask(b, n, row, entry, out, at)
     for i, (bits, flag) in enumerate(zip(row, after, strict=True)):
         store(b, bits, dense, _step(b, at, i), entry)
-        product = b.fmul(b.bitcast(bits, FLOATS), b.uitofp(flag, FLOATS))
-        store(b, b.bitcast(product, vector_of(I32)), weight, _step(b, at, i), entry)
-    both = b.add(_count_changes(b, before, after), b.shl(count(b, before), Constant(I64, 32)))
-    return _unless_nan(b, keys, infinity, both)
+        store(b, _scaled(b, bits, flag, gain), weight, _step(b, at, i), entry)
+    return _unless_nan(b, keys, infinity, counts)
+
+
+def _remask_from(
+    b: IRBuilder,
+    n: int,
+    m: int,
+    entry: ir.Type,
+    infinity: int,
+    at: Value,
+    dense: Value,
+    out: Value,
+    weight: Value,
+    gain: Value,
+) -> Value:
+    """Write a new mask of D over the old one, then set W = D where the mask keeps and D * gain elsewhere.
+
+    Return what `_remask` returns.
+    """
+    row = _row(b, dense, at, m, entry)
+    keys, after, counts = _new_mask(b, n, row, entry, out, at)
+    for i, (bits, flag) in enumerate(zip(row, after, strict=True)):
+        store(b, _scaled(b, bits, flag, gain), weight, _step(b, at, i), entry)
+    return _unless_nan(b, keys, infinity, counts)
+
+
+def _new_mask(
+    b: IRBuilder, n: int, row: list[Value], entry: ir.Type, out: Value, at: Value
+) -> tuple[list[Value], list[Value], Value]:
+    """Write a new mask over the old one. Return magnitudes, flags of the new mask, and both counts in one number."""
+    keys = [magnitude(b, bits, entry) for bits in row]
+    before = _flags(b, out, at, len(row))
+    after = kept_flags(b, keys, n)
+    _store_flags(b, after, out, at)
+    return keys, after, b.add(_count_changes(b, before, after), b.shl(count(b, before), Constant(I64, 32)))
 
 
 def _keep(
-    b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, weight: Value, mask: Value, _: Value, at: Value
+    b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, at: Value, weight: Value, mask: Value, *_: Value
 ) -> Value:
     """Write +0.0 where the mask prunes, in place, and for -0.0."""
-    flags = _row(b, mask, at, m, I8)
-    for i, (bits, flag) in enumerate(zip(_row(b, weight, at, m, entry), flags, strict=True)):
-        nonzero = b.icmp_signed("!=", magnitude(b, bits, entry), splat(0))
-        kept = b.and_(b.icmp_signed("!=", flag, splat(0)), nonzero)
+    for i, (bits, flag) in enumerate(zip(_row(b, weight, at, m, entry), _flags(b, mask, at, m), strict=True)):
+        kept = b.and_(flag, b.icmp_signed("!=", magnitude(b, bits, entry), splat(0)))
         store(b, b.select(kept, bits, splat(0)), weight, _step(b, at, i), entry)
+    return ZERO
+
+
+def _scale(
+    b: IRBuilder, n: int, m: int, entry: ir.Type, infinity: int, at: Value, x: Value, mask: Value, _: Value, by: Value
+) -> Value:
+    """Multiply what the mask prunes by a factor, in place. Return -1 if a NaN is there then."""
+    keys = []
+    for i, (bits, flag) in enumerate(zip(_row(b, x, at, m, entry), _flags(b, mask, at, m), strict=True)):
+        product = _scaled(b, bits, flag, by)
+        store(b, product, x, _step(b, at, i), entry)
+        keys.append(magnitude(b, product, entry))
+    return _unless_nan(b, keys, infinity, ZERO)
+
+
+def _pull(
+    b: IRBuilder,
+    n: int,
+    m: int,
+    entry: ir.Type,
+    infinity: int,
+    at: Value,
+    x: Value,
+    mask: Value,
+    dense: Value,
+    by: Value,
+) -> Value:
+    """Add D times a factor where the mask prunes, in place. The two may be one tensor."""
+    rows = (_row(b, x, at, m, entry), _flags(b, mask, at, m), _row(b, dense, at, m, entry))
+    for i, (bits, flag, pulling) in enumerate(zip(*rows, strict=True)):
+        pruned = b.fmul(b.bitcast(pulling, FLOATS), b.uitofp(b.not_(flag), FLOATS))
+        total = multiply_add(b, pruned, _floats(b, by), b.bitcast(bits, FLOATS))
+        store(b, b.bitcast(total, vector_of(I32)), x, _step(b, at, i), entry)
+    return ZERO
+
+
+def _store(
+    b: IRBuilder,
+    n: int,
+    m: int,
+    entry: ir.Type,
+    infinity: int,
+    at: Value,
+    weight: Value,
+    mask: Value,
+    dense: Value,
+    gain: Value,
+) -> Value:
+    """Set D = W, then multiply what the mask prunes of W by the gain."""
+    for i, (bits, flag) in enumerate(zip(_row(b, weight, at, m, entry), _flags(b, mask, at, m), strict=True)):
+        store(b, bits, dense, _step(b, at, i), entry)
+        store(b, _scaled(b, bits, flag, gain), weight, _step(b, at, i), entry)
+    return ZERO
+
+
+def _show(
+    b: IRBuilder,
+    n: int,
+    m: int,
+    entry: ir.Type,
+    infinity: int,
+    at: Value,
+    dense: Value,
+    mask: Value,
+    weight: Value,
+    gain: Value,
+) -> Value:
+    """Set W = D where the mask keeps and D * gain elsewhere."""
+    for i, (bits, flag) in enumerate(zip(_row(b, dense, at, m, entry), _flags(b, mask, at, m), strict=True)):
+        store(b, _scaled(b, bits, flag, gain), weight, _step(b, at, i), entry)
     return ZERO
 
 
@@ -123,7 +232,13 @@ OPERATIONS: dict[str, Body] = {
     "project": _project,
     "admm_update": _admm_update,
     "remask": _remask,
+    "remask_with_gain": _remask,
+    "remask_from": _remask_from,
     "keep": _keep,
+    "scale": _scale,
+    "pull": _pull,
+    "store": _store,
+    "show": _show,
 }
 
 
@@ -134,6 +249,26 @@ def _step(b: IRBuilder, at: Value, i: int) -> Value:
 def _row(b: IRBuilder, address: Value, at: Value, m: int, entry: ir.Type) -> list[Value]:
     """Load sixteen groups in a row, in m vectors."""
     return [load(b, address, _step(b, at, i), entry) for i in range(m)]
+
+
+def _flags(b: IRBuilder, mask: Value, at: Value, m: int) -> list[Value]:
+    """Load the mask of sixteen groups in a row, as flags."""
+    return [b.icmp_signed("!=", byte, splat(0)) for byte in _row(b, mask, at, m, I8)]
+
+
+def _scaled(b: IRBuilder, bits: Value, kept: Value, factor: Value) -> Value:
+    """Return the bits of floats times 1 where they are kept, and times a factor elsewhere.
+
+    A product by 0 keeps the sign of its zero, and makes a NaN of an infinity, as torch does.
+    """
+    one = b.bitcast(splat(ONE), FLOATS)
+    product = b.fmul(b.bitcast(bits, FLOATS), b.select(kept, one, _floats(b, factor)))
+    return b.bitcast(product, vector_of(I32))
+
+
+def _floats(b: IRBuilder, bits: Value) -> Value:
+    """Return a vector with one float, given by its bits, in every lane."""
+    return b.bitcast(broadcast(b, bits), FLOATS)
 
 
 def _store_flags(b: IRBuilder, flags: list[Value], out: Value, at: Value) -> None:

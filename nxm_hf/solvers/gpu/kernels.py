@@ -13,12 +13,13 @@ from triton.language import constexpr
 
 from nxm_hf.solvers.base import INFINITY_BITS, integer_view
 
+OPERATIONS = frozenset({"mask", "magnitude_mask", "project", "admm_update", "remask", "keep"})
 ENTRIES = 8192  # comparisons that a program holds at a time
 ROUNDS = 32  # of prices, at most
 SIGN: constexpr = constexpr(-(2**31))
 
 
-def run(operation: str, n: int, m: int, *tensors: Tensor) -> int:
+def run(operation: str, n: int, m: int, *tensors: Tensor, factor: float = 0.0) -> int:
     """Do an operation to tensors.
 
         operation       tensors                count
@@ -34,6 +35,7 @@ def run(operation: str, n: int, m: int, *tensors: Tensor) -> int:
         n: Kept entries of a group.
         m: Entries of a group.
         *tensors: Contiguous tensors of one size. The first has the dtype that counts.
+        factor: Makes no difference to these operations.
 
     Returns:
         The count of the operation, or -1 where it met a NaN.

@@ -6,13 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nxm_hf.patterns import parse
-from nxm_hf.solvers import weight_ops
+from nxm_hf.solvers import cpu, masked_ops, weight_ops
+from nxm_hf.solvers.base import Operation
 from tests.support.cpu_kernels import FLOATS, INF, PLAIN, in_torch, weights
 from tests.support.toy_training import same
 
 pytest.importorskip("numba", reason="the kernels for CPUs need numba")
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("kernels_for_every_size")
+KERNELS = {
+    each.name: each
+    for module in (weight_ops, masked_ops)
+    for each in vars(module).values()
+    if isinstance(each, Operation)
+}
 quick = settings(max_examples=40)
 
 
@@ -26,6 +33,12 @@ def test_kernels_and_torch_do_the_same_to_a_weight(weight, r, other, text, first
         lambda w, x, m: weight_ops.remask(w, m, x, pattern),
         lambda w, x, m: weight_ops.remask(w, m.fill_(True), x, pattern),
         lambda w, x, m: weight_ops.keep(w, m),
+        lambda w, x, m: masked_ops.remask_and_store(w, m, x, pattern, 0.3),
+        lambda w, x, m: masked_ops.remask_and_show(w, m, x, pattern),
+        lambda w, x, m: masked_ops.remask_and_show(w, m, x, pattern, 0.3),
+        *(lambda w, x, m, act=act: act(w, m, x) for act in (masked_ops.store_dense, masked_ops.show_masked)),
+        *(lambda w, x, m, by=by: masked_ops.pull_pruned(w, m, x, by) for by in (1e-4, -0.3)),
+        lambda w, x, m: masked_ops.pull_pruned(w, m, w, -0.3),
     ):
         ours, theirs = ([x.clone() for x in (weight, r, mask)] for _ in range(2))
         found, expected = act(*ours), in_torch(lambda act=act, theirs=theirs: act(*theirs))
@@ -56,3 +69,16 @@ def test_a_nan_is_refused_wherever_it_stands(dtype):
 def test_a_new_mask_after_one_of_another_density_says_what_came_and_what_left(old, change):
     weight, mask = torch.randn(16, 64), torch.full((16, 64), old)
     assert weight_ops.remask(weight, mask, weight.clone(), parse("2:4")).tolist() == change
+
+
+@pytest.mark.parametrize("name", sorted(KERNELS))
+def test_every_kernel_passes_its_self_test_here(name):
+    """One that fails leaves its work to torch, and no other test would notice."""
+    operation = KERNELS[name]
+    tensors = [torch.ones(16, 64) if kind == "float" else torch.ones(16, 64).bool() for kind in operation.inputs]
+    for text in ("2:4", "4:8", "16:32"):
+        assert cpu.BACKEND.supports(operation, parse(text), *tensors), text
+
+
+def test_every_kernel_has_an_operation():
+    assert {*KERNELS, "mask"} == set(cpu.BACKEND.kernels.OPERATIONS)

@@ -1,0 +1,114 @@
+"""Which optimizers leave a weight at +0.0 whose gradient and moments are zero: found by trial, for their settings."""
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from nxm_hf.engine.zero_updates import ZeroUpdates, moments_are_zero
+from tests.support.toy_training import bits
+
+LEAVE = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
+    "sgd-momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "sgd-nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, maximize=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.1),
+    "adamw-fused": lambda p: torch.optim.AdamW(p, lr=0.1, fused=True),
+    "adamw-foreach": lambda p: torch.optim.AdamW(p, lr=0.1, foreach=True, amsgrad=True),
+    "adafactor-torch": lambda p: torch.optim.Adafactor(p),
+    "adafactor": lambda p: transformers.optimization.Adafactor(p),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, momentum=0.9, centered=True, weight_decay=0.1),
+    "adagrad": lambda p: torch.optim.Adagrad(p, weight_decay=0.1),
+}
+MOVE = {
+    "adamw-negative": lambda p: torch.optim.AdamW(p, lr=2.0, weight_decay=0.9),  # 0 times less than 0 is -0.0
+    "adagrad-started": lambda p: torch.optim.Adagrad(p, initial_accumulator_value=0.1),
+}
+if hasattr(torch.optim, "Muon"):  # makes the whole matrix orthogonal
+    MOVE["muon"] = lambda p: torch.optim.Muon(p)
+
+
+class NeedsWords(torch.optim.SGD):
+    """Cannot be made without what its own constructor sets."""
+
+    def __init__(self, params, word):
+        super().__init__(params, lr=0.1)
+        self.word = word
+
+    def step(self, closure=None):
+        assert self.word
+        return super().step(closure)
+
+
+def found(make, *shape):
+    parameter = nn.Parameter(torch.randn(shape or (8, 8)))
+    return ZeroUpdates(make([parameter])).of(parameter)
+
+
+@pytest.mark.parametrize("name", LEAVE)
+def test_what_leaves_zeros_is_found(name):
+    assert found(LEAVE[name])
+    assert found(LEAVE[name], 8, 8, 1) or name == "adafactor"  # which has sums over the last dimension there
+
+
+@pytest.mark.parametrize("name", MOVE)
+def test_what_moves_them_is_found(name):
+    assert not found(MOVE[name])
+
+
+def test_what_cannot_be_tried_is_not_trusted():
+    assert not found(lambda p: NeedsWords(p, "word"))
+
+
+def test_a_trial_leaves_no_trace_on_the_optimizer_or_on_random_numbers():
+    parameter = nn.Parameter(torch.randn(8, 8))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1)
+    torch.manual_seed(3)
+    before = parameter.detach().clone(), torch.get_rng_state(), str(optimizer.param_groups)
+    assert ZeroUpdates(optimizer).of(parameter)
+    assert torch.equal(bits(parameter), bits(before[0])) and torch.equal(torch.get_rng_state(), before[1])
+    assert str(optimizer.param_groups) == before[2] and not optimizer.state and parameter.grad is None
+
+
+def test_settings_that_change_are_tried_anew_each_in_its_own_group():
+    one, other = (nn.Parameter(torch.randn(8, 8)) for _ in range(2))
+    optimizer = torch.optim.AdamW([{"params": [one]}, {"params": [other], "lr": 3.0}], lr=0.1, weight_decay=0.5)
+    updates = ZeroUpdates(optimizer)
+    assert [updates.of(one), updates.of(other)] == [True, False]
+    optimizer.param_groups[0]["lr"] = 0.01
+    assert updates.of(one)
+    optimizer.param_groups[0]["lr"] = 3.0
+    assert not updates.of(one)
+    optimizer.param_groups[1]["weight_decay"] = 0.0
+    assert updates.of(other)
+
+
+def test_nothing_is_claimed_once_another_hook_may_change_the_step():
+    parameter = nn.Parameter(torch.randn(8, 8))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1)
+    updates = ZeroUpdates(optimizer)
+    ours = optimizer.register_step_pre_hook(lambda *_: None)
+    assert updates.of(parameter)
+    other = optimizer.register_step_pre_hook(lambda *_: None)
+    assert not updates.of(parameter)
+    other.remove()
+    assert updates.of(parameter)
+    ours.remove()
+    of_all = register_optimizer_step_post_hook(lambda *_: None)
+    assert not updates.of(parameter)
+    of_all.remove()
+
+
+def test_a_parameter_of_no_group_is_not_trusted():
+    assert not ZeroUpdates(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)).of(nn.Parameter(torch.ones(2, 2)))
+
+
+def test_moments_are_zero_only_where_every_single_entry_is():
+    where = torch.eye(4).bool()
+    off = torch.where(where, 0.0, 1.0)
+    rows = {"step": torch.tensor(3.0), "row": torch.ones(4, 1), "column": torch.ones(4), "name": "adam"}
+    assert moments_are_zero({**rows, "exp_avg": off, "exp_avg_sq": -off}, where)
+    for wrong in (torch.ones(4, 4), off + torch.nan, torch.where(where, 1e-45, 0.0), off.view(16), off.view(2, 8)):
+        assert not moments_are_zero({**rows, "exp_avg": wrong}, where)
+    assert not moments_are_zero({"exp_avg": torch.ones(1, 4)}, torch.ones(1, 4).bool())

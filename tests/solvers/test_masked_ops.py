@@ -1,0 +1,125 @@
+"""Operations of masked training, in torch and by kernels: the bits of a formula with one tensor for each term."""
+
+import pytest
+import torch
+
+from nxm_hf.patterns import parse
+from nxm_hf.solvers import base, masked_ops, reference_only
+from tests.support.toy_training import same
+
+torch.set_num_threads(1)
+INF, NAN = float("inf"), float("nan")
+SHAPES = [(16, 64), (7, 12), (1, 4), (0, 8), (130, 512)]  # with and without a kernel, and in one row
+GAINS = [0.0, 1e-45, 0.3, 1.0, 2.5]
+PATTERN = parse("2:4")
+
+
+@pytest.fixture(autouse=True)
+def kernels_for_every_size(monkeypatch):
+    monkeypatch.setattr(base, "MIN_NUMEL", 0)
+
+
+@pytest.fixture(params=["torch", "kernels"])
+def tier(request):
+    """Use no kernels at all, or all that can take a tensor."""
+    if request.param == "kernels":
+        yield request.param
+        return
+    with reference_only():
+        yield request.param
+
+
+def numbers(shape, seed, dtype=torch.float32):
+    """Draw numbers with ties, zeros of both signs and the smallest ones among them."""
+    found = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    found[found.abs() < 0.2] *= 0.0  # of both signs
+    found[(found > 0.2) & (found < 0.3)] = 1e-45
+    return found.to(dtype)
+
+
+def of(shape, dtype=torch.float32):
+    """Make W, a mask of something else, and D."""
+    return numbers(shape, 0, dtype), PATTERN.mask(numbers(shape, 1).abs()), numbers(shape, 2, dtype)
+
+
+def scaled(x, mask, factor):
+    return x * torch.where(mask, torch.ones((), dtype=x.dtype), torch.tensor(factor, dtype=x.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("gain", GAINS)
+def test_a_forward_weight_is_the_dense_one_with_its_pruned_entries_times_the_gain(gain, dtype, tier):
+    for shape in SHAPES:
+        weight, mask, dense = of(shape, dtype)
+        given, before, (w, d) = weight.clone(), mask.clone(), (torch.empty_like(weight) for _ in range(2))
+        masked_ops.show_masked(dense, mask, w, gain)
+        assert same([w], [scaled(dense, mask, gain)])
+        masked_ops.store_dense(weight, mask, d, gain)
+        assert same([d, weight, mask], [given, scaled(given, mask, gain), before])
+        masked_ops.scale_pruned(d, mask, gain)
+        assert same([d], [weight])
+
+
+@pytest.mark.parametrize("gain", GAINS)
+@pytest.mark.parametrize("text", ["2:4", "1:4", "4:8", "16:32", "2:4-transposable", "unstructured:0.5"])
+def test_a_new_mask_is_that_of_the_dense_weight_and_is_used_at_once(text, gain, tier):
+    pattern = parse(text)
+    dense, mask = numbers((64, 64), 0), PATTERN.mask(numbers((64, 64), 1).abs())
+    new = pattern.largest(dense)
+    change = [int((new & ~mask).sum()), int((mask & ~new).sum()), int(mask.sum())]
+    shown, masks = torch.empty_like(dense), [mask.clone(), mask.clone()]
+    assert masked_ops.remask_and_show(dense, masks[0], shown, pattern, gain).tolist() == change
+    weight, stored = dense.clone(), torch.empty_like(dense)
+    assert masked_ops.remask_and_store(weight, masks[1], stored, pattern, gain).tolist() == change
+    assert same([*masks, shown, weight, stored], [new, new, *[scaled(dense, new, gain)] * 2, dense])
+
+
+@pytest.mark.parametrize("factor", [0.0, 2e-4, -0.02, 3.0])
+def test_a_pull_adds_pruned_entries_of_the_dense_weight(factor, tier):
+    for shape in SHAPES:
+        grad, mask, dense = of(shape)
+        expected = grad.double() + torch.tensor(factor).double() * torch.where(mask, 0.0, dense).double()
+        masked_ops.pull_pruned(grad, mask, dense, factor)
+        assert torch.allclose(grad.double(), expected, rtol=2**-22, atol=1e-44)
+        shrunk = dense.clone()
+        masked_ops.pull_pruned(shrunk, mask, shrunk, factor)
+        assert torch.equal(shrunk[mask], dense[mask])
+        assert torch.allclose(shrunk[~mask], dense[~mask] * (1 + factor), rtol=2**-20, atol=1e-44)
+
+
+def test_kernels_pull_with_the_bits_of_torch():
+    pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+    for factor in (0.0, 2e-4, -0.02, 3.0):
+        grad, mask, dense = of((64, 64))
+        ours, theirs = ([grad.clone(), dense.clone()] for _ in range(2))
+        masked_ops.pull_pruned(ours[0], mask, ours[1], factor)
+        masked_ops.pull_pruned(ours[1], mask, ours[1], factor)
+        with reference_only():
+            masked_ops.pull_pruned(theirs[0], mask, theirs[1], factor)
+            masked_ops.pull_pruned(theirs[1], mask, theirs[1], factor)
+        assert same(ours, theirs)
+
+
+def test_a_scaled_gradient_is_called_free_of_nan_only_if_it_is(tier):
+    """A pruned infinity times 0 is a NaN, and what comes after it is scaled all the same."""
+    for value, pruned in [(1.0, True), (INF, True), (-INF, False), (NAN, True), (NAN, False)]:
+        for place in (0, 2000, 4095):
+            grad, mask, _ = of((64, 64))
+            grad.view(-1)[place], mask.view(-1)[place] = value, not pruned
+            expected = grad * mask
+            clean = masked_ops.scale_pruned(grad, mask)
+            assert torch.equal(grad.isnan(), expected.isnan()) and same(
+                [grad.nan_to_num(7.0)], [expected.nan_to_num(7.0)]
+            )
+            assert not clean or not bool(grad.isnan().any())
+            if tier == "kernels" and masked_ops.kernel_of(masked_ops.SCALE, masked_ops.ANY_FOUR, grad, mask):
+                assert clean is not bool(grad.isnan().any())
+
+
+def test_a_nan_is_refused_before_a_mask_is_made_of_it(tier):
+    for act in (masked_ops.remask_and_show, masked_ops.remask_and_store):
+        for gain in (0.0, 0.5):
+            weight, mask, dense = of((64, 64))
+            weight[3, 5] = NAN
+            with pytest.raises(ValueError, match="NaN"):
+                act(weight, mask, dense, PATTERN, gain)
