@@ -1,7 +1,8 @@
 """Sharded weights: the part of each weight that FSDP2 leaves in this process, and the whole that it belongs to.
 
 FSDP2 (`fully_shard`) cuts a weight into runs of rows, one for each process. A group of an N:M pattern lies along a row,
-so the mask of a part is that part of the mask.
+so the mask of a part is that part of the mask. With hybrid sharding (HSDP), several sets of processes share the weights
+in this way. All sets hold the same.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from nxm_hf.layers.find import Layer
 from nxm_hf.layers.modules import is_transposed
@@ -25,7 +26,7 @@ class Shards:
 
     Args:
         model: The model that FSDP2 has sharded.
-        mesh: The processes, in one dimension.
+        mesh: The processes, in one dimension. With hybrid sharding these are the processes of one set.
     """
 
     model: nn.Module = field(repr=False, compare=False)
@@ -39,19 +40,21 @@ class Shards:
             model: The model, after `fully_shard` if it is to be sharded.
 
         Raises:
-            ValueError: If the weights are spread in another way than FSDP2 does over one dimension of processes.
+            ValueError: If the weights are spread in another way than FSDP2 does.
         """
         reshard(model)
-        meshes = list(dict.fromkeys(p.device_mesh for p in model.parameters() if isinstance(p, DTensor)))
-        if not meshes:
+        spread = [parameter for parameter in model.parameters() if isinstance(parameter, DTensor)]
+        if not spread:
             return None
-        if len(meshes) > 1 or meshes[0].ndim > 1 or not any(isinstance(m, FSDPModule) for m in model.modules()):
+        meshes = list(dict.fromkeys(parameter.device_mesh for parameter in spread))
+        by_fsdp = any(isinstance(module, FSDPModule) for module in model.modules()) and all(map(_is_of_fsdp, spread))
+        if len(meshes) > 1 or not by_fsdp:
             shown = ", ".join(str(dict(zip(m.mesh_dim_names or (), m.shape, strict=False)) or m.shape) for m in meshes)
             raise ValueError(
-                f"The weights are spread over a mesh of {shown}, and only FSDP2 over one dimension is supported; leave "
-                "out tensor parallelism, parallelism_config=, and mesh= of fully_shard, which then takes all processes."
+                f"The weights are spread over a mesh of {shown}, and only FSDP2 is supported, over all processes or as "
+                "hybrid sharding; leave out tensor parallelism, or use DDP (torchrun)."
             )
-        return cls(model, meshes[0])
+        return cls(model, _set_of(meshes[0]))
 
     @property
     def processes(self) -> int:
@@ -93,9 +96,11 @@ class Shards:
         Args:
             numbers: The numbers of this process.
         """
-        stacked = numbers.new_zeros((self.processes, *numbers.shape))
-        stacked[self.mesh.get_local_rank()] = numbers
-        return self.total(stacked)
+        numbers = numbers.contiguous()
+        here = numbers.to(self.mesh.device_type)
+        each = [torch.empty_like(here) for _ in range(self.processes)]
+        dist.all_gather(each, here, group=self.mesh.get_group())
+        return torch.stack(each).to(numbers.device)
 
     def whole(self, layer: Layer, part: Tensor) -> Tensor:
         """Return the matrix that the processes hold parts of. Every process calls this.
@@ -185,7 +190,7 @@ def shard_like(whole: Tensor, parameter: Tensor) -> Tensor:
     """
     if not isinstance(parameter, DTensor):
         return whole
-    part = _part(whole, 0, parameter.device_mesh).clone()
+    part = _part(whole, 0, _set_of(parameter.device_mesh)).clone()
     return DTensor.from_local(
         part,
         parameter.device_mesh,
@@ -202,7 +207,7 @@ def is_sharded_by_rows(tensor: Tensor) -> bool:
     Args:
         tensor: The parameter.
     """
-    return isinstance(tensor, DTensor) and list(tensor.placements) == [Shard(0)]
+    return isinstance(tensor, DTensor) and tensor.placements[-1] == Shard(0)
 
 
 def groups_are_whole(layer: Layer, group: int, processes: int) -> bool:
@@ -220,6 +225,17 @@ def groups_are_whole(layer: Layer, group: int, processes: int) -> bool:
 def _dimension(layer: Layer) -> int:
     """Return the dimension of the matrix [out, in] that the rows of the weight are."""
     return 1 if is_transposed(layer.module) else 0
+
+
+def _is_of_fsdp(tensor: DTensor) -> bool:
+    """Return True if a parameter is cut over the last dimension of its mesh, and the same over all others."""
+    *others, last = tensor.placements
+    return isinstance(last, Shard) and all(isinstance(other, Replicate) for other in others)
+
+
+def _set_of(mesh: DeviceMesh) -> DeviceMesh:
+    """Return the processes that share one copy of the weights: the last dimension of a mesh."""
+    return mesh if mesh.ndim == 1 else mesh[mesh.mesh_dim_names[-1]]  # type: ignore[index]  # FSDP2 needs the names
 
 
 def _part(whole: Tensor, dimension: int, mesh: DeviceMesh) -> Tensor:

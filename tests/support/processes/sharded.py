@@ -14,26 +14,26 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
+from accelerate import ParallelismConfig, PartialState
 from accelerate.state import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
 from transformers import TrainerCallback
 
 import nxm_hf
-from nxm_hf import Engine, NxMConfig, NxMTrainer, attach
-from nxm_hf.layers.modules import find_blocks
+from nxm_hf import NxMConfig, NxMTrainer, attach
+from nxm_hf.engine.sharded_state import gather_optimizer
 from nxm_hf.layers.sharding import local, part_sizes, whole
 from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import verify_targets
 from tests.support.custom_methods import Shrinking
 from tests.support.models import make_arguments, make_bert, make_model, make_rows, spare_imports
-from tests.support.training import eventful, without_times
+from tests.support.sharded_loops import MAKE, Uneven, bytes_of, config_of, loop, loss_of
+from tests.support.training import without_times
 
 # Recipes whose verbs treat entries, or groups of a row, apart from all others.
 BY_GROUP = [
@@ -42,12 +42,6 @@ BY_GROUP = [
 FEW = ["asp", "sr-ste", "admm"]
 LIMIT = timedelta(seconds=60)
 LAYERS = {"transformer_layer_cls_to_wrap": ["BertLayer"]}  # by default accelerate 1.15 shards BERT's embeddings twice
-
-
-def config_of(recipe: str) -> NxMConfig:
-    """Return a recipe with events at every second step. A measured rho hangs on the order of a sum, so admm has one."""
-    config = eventful(recipe)
-    return config.replace(rho=0.01, scores="fisher") if recipe == "admm" else config
 
 
 class Watch(TrainerCallback):
@@ -79,14 +73,14 @@ def rows_of(tensors: dict[str, torch.Tensor], sharded: bool) -> dict[str, torch.
     return {name: tensor.detach().split(part_sizes(len(tensor), processes))[rank] for name, tensor in tensors.items()}
 
 
-def train(folder: Path, config, fsdp: dict | None, resume=None, dropout=0.0, **changes) -> dict:
+def train(folder: Path, config, fsdp: dict | None, resume=None, dropout=0.0, rows=None, **changes) -> dict:
     """Train with DDP, or with FSDP2 if it is given settings, and return what is compared."""
     words = dict(max_steps=12, save_steps=6, per_device_train_batch_size=4, max_grad_norm=0, logging_steps=2)
     os.environ.pop("ACCELERATE_USE_FSDP", None)  # of a training before
     args = make_arguments(folder, **{**words, **changes, "fsdp": fsdp is not None, "fsdp_config": fsdp})
     if fsdp is not None:  # accelerate shards over GPUs only, unless it takes these processes for some
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    watch, rows = Watch(), make_rows(32)
+    watch, rows = Watch(), rows or make_rows(32)
     model = make_bert(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     torch.manual_seed(1)
     trainer = NxMTrainer(model, args, train_dataset=rows, eval_dataset=rows[:16], sparsity=config, callbacks=[watch])
@@ -131,71 +125,6 @@ def best(folder: Path, recipe: str) -> dict:
     return {kind: train(folder / kind, config_of(recipe), fsdp, dropout=0.1, **words) for kind, fsdp in kinds.items()}
 
 
-class Block(nn.Module):
-    """Matrices whose rows do not divide by the number of processes: some processes get fewer, or none."""
-
-    def __init__(self):
-        super().__init__()
-        self.five, self.three, self.one = (nn.Linear(8, rows) for rows in (5, 3, 1))
-        self.back = nn.Linear(9, 8)
-
-    def forward(self, x):
-        return x + self.back(torch.cat([self.five(x), self.three(x), self.one(x)], -1).tanh())
-
-
-class Uneven(nn.Module):
-    """A model of such blocks."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(3)
-        self.layers = nn.ModuleList([Block(), Block()])
-
-    def forward(self, x):
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-
-def loss_of(model: nn.Module, step: int) -> torch.Tensor:
-    """Return the loss of a batch that is the same in all processes, so that sharding changes no bit of a gradient."""
-    generator = torch.Generator().manual_seed(step)
-    if isinstance(model, Uneven):
-        return model(torch.randn(4, 8, generator=generator)).square().mean()
-    ids = torch.randint(0, 50, (2, 8), generator=generator)
-    return model(input_ids=ids, labels=ids).loss
-
-
-def loop(model: nn.Module, config: NxMConfig, shard: bool, state=None, steps=12) -> tuple[nn.Module, Engine, list]:
-    """Train in a custom loop; return the model, the engine and the communications that were counted in steps."""
-    if shard:
-        for _, block in list(find_blocks(model)):
-            fully_shard(block)
-        fully_shard(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    engine, counts = attach(model, optimizer, config, total_steps=12), []
-    if state is not None:
-        engine.load_state_dict(state)
-    for step in range(steps):
-        loss_of(model, step).backward()
-        with CommDebugMode() as communication:
-            optimizer.step()
-        counts.append(communication.get_total_counts())
-        optimizer.zero_grad()
-    return model, engine, counts
-
-
-def bytes_of(model: nn.Module, engine: Engine) -> dict[str, int]:
-    """Return the bytes that this process holds of weights, moments and matrices of the state."""
-    moments = [t for state in engine.optimizer.state.values() for name, t in state.items() if name != "step"]
-    matrices = [t for state in engine._states.values() for t in state.values() if t.ndim == 2]
-    held = {"weights": list(model.parameters()), "moments": moments, "state": matrices}
-    return {name: sum(local(t.detach()).nbytes for t in tensors) for name, tensors in held.items()}
-
-
-MAKE = {"uneven": Uneven, "gpt2": lambda: make_model("gpt2")}
-
-
 def looped(folder: Path, recipe: str, name: str) -> dict:
     """Train in a custom loop with whole weights and with sharded ones, and keep the state of both."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -226,6 +155,38 @@ def measured(folder: Path) -> dict:
         ends.append(torch.cat([whole(p.detach()).flatten() for p in model.parameters()]))
     apart = {"rho": float((rhos[0] / rhos[1] - 1).abs().max()), "weights": float((ends[0] - ends[1]).abs().max())}
     return {**apart, "counts": counts, "layers": len(rhos[0])}
+
+
+def hybrid(folder: Path, recipe: str) -> dict:
+    """Train in two sets of two processes, and in each set by itself, which then takes the batches of both.
+
+    The gradients of the four batches are added up in the same order.
+    """
+    mesh, facts = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")), {}
+    pair = mesh["shard"].get_local_rank()
+    for kind, over, batches in (
+        ("sets", mesh, [dist.get_rank()]),
+        ("set", mesh["shard"], [2 * pair, 2 * pair + 1]),
+    ):
+        config = config_of(recipe).replace(settle=0.0, exclude="back")
+        model, engine, counts = loop(Uneven(), config, True, mesh=over, batches=batches, of=4)
+        state = engine.state_dict()
+        facts[kind] = {"state": fingerprint(state.items()), "metrics": engine.metrics(), "counts": counts}
+        optimizer = gather_optimizer(engine.optimizer, keep=True)
+        moments = {f"{i}/{name}": t for i, state in optimizer["state"].items() for name, t in state.items()}
+        facts[kind]["moments"] = fingerprint(moments.items())
+        engine.load_state_dict(state)
+        engine.finish()
+        facts[kind]["ok"] = engine.verification.ok
+        facts[kind]["weights"] = fingerprint(model.named_parameters())
+    return facts
+
+
+def launched(folder: Path, recipe: str) -> dict:
+    """Train with Trainer's hybrid sharding and with DDP. All rows are equal, so that no order of sums matters."""
+    rows, sets = make_rows(1) * 32, ParallelismConfig(dp_replicate_size=2, dp_shard_size=2)
+    words = {"ddp": {"fsdp": None}, "hybrid": {"fsdp": LAYERS, "parallelism_config": sets}}
+    return {kind: train(folder / kind, config_of(recipe), rows=rows, **changes) for kind, changes in words.items()}
 
 
 def loaded(folder: Path, recipe: str) -> dict:
@@ -273,13 +234,12 @@ def refused(folder: Path) -> dict:
             loop(MAKE[model](), NxMConfig.from_any(config).replace(exclude="back" if model == "uneven" else None), True)
         except ValueError as error:
             facts[name] = str(error)
-    mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("replicate", "shard"))
+    mesh = init_device_mesh("cpu", (2,))
     for name, act in (
         ("prune", lambda: nxm_hf.prune(fully_shard(Uneven()), exclude="back")),
-        ("hybrid", lambda: attach_to(fully_shard(Uneven(), mesh=mesh))),
         (
             "tensors",
-            lambda: attach_to(parallelize_module(Uneven(), mesh["shard"], {"layers.0.back": RowwiseParallel()})),
+            lambda: attach_to(parallelize_module(Uneven(), mesh, {"layers.0.back": RowwiseParallel()})),
         ),
         ("columns", lambda: attach_to(fully_shard(Uneven(), shard_placement_fn=rows_of_eight))),
     ):
@@ -311,6 +271,7 @@ GROUPS: dict[int, dict[Callable, list[tuple[str, ...]]]] = {
         refused: [()],
     },
     3: {loaded: [(recipe,) for recipe in FEW]},
+    4: {hybrid: [(recipe,) for recipe in FEW], launched: [("sr-ste",)]},
 }
 
 
