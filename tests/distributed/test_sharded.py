@@ -131,6 +131,21 @@ def test_evaluations_see_the_deployed_weights_and_training_ends_with_the_best(re
     assert fingerprint(saved.named_parameters()) == two[0][f"best/{recipe}"]["fsdp"]["weights"]
 
 
+def test_the_callback_in_a_plain_trainer_gives_the_bits_of_ddp_and_resumes(two, folder):
+    for facts in two:
+        ddp, fsdp, resumed = (facts["called_back/admm"][kind] for kind in ("ddp", "fsdp", "resumed"))
+        assert fsdp["sharded"] == [True] * 12 and ddp["sharded"] == [False] * 12
+        assert fsdp["steps"] == ddp["steps"] and resumed["steps"] == ddp["steps"][6:]
+        assert Path(fsdp["best"]).name == Path(ddp["best"]).name == "checkpoint-6"
+        assert fsdp["weights"] == ddp["weights"] and fsdp["ok"] and all(fsdp["evaluated"])
+    for kind, step in (("fsdp", 6), ("fsdp", 12), ("resumed", 12), ("fsdp", "final")):
+        written = folder / "called_back" / "admm" / kind / (step if step == "final" else f"checkpoint-{step}")
+        assert nxm_hf.verify(written).ok and "## Sparsity" in (written / "README.md").read_text()
+        if step != "final":
+            assert missing_parts(written, by_fsdp=True) == [] and missing_parts(written) == ["optimizer.pt"]
+            assert_same(read_state(written), read_state(folder / "called_back" / "admm" / "ddp" / written.name))
+
+
 @pytest.mark.parametrize("name", MAKE)
 @pytest.mark.parametrize("recipe", FEW)
 def test_a_custom_loop_trains_uneven_empty_and_transposed_shards_as_whole_weights(recipe, name, two):

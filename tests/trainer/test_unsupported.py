@@ -123,13 +123,15 @@ def test_what_shards_cannot_do_is_refused_in_one_sentence(settings, sparsity, us
     assert str(error.value).endswith(".") and str(error.value).count(". ") == 0
 
 
-def test_sharded_trainings_by_rows_pass_the_check_and_the_callback_is_refused(arguments, monkeypatch):
+def test_sharded_trainings_pass_the_check_and_the_callback_asks_for_whole_models(arguments, monkeypatch):
     args, model = arguments(), make_bert()
     shard(monkeypatch)
     for recipe in ("asp", "sr-ste", NxMConfig("admm", settings={"scores": "fisher"})):
         SparseTrainingSession(NxMConfig.from_any(recipe)).check(args, model)
-    with pytest.raises(ValueError, match="NxMCallback does not support FSDP; use NxMTrainer"):
-        NxMCallback("ste").on_init_end(args, TrainerState(), TrainerControl(), model=model)
+    plugin = AcceleratorState().fsdp_plugin
+    assert "SHARDED" in str(plugin.state_dict_type)  # accelerate's default
+    NxMCallback("ste").on_init_end(args, TrainerState(), TrainerControl(), model=model)
+    assert "FULL" in str(plugin.state_dict_type) and plugin.optim_state_dict_config.rank0_only
 
 
 def test_frozen_sparse_layers_are_not_sharded(arguments, monkeypatch):

@@ -22,10 +22,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 import nxm_hf
-from nxm_hf import NxMConfig, NxMTrainer, attach
+from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, attach
 from nxm_hf.engine.sharded_state import gather_optimizer
 from nxm_hf.layers.sharding import local, part_sizes, whole
 from nxm_hf.storage.state_file import fingerprint
@@ -33,7 +33,7 @@ from nxm_hf.storage.verify import verify_targets
 from tests.support.custom_methods import Shrinking
 from tests.support.models import make_arguments, make_bert, make_model, make_rows, spare_imports
 from tests.support.sharded_loops import MAKE, Uneven, bytes_of, config_of, loop, loss_of
-from tests.support.training import without_times
+from tests.support.training import engine_of, without_times
 
 # Recipes whose verbs treat entries, or groups of a row, apart from all others.
 BY_GROUP = [
@@ -51,7 +51,7 @@ class Watch(TrainerCallback):
         self.trainer, self.steps, self.evaluated, self.sharded = None, [], [], []
 
     def on_step_end(self, args, state, control, model, **kwargs):
-        trained = {target.name: weight for target, weight in self.trainer.engine.trained_weights()}
+        trained = {target.name: weight for target, weight in engine_of(self.trainer).trained_weights()}
         sharded = all(isinstance(p, DTensor) for p in model.parameters())
         self.sharded.append(sharded)
         rows = [rows_of(tensors, sharded) for tensors in (dict(model.named_parameters()), trained)]
@@ -73,7 +73,9 @@ def rows_of(tensors: dict[str, torch.Tensor], sharded: bool) -> dict[str, torch.
     return {name: tensor.detach().split(part_sizes(len(tensor), processes))[rank] for name, tensor in tensors.items()}
 
 
-def train(folder: Path, config, fsdp: dict | None, resume=None, dropout=0.0, rows=None, **changes) -> dict:
+def train(
+    folder: Path, config, fsdp: dict | None, resume=None, dropout=0.0, rows=None, kind="NxMTrainer", **changes
+) -> dict:
     """Train with DDP, or with FSDP2 if it is given settings, and return what is compared."""
     words = dict(max_steps=12, save_steps=6, per_device_train_batch_size=4, max_grad_norm=0, logging_steps=2)
     os.environ.pop("ACCELERATE_USE_FSDP", None)  # of a training before
@@ -83,7 +85,11 @@ def train(folder: Path, config, fsdp: dict | None, resume=None, dropout=0.0, row
     watch, rows = Watch(), rows or make_rows(32)
     model = make_bert(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     torch.manual_seed(1)
-    trainer = NxMTrainer(model, args, train_dataset=rows, eval_dataset=rows[:16], sparsity=config, callbacks=[watch])
+    data = dict(train_dataset=rows, eval_dataset=rows[:16])
+    if kind == "NxMTrainer":
+        trainer = NxMTrainer(model, args, **data, sparsity=config, callbacks=[watch])
+    else:
+        trainer = Trainer(model, args, **data, callbacks=[watch, NxMCallback(config, resume_from=resume)])
     watch.trainer = trainer
     trainer.train(resume_from_checkpoint=resume and str(resume))
     if "eval_steps" in changes:
@@ -123,6 +129,15 @@ def best(folder: Path, recipe: str) -> dict:
     settings = {**LAYERS, "reshard_after_forward": False, "state_dict_type": "SHARDED_STATE_DICT"}
     kinds = {"ddp": None, "fsdp": settings}
     return {kind: train(folder / kind, config_of(recipe), fsdp, dropout=0.1, **words) for kind, fsdp in kinds.items()}
+
+
+def called_back(folder: Path, recipe: str) -> dict:
+    """Train with NxMCallback in a plain Trainer, and end with the first of two checkpoints; then resume from it."""
+    words = dict(kind="NxMCallback", eval_steps=6, eval_strategy="steps", load_best_model_at_end=True)
+    words["greater_is_better"] = True  # of the loss
+    sharded = {**LAYERS, "state_dict_type": "SHARDED_STATE_DICT"}
+    kinds = {"ddp": (None, None), "fsdp": (sharded, None), "resumed": (sharded, folder / "fsdp" / "checkpoint-6")}
+    return {kind: train(folder / kind, config_of(recipe), *how, **words) for kind, how in kinds.items()}
 
 
 def looped(folder: Path, recipe: str, name: str) -> dict:
@@ -265,6 +280,7 @@ GROUPS: dict[int, dict[Callable, list[tuple[str, ...]]]] = {
         equal: [(recipe,) for recipe in BY_GROUP],
         crossed: [(recipe,) for recipe in FEW],
         best: [(recipe,) for recipe in FEW],
+        called_back: [("admm",)],
         looped: [(recipe, name) for recipe in FEW for name in MAKE],
         measured: [()],
         broken: [()],
