@@ -65,15 +65,17 @@ def loop(
     mesh: DeviceMesh | None = None,
     batches: Sequence[int] = (0,),
     of: int = 1,
+    total: int = 12,
 ) -> tuple[nn.Module, Engine, list]:
-    """Train in a custom loop; return the model, the engine and the communications that were counted in steps.
+    """Train in a custom loop of 12 steps; return the model, the engine and the communications counted in each step.
 
     Args:
         model: The model.
         config: What to prune and how.
         shard: Shard it first.
         state: The state of an engine to go on from.
-        steps: The number of steps.
+        steps: The number of steps to do, of `total`.
+        total: The number of steps of the whole training.
         mesh: The processes to shard over; by default all.
         batches: The batches of a step that this process takes, one after the other.
         of: The number of batches of a step that all processes take together.
@@ -83,7 +85,7 @@ def loop(
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    engine, counts = attach(model, optimizer, config, total_steps=12), []
+    engine, counts = attach(model, optimizer, config, total_steps=total), []
     if state is not None:
         engine.load_state_dict(state)
     for step in range(steps):
@@ -107,3 +109,19 @@ def bytes_of(model: nn.Module, engine: Engine) -> dict[str, int]:
 
 
 MAKE = {"uneven": Uneven, "gpt2": lambda: make_model("gpt2")}
+# A recipe, a pattern, a model, and the most communications of a weight in a step of four processes. The weights of
+# "uneven" are counted in histograms, as large ones are, and all others are gathered.
+ACROSS = [
+    ("ste", "unstructured:0.3", "uneven", 2),
+    ("gradual", "unstructured:0.3", "gpt2", 1),
+    ("admm", "unstructured:0.3", "uneven", 4),  # the mask before, and that after
+    ("sr-ste", "block:4:0.5", "uneven", 2),
+    ("admm", "block:2x4:0.3", "llama", 2),
+    ("admm", "block:16x4:0.5", "llama", 2),  # 8 of 32 rows cut a block
+    ("ste", "2:4-transposable", "llama", 0),
+    ("admm", "8:16-transposable", "llama", 2),
+    ("ste", "16:32", "gpt2", 1),  # 8 of 32 inputs cut a group
+    ("set", "2:4", "uneven", 4),  # how many are kept, and which stay, of equal ones among them
+    ("rigl", "2:4", "gpt2", 3),
+    ("rigl", "unstructured:0.3", "uneven", 7),
+]
