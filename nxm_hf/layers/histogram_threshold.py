@@ -45,6 +45,8 @@ def keep_highest_of_all(scores: Tensor, count: int, exchange: Exchange) -> Tenso
     Raises:
         ValueError: If a score is NaN, in whichever process. It is raised in all.
     """
+    if count <= 0:
+        return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     keys = _ordered(scores.detach()).flatten()
     top, place = 8 * keys.element_size() - DIGIT, 8 * keys.element_size() - DIGIT
     threshold, undecided, wanted = 0, keys, count

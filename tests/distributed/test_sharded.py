@@ -23,7 +23,7 @@ from tests.support.sharded_loops import ACROSS, MAKE, Uneven, config_of, loop
 from tests.support.training import assert_same, make_12_step_trainer
 
 pytestmark = pytest.mark.slow
-LIMIT = 300  # seconds until the program counts as hung
+LIMIT = 600  # seconds until the program counts as hung
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +210,10 @@ def test_what_looks_at_the_whole_weight_trains_parts_to_the_same_bits(recipe, pa
         for fact in ("state", "metrics", "loss", "weights"):
             assert sharded[fact] == whole[fact], fact
         assert whole["ok"] and sharded["ok"]
-        assert max(sharded["counts"]) <= most * sharded["pruned"]
-        assert sharded["counts"][0] == sharded["counts"][-1] == 0  # nothing is solved then
+        first, refresh, freeze, *others = sharded["counts"]
+        assert (refresh > 0) == (most > 0) and refresh <= most * sharded["pruned"]
+        assert freeze <= 2 * most * sharded["pruned"]  # what it freezes is solved once more
+        assert first == 0 and others == [0, 0]
 
 
 def test_the_threshold_of_parts_is_that_of_the_whole_after_two_exchanges(three):

@@ -109,19 +109,17 @@ def bytes_of(model: nn.Module, engine: Engine) -> dict[str, int]:
 
 
 MAKE = {"uneven": Uneven, "gpt2": lambda: make_model("gpt2")}
-# A recipe, a pattern, a model, and the most communications of a weight in a step of four processes. The weights of
+# A recipe, a pattern, a model, and the most communications of a weight in a refresh of four processes. The weights of
 # "uneven" are counted in histograms, as large ones are, and all others are gathered.
 ACROSS = [
     ("ste", "unstructured:0.3", "uneven", 2),
-    ("gradual", "unstructured:0.3", "gpt2", 1),
     ("admm", "unstructured:0.3", "uneven", 4),  # the mask before, and that after
     ("sr-ste", "block:4:0.5", "uneven", 2),
     ("admm", "block:2x4:0.3", "llama", 2),
     ("admm", "block:16x4:0.5", "llama", 2),  # 8 of 32 rows cut a block
     ("ste", "2:4-transposable", "llama", 0),
     ("admm", "8:16-transposable", "llama", 2),
-    ("ste", "16:32", "gpt2", 1),  # 8 of 32 inputs cut a group
+    ("gradual", "16:32", "gpt2", 1),  # 8 of 32 inputs cut a group
     ("set", "2:4", "uneven", 4),  # how many are kept, and which stay, of equal ones among them
-    ("rigl", "2:4", "gpt2", 3),
-    ("rigl", "unstructured:0.3", "uneven", 7),
+    ("rigl", "unstructured:0.3", "gpt2", 5),
 ]
