@@ -14,7 +14,7 @@ BINS = 2**DIGIT
 
 
 class Exchange(Protocol):
-    """What the processes tell each other. Every process calls each of these."""
+    """The exchange of numbers between processes. Every process calls each of these."""
 
     @property
     def rank(self) -> int:

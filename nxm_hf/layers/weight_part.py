@@ -1,4 +1,4 @@
-"""Parts of a weight: what the process that holds one finds out about the whole, and how its mask is solved."""
+"""Parts of a weight: the view that a process has of the whole of which it holds a part, and the mask of its part."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

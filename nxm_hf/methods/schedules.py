@@ -25,7 +25,7 @@ class MomentEditor(Protocol):
 
 
 class WholeWeight(Protocol):
-    """What the processes that hold parts of a weight find out about the whole. Every process calls each of these."""
+    """Access to the whole of a weight that processes hold parts of. Every process calls each of these."""
 
     def total(self, numbers: Tensor) -> Tensor:
         """Add up numbers over the processes."""
