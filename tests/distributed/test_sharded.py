@@ -233,6 +233,7 @@ def test_two_sets_of_two_processes_train_as_one_set_bit_for_bit(recipe, four):
     for facts in four:
         assert facts[f"hybrid/{recipe}"]["sets"] == facts[f"hybrid/{recipe}"]["set"]
         assert facts[f"hybrid/{recipe}"]["sets"]["ok"]
+        assert facts[f"hybrid/{recipe}"]["sets"]["density"] == 0.5  # counted in one set
         assert facts[f"hybrid/{recipe}"]["sets"]["counts"] == [0] * 12
 
 

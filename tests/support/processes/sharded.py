@@ -133,7 +133,7 @@ def hybrid(folder: Path, recipe: str) -> dict:
         facts[kind]["moments"] = fingerprint(moments.items())
         engine.load_state_dict(state)
         engine.finish()
-        facts[kind]["ok"] = engine.verification.ok
+        facts[kind]["ok"], facts[kind]["density"] = engine.verification.ok, engine.verification.density
         facts[kind]["weights"] = fingerprint(model.named_parameters())
     return facts
 
