@@ -183,7 +183,7 @@ def admm_update(
         ValueError: W or R hold a NaN.
     """
     if is_shared(pattern):
-        return _update_part(weight, r, pattern, first, dual)
+        return _update_part(weight, r, pattern, first, dual, scale)
     kept = pattern.kept(weight.shape)
     if not weight.numel():
         return None if first else _mask_change_of_counts(0, 0, 0)
@@ -195,12 +195,14 @@ def admm_update(
     return None if first else _mask_change_of_counts(changed, kept, kept)
 
 
-def _update_part(weight: Tensor, r: Tensor, pattern: SharedPattern, first: bool, dual: bool) -> Tensor | None:
+def _update_part(
+    weight: Tensor, r: Tensor, pattern: SharedPattern, first: bool, dual: bool, scale: float
+) -> Tensor | None:
     """Do `admm_update` on a part of a weight, whose masks several processes solve together. It may be empty."""
     before = None if first else pattern.nearest(r)
     r.copy_(weight if before is None or not dual else weight - r.masked_fill(before, 0.0))
     after = pattern.nearest(r)
-    r.copy_(torch.where(after, r, -r) if dual else r.masked_fill(~after, 0.0))
+    r.copy_(torch.where(after, r, r * -scale) if dual else r.masked_fill(~after, 0.0))
     return None if before is None else mask_change(before, after)
 
 
