@@ -11,6 +11,7 @@ from nxm_hf.layers.plan import Plan
 from nxm_hf.layers.sharding import is_sharded_by_rows
 from nxm_hf.methods import ADMM, Clock, DenseTraining, Masked, Method, Phases, Rewiring
 from nxm_hf.methods.schedules import Every
+from nxm_hf.patterns import NM
 from nxm_hf.text import shortened
 
 logger = logging.getLogger("nxm_hf")
@@ -73,7 +74,13 @@ def check_shards(plan: Plan, config: NxMConfig) -> None:
             f'NxMConfig("{config.recipe}", settings={{"scores": "fisher"}}, ...), or use DDP (torchrun) instead.'
         )
     for target in plan.targets:
-        if not isinstance(config.method(target.pattern).method, _IN_PARTS):
+        method, is_cut = config.method(target.pattern).method, target.pattern_here is not target.pattern
+        if isinstance(method, ADMM) and method.rho == "quantile" and (is_cut or not isinstance(target.pattern, NM)):
+            raise ValueError(
+                f'rho="quantile" looks at whole groups, and FSDP2 may cut those of {target.pattern}; write '
+                'settings={"rho": "auto", "scores": "fisher"}, or use DDP (torchrun) instead.'
+            )
+        if not isinstance(method, _IN_PARTS):
             raise ValueError(
                 f"{config.recipe} may look at whole weights, and FSDP2 shards them; use DDP (torchrun) instead, or a "
                 'recipe such as "sr-ste".'

@@ -111,6 +111,7 @@ def shard(monkeypatch, **settings):
         ({"cpu_ram_efficient_loading": True}, "ste", "fsdp_cpu_ram_efficient_loading: false"),
         ({}, "admm", r'admm prunes with alps.*settings=\{"scores": "fisher"\}'),
         ({}, NxMConfig("asp", settings={"scores": "wanda"}), r'asp prunes with wanda.*\{"scores": "fisher"\}'),
+        ({}, NxMConfig("admm", "block:4:0.5", settings={"rho": "quantile"}), 'quantile.*"rho": "auto".*DDP'),
         ({}, NxMConfig(Shrinking()), 'Shrinking.* may look at whole weights.*DDP.*"sr-ste"'),
     ],
 )
