@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nxm_hf.config import NxMConfig, SparsityRecord
+from nxm_hf.engine.method_of_part import method_of_part
 from nxm_hf.engine.metrics import mask_movement, residual, training_metrics
 from nxm_hf.engine.optimizer_state import Moments, check_moments
 from nxm_hf.engine.requirements import check_held, check_shards, check_trainable, warn_of_resets_that_never_come
@@ -62,12 +63,14 @@ class Engine:
         self.plan, self.optimizer, self.config = plan, optimizer, config
         self.total_steps, self.seed = total_steps, seed
         if plan.shards is not None:
-            check_shards(plan, config, plan.shards.processes)
+            check_shards(plan, config)
         check_trainable(plan)
         self._trained = plan.trained  # all targets, or none of them if the sparse model is frozen under an adapter
         check_held(plan, optimizer)
         self._pruner = CalibratedPruner.of(plan, config, train_dataloader)
-        self._methods = {target.name: config.method(target.pattern) for target in self._trained}
+        self._methods = {
+            target.name: method_of_part(config.method(target.pattern), target.part) for target in self._trained
+        }
         check_moments(optimizer, self._methods.values())
         warn_of_resets_that_never_come(self._methods.values(), total_steps)
         self._states: dict[str, State] = {}
@@ -164,9 +167,8 @@ class Engine:
     def _clock_of(self, target: Target, clock: Clock) -> Clock:
         """Return the clock of one weight, with the optimizer's moments of it and a seed of its own."""
         seed = self.seed ^ zlib.crc32(target.name.encode())
-        total_of = None if target.shards is None else target.shards.total
         moments, weight_step = Moments(self.optimizer, target.layer), self._steps[target.name]
-        return clock.but(moments=moments, seed=seed, total_of=total_of, weight_step=weight_step)
+        return clock.but(moments=moments, seed=seed, whole=target.part, weight_step=weight_step)
 
     @contextmanager
     def _named_in_errors(self, target: Target) -> Iterator[None]:

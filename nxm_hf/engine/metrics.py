@@ -26,14 +26,21 @@ def residual(weights: Iterable[tuple[Target, Tensor]]) -> float:
 
 def _residual_sums(weights: Iterable[tuple[Target, Tensor]]) -> list[float]:
     """Return the sums of squares of W - P(W) and of W."""
-    pruned = total = 0.0
-    for target, weight in weights:
-        total += weight.square().sum().item()
-        if isnan(total):  # do not fail while logging: the next mask update raises on NaN and names the layer
-            break
-        mask = target.pattern.nearest(weight)
-        pruned += pruned_part(weight, mask).square().sum().item()
-    return [pruned, total]
+    weights = tuple(weights)
+    total = sum(weight.square().sum().item() for _, weight in weights)
+    if _is_nan_in_any([target for target, _ in weights], total):
+        return [float("nan"), float("nan")]
+    masks = ((weight, target.pattern_here.nearest(weight)) for target, weight in weights)
+    return [sum(pruned_part(weight, mask).square().sum().item() for weight, mask in masks), total]
+
+
+def _is_nan_in_any(targets: Iterable[Target], number: float) -> bool:
+    """Return True if a number is NaN, in whichever process where all of them solve masks together.
+
+    Logging does not fail then: the next mask update raises on NaN and names the layer.
+    """
+    shared = next((target.shards for target in targets if target.pattern_here is not target.pattern), None)
+    return isnan(number if shared is None else shared.total(torch.tensor(number)).item())
 
 
 def _residual(pruned: float, total: float) -> float:
@@ -44,16 +51,13 @@ def _residual(pruned: float, total: float) -> float:
 
 def _admm_sums(weights: Iterable[tuple[Target, Tensor]], states: Mapping[str, State]) -> list[float]:
     """Return the sums of squares of W - Z and of W, over the layers in ADMM, where Z is that of the last iteration."""
-    apart = total = 0.0
-    for target, weight in weights:
-        state = states[target.name]
-        if Slot.R not in state:
-            continue
-        total += weight.square().sum().item()
-        if isnan(total + state[Slot.R].sum().item()):
-            return [float("nan"), float("nan")]
-        apart += (weight - sparse_weight(target.pattern, state)).square().sum().item()
-    return [apart, total]
+    held = [(target, w, states[target.name]) for target, w in weights if Slot.R in states[target.name]]
+    total = sum(weight.square().sum().item() for _, weight, _ in held)
+    broken = any(state[Slot.R].sum().isnan() for _, _, state in held)
+    if _is_nan_in_any([target for target, _, _ in held], float("nan") if broken else total):
+        return [float("nan"), float("nan")]
+    z = ((weight, sparse_weight(target.pattern_here, state)) for target, weight, state in held)
+    return [sum((weight - kept).square().sum().item() for weight, kept in z), total]
 
 
 def _admm_progress(states: Mapping[str, State], apart: float, total: float) -> dict[str, float]:

@@ -7,15 +7,15 @@ import torch
 
 from nxm_hf.config import NxMConfig
 from nxm_hf.layers.modules import has_adapter
-from nxm_hf.layers.plan import Plan, Target
-from nxm_hf.layers.sharding import groups_are_whole, is_sharded_by_rows
-from nxm_hf.methods import ADMM, Clock, DenseTraining, Masked, Method, Phases
+from nxm_hf.layers.plan import Plan
+from nxm_hf.layers.sharding import is_sharded_by_rows
+from nxm_hf.methods import ADMM, Clock, DenseTraining, Masked, Method, Phases, Rewiring
 from nxm_hf.methods.schedules import Every
-from nxm_hf.patterns import NM, Dense
+from nxm_hf.patterns import NM
 from nxm_hf.text import shortened
 
 logger = logging.getLogger("nxm_hf")
-_BY_GROUP = (ADMM, DenseTraining, Masked)  # methods that treat entries, or groups of a row, apart from all others
+_IN_PARTS = (ADMM, DenseTraining, Masked, Rewiring)  # methods that ask their pattern and clock about the whole weight
 
 
 def check_trainable(plan: Plan) -> None:
@@ -59,16 +59,15 @@ def check_trainable(plan: Plan) -> None:
     )
 
 
-def check_shards(plan: Plan, config: NxMConfig, processes: int) -> None:
-    """Raise unless every weight can be trained in parts, each of which holds whole groups of its pattern.
+def check_shards(plan: Plan, config: NxMConfig) -> None:
+    """Raise unless every weight can be trained in parts.
 
     Args:
         plan: The layers to prune. They may be sharded already or not yet.
         config: What to prune and how.
-        processes: The number of processes that share each weight.
 
     Raises:
-        ValueError: If the recipe, a pattern or a layer needs whole weights.
+        ValueError: If the recipe or a layer needs whole weights.
     """
     if has_adapter(plan.whole) or len(plan.trained) < len(plan.targets):
         raise ValueError(
@@ -85,33 +84,23 @@ def check_shards(plan: Plan, config: NxMConfig, processes: int) -> None:
             f"exclude=[...], which leaves them dense, or use DDP (torchrun). They are: {shortened(experts)}."
         )
     for target in plan.targets:
-        if not isinstance(config.method(target.pattern).method, _BY_GROUP):
+        method, is_cut = config.method(target.pattern).method, target.pattern_here is not target.pattern
+        if isinstance(method, ADMM) and method.rho == "quantile" and (is_cut or not isinstance(target.pattern, NM)):
             raise ValueError(
-                f"{config.recipe} looks at whole weights, and FSDP2 shards them; use DDP (torchrun) instead, or a "
+                f'rho="quantile" looks at whole groups, and FSDP2 may cut those of {target.pattern}; write '
+                'settings={"rho": "auto", "scores": "fisher"}, or use DDP (torchrun) instead.'
+            )
+        if not isinstance(method, _IN_PARTS):
+            raise ValueError(
+                f"{config.recipe} may look at whole weights, and FSDP2 shards them; use DDP (torchrun) instead, or a "
                 'recipe such as "sr-ste".'
             )
-        if crossing := [stage for stage in config.stages(target.pattern) if not isinstance(stage, NM | Dense)]:
-            raise ValueError(
-                f"{crossing[0]} does not lie along the rows of a weight, by which FSDP2 shards it; use an N:M pattern "
-                'such as "2:4", or DDP (torchrun) instead.'
-            )
-        _check_groups(target, config, processes)
     if plan.shards is not None:
         others = [target.name for target in plan.targets if not is_sharded_by_rows(target.layer.weight)]
         if others:
             raise ValueError(
                 f"{shortened(others)} are not sharded by rows; call fully_shard on all of them, without "
                 "shard_placement_fn= and ignored_params=."
-            )
-
-
-def _check_groups(target: Target, config: NxMConfig, processes: int) -> None:
-    for stage in config.stages(target.pattern):
-        if isinstance(stage, NM) and not groups_are_whole(target.layer, stage.m, processes):
-            raise ValueError(
-                f"{processes} processes cut groups of {stage} in {target.name}, whose inputs FSDP2 shards; use a "
-                f"number of processes that divides {target.layer.shape[1]} into multiples of {stage.m}, or DDP "
-                "(torchrun) instead."
             )
 
 

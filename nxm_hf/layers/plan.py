@@ -10,6 +10,7 @@ from nxm_hf.config import NxMConfig
 from nxm_hf.layers.find import GROUPS, Layer, find_layers, stacked_weights
 from nxm_hf.layers.modules import inner_models, plain_name, unwrap, without_wrappers
 from nxm_hf.layers.sharding import Shards
+from nxm_hf.layers.weight_part import WeightPart
 from nxm_hf.patterns import Dense, Pattern
 from nxm_hf.text import shortened
 
@@ -42,6 +43,16 @@ class Target:
     def kept(self) -> int:
         """Return the number of entries that a mask of the pattern keeps."""
         return self.pattern.kept(self.layer.shape)
+
+    @property
+    def part(self) -> WeightPart | None:
+        """Return this process's part of the weight, or None if it holds the whole."""
+        return None if self.shards is None else WeightPart(self.shards, self.layer)
+
+    @property
+    def pattern_here(self) -> Pattern:
+        """Return the pattern as it is solved and counted in `matrix()`. Every process may have to call its methods."""
+        return self.pattern if self.part is None else self.part.pattern(self.pattern)
 
     def matrix(self) -> Tensor:
         """Return the weight as [out, in], with its gradient as `.grad` in the same shape.

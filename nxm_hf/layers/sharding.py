@@ -1,10 +1,11 @@
 """Sharded weights: the part of each weight that FSDP2 leaves in this process, and the whole that it belongs to.
 
 FSDP2 (`fully_shard`) cuts a weight into runs of rows, one for each process. A group of an N:M pattern lies along a row,
-so the mask of a part is that part of the mask.
+so the mask of a part is that part of the mask. With hybrid sharding (HSDP), several sets of processes share the weights
+in this way. All sets hold the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from nxm_hf.layers.find import Layer
 from nxm_hf.layers.modules import is_transposed
@@ -25,7 +26,7 @@ class Shards:
 
     Args:
         model: The model that FSDP2 has sharded.
-        mesh: The processes, in one dimension.
+        mesh: The processes, in one dimension. With hybrid sharding these are the processes of one set.
     """
 
     model: nn.Module = field(repr=False, compare=False)
@@ -39,24 +40,31 @@ class Shards:
             model: The model, after `fully_shard` if it is to be sharded.
 
         Raises:
-            ValueError: If the weights are spread in another way than FSDP2 does over one dimension of processes.
+            ValueError: If the weights are spread in another way than FSDP2 does.
         """
         reshard(model)
-        meshes = list(dict.fromkeys(p.device_mesh for p in model.parameters() if isinstance(p, DTensor)))
-        if not meshes:
+        spread = [parameter for parameter in model.parameters() if isinstance(parameter, DTensor)]
+        if not spread:
             return None
-        if len(meshes) > 1 or meshes[0].ndim > 1 or not any(isinstance(m, FSDPModule) for m in model.modules()):
+        meshes = list(dict.fromkeys(parameter.device_mesh for parameter in spread))
+        by_fsdp = any(isinstance(module, FSDPModule) for module in model.modules()) and all(map(_is_of_fsdp, spread))
+        if len(meshes) > 1 or not by_fsdp:
             shown = ", ".join(str(dict(zip(m.mesh_dim_names or (), m.shape, strict=False)) or m.shape) for m in meshes)
             raise ValueError(
-                f"The weights are spread over a mesh of {shown}, and only FSDP2 over one dimension is supported; leave "
-                "out tensor parallelism, parallelism_config=, and mesh= of fully_shard, which then takes all processes."
+                f"The weights are spread over a mesh of {shown}, and only FSDP2 is supported, over all processes or as "
+                "hybrid sharding; leave out tensor parallelism, or use DDP (torchrun)."
             )
-        return cls(model, meshes[0])
+        return cls(model, _set_of(meshes[0]))
 
     @property
     def processes(self) -> int:
         """Return the number of processes that share each weight."""
         return self.mesh.size()
+
+    @property
+    def rank(self) -> int:
+        """Return the number of this process among them."""
+        return self.mesh.get_local_rank()
 
     def matrix(self, layer: Layer) -> Tensor:
         """Return this process's part of a weight as a matrix, with its gradient as `.grad`.
@@ -87,36 +95,63 @@ class Shards:
         dist.all_reduce(sums, group=self.mesh.get_group())
         return sums.to(numbers.device)
 
+    def largest(self, number: Tensor) -> Tensor:
+        """Return the largest of the numbers of all processes. Every process calls this.
+
+        Args:
+            number: The number of this process.
+        """
+        most = number.to(self.mesh.device_type, copy=True)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX, group=self.mesh.get_group())
+        return most.to(number.device)
+
     def of_each(self, numbers: Tensor) -> Tensor:
         """Return the numbers of every process, stacked. Every process calls this.
 
         Args:
             numbers: The numbers of this process.
         """
-        stacked = numbers.new_zeros((self.processes, *numbers.shape))
-        stacked[self.mesh.get_local_rank()] = numbers
-        return self.total(stacked)
+        numbers = numbers.contiguous()
+        here = numbers.to(self.mesh.device_type)
+        each = [torch.empty_like(here) for _ in range(self.processes)]
+        dist.all_gather(each, here, group=self.mesh.get_group())
+        return torch.stack(each).to(numbers.device)
 
-    def whole(self, layer: Layer, part: Tensor) -> Tensor:
+    def whole(self, layer: Layer, part: Tensor, shape: tuple[int, int] | None = None) -> Tensor:
         """Return the matrix that the processes hold parts of. Every process calls this.
 
         Args:
             layer: The layer.
             part: This process's part of a matrix of the layer, such as its mask.
+            shape: The shape of the matrix; by default that of the layer.
 
         Returns:
             The matrix [out, in].
         """
-        shape, part = layer.shape, part.contiguous()
+        shape, part = shape or layer.shape, part.contiguous()
         spread = DTensor.from_local(
             part.view(torch.uint8) if part.dtype == torch.bool else part,  # gloo gathers no bool
             self.mesh,
-            [Shard(_dimension(layer))],
+            [Shard(int(is_cut_by_inputs(layer)))],
             run_check=False,
             shape=torch.Size(shape),
             stride=(shape[1], 1),
         )
         return spread.full_tensor().view(part.dtype)
+
+    def solve_part(self, layer: Layer, whole: Tensor, tile: int, solve: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return this process's part of a mask that is solved tile by tile; only the tiles that the part meets are.
+
+        Args:
+            layer: The layer.
+            whole: The scores [out, in].
+            tile: Rows, or columns, of a tile.
+            solve: Return the mask of a run of whole tiles.
+        """
+        dimension = int(is_cut_by_inputs(layer))
+        begin, size = _span(whole.shape[dimension], self.mesh)
+        first, last = begin // tile * tile, ceil((begin + size) / tile) * tile
+        return solve(whole.narrow(dimension, first, last - first)).narrow(dimension, begin - first, size)
 
     def part(self, layer: Layer, whole: Tensor) -> Tensor:
         """Return this process's part of a matrix.
@@ -125,7 +160,7 @@ class Shards:
             layer: The layer.
             whole: A matrix [out, in] of the layer, such as its mask.
         """
-        return _part(whole, _dimension(layer), self.mesh)
+        return _part(whole, int(is_cut_by_inputs(layer)), self.mesh)
 
 
 def part_sizes(size: int, processes: int) -> list[int]:
@@ -185,7 +220,7 @@ def shard_like(whole: Tensor, parameter: Tensor) -> Tensor:
     """
     if not isinstance(parameter, DTensor):
         return whole
-    part = _part(whole, 0, parameter.device_mesh).clone()
+    part = _part(whole, 0, _set_of(parameter.device_mesh)).clone()
     return DTensor.from_local(
         part,
         parameter.device_mesh,
@@ -202,26 +237,48 @@ def is_sharded_by_rows(tensor: Tensor) -> bool:
     Args:
         tensor: The parameter.
     """
-    return isinstance(tensor, DTensor) and list(tensor.placements) == [Shard(0)]
+    return isinstance(tensor, DTensor) and tensor.placements[-1] == Shard(0)
 
 
-def groups_are_whole(layer: Layer, group: int, processes: int) -> bool:
-    """Return True if no process gets a part of a group of consecutive inputs.
+def tiles_are_whole(layer: Layer, rows: int, columns: int, processes: int) -> bool:
+    """Return True if no process gets a part of a tile of the matrix [out, in].
 
     Args:
         layer: The layer.
-        group: The number of inputs in a group.
+        rows: Rows of a tile.
+        columns: Columns of a tile.
         processes: The number of processes.
     """
-    sizes: Sequence[int] = part_sizes(layer.shape[1], processes) if _dimension(layer) else ()
-    return all(size % group == 0 for size in sizes)
+    size, unit = (layer.shape[1], columns) if is_cut_by_inputs(layer) else (layer.shape[0], rows)
+    return all(part % unit == 0 for part in part_sizes(size, processes))
 
 
-def _dimension(layer: Layer) -> int:
-    """Return the dimension of the matrix [out, in] that the rows of the weight are."""
-    return 1 if is_transposed(layer.module) else 0
+def is_cut_by_inputs(layer: Layer) -> bool:
+    """Return True if the rows of a weight, by which it is cut, are inputs: the columns of the matrix [out, in].
+
+    Args:
+        layer: The layer.
+    """
+    return is_transposed(layer.module)
+
+
+def _is_of_fsdp(tensor: DTensor) -> bool:
+    """Return True if a parameter is cut over the last dimension of its mesh, and the same over all others."""
+    *others, last = tensor.placements
+    return isinstance(last, Shard) and all(isinstance(other, Replicate) for other in others)
+
+
+def _set_of(mesh: DeviceMesh) -> DeviceMesh:
+    """Return the processes that share one copy of the weights: the last dimension of a mesh."""
+    return mesh if mesh.ndim == 1 else mesh[mesh.mesh_dim_names[-1]]  # type: ignore[index]  # FSDP2 needs the names
 
 
 def _part(whole: Tensor, dimension: int, mesh: DeviceMesh) -> Tensor:
-    sizes, rank = part_sizes(whole.shape[dimension], mesh.size()), mesh.get_local_rank()
-    return whole.narrow(dimension, sum(sizes[:rank]), sizes[rank])
+    begin, size = _span(whole.shape[dimension], mesh)
+    return whole.narrow(dimension, begin, size)
+
+
+def _span(size: int, mesh: DeviceMesh) -> tuple[int, int]:
+    """Return where this process's rows begin, and how many they are."""
+    sizes, rank = part_sizes(size, mesh.size()), mesh.get_local_rank()
+    return sum(sizes[:rank]), sizes[rank]

@@ -10,7 +10,6 @@ from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State
 from nxm_hf.methods.schedules import Clock
 from nxm_hf.patterns import Pattern
 from nxm_hf.solvers.masked_ops import scale_pruned
-from nxm_hf.solvers.unstructured_threshold import keep_highest
 from nxm_hf.solvers.weight_ops import keep, mask_change, refuse_nan
 
 
@@ -63,10 +62,10 @@ class Rewiring(Method):
 
     def _rewire(self, weight: Tensor, grad: Tensor, state: State, clock: Clock) -> None:
         before, fraction = state[Slot.MASK], self._fraction(clock)
-        kept = int(before.count_nonzero())
+        kept = clock.count(before)
         refuse_nan(weight.detach())
         magnitudes = weight.detach().abs().masked_fill(~before, -1.0)
-        stays = keep_highest(magnitudes.flatten(), kept - int(fraction * kept)).view(before.shape)
+        stays = clock.keep_highest(magnitudes, kept - int(fraction * kept))
         # Scores are at most 1, so an infinite score keeps every entry that stays.
         mask = self.pattern.mask(self._growth_scores(grad, clock).masked_fill(stays, torch.inf))
         clock.clear_moments(mask & ~before, "both")
@@ -76,9 +75,9 @@ class Rewiring(Method):
     def _growth_scores(self, grad: Tensor, clock: Clock) -> Tensor:
         """Return scores between 0 and 1."""
         if self.grow == "random":
-            return torch.rand(grad.shape, generator=clock.generator()).to(grad)
+            return clock.random_like(grad)
         magnitudes = grad.abs()
-        return magnitudes / magnitudes.max().clamp_min(torch.finfo(magnitudes.dtype).tiny)
+        return magnitudes / clock.largest(magnitudes).clamp_min(torch.finfo(magnitudes.dtype).tiny)
 
     def _fraction(self, clock: Clock) -> float:
         """Return the share of kept weights that is dropped at this step."""

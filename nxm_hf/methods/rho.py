@@ -97,7 +97,7 @@ def quantile(values: Tensor, share: float, clock: Clock) -> float:
 
     def count(kept: Tensor) -> float:
         number = kept.sum(dtype=torch.float64).reshape(1)
-        return (number if clock.total_of is None else clock.total_of(number)).item()
+        return (number if clock.whole is None else clock.whole.total(number)).item()
 
     bits = values.float().contiguous().view(torch.int32)
     wanted = share * count(bits >= 0)

@@ -8,6 +8,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from nxm_hf.solvers.unstructured_threshold import keep_highest
+
 T = TypeVar("T")
 
 
@@ -42,6 +44,22 @@ class WeightStep(Protocol):
         """Return True, after a step, if it has trained the dense weight."""
 
 
+class WholeWeight(Protocol):
+    """Access to the whole of a weight that processes hold parts of. Every process calls each of these."""
+
+    def total(self, numbers: Tensor) -> Tensor:
+        """Add up numbers over the processes."""
+
+    def largest(self, number: Tensor) -> Tensor:
+        """Return the largest of the numbers of all processes."""
+
+    def keep_highest(self, scores: Tensor, count: int) -> Tensor:
+        """Return this process's part of the mask of the highest scores; of equal scores the first."""
+
+    def random(self, generator: torch.Generator) -> Tensor:
+        """Return this process's part of random numbers between 0 and 1."""
+
+
 @dataclass(frozen=True)
 class Clock:
     """The position in training, and the properties of the optimizer step there.
@@ -55,7 +73,7 @@ class Clock:
         loss_scale: The factor that gradients still carry (a fused optimizer under a `GradScaler`).
         moments: The optimizer's moments of this weight.
         seed: The seed of the random choices for this run and this weight.
-        total_of: Adds up numbers over the processes that hold parts of this weight; None if it is whole.
+        whole: Access to the whole of this weight, of which the method sees a part; None if it sees all of it.
         weight_step: The step as this weight sees it; None if nothing is known of it.
     """
 
@@ -67,7 +85,7 @@ class Clock:
     loss_scale: float = 1.0
     moments: MomentEditor | None = field(default=None, compare=False, repr=False)
     seed: int = 0
-    total_of: Callable[[Tensor], Tensor] | None = field(default=None, compare=False, repr=False)
+    whole: WholeWeight | None = field(default=None, compare=False, repr=False)
     weight_step: WeightStep | None = field(default=None, compare=False, repr=False)
 
     def but(self, **changes: Any) -> "Clock":
@@ -111,10 +129,50 @@ class Clock:
         Args:
             tensors: Tensors with the shape of the weight.
         """
-        if self.total_of is None:
+        if self.whole is None:
             return [tensor.norm().double() for tensor in tensors]
         squares = torch.stack([tensor.square().sum(dtype=torch.float64) for tensor in tensors])
-        return list(self.total_of(squares).sqrt())
+        return list(self.whole.total(squares).sqrt())
+
+    def count(self, mask: Tensor) -> int:
+        """Return how many entries a mask of the whole weight keeps.
+
+        Args:
+            mask: The mask, with the shape of the weight.
+        """
+        kept = mask.count_nonzero()
+        return int(kept if self.whole is None else self.whole.total(kept))
+
+    def largest(self, tensor: Tensor) -> Tensor:
+        """Return the largest entry, 0 or above, of the whole weight.
+
+        Args:
+            tensor: A tensor with the shape of the weight.
+        """
+        if self.whole is None:
+            return tensor.max()
+        return self.whole.largest(tensor.max() if tensor.numel() else tensor.new_zeros(()))
+
+    def keep_highest(self, scores: Tensor, count: int) -> Tensor:
+        """Return the mask of the highest scores of the whole weight; of equal scores the first.
+
+        Args:
+            scores: Scores with the shape of the weight.
+            count: How many to keep.
+        """
+        if self.whole is None:
+            return keep_highest(scores.flatten(), count).view(scores.shape)
+        return self.whole.keep_highest(scores, count)
+
+    def random_like(self, tensor: Tensor) -> Tensor:
+        """Return random numbers between 0 and 1, which depend on the seed, the step and the place in the whole weight.
+
+        Args:
+            tensor: A tensor with the shape of the weight.
+        """
+        generator = self.generator()
+        numbers = torch.rand(tensor.shape, generator=generator) if self.whole is None else self.whole.random(generator)
+        return numbers.to(tensor)
 
     def generator(self) -> torch.Generator:
         """Return a random generator that depends on the seed and the step alone, not on earlier random numbers."""

@@ -54,6 +54,12 @@ class MaskPattern(SizedPattern, Protocol):
     def mask(self, scores: Tensor) -> Tensor: ...
 
 
+class SharedPattern(PatternLike, Protocol):
+    """A pattern of a part of a weight, whose masks several processes solve together."""
+
+    def nearest(self, weight: Tensor) -> Tensor: ...
+
+
 P = TypeVar("P", bound=PatternLike)
 
 
@@ -64,6 +70,15 @@ def is_nm(pattern: PatternLike) -> TypeGuard[NMPattern]:
         pattern: A pattern of any kind.
     """
     return pattern.kind == "nm"
+
+
+def is_shared(pattern: PatternLike) -> TypeGuard[SharedPattern]:
+    """Return whether a pattern is that of a part of a weight, whose masks several processes solve together.
+
+    Args:
+        pattern: A pattern of any kind.
+    """
+    return pattern.kind == "shared"
 
 
 def supports_all(scores: Tensor, pattern: PatternLike) -> bool:

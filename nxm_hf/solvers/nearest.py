@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nxm_hf.solvers import solve
 from nxm_hf.solvers.base import BlockPattern, NMPattern
+from nxm_hf.solvers.block_topk import fill_blocks
 from nxm_hf.solvers.unstructured_threshold import keep_highest
 
 # Solvers round scores to about 1e-8 of a tile's largest. A tile is solved more finely if its pruned squares together
@@ -96,12 +97,22 @@ def nearest_blocks(weight: Tensor, pattern: BlockPattern) -> Tensor:
         weight: A weight without NaN, whose shape fits the pattern.
         pattern: The block pattern.
     """
+    sums = block_squares(weight, pattern)
+    mask = keep_highest(sums.flatten(), pattern.kept_blocks(weight.shape)).view(sums.shape)
+    return fill_blocks(mask, weight, pattern)
+
+
+def block_squares(weight: Tensor, pattern: BlockPattern) -> Tensor:
+    """Return the sum of squares of each block, (..., R, C), in fp64 and up to a factor.
+
+    Args:
+        weight: A weight whose shape fits the pattern.
+        pattern: The block pattern.
+    """
     tiles = pattern.tiles(weight)
     if weight.dtype == torch.float64:
         tiles = tiles / _power_of_two(tiles.masked_fill(tiles.isinf(), 0).abs().amax())
-    sums = tiles.double().square().sum(-3).sum(-1)  # in fp64, squares of narrower floats neither overflow nor vanish
-    mask = keep_highest(sums.flatten(), pattern.kept_blocks(weight.shape)).view(sums.shape)
-    return mask[..., :, None, :, None].expand(tiles.shape).reshape(weight.shape)
+    return tiles.double().square().sum(-3).sum(-1)  # in fp64, squares of narrower floats neither overflow nor vanish
 
 
 # By kind of pattern; None where the mask of |w| is that of the nearest weight.

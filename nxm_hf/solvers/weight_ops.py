@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from nxm_hf.solvers import choose, cpu, gpu
-from nxm_hf.solvers.base import MaskPattern, Operation, PatternLike, SizedPattern, integer_view, is_nm
+from nxm_hf.solvers.base import (
+    MaskPattern,
+    Operation,
+    PatternLike,
+    SharedPattern,
+    SizedPattern,
+    integer_view,
+    is_nm,
+    is_shared,
+)
 from nxm_hf.solvers.nearest import NEAREST
 from nxm_hf.solvers.self_test import Counts, Run
 
@@ -180,6 +189,8 @@ def admm_update(
     Raises:
         ValueError: W or R hold a NaN.
     """
+    if is_shared(pattern):
+        return _update_part(weight, r, pattern, first, dual, scale)
     kept = pattern.kept(weight.shape)
     if not weight.numel():
         return None if first else mask_change_of_counts(0, 0, 0)
@@ -189,6 +200,17 @@ def admm_update(
     buffers = _Buffers.like(parts[0][0])
     changed = sum(_update(*part, pattern, first, dual, scale, buffers.narrowed(len(part[0]))) for part in parts)
     return None if first else mask_change_of_counts(changed, kept, kept)
+
+
+def _update_part(
+    weight: Tensor, r: Tensor, pattern: SharedPattern, first: bool, dual: bool, scale: float
+) -> Tensor | None:
+    """Do `admm_update` on a part of a weight, whose masks several processes solve together. It may be empty."""
+    before = None if first else pattern.nearest(r)
+    r.copy_(weight if before is None or not dual else weight - r.masked_fill(before, 0.0))
+    after = pattern.nearest(r)
+    r.copy_(torch.where(after, r, r * -scale) if dual else r.masked_fill(~after, 0.0))
+    return None if before is None else mask_change(before, after)
 
 
 def _parts(pattern: PatternLike, weight: Tensor, r: Tensor) -> list[tuple[Tensor, Tensor]]:

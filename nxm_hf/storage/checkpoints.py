@@ -70,13 +70,14 @@ def drop_unsaved(folder: str | Path) -> None:
         Path(folder).rmdir()
 
 
-def missing_parts(folder: str | Path) -> list[str]:
+def missing_parts(folder: str | Path, by_fsdp: bool = False) -> list[str]:
     """List what a checkpoint lacks to be resumed from, without loading it.
 
     Its files are compared with its manifest first, so that no damaged file is opened.
 
     Args:
         folder: The checkpoint.
+        by_fsdp: True for a plain Trainer that shards weights. It reads other files of the model and the optimizer.
 
     Returns:
         Names of files, or descriptions of what is wrong with them; empty if the checkpoint is complete.
@@ -84,7 +85,8 @@ def missing_parts(folder: str | Path) -> list[str]:
     folder = Path(folder)
     if changed := [f"{name} {what}" for name, what in changed_files(folder).items() if name not in NOT_READ]:
         return changed
-    missing = [name for name in ("optimizer.pt", "scheduler.pt") if not _is_zip(folder / name)]
+    pickled = ("pytorch_model_fsdp.bin", "optimizer.bin") if by_fsdp else ("optimizer.pt",)
+    missing = [name for name in (*pickled, "scheduler.pt") if not _is_zip(folder / name)]
     if not any(map(_is_zip, folder.glob("rng_state*.pth"))):
         missing.append("rng_state.pth")
     needed = [CONFIG_FILE, LAST_WRITTEN]

@@ -295,14 +295,15 @@ def verify_targets(targets: Iterable[Target]) -> Verification:
         return Verification(
             tuple(_look(target.layer, target.pattern, _matrix(target.layer, target.layer.weight)) for target in targets)
         )
-    parts = [_look(target.layer, target.pattern, target.matrix()) for target in targets]
+    parts = [_look(target.layer, target.pattern_here, target.matrix()) for target in targets]
     sums = shards.total(torch.tensor([[getattr(part, count) for count in _COUNTS] for part in parts]))
-    return Verification(
-        tuple(
-            replace(part, shape=target.layer.shape, **dict(zip(_COUNTS, counts, strict=True)))
-            for target, part, counts in zip(targets, parts, sums.tolist(), strict=True)
-        )
-    )
+    found = []
+    for target, part, numbers in zip(targets, parts, sums.tolist(), strict=True):
+        counts = dict(zip(_COUNTS, numbers, strict=True))
+        if target.pattern_here is not target.pattern:  # a pattern of all processes counts for all
+            counts["violations"] = part.violations
+        found.append(replace(part, shape=target.layer.shape, pattern=target.pattern, **counts))
+    return Verification(tuple(found))
 
 
 def _in_memory(model: nn.Module, record: dict[str, str] | None, pattern: Pattern | None) -> Verification:

@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from accelerate.state import AcceleratorState
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -14,7 +15,6 @@ from nxm_hf.storage.checkpoints import begin_checkpoint, drop_unsaved, missing_p
 from nxm_hf.storage.restoring import restore_converted
 from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.state_file import STATE_FILE
-from nxm_hf.storage.verify import verify_targets
 from nxm_hf.trainer.checkpoint_manifest import RANDOM_STATES, add_random_states
 from nxm_hf.trainer.save_hook import SaveHook
 from nxm_hf.trainer.session import SparseTrainingSession
@@ -67,9 +67,11 @@ class NxMCallback(TrainerCallback):
     # -- events of the Trainer -----------------------------------------------------------------------------------
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if is_fsdp():
-            raise ValueError("NxMCallback does not support FSDP; use NxMTrainer(..., sparsity=...), which does.")
         self._session.check(*_trained(args, kwargs))
+        if is_fsdp():  # with another type, Trainer would save no model that can be deployed
+            plugin = AcceleratorState().fsdp_plugin
+            plugin.state_dict_config = plugin.optim_state_dict_config = None  # of the type before
+            plugin.set_state_dict_type("FULL_STATE_DICT")
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -90,7 +92,9 @@ class NxMCallback(TrainerCallback):
             left_out=RANDOM_STATES if args.world_size > 1 else "",  # until all processes have reported the save
         )
         if engine.plan.targets and args.should_save:
-            SaveHook(kwargs["model"], engine.model).attach()
+            # One process saves, which cannot verify sharded weights. They were verified when they were deployed.
+            found = None if engine.plan.shards is None else lambda: engine.verification
+            SaveHook(kwargs["model"], engine.model, found).attach()
         if args.eval_on_start:
             engine.deploy()
 
@@ -166,7 +170,7 @@ class NxMCallback(TrainerCallback):
                 "Did a plain Trainer or save_only_model=True write it? Load its weights with from_pretrained and train "
                 "anew."
             )
-        if missing := missing_parts(folder):
+        if missing := missing_parts(folder, by_fsdp=is_fsdp()):
             raise ValueError(f"{folder} cannot be resumed from: {'; '.join(missing)}. Resume from an older checkpoint.")
         return folder
 
@@ -182,8 +186,8 @@ class NxMCallback(TrainerCallback):
             if args.should_save:
                 self._unsaved = folder
                 begin_checkpoint(folder)
-                verification = verify_targets(engine.plan.targets)
-                write_record(folder, engine.record(verification), verification)
+                assert engine.verification is not None  # of the weights that were just deployed
+                write_record(folder, engine.record(engine.verification), engine.verification)
             if not args.save_only_model:
                 self._session.write_state(args, folder)
 

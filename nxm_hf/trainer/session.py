@@ -72,7 +72,7 @@ class SparseTrainingSession:
         plan = Plan.of(model, self.config)
         refuse_unsaved(plan)
         if is_fsdp():
-            check_shards(plan, self.config, args.world_size)
+            check_shards(plan, self.config)
         check_trainable(plan)
 
     def begin(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nxm_hf.layers.find import find_layers
-from nxm_hf.layers.sharding import Shards, groups_are_whole, local, part_sizes, shard_like, whole
+from nxm_hf.layers.sharding import Shards, local, part_sizes, shard_like, tiles_are_whole, whole
 from tests.support.models import make_bert, make_model
 
 
@@ -17,12 +17,14 @@ def test_parts_are_the_chunks_of_torch_and_empty_ones_after_them(size, processes
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 8, 16])
 @pytest.mark.parametrize("group", [2, 4, 8, 32])
-def test_groups_are_cut_only_where_inputs_are_sharded(group, processes):
+def test_tiles_are_cut_only_along_the_sharded_dimension(group, processes):
     linear = find_layers(make_bert())[0]  # [out, in], sharded by out
-    assert groups_are_whole(linear, group, processes)
     transposed = find_layers(make_model("gpt2"))[0]  # stored as [32 inputs, out], sharded by inputs
     sizes = [len(chunk) for chunk in torch.zeros(32).chunk(processes)]
-    assert groups_are_whole(transposed, group, processes) == all(size % group == 0 for size in sizes)
+    whole = all(size % group == 0 for size in sizes)
+    assert tiles_are_whole(linear, 1, group, processes) and tiles_are_whole(transposed, group, 1, processes)
+    assert all(tiles_are_whole(layer, group, group, processes) == whole for layer in (linear, transposed))
+    assert tiles_are_whole(linear, group, 1, processes) == tiles_are_whole(transposed, 1, group, processes) == whole
 
 
 def test_whole_weights_have_no_shards_and_are_left_as_they_are():

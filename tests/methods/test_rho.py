@@ -1,5 +1,7 @@
 """Measured strengths of ADMM: from norms at one step, and from a quantile over the first steps."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -133,9 +135,9 @@ def test_a_quantile_over_two_processes_is_that_of_all_values():
     """In each round both processes count, and both are told the sum."""
     values = torch.rand(120, generator=torch.Generator().manual_seed(0))
     rounds = []
-    quantile(values, 0.9, Clock(0, 1, total_of=lambda count: rounds.append(count) or count))
+    quantile(values, 0.9, Clock(0, 1, whole=SimpleNamespace(total=lambda count: rounds.append(count) or count)))
     counts = iter(rounds)  # the sums, which the first process is told whatever it counts by itself
-    told = quantile(values[:50], 0.9, Clock(0, 1, total_of=lambda count: next(counts)))
+    told = quantile(values[:50], 0.9, Clock(0, 1, whole=SimpleNamespace(total=lambda count: next(counts))))
     assert told == quantile(values, 0.9, Clock(0, 1)) and next(counts, None) is None
 
 

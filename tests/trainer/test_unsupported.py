@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerControl, TrainerState
 from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, prune, verify
 from nxm_hf.trainer.session import SparseTrainingSession
 from nxm_hf.trainer.unsupported import refuse_unsupported
+from tests.support.custom_methods import Shrinking
 from tests.support.models import make_bert
 from tests.support.training import (
     make_12_step_trainer,
@@ -110,9 +111,8 @@ def shard(monkeypatch, **settings):
         ({"cpu_ram_efficient_loading": True}, "ste", "fsdp_cpu_ram_efficient_loading: false"),
         ({}, "admm", r'admm prunes with alps.*settings=\{"scores": "fisher"\}'),
         ({}, NxMConfig("asp", settings={"scores": "wanda"}), r'asp prunes with wanda.*\{"scores": "fisher"\}'),
-        ({}, "set", 'set looks at whole weights.*DDP.*"sr-ste"'),
-        ({}, NxMConfig("ste", "2:4-transposable"), "2:4-transposable does not lie along the rows.*DDP"),
-        ({}, NxMConfig("ste", "block:4:0.5"), "block:4:0.5 does not lie along the rows.*DDP"),
+        ({}, NxMConfig("admm", "block:4:0.5", settings={"rho": "quantile"}), 'quantile.*"rho": "auto".*DDP'),
+        ({}, NxMConfig(Shrinking()), 'Shrinking.* may look at whole weights.*DDP.*"sr-ste"'),
     ],
 )
 def test_what_shards_cannot_do_is_refused_in_one_sentence(settings, sparsity, useful, arguments, monkeypatch):
@@ -123,13 +123,15 @@ def test_what_shards_cannot_do_is_refused_in_one_sentence(settings, sparsity, us
     assert str(error.value).endswith(".") and str(error.value).count(". ") == 0
 
 
-def test_sharded_trainings_by_rows_pass_the_check_and_the_callback_is_refused(arguments, monkeypatch):
+def test_sharded_trainings_pass_the_check_and_the_callback_asks_for_whole_models(arguments, monkeypatch):
     args, model = arguments(), make_bert()
     shard(monkeypatch)
-    for recipe in ("asp", "sr-ste", NxMConfig("admm", settings={"scores": "fisher"})):
+    for recipe in ("asp", "set", NxMConfig("ste", "block:4:0.5"), NxMConfig("admm", settings={"scores": "fisher"})):
         SparseTrainingSession(NxMConfig.from_any(recipe)).check(args, model)
-    with pytest.raises(ValueError, match="NxMCallback does not support FSDP; use NxMTrainer"):
-        NxMCallback("ste").on_init_end(args, TrainerState(), TrainerControl(), model=model)
+    plugin = AcceleratorState().fsdp_plugin
+    assert "SHARDED" in str(plugin.state_dict_type)  # accelerate's default
+    NxMCallback("ste").on_init_end(args, TrainerState(), TrainerControl(), model=model)
+    assert "FULL" in str(plugin.state_dict_type) and plugin.optim_state_dict_config.rank0_only
 
 
 def test_frozen_sparse_layers_are_not_sharded(arguments, monkeypatch):

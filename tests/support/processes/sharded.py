@@ -1,11 +1,14 @@
 """The program of the tests of FSDP2: it forks groups of processes, which train in turn, and writes their facts.
 
-Run as `-m ... FOLDER`. Process r of a group of n leaves `FOLDER/facts-n-r.json`. The groups are forked after the
+Run as `-m ... FOLDER`. Process r of a group leaves `FOLDER/facts-GROUP-r.json`. The groups are forked after the
 imports, which take longer than a training.
 """
 
+import functools
+import itertools
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,97 +17,35 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
-from accelerate.state import DistributedType
+from accelerate import ParallelismConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import Shard
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 import nxm_hf
-from nxm_hf import Engine, NxMConfig, NxMTrainer, attach
-from nxm_hf.layers.modules import find_blocks
-from nxm_hf.layers.sharding import local, part_sizes, whole
+from nxm_hf import NxMConfig, attach
+from nxm_hf.engine.sharded_state import gather_optimizer
+from nxm_hf.layers import weight_part
+from nxm_hf.layers.histogram_threshold import keep_highest_of_all
+from nxm_hf.layers.sharding import Shards, local, part_sizes, whole
+from nxm_hf.solvers.unstructured_threshold import keep_highest
+from nxm_hf.storage.checkpoints import newest_complete
 from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import verify_targets
 from tests.support.custom_methods import Shrinking
-from tests.support.models import make_arguments, make_bert, make_model, make_rows, spare_imports
-from tests.support.training import eventful, without_times
+from tests.support.grids import SPARSE
+from tests.support.models import make_model, make_rows, spare_imports
+from tests.support.sharded_loops import ACROSS, MAKE, Uneven, bytes_of, config_of, loop, loss_of
+from tests.support.sharded_trainings import LAYERS, train
 
-# Recipes whose verbs treat entries, or groups of a row, apart from all others.
-BY_GROUP = [
-    "asp", "ste", "sr-ste", "fix", "reset", "regularize", "mask-decay", "structure-decay", "admm", "gradual", "acdc",
-]  # fmt: skip
 FEW = ["asp", "sr-ste", "admm"]
-LIMIT = timedelta(seconds=60)
-LAYERS = {"transformer_layer_cls_to_wrap": ["BertLayer"]}  # by default accelerate 1.15 shards BERT's embeddings twice
-
-
-def config_of(recipe: str) -> NxMConfig:
-    """Return a recipe with events at every second step. A measured rho hangs on the order of a sum, so admm has one."""
-    config = eventful(recipe)
-    return config.replace(rho=0.01, scores="fisher") if recipe == "admm" else config
-
-
-class Watch(TrainerCallback):
-    """Records, after every step, fingerprints of this process's rows of all weights, and of those behind a mask."""
-
-    def __init__(self):
-        self.trainer, self.steps, self.evaluated, self.sharded = None, [], [], []
-
-    def on_step_end(self, args, state, control, model, **kwargs):
-        trained = {target.name: weight for target, weight in self.trainer.engine.trained_weights()}
-        sharded = all(isinstance(p, DTensor) for p in model.parameters())
-        self.sharded.append(sharded)
-        rows = [rows_of(tensors, sharded) for tensors in (dict(model.named_parameters()), trained)]
-        self.steps.append([fingerprint(part.items()) for part in rows])
-
-    def on_save(self, args, state, control, **kwargs):
-        if args.process_index == 0:  # what Trainer does in one process alone, when it pushes a checkpoint
-            self.trainer.callback_handler.on_push_begin(args, state, control)
-
-    def on_prediction_step(self, args, state, control, model, **kwargs):
-        self.evaluated.append(nxm_hf.verify(model, "2:4").ok)
-
-
-def rows_of(tensors: dict[str, torch.Tensor], sharded: bool) -> dict[str, torch.Tensor]:
-    """Return what this process has of sharded tensors, or what it would have of whole ones."""
-    processes, rank = dist.get_world_size(), dist.get_rank()
-    if sharded:
-        return {name: local(tensor.detach()) for name, tensor in tensors.items()}
-    return {name: tensor.detach().split(part_sizes(len(tensor), processes))[rank] for name, tensor in tensors.items()}
-
-
-def train(folder: Path, config, fsdp: dict | None, resume=None, dropout=0.0, **changes) -> dict:
-    """Train with DDP, or with FSDP2 if it is given settings, and return what is compared."""
-    words = dict(max_steps=12, save_steps=6, per_device_train_batch_size=4, max_grad_norm=0, logging_steps=2)
-    os.environ.pop("ACCELERATE_USE_FSDP", None)  # of a training before
-    args = make_arguments(folder, **{**words, **changes, "fsdp": fsdp is not None, "fsdp_config": fsdp})
-    if fsdp is not None:  # accelerate shards over GPUs only, unless it takes these processes for some
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    watch, rows = Watch(), make_rows(32)
-    model = make_bert(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-    torch.manual_seed(1)
-    trainer = NxMTrainer(model, args, train_dataset=rows, eval_dataset=rows[:16], sparsity=config, callbacks=[watch])
-    watch.trainer = trainer
-    trainer.train(resume_from_checkpoint=resume and str(resume))
-    if "eval_steps" in changes:
-        trainer.save_model(str(folder / "final"))
-        if dist.get_rank() == 0:
-            trainer.create_model_card()
-    return {
-        "steps": watch.steps,
-        "sharded": watch.sharded,
-        "evaluated": watch.evaluated,
-        "weights": fingerprint(trainer.model.named_parameters()),
-        "ok": nxm_hf.verify(trainer.model, "2:4").ok,
-        "best": trainer.state.best_model_checkpoint,
-        "records": without_times(trainer.state.log_history[:-1]),
-    }
+RESUMED = [*FEW, "set"]
+LIMIT = timedelta(seconds=60)  # of a communication
 
 
 def equal(folder: Path, recipe: str) -> dict:
@@ -131,69 +72,13 @@ def best(folder: Path, recipe: str) -> dict:
     return {kind: train(folder / kind, config_of(recipe), fsdp, dropout=0.1, **words) for kind, fsdp in kinds.items()}
 
 
-class Block(nn.Module):
-    """Matrices whose rows do not divide by the number of processes: some processes get fewer, or none."""
-
-    def __init__(self):
-        super().__init__()
-        self.five, self.three, self.one = (nn.Linear(8, rows) for rows in (5, 3, 1))
-        self.back = nn.Linear(9, 8)
-
-    def forward(self, x):
-        return x + self.back(torch.cat([self.five(x), self.three(x), self.one(x)], -1).tanh())
-
-
-class Uneven(nn.Module):
-    """A model of such blocks."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(3)
-        self.layers = nn.ModuleList([Block(), Block()])
-
-    def forward(self, x):
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-
-def loss_of(model: nn.Module, step: int) -> torch.Tensor:
-    """Return the loss of a batch that is the same in all processes, so that sharding changes no bit of a gradient."""
-    generator = torch.Generator().manual_seed(step)
-    if isinstance(model, Uneven):
-        return model(torch.randn(4, 8, generator=generator)).square().mean()
-    ids = torch.randint(0, 50, (2, 8), generator=generator)
-    return model(input_ids=ids, labels=ids).loss
-
-
-def loop(model: nn.Module, config: NxMConfig, shard: bool, state=None, steps=12) -> tuple[nn.Module, Engine, list]:
-    """Train in a custom loop; return the model, the engine and the communications that were counted in steps."""
-    if shard:
-        for _, block in list(find_blocks(model)):
-            fully_shard(block)
-        fully_shard(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    engine, counts = attach(model, optimizer, config, total_steps=12), []
-    if state is not None:
-        engine.load_state_dict(state)
-    for step in range(steps):
-        loss_of(model, step).backward()
-        with CommDebugMode() as communication:
-            optimizer.step()
-        counts.append(communication.get_total_counts())
-        optimizer.zero_grad()
-    return model, engine, counts
-
-
-def bytes_of(model: nn.Module, engine: Engine) -> dict[str, int]:
-    """Return the bytes that this process holds of weights, moments and matrices of the state."""
-    moments = [t for state in engine.optimizer.state.values() for name, t in state.items() if name != "step"]
-    matrices = [t for state in engine._states.values() for t in state.values() if t.ndim == 2]
-    held = {"weights": list(model.parameters()), "moments": moments, "state": matrices}
-    return {name: sum(local(t.detach()).nbytes for t in tensors) for name, tensors in held.items()}
-
-
-MAKE = {"uneven": Uneven, "gpt2": lambda: make_model("gpt2")}
+def called_back(folder: Path, recipe: str) -> dict:
+    """Train with NxMCallback in a plain Trainer, and end with the first of two checkpoints; then resume from it."""
+    words = dict(kind="NxMCallback", eval_steps=6, eval_strategy="steps", load_best_model_at_end=True)
+    words["greater_is_better"] = True  # of the loss
+    sharded = {**LAYERS, "state_dict_type": "SHARDED_STATE_DICT"}
+    kinds = {"ddp": (None, None), "fsdp": (sharded, None), "resumed": (sharded, folder / "fsdp" / "checkpoint-6")}
+    return {kind: train(folder / kind, config_of(recipe), *how, **words) for kind, how in kinds.items()}
 
 
 def looped(folder: Path, recipe: str, name: str) -> dict:
@@ -226,6 +111,121 @@ def measured(folder: Path) -> dict:
         ends.append(torch.cat([whole(p.detach()).flatten() for p in model.parameters()]))
     apart = {"rho": float((rhos[0] / rhos[1] - 1).abs().max()), "weights": float((ends[0] - ends[1]).abs().max())}
     return {**apart, "counts": counts, "layers": len(rhos[0])}
+
+
+def hybrid(folder: Path, recipe: str) -> dict:
+    """Train in two sets of two processes, and in each set by itself, which then takes the batches of both.
+
+    The gradients of the four batches are added up in the same order.
+    """
+    mesh, facts = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")), {}
+    pair = mesh["shard"].get_local_rank()
+    for kind, over, batches in (
+        ("sets", mesh, [dist.get_rank()]),
+        ("set", mesh["shard"], [2 * pair, 2 * pair + 1]),
+    ):
+        config = config_of(recipe).replace(settle=0.0, exclude="back")
+        model, engine, counts = loop(Uneven(), config, True, mesh=over, batches=batches, of=4)
+        state = engine.state_dict()
+        facts[kind] = {"state": fingerprint(state.items()), "metrics": engine.metrics(), "counts": counts}
+        optimizer = gather_optimizer(engine.optimizer, keep=True)
+        moments = {f"{i}/{name}": t for i, state in optimizer["state"].items() for name, t in state.items()}
+        facts[kind]["moments"] = fingerprint(moments.items())
+        engine.load_state_dict(state)
+        engine.finish()
+        facts[kind]["ok"], facts[kind]["density"] = engine.verification.ok, engine.verification.density
+        facts[kind]["weights"] = fingerprint(model.named_parameters())
+    return facts
+
+
+def across(folder: Path, recipe: str, pattern: str, name: str) -> dict:
+    """Train with a pattern or a recipe that looks at the whole weight, with whole weights and with sharded ones."""
+    back = "back" if name == "uneven" and not pattern.startswith("unstructured") else None
+    config, facts = config_of(recipe, pattern=pattern, warmup=0.0, settle=0.4, exclude=back), {}
+    if pattern == "8:16-transposable":  # it takes long to solve
+        config = config.replace(include="query")
+    weight_part.GATHERED = 0 if name == "uneven" else 2**20
+    for kind in ("sharded", "whole")[: 2 if dist.get_rank() == 0 else 1]:
+        make = MAKE.get(name, lambda: make_model(name))
+        model, engine, counts = loop(make(), config, kind == "sharded", steps=5, total=5)
+        state = engine.state_dict()
+        facts[kind] = {"state": fingerprint(state.items()), "metrics": engine.metrics(), "counts": counts}
+        facts[kind]["pruned"] = len(engine.plan.targets)
+        with engine.deployed():
+            facts[kind]["loss"] = loss_of(model, 0).item()
+            facts[kind]["ok"] = engine.verification.ok and engine.verification.density < 1
+        engine.load_state_dict(state)
+        engine.finish()
+        facts[kind]["weights"] = fingerprint(model.named_parameters())
+    return facts
+
+
+def selected(folder: Path) -> dict:
+    """Select the highest of scores in parts, of which the last process may have none; return what was right."""
+    shards, facts = Shards(nn.Module(), init_device_mesh("cpu", (dist.get_world_size(),))), {}
+    for rows, dtype, levels in itertools.product((4, 31), (torch.float32, torch.bfloat16, torch.float64), (0, 1, 50)):
+        scores = torch.randn(rows, 40, generator=torch.Generator().manual_seed(rows), dtype=torch.float64)
+        scores = ((scores * levels).round() / levels if levels else scores).to(dtype)  # with many equal ones, and -0.0
+        parts = functools.partial(torch.split, split_size_or_sections=part_sizes(rows, shards.processes))
+        for count in (1, 20 * rows, 40 * rows - 1, 40 * rows):
+            expected = keep_highest(scores.flatten(), count).view(scores.shape)
+            with CommDebugMode() as communication:
+                mask = keep_highest_of_all(parts(scores)[shards.rank], count, shards)
+            right = torch.equal(mask, parts(expected)[shards.rank])
+            facts[f"{rows} {dtype} {levels} {count}"] = [right, communication.get_total_counts()]
+    part = torch.full((2, 4), torch.nan if shards.rank == 1 else 0.0)
+    try:
+        keep_highest_of_all(part, 3, shards)
+    except ValueError as error:
+        facts["nan"] = str(error)
+    return facts
+
+
+class DieInStep(TrainerCallback):
+    """Kills the process between the gradients and the step, when 5 steps are done."""
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_in_save(trainer: Trainer) -> None:
+    """Have the process killed in the save of step 8, between the model and the state of the optimizer."""
+    save = trainer._save_optimizer_and_scheduler
+
+    def save_or_die(folder: str) -> None:
+        if trainer.state.global_step == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(folder)
+
+    trainer._save_optimizer_and_scheduler = save_or_die
+
+
+def step(folder: Path) -> dict:
+    """Train until the first of the processes is killed in a step."""
+    prepare = {0: lambda trainer: trainer.add_callback(DieInStep())}.get(dist.get_rank(), id)
+    return train(folder, config_of("sr-ste"), LAYERS, prepare=prepare, save_steps=4)
+
+
+def save(folder: Path) -> dict:
+    """Train until the last of the processes is killed in a save."""
+    prepare = {2: die_in_save}.get(dist.get_rank(), id)
+    return train(folder, config_of("sr-ste"), LAYERS, prepare=prepare, save_steps=4)
+
+
+def revived(folder: Path, death: str) -> dict:
+    """Resume after such a death in another number of processes."""
+    begun = folder.parents[1] / death
+    dist.barrier()
+    newest = newest_complete(begun)
+    return {"newest": Path(newest).name, **train(begun, config_of("sr-ste"), LAYERS, newest, save_steps=4)}
+
+
+def launched(folder: Path, recipe: str) -> dict:
+    """Train with Trainer's hybrid sharding and with DDP. All rows are equal, so that no order of sums matters."""
+    rows, sets = make_rows(1) * 32, ParallelismConfig(dp_replicate_size=2, dp_shard_size=2)
+    words = {"ddp": {"fsdp": None}, "hybrid": {"fsdp": LAYERS, "parallelism_config": sets}}
+    return {kind: train(folder / kind, config_of(recipe), rows=rows, **changes) for kind, changes in words.items()}
 
 
 def loaded(folder: Path, recipe: str) -> dict:
@@ -262,24 +262,19 @@ def refused(folder: Path) -> dict:
     """Return the errors of what needs whole weights."""
     facts = {}
     for name, config, model in (
-        ("rigl", "rigl", "uneven"),
-        ("tiles", NxMConfig("ste", "2:4-transposable", exclude="back", on_indivisible="skip"), "gpt2"),
-        ("unstructured", NxMConfig("ste", "unstructured:0.5"), "uneven"),
         ("alps", NxMConfig("asp", settings={"scores": "alps"}, warmup=0.5, exclude="back"), "uneven"),
-        ("cut groups", NxMConfig("ste", "16:32"), "gpt2"),
         ("custom", NxMConfig(Shrinking()), "gpt2"),
     ):
         try:
             loop(MAKE[model](), NxMConfig.from_any(config).replace(exclude="back" if model == "uneven" else None), True)
         except ValueError as error:
             facts[name] = str(error)
-    mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("replicate", "shard"))
+    mesh = init_device_mesh("cpu", (2,))
     for name, act in (
         ("prune", lambda: nxm_hf.prune(fully_shard(Uneven()), exclude="back")),
-        ("hybrid", lambda: attach_to(fully_shard(Uneven(), mesh=mesh))),
         (
             "tensors",
-            lambda: attach_to(parallelize_module(Uneven(), mesh["shard"], {"layers.0.back": RowwiseParallel()})),
+            lambda: attach_to(parallelize_module(Uneven(), mesh, {"layers.0.back": RowwiseParallel()})),
         ),
         ("columns", lambda: attach_to(fully_shard(Uneven(), shard_placement_fn=rows_of_eight))),
     ):
@@ -300,50 +295,62 @@ def attach_to(model: nn.Module) -> None:
     attach(model, torch.optim.SGD(model.parameters()), NxMConfig("asp", exclude="back"), total_steps=1)
 
 
-GROUPS: dict[int, dict[Callable, list[tuple[str, ...]]]] = {
-    2: {
-        equal: [(recipe,) for recipe in BY_GROUP],
-        crossed: [(recipe,) for recipe in FEW],
-        best: [(recipe,) for recipe in FEW],
-        looped: [(recipe, name) for recipe in FEW for name in MAKE],
-        measured: [()],
-        broken: [()],
-        refused: [()],
-    },
-    3: {loaded: [(recipe,) for recipe in FEW]},
+Checks = dict[Callable, list[tuple[str, ...]]]
+GROUPS: dict[str, tuple[int, Checks]] = {
+    "2": (
+        2,
+        {
+            equal: [(recipe,) for recipe in SPARSE],
+            crossed: [(recipe,) for recipe in RESUMED],
+            best: [(recipe,) for recipe in FEW],
+            called_back: [("admm",)],
+            looped: [(recipe, name) for recipe in FEW for name in MAKE],
+            measured: [()],
+            broken: [()],
+            refused: [()],
+        },
+    ),
+    "3": (3, {loaded: [(recipe,) for recipe in FEW], selected: [()]}),
+    "4": (4, {across: [case[:3] for case in ACROSS], hybrid: [(recipe,) for recipe in FEW], launched: [("sr-ste",)]}),
+    "step": (3, {step: [()]}),
+    "save": (3, {save: [()]}),
+    "revived": (2, {revived: [("step",), ("save",)]}),
 }
 
 
-def work(rank: int, processes: int, root: Path) -> None:
+def work(name: str, rank: int, root: Path) -> None:
     """Do the checks of a group in one of its processes, up to the first error."""
     torch.set_num_threads(1)
     spare_imports()
+    processes, checks = GROUPS[name]
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1", ACCELERATE_USE_CPU="true")  # the group is made below
-    store = dist.FileStore(str(root / f"store-{processes}"), processes)
+    store = dist.FileStore(str(root / f"store-{name}"), processes)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=processes, timeout=LIMIT)
     facts = {}
     try:
-        for check, cases in GROUPS[processes].items():
+        for check, cases in checks.items():
             for case in cases:
                 facts["/".join((check.__name__, *case))] = check(root.joinpath(check.__name__, *case), *case)
     except Exception:
         facts["error"] = traceback.format_exc()
-    (root / f"facts-{processes}-{rank}.json").write_text(json.dumps(facts))
+    (root / f"facts-{name}-{rank}.json").write_text(json.dumps(facts))
     sys.stdout.flush()
     os._exit("error" in facts)  # at a normal exit, gloo's threads sometimes abort a process that has done all its work
 
 
 def main(folder: str) -> None:
     """Fork the groups of processes, one group after the other."""
-    for processes in GROUPS:
+    for name, (processes, _) in GROUPS.items():
         children = []
         for rank in range(processes):
             if not (child := os.fork()):
-                work(rank, processes, Path(folder))
+                work(name, rank, Path(folder))
             children.append(child)
-        if any(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children):
-            sys.exit(f"a process of {processes} failed")
+        ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        (Path(folder) / f"ends-{name}.json").write_text(json.dumps(ends))
+        if any(ends) and name not in ("step", "save"):
+            sys.exit(f"a process of the group {name!r} failed")
 
 
 if __name__ == "__main__":

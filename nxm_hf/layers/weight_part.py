@@ -1,0 +1,208 @@
+"""Parts of a weight: the view that a process has of the whole of which it holds a part, and the mask of its part."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nxm_hf.layers.find import Layer
+from nxm_hf.layers.histogram_threshold import keep_highest_of_all
+from nxm_hf.layers.sharding import Shards, is_cut_by_inputs, tiles_are_whole
+from nxm_hf.patterns import NM, Block, Dense, Pattern, Transposable, Unstructured
+from nxm_hf.solvers.block_topk import block_maxima, fill_blocks
+from nxm_hf.solvers.nearest import block_squares
+from nxm_hf.solvers.unstructured_threshold import keep_highest
+from nxm_hf.solvers.weight_ops import keep, refuse_nan
+
+GATHERED = 2**20  # bytes of scores up to which they are gathered; two histograms have as many
+
+
+@dataclass(frozen=True)
+class WeightPart:
+    """This process's part of the weight of one layer.
+
+    Args:
+        shards: The processes that share the weight.
+        layer: The layer.
+    """
+
+    shards: Shards = field(repr=False)
+    layer: Layer
+
+    def total(self, numbers: Tensor) -> Tensor:
+        """Add up numbers over the processes. Every process calls this.
+
+        Args:
+            numbers: The numbers of this process.
+        """
+        return self.shards.total(numbers)
+
+    def largest(self, number: Tensor) -> Tensor:
+        """Return the largest of the numbers of all processes. Every process calls this.
+
+        Args:
+            number: The number of this process.
+        """
+        return self.shards.largest(number)
+
+    def gather(self, part: Tensor) -> Tensor:
+        """Return the matrix [out, in] that the processes hold parts of. Every process calls this.
+
+        Args:
+            part: The part that this process holds of it.
+        """
+        return self.shards.whole(self.layer, part)
+
+    def of(self, whole: Tensor) -> Tensor:
+        """Return this process's part of a matrix [out, in].
+
+        Args:
+            whole: The matrix.
+        """
+        return self.shards.part(self.layer, whole)
+
+    def keep_highest(self, scores: Tensor, count: int, shape: tuple[int, int] | None = None) -> Tensor:
+        """Return this process's part of the mask that one process with all scores would find. Every process calls this.
+
+        Args:
+            scores: The scores of this process, in rows.
+            count: How many to keep in all processes together; of equal scores the first.
+            shape: The shape of all scores together; by default that of the weight.
+        """
+        rows, columns = shape or self.layer.shape
+        if self.is_by_rows and rows * columns * scores.element_size() > GATHERED:
+            return keep_highest_of_all(scores, count, self.shards)
+        whole = self.shards.whole(self.layer, scores, (rows, columns))
+        refuse_nan(whole)
+        return self.of(keep_highest(whole.flatten(), count).view(rows, columns))
+
+    def random(self, generator: torch.Generator) -> Tensor:
+        """Return this process's part of random numbers between 0 and 1, those that one process would draw.
+
+        Args:
+            generator: The generator, in the same state in all processes.
+        """
+        return self.of(torch.rand(self.layer.shape, generator=generator))
+
+    @property
+    def is_by_rows(self) -> bool:
+        """Return True if parts are runs of rows of the matrix, and False if they are runs of columns."""
+        return not is_cut_by_inputs(self.layer)
+
+    def holds_whole(self, rows: int, columns: int) -> bool:
+        """Return True if no process gets a part of a tile.
+
+        Args:
+            rows: Rows of a tile.
+            columns: Columns of a tile.
+        """
+        return tiles_are_whole(self.layer, rows, columns, self.shards.processes)
+
+    def pattern(self, pattern: Pattern) -> Pattern:
+        """Return a pattern as it is solved, projected on and counted in this part.
+
+        Args:
+            pattern: The pattern of the whole weight.
+
+        Returns:
+            The pattern itself if the mask of a part depends on nothing else, and a `SharedPattern` otherwise.
+        """
+        match pattern:
+            case Dense():
+                is_local = True
+            case NM():
+                is_local = self.holds_whole(1, pattern.m)
+            case Transposable():
+                is_local = self.holds_whole(pattern.m, pattern.m)
+            case _:
+                is_local = False
+        return pattern if is_local else SharedPattern(pattern, self)
+
+
+@dataclass(frozen=True)
+class SharedPattern(Pattern):
+    """A pattern as one process sees it that holds a part of a weight. Its masks are parts of those of the whole.
+
+    Every process calls its methods, in the same order. If a score is NaN in one process, they raise in all.
+    """
+
+    pattern: Pattern
+    part: WeightPart
+
+    kind: ClassVar[str] = "shared"
+    examples: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def read(cls, text: str) -> None:
+        """Return None: no text names a part.
+
+        Args:
+            text: Makes no difference.
+        """
+
+    def __str__(self) -> str:
+        return str(self.pattern)
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Accept any shape, because the plan has checked that of the whole.
+
+        Args:
+            shape: The shape of the part.
+        """
+
+    def kept(self, shape: Sequence[int]) -> int:
+        """Return how many weights a mask of the whole keeps.
+
+        Args:
+            shape: The shape of the part.
+        """
+        return self.pattern.kept(self.part.layer.shape)
+
+    def violations(self, weight: Tensor) -> int:
+        """Return how often the whole weight breaks the rule.
+
+        Args:
+            weight: The part of the weight, or of its mask.
+        """
+        return self.pattern.violations(self.part.gather(weight != 0))
+
+    def mask(self, scores: Tensor) -> Tensor:
+        scores, pattern = scores.detach(), self.pattern
+        if isinstance(pattern, Unstructured):
+            return self.part.keep_highest(scores, self.kept(scores.shape))
+        if isinstance(pattern, Block) and self._holds_blocks(pattern):
+            return self._keep_blocks(block_maxima(scores, pattern), scores, pattern)
+        return self._solve(pattern.mask, scores)
+
+    def nearest(self, weight: Tensor) -> Tensor:
+        weight, pattern = weight.detach(), self.pattern
+        if isinstance(pattern, Unstructured):
+            return self.mask(weight.abs())
+        # In fp64, squares are scaled by the largest weight of all processes.
+        if isinstance(pattern, Block) and self._holds_blocks(pattern) and weight.dtype != torch.float64:
+            return self._keep_blocks(block_squares(weight, pattern), weight, pattern)
+        return self._solve(pattern.nearest, weight)
+
+    def project(self, weight: Tensor) -> Tensor:
+        projected = weight.detach().clone()
+        keep(projected, self.nearest(weight))
+        return projected
+
+    def _solve(self, solve: Callable[[Tensor], Tensor], scores: Tensor) -> Tensor:
+        """Solve the mask of gathered scores, as far as it meets this process's part."""
+        whole, part = self.part.gather(scores), self.part
+        refuse_nan(whole)  # in all processes
+        if isinstance(self.pattern, NM | Transposable):
+            return part.shards.solve_part(part.layer, whole, self.pattern.m, solve)
+        return part.of(solve(whole))
+
+    def _holds_blocks(self, pattern: Block) -> bool:
+        return self.part.is_by_rows and self.part.holds_whole(pattern.rows, pattern.cols)
+
+    def _keep_blocks(self, block_scores: Tensor, weight: Tensor, pattern: Block) -> Tensor:
+        rows, columns = self.part.layer.shape
+        blocks = (rows // pattern.rows, columns // pattern.cols)
+        kept = self.part.keep_highest(block_scores, pattern.kept_blocks((rows, columns)), blocks)
+        return fill_blocks(kept, weight, pattern)

@@ -1,0 +1,20 @@
+"""A process group of this process alone, whose "part" of a weight is the whole of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+
+from nxm_hf.layers.sharding import Shards
+
+
+@contextmanager
+def group_of_one() -> Iterator[Shards]:
+    """Make the group for the body of a `with`, and yield its shards."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield Shards(nn.Module(), init_device_mesh("cpu", (1,)))
+    finally:
+        dist.destroy_process_group()
