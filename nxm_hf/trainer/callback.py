@@ -15,6 +15,7 @@ from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.state_file import STATE_FILE
 from nxm_hf.storage.verify import verify_targets
 from nxm_hf.trainer.checkpoint_manifest import RANDOM_STATES, add_random_states
+from nxm_hf.trainer.host_trainer import CardHook, EarlyCallback, find_trainer, hide_parameters
 from nxm_hf.trainer.save_hook import SaveHook
 from nxm_hf.trainer.session import SparseTrainingSession
 from nxm_hf.trainer.unsupported import is_fsdp
@@ -68,6 +69,7 @@ class NxMCallback(TrainerCallback):
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if is_fsdp():
             raise ValueError("NxMCallback does not support FSDP; use NxMTrainer(..., sparsity=...), which does.")
+        self._join_trainer()
         self._session.check(*_trained(args, kwargs))
 
     def on_train_begin(
@@ -76,6 +78,7 @@ class NxMCallback(TrainerCallback):
         if state.is_hyper_param_search:
             raise ValueError("NxMCallback does not support hyper-parameter search; use NxMTrainer, which does.")
         args, model = _trained(args, kwargs)
+        self._join_trainer()  # again: add_callback() gives no other event
         resume_from = self._state_folder(args, state)
         engine = self._session.begin(
             args,
@@ -87,7 +90,7 @@ class NxMCallback(TrainerCallback):
             left_out=RANDOM_STATES if args.world_size > 1 else "",  # until all processes have reported the save
         )
         if engine.plan.targets and args.should_save:
-            SaveHook(kwargs["model"], engine.model).attach()
+            SaveHook(kwargs["model"], engine.model, lambda: self._session.card_facts(engine.model)).attach()
         if args.eval_on_start:
             engine.deploy()
 
@@ -96,6 +99,7 @@ class NxMCallback(TrainerCallback):
     ) -> None:
         self._drop_unsaved()
         engine = self._session.started_engine()
+        hide_parameters(engine.model)
         engine.undeploy()
         engine.step = state.global_step  # counts skipped steps too
 
@@ -108,6 +112,16 @@ class NxMCallback(TrainerCallback):
         self._prepare(_trained(args, kwargs)[0], state, control)
         if control.should_training_stop:
             self._session.started_engine().deploy()  # later callbacks see the deployed weights
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._session.evaluations.add(state, metrics, getattr(kwargs.get("eval_dataloader"), "dataset", None))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -142,9 +156,18 @@ class NxMCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if logs is not None and "loss" in logs and self.engine is not None:
-            metrics = self.engine.metrics()
-            logs.update(metrics)
+            metrics = {key: logs[key] for key in logs if key.startswith("nxm/")} or self._metrics()
+            logs.update(metrics)  # without EarlyCallback, trackers have reported already
             state.log_history[-1].update(metrics)
+
+    def _metrics(self) -> dict[str, float]:
+        return {} if self.engine is None else self.engine.metrics()
+
+    def _join_trainer(self) -> None:
+        """Reach the trackers and the card of the Trainer. In another loop with callbacks there are none to reach."""
+        if (trainer := find_trainer()) is not None:
+            EarlyCallback(self, trainer.callback_handler, lambda: self.config, self._metrics).attach()
+            CardHook(trainer, lambda: self._session.write_card(trainer.args)).attach()
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -178,7 +201,7 @@ class NxMCallback(TrainerCallback):
                 self._unsaved = folder
                 begin_checkpoint(folder)
                 verification = verify_targets(engine.plan.targets)
-                write_record(folder, engine.record(verification), verification)
+                write_record(folder, engine.record(verification), verification, self._session.card_facts(engine.model))
             if not args.save_only_model:
                 self._session.write_state(args, folder)
 

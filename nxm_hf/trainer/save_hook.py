@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from nxm_hf.storage.card_facts import CardFacts
 from nxm_hf.storage.checkpoints import is_checkpoint
 from nxm_hf.storage.manifest import file_stamps, model_files_since, remove_manifest, write_manifest
 from nxm_hf.storage.model_record import read_record
@@ -23,10 +24,11 @@ class SaveHook:
     Args:
         model: What is saved: a model, or a container around it.
         inner: The model whose layers are sparse.
+        facts: Returns what the card says of where the weights come from.
     """
 
-    def __init__(self, model: Any, inner: nn.Module):
-        self._model, self._inner = model, inner
+    def __init__(self, model: Any, inner: nn.Module, facts: Callable[[], CardFacts] = CardFacts):
+        self._model, self._inner, self._facts = model, inner, facts
         self._save: Callable[..., Any] | None = None
 
     def attach(self) -> None:
@@ -59,7 +61,7 @@ class SaveHook:
         result = self._save(*args, **kwargs)
         record = read_record(self._inner)  # the engine removes it while the model holds its training view
         if record is not None and (verification := verify(self._inner)).ok:
-            write_record(folder, record, verification)
+            write_record(folder, record, verification, self._facts())
             if not is_checkpoint(folder):  # of which Trainer writes more files
                 write_manifest(folder, model_files_since(folder, before))
         return result

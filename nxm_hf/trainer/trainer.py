@@ -278,9 +278,10 @@ class NxMTrainer(WholeCheckpoints):
             raise ValueError(f'view must be "deployed" or "training"; got {view!r}.')
         outer, self._view = self._view, view or self._view  # with several datasets, Trainer calls evaluate for each
         try:
+            self._session.evaluations.enabled = self._view == "deployed"
             return super().evaluate(*args, **kwargs)
         finally:
-            self._view = outer
+            self._view, self._session.evaluations.enabled = outer, True
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Run the evaluation loop as Trainer does, on the deployed weights unless the view is "training"."""
@@ -322,7 +323,7 @@ class NxMTrainer(WholeCheckpoints):
                 elif plan.shards is not None:
                     prints = fingerprints(plan)
                 if saves:
-                    write_record(folder, record, verification)
+                    write_record(folder, record, verification, self._session.card_facts(self._plain_model))
                     check_written(folder, plan, prints.get("targets") if plan.shards is not None else None)
                     if self._packed and not checkpoint:
                         pack_in_place(folder)
@@ -355,7 +356,8 @@ class NxMTrainer(WholeCheckpoints):
         super().create_model_card(*args, **kwargs)
         if not self.sparsity.is_dense and self.is_world_process_zero():
             _, record, verification = self._session.deployed_record(self._plain_model, alone=True)
-            write_card(str(self.args.output_dir), record, verification)
+            facts = self._session.card_facts(self._plain_model)
+            write_card(str(self.args.output_dir), record, verification, facts)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as Trainer does, with the metrics of sparsity beside the loss."""
