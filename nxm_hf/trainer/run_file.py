@@ -1,6 +1,8 @@
 """The file `nxm_run.json`: what a training was, so that another can repeat it. `nxm report` shows it."""
 
 import json
+import logging
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +20,7 @@ from nxm_hf.layers.modules import unwrap
 from nxm_hf.storage.card_facts import DataFacts
 from nxm_hf.storage.checkpoints import RUN_FILE
 
+logger = logging.getLogger("nxm_hf")
 FORMAT = 1
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "sentence-transformers", "trl")
 # Of the arguments of a Trainer only these: others hold paths, names and tokens.
@@ -80,13 +83,18 @@ def describe_run(
 
 
 def write_run_file(folder: str | Path, description: dict[str, Any]) -> None:
-    """Write the description of a training into its output directory.
+    """Write the description of a training into its output directory. If that fails, the training goes on.
 
     Args:
         folder: The directory; it is created if needed.
         description: What `describe_run` returned.
     """
-    write_json(Path(folder), RUN_FILE, description)
+    writing = f".{RUN_FILE}.writing"  # a killed process leaves the older file complete
+    try:
+        write_json(Path(folder), writing, description)
+        os.replace(Path(folder) / writing, Path(folder) / RUN_FILE)
+    except OSError as error:
+        logger.warning("%s could not be written (%s), so `nxm report` cannot show the settings.", RUN_FILE, error)
 
 
 def _describe_model(model: nn.Module) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The file that says what a training was."""
 
 import json
+import logging
 
 import pytest
 import torch
 
 from nxm_hf.storage.checkpoints import RUN_FILE
+from nxm_hf.trainer.run_file import write_run_file
 from tests.support.training import KINDS, make_12_step_trainer
 
 
@@ -37,3 +39,10 @@ def test_what_another_needs_to_repeat_a_training_is_written_when_it_begins(kind,
     assert run["sparsity"]["recipe"] == "fix" and run["sparsity"]["settle"] == 0.5
     assert run["versions"]["torch"] == torch.__version__ and run["versions"]["device"] == "cpu"
     assert not {"secret", str(tmp_path)} & {text for text in (tmp_path / RUN_FILE).read_text().split('"')}
+
+
+def test_a_file_that_cannot_be_written_is_no_error_and_leaves_nothing_torn(tmp_path, caplog):
+    (tmp_path / RUN_FILE).mkdir()
+    with caplog.at_level(logging.WARNING, "nxm_hf"):
+        write_run_file(tmp_path, {"format": 1})
+    assert "could not be written" in caplog.text and (tmp_path / RUN_FILE).is_dir()
