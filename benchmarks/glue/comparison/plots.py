@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ def _finish(figure: Any, columns: Sequence[Any], results: ModelResults, name: st
     if not axis.names_points:
         return
     labelled = {task: _labels(results, task, axis) for task in results.tasks}
-    keys = {text.partition("=")[0] for labels in labelled.values() for text, *_ in labels if "=" in text}
+    keys = {each.text.partition("=")[0] for labels in labelled.values() for each in labels if "=" in each.text}
     for axes, task in zip(columns, results.tasks, strict=True):
         if len(keys) == 1 and labelled[task]:
             axes.set_xlabel(f"{axis.title}; labels: {next(iter(keys))}")
@@ -159,21 +159,21 @@ def _finish(figure: Any, columns: Sequence[Any], results: ModelResults, name: st
         drawn = [(x, runs) for runs in results.of(task) if (x := values.get(runs.label)) is not None]
         points = [(x, mean(runs.scores) + part * (_error_bar(runs) or 0)) for x, runs in drawn for part in _ALONG]
         shortened = [
-            Label(text.partition("=")[2] if len(keys) == 1 and "=" in text else text, *rest)
-            for text, *rest in labelled[task]
+            replace(label, text=label.text.partition("=")[2] or label.text) if len(keys) == 1 else label
+            for label in labelled[task]
         ]
         place(axes, shortened, points)
 
 
-def _labels(results: ModelResults, task: str, axis: Axis) -> list[tuple[str, float, float, str]]:
-    """Return the text, the place and the colour of each point that has a label."""
+def _labels(results: ModelResults, task: str, axis: Axis) -> list[Label]:
+    """Return the label of each point that has one."""
     names, labels = _legend_names(results.labels), []
     colors = {name: f"C{number}" for number, name in enumerate(dict.fromkeys(names.values()))}
     values, _ = _positions(results, task, axis)
     for runs in results.of(task):
         if runs.label in values and _last_setting(runs.label):
             text = runs.label.split()[-1].strip("[]").removeprefix("pattern=")
-            labels.append((text, values[runs.label], mean(runs.scores), colors[names[runs.label]]))
+            labels.append(Label(text, values[runs.label], mean(runs.scores), colors[names[runs.label]]))
     return labels
 
 
