@@ -11,6 +11,7 @@ from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.layers.find import find_layers
 from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.methods import Slot, keep
+from nxm_hf.storage.card_facts import CardFacts
 from nxm_hf.storage.model_files import layer_weights, load_model, skeleton
 from nxm_hf.storage.model_record import set_record
 from nxm_hf.storage.same_model import check_same_model
@@ -60,7 +61,7 @@ def rewind(
     with written_whole(output_dir, bytes_of(model)) as folder:
         model.save_pretrained(folder)
         copy_beside(checkpoint, folder)
-        write_record(folder, record, verification)
+        write_record(folder, record, verification, CardFacts(new_weights=True))
         check_written(folder, plan)
     return verification
 

@@ -20,6 +20,7 @@ from nxm_hf.storage.adapter_files import (
     check_adapter_weights,
     read_adapter,
 )
+from nxm_hf.storage.card_facts import CardFacts, base_model_of
 from nxm_hf.storage.manifest import RESTORE, check_unchanged
 from nxm_hf.storage.model_files import load_with_missing, model_class, read_model_config
 from nxm_hf.storage.model_record import read_record
@@ -115,6 +116,6 @@ def _write(result: MergeResult, base: str, folder: Path) -> None:
     assert record is not None  # merge has set it
     model.save_pretrained(folder)
     copy_beside(base, folder)
-    write_record(folder, record, verify(model))
+    write_record(folder, record, verify(model), CardFacts(base_model_of(model), new_weights=True))
     with torch.no_grad():
         check_written(folder, Plan.of(model, record.config.for_finetuning()))

@@ -34,6 +34,20 @@ def looks_like_path(text: str) -> bool:
     return Path(owner).is_dir() if owner else "." in name
 
 
+def hub_name(text: str) -> str | None:
+    """Return a text if it can be the name of a repository on the Hub, and None if it is, or looks like, a path.
+
+    Args:
+        text: A name as a user wrote it.
+
+    Example:
+        >>> hub_name("google-bert/bert-base-uncased"), hub_name("./bert"), hub_name("")
+        ('google-bert/bert-base-uncased', None, None)
+    """
+    name = text.partition(":")[0]
+    return None if looks_like_path(text) or Path(name).exists() else name
+
+
 def read_payload(directory_or_repo: str | Path, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """Read what a saved model says of its sparsity.
 

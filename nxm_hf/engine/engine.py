@@ -13,7 +13,14 @@ from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.engine.method_of_part import method_of_part
 from nxm_hf.engine.metrics import mask_movement, residual, training_metrics
 from nxm_hf.engine.optimizer_state import Moments, check_moments
-from nxm_hf.engine.requirements import check_held, check_shards, check_trainable, warn_of_resets_that_never_come
+from nxm_hf.engine.requirements import (
+    check_held,
+    check_shards,
+    check_trainable,
+    warn_of_early_end,
+    warn_of_no_convergence,
+    warn_of_resets_that_never_come,
+)
 from nxm_hf.engine.sharded_state import cut, gather
 from nxm_hf.engine.step_hooks import StepHooks
 from nxm_hf.engine.weight_step import weight_steps
@@ -238,21 +245,10 @@ class Engine:
         pruned = residual(self.trained_weights())
         self._warned = early or pruned > CONVERGED
         if early:
-            logger.warning(
-                "Training ends at step %d of %d, in the phase %r; pruning now takes %.4f of the norm of the weights.",
-                self.step,
-                self.total_steps,
-                self.phase,
-                pruned,
-            )
+            warn_of_early_end(self.step, self.total_steps, self.phase, pruned)
         elif pruned > CONVERGED:
-            logger.warning(
-                "ADMM has not converged: pruning takes %.4f of the norm of the weights, and %.4f of the last mask was "
-                "kept before. Raise rho (or contraction), the learning rate or the number of steps; or write "
-                "settle=0.25 to train on with a frozen mask.",
-                pruned,
-                mask_movement(self.plan.targets, self._states)["nxm/mask_similarity"],
-            )
+            similarity = mask_movement(self.plan.targets, self._states)["nxm/mask_similarity"]
+            warn_of_no_convergence(pruned, similarity)
 
     def detach(self) -> None:
         """Remove the hooks and forget the state. The weights stay as they are.

@@ -11,12 +11,14 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from nxm_hf import pruners
 from nxm_hf._version import __version__
+from nxm_hf.config.hub import hub_name
 from nxm_hf.layers.find import find_layers
 from nxm_hf.pruning.block_cache import BlockCache
 from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
 from nxm_hf.pruning.prune import PruningJob, check_arguments, default_method
 from nxm_hf.pruning.result import PruningResult, record_pruning
 from nxm_hf.pruning.text_rows import check_paths
+from nxm_hf.storage.card_facts import CardFacts
 from nxm_hf.storage.manifest import RESTORE, check_unchanged, record_model
 from nxm_hf.storage.model_files import load_with_missing, model_class, read_model_config
 from nxm_hf.storage.model_source import model_directory
@@ -92,6 +94,7 @@ def prune_directory(
     layers = {"include": include, "exclude": exclude, "on_indivisible": on_indivisible}
     check_arguments(pattern, pruner, inputs, layers, calibrates=calibration is not None)
     check_paths(calibration, evaluation)
+    facts = _facts(source, calibration)
     source = model_directory(str(source))  # all that can be checked without the model has been
     check_unchanged(source, RESTORE)
     model = _load(source, place, dtype)
@@ -105,7 +108,7 @@ def prune_directory(
         job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates=batches is not None)
         result = job.run(batches, reader, evaluation=evaluation, cache=cache)
         complete = cache.folder / "whole"
-        _write(model, job, result, Path(source), complete)
+        _write(model, job, result, Path(source), facts, complete)
         put_in_place(complete, out)
         cache.clear()
     return result
@@ -142,12 +145,20 @@ def _identity(
     return {**data, **{name: value if isinstance(value, dict) else str(value) for name, value in options.items()}}
 
 
-def _write(model: PreTrainedModel, job: PruningJob, result: PruningResult, source: Path, folder: Path) -> None:
+def _facts(source: str | Path, calibration: str | Path | None) -> CardFacts:
+    """Return what the card says of the origin of the model: the names of its source and its texts, if on the Hub."""
+    data = None if calibration is None else hub_name(str(calibration))
+    return CardFacts(hub_name(str(source)), () if data is None else (data,), new_weights=True)
+
+
+def _write(
+    model: PreTrainedModel, job: PruningJob, result: PruningResult, source: Path, facts: CardFacts, folder: Path
+) -> None:
     """Write the pruned model, its config and card, the result, and the files beside the source model."""
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that was killed while it wrote
     model.save_pretrained(folder)
     copy_beside(source, folder)
-    write_record(folder, record_pruning(job.config, result), verify_targets(job.plan.targets))
+    write_record(folder, record_pruning(job.config, result), verify_targets(job.plan.targets), facts)
     result.save(folder)
     with torch.no_grad():
         check_written(folder, job.plan)

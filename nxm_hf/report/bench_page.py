@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from nxm_hf.inference.bench import DENSE, Bench, Measurement
-from nxm_hf.report.charts import Chart, Line
+from nxm_hf.report.chart import Chart, Line
 from nxm_hf.report.figure import figure
 from nxm_hf.report.html import cards, html_page, html_table, section
 

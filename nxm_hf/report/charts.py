@@ -1,250 +1,103 @@
-"""Chart data for training runs, independent of the output format (SVG or PNG).
+"""The charts of training runs: which curves they hold, and which runs they pair.
 
 Charts of the section "curves" come from the Trainer's log, those of "weights" from what AnalysisCallback recorded.
 """
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import replace
 from operator import mul
 
-import torch
-from torch import Tensor
-
-from nxm_hf.analysis.correlation import MIN_POINTS, Learning, learning_correlation, random_walk_null
-from nxm_hf.analysis.recording import decode_in_mask
+from nxm_hf.report.chart import Chart, Line, Mark
+from nxm_hf.report.phases import phase_marks
 from nxm_hf.report.run import Run
-
-
-@dataclass(frozen=True)
-class Line:
-    """One curve of a chart. In a bar chart `xs` are the edges of the bars, one more than `ys`."""
-
-    name: str
-    xs: tuple[float, ...]
-    ys: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One figure: curves, or bars, over a common axis.
-
-    Args:
-        section: The section of the page that shows it, "curves" or "weights".
-        title: Its title.
-        x: The label of the x axis.
-        y: The label of the y axis.
-        lines: The curves, or one outline of bars each.
-        bars: Whether to draw bars.
-        logarithmic: Whether the y axis is logarithmic.
-        note: A text below the figure.
-        logarithmic_x: Whether the x axis is logarithmic.
-    """
-
-    section: str
-    title: str
-    x: str
-    y: str
-    lines: tuple[Line, ...]
-    bars: bool = False
-    logarithmic: bool = False
-    note: str = ""
-    logarithmic_x: bool = False
+from nxm_hf.report.weight_charts import weight_charts
 
 
 def charts(runs: Sequence[Run]) -> list[Chart]:
+    """Return the charts that show a change.
+
+    Args:
+        runs: The runs; the curves of all are drawn into the same chart where they are comparable.
+    """
+    return [chart for chart in all_charts(runs) if not chart.is_constant]
+
+
+def all_charts(runs: Sequence[Run]) -> list[Chart]:
     """Return all charts for which the runs have data.
 
     Args:
-        runs: The runs; a curve of each is drawn into the same chart where they are comparable.
+        runs: The runs.
     """
     evaluations = dict.fromkeys(key for run in runs for key in run.evaluations)
     drawn = [_curves(runs, "loss", "Training loss", "loss")]
     drawn += [_curves(runs, key, f"Evaluation: {_metric_label(key)}", _metric_label(key)) for key in evaluations]
     drawn += [
+        _curves(runs, "learning_rate", "Learning rate", "learning rate"),
         _curves(runs, "nxm/mask_similarity", "Mask similarity", "share of kept weights kept again"),
         _curves(runs, "nxm/flip_rate", "Flip rate", "share of all weights that entered or left the mask"),
         _curves(runs, "nxm/residual", "Residual", "‖W - P(W)‖ / ‖W‖", logarithmic=True),
-        Chart("curves", "Density in training", "step", "fraction kept", _densities(runs)),
+        _densities(runs),
     ]
-    for run in runs:
-        if run.analysis:
-            suffix = f" of {run.name}" if len(runs) > 1 else ""
-            drawn += [_magnitudes(run, suffix), *_mask_counts(run, suffix), *_learning(run, suffix)]
+    drawn += pair([(run.name, weight_charts(run)) for run in runs if run.analysis])
     return [chart for chart in drawn if chart.lines]
 
 
 def _curves(runs: Sequence[Run], key: str, title: str, y: str, logarithmic: bool = False) -> Chart:
     """Return a chart of one key of the log, with a curve for each run that has it."""
-    lines = []
-    for run in runs:
-        if points := run.points(key):
-            steps, values = zip(*points, strict=True)
-            lines.append(Line(run.name, steps, values))
+    shown = [(run, points) for run in runs if (points := run.points(key))]
+    lines = [Line(run.name, *map(tuple, zip(*points, strict=True))) for run, points in shown]
     logarithmic = logarithmic and all(value > 0 for line in lines for value in line.ys)
-    return Chart("curves", title, "step", y, tuple(lines), logarithmic=logarithmic)
+    marks = _marks([run for run, _ in shown])
+    return Chart("curves", title, "step", y, tuple(lines), logarithmic=logarithmic, marks=marks)
 
 
-def _densities(runs: Sequence[Run]) -> tuple[Line, ...]:
+def _marks(runs: Sequence[Run]) -> tuple[Mark, ...]:
+    """Return where the phases of runs begin; once for all of them if they are the same."""
+    phases = [phase_marks(run) for run in runs]
+    if phases and all(each == phases[0] for each in phases):
+        return tuple(Mark(step, label) for step, label in phases[0])
+    return tuple(Mark(step, label, number) for number, each in enumerate(phases) for step, label in each)
+
+
+def _densities(runs: Sequence[Run]) -> Chart:
     """Return the density of all masks together, for each run with a recording."""
-    lines = []
-    for run in runs:
-        if run.analysis:
-            sizes = [layer["shape"][0] * layer["shape"][1] for layer in run.analysis["layers"].values()]
-            steps, densities = zip(*run.recorded("density"), strict=True)
-            kept = (sum(map(mul, sizes, values)) / sum(sizes) for values in densities)
-            lines.append(Line(run.name, steps, tuple(kept)))
-    return tuple(lines)
+    lines, recorded = [], [run for run in runs if run.analysis]
+    for run in recorded:
+        sizes = [layer["shape"][0] * layer["shape"][1] for layer in run.analysis["layers"].values()]
+        steps, densities = zip(*run.recorded("density"), strict=True)
+        kept = (sum(map(mul, sizes, values)) / sum(sizes) for values in densities)
+        lines.append(Line(run.name, steps, tuple(kept)))
+    return Chart("curves", "Density in training", "step", "fraction kept", tuple(lines), marks=_marks(recorded))
+
+
+def pair(charts_of_runs: Sequence[tuple[str, Sequence[Chart]]]) -> list[Chart]:
+    """Return the charts of runs with those in one that have the same title and axes.
+
+    Args:
+        charts_of_runs: The name and the charts of each run.
+    """
+    if len(charts_of_runs) == 1:
+        return list(charts_of_runs[0][1])
+    groups: dict[tuple[str, str, str], list[tuple[str, Chart]]] = {}
+    for name, drawn in charts_of_runs:
+        for chart in drawn:
+            groups.setdefault((chart.title, chart.x, chart.y), []).append((name, chart))
+    paired = []
+    for (title, _, _), members in groups.items():
+        lines = []
+        for name, chart in members:
+            others = [set(other.lines) for _, other in members]
+            for line in chart.lines:
+                common = len(members) > 1 and all(line in each for each in others)  # such as that of random walks
+                lines.append(line if common else replace(line, name=f"{name}: {line.name}"))
+        notes = {name: chart.note for name, chart in members if chart.note}
+        same = len(set(notes.values())) <= 1
+        note = next(iter(notes.values()), "") if same else " ".join(f"{name}: {text}" for name, text in notes.items())
+        alone = f" of {', '.join(name for name, _ in members)}" if len(members) < len(charts_of_runs) else ""
+        paired.append(replace(members[0][1], title=f"{title}{alone}", lines=tuple(dict.fromkeys(lines)), note=note))
+    return paired
 
 
 def _metric_label(key: str) -> str:
     """Return "rte accuracy" for "eval_rte_accuracy"."""
     return key.removeprefix("eval_").replace("_", " ")
-
-
-def _magnitudes(run: Run, suffix: str) -> Chart:
-    """Return the histogram of kept and pruned weights."""
-    histograms, step = run.analysis["magnitudes"], run.recorded("in_mask")[-1][0]
-    lines = [Line(name, tuple(histograms["edges"]), tuple(histograms[name])) for name in ("kept", "pruned")]
-    return Chart(
-        "weights",
-        f"Sizes of weights{suffix}",
-        "|w| / root mean square of its layer",
-        "weights",
-        tuple(lines),
-        bars=True,
-        note=f"The weights that the optimizer trains, at step {step}; the last bar also holds larger weights.",
-    )
-
-
-def mask_records(run: Run) -> list[list[str]]:
-    """Return the recorded masks that count: one for each iteration of ADMM, else one for each record of the recipe.
-
-    Masks of a warm-up or of the frozen-mask phase do not count, unless there are no others.
-
-    Args:
-        run: A run with a recording.
-
-    Returns:
-        The values of "in_mask" of these records.
-    """
-    records = [record for record in run.analysis.get("records", []) if "in_mask" in record]
-    trained = [record for record in records if record.get("phase", "recipe") == "recipe"]
-    by_iteration = {record["iteration"]: record for record in trained if "iteration" in record}
-    return [record["in_mask"] for record in list(by_iteration.values()) or trained or records]
-
-
-def in_mask_counts(run: Run) -> dict[str, list[int]]:
-    """Count in how many masks each followed weight was; see `mask_records`.
-
-    Args:
-        run: A run with a recording.
-
-    Returns:
-        The counts of the followed weights of each layer, by the name of the layer.
-    """
-    records = mask_records(run)
-    counts = {}
-    for number, (name, layer) in enumerate(run.analysis["layers"].items()):
-        in_mask = [decode_in_mask(texts[number], len(layer["index"])) for texts in records]
-        counts[name] = [sum(steps) for steps in zip(*in_mask, strict=True)]
-    return counts
-
-
-def magnitude_by_count(run: Run) -> list[tuple[int, int, float, float]]:
-    """Group the followed weights by how many of the masks of `mask_records` they were in.
-
-    Args:
-        run: A run with a recording.
-
-    Returns:
-        (masks that hold it, number of weights, mean first |w|, mean last |w|) for each group.
-    """
-    groups: dict[int, list[tuple[float, float]]] = {}
-    for name, counts in in_mask_counts(run).items():
-        layer = run.analysis["layers"][name]
-        for count, first, last in zip(counts, layer["first"], layer["last"], strict=True):
-            groups.setdefault(count, []).append((abs(first), abs(last)))
-    rows = []
-    for count in sorted(groups):
-        first_sum, last_sum = (sum(magnitudes) for magnitudes in zip(*groups[count], strict=True))
-        size = len(groups[count])
-        rows.append((count, size, first_sum / size, last_sum / size))
-    return rows
-
-
-def _mask_counts(run: Run, suffix: str) -> list[Chart]:
-    """Return how often weights were in the mask, and their magnitudes (Figures 3 and 4 of NxMTransformer)."""
-    groups, records = magnitude_by_count(run), len(mask_records(run))
-    counts, sizes, first, last = zip(*groups, strict=True)
-    size_of = dict(zip(counts, sizes, strict=True))
-    edges = tuple(count - 0.5 for count in range(records + 2))
-    weights = Line("weights", edges, tuple(size_of.get(count, 0) for count in range(records + 1)))
-    magnitudes = (Line("at the beginning", counts, first), Line("at the end", counts, last))
-    of_admm = any("iteration" in record for record in run.analysis["records"])
-    x = f"times in the mask, of {records} {'iterations' if of_admm else 'recorded steps'}"
-    note = "A peak in the middle comes from weights that enter and leave the mask repeatedly."
-    return [
-        Chart("weights", f"Times in the mask{suffix}", x, "followed weights", (weights,), bars=True, note=note),
-        Chart("weights", f"Size by times in the mask{suffix}", x, "mean |w|", magnitudes),
-    ]
-
-
-def snapshots(run: Run) -> list[list[float]]:
-    """Return the moves of the traced weights of all layers at evenly spaced steps.
-
-    The first and last record of a training may have another distance and are then left out.
-
-    Args:
-        run: A run with a recording.
-
-    Returns:
-        A list of all traced weights for each of these steps; empty for fewer than two records.
-    """
-    moves = dict(run.recorded("way"))
-    if len(moves) < 2:
-        return []
-    gap = Counter(after - before for before, after in pairwise(moves)).most_common(1)[0][0]
-    return [[value for layer in layers for value in layer] for step, layers in moves.items() if step % gap == 0]
-
-
-def _learning(run: Run, suffix: str) -> list[Chart]:
-    """Return how long weights keep their direction, beside random walks (Stosic and Stosic)."""
-    moves = snapshots(run)
-    if len(moves) <= MIN_POINTS:
-        return []
-    kept = _traced_in_mask(run)
-    trained, null = learning_correlation(torch.tensor(moves, dtype=torch.float64), kept), random_walk_null(len(moves))
-    groups = {
-        "kept": (trained, kept),
-        "pruned": (trained, ~kept),
-        "random walk": (null, torch.ones_like(null.delta, dtype=torch.bool)),
-    }
-    lines, medians = [], []
-    for name, (learning, where) in groups.items():
-        if learning.delta[where].isfinite().any():
-            lines.append(_cumulative(name, learning, where))
-            medians.append(f"{name} {learning.quantile(0.5, where):.3f}")
-    sample = f"Of {len(kept)} weights at {len(moves)} recorded steps."
-    note = f"{sample} Medians: {', '.join(medians)}. Random walks learn nothing."
-    x = "% of training after which a weight has lost its direction"
-    return [Chart("weights", f"Learning correlation{suffix}", x, "share of the weights", tuple(lines), note=note)]
-
-
-def _traced_in_mask(run: Run) -> Tensor:
-    """Return which of the traced weights of all layers were in the last mask."""
-    texts, moves = run.recorded("in_mask")[-1][1], run.recorded("way")[-1][1]
-    kept: list[bool] = []
-    for text, layer, traced in zip(texts, run.analysis["layers"].values(), moves, strict=True):
-        kept += decode_in_mask(text, len(layer["index"]))[: len(traced)]
-    return torch.tensor(kept)
-
-
-def _cumulative(name: str, learning: Learning, where: Tensor) -> Line:
-    """Return the share of the selected weights whose correlation has ended, over the percentage of training."""
-    delta = learning.delta[where]
-    delta = delta[delta.isfinite()].sort().values
-    grid = torch.linspace(0, 1, 51, dtype=delta.dtype)
-    shares = torch.searchsorted(delta, grid, right=True).double() / len(delta)
-    return Line(name, tuple(round(100 * x) for x in grid.tolist()), tuple(shares.tolist()))

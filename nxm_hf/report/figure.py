@@ -2,7 +2,7 @@
 
 from html import escape
 
-from nxm_hf.report.charts import Chart
+from nxm_hf.report.chart import Chart
 from nxm_hf.report.html import html_table
 from nxm_hf.report.svg import draw_chart, legend
 

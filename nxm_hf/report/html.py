@@ -74,8 +74,17 @@ def share_bar(share: float) -> Html:
     return Html(f'<span class="bar"><span style="width:{share:.1%}"></span></span>')
 
 
+def escape_cell(cell: str) -> str:
+    """Return the content of a cell as HTML.
+
+    Args:
+        cell: Plain text, or `Html`, which stays as it is.
+    """
+    return cell if isinstance(cell, Html) else escape(cell)
+
+
 def _cell(cell: str, is_header: bool) -> str:
-    text = cell if isinstance(cell, Html) else escape(cell)
+    text = escape_cell(cell)
     if not is_header:
         return f"<td>{text}</td>"
     # Lets the name of a layer break after its dots on a narrow screen.

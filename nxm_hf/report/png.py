@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nxm_hf.report.charts import Chart
+from nxm_hf.report.chart import Chart
 from nxm_hf.text import printable
 
 LABEL = 60  # characters of a title or a label, which have to fit into the picture
+_SOFTWARE = "nxm_hf report"  # in each picture, by which a later report knows it
+_HEAD = 4096  # bytes of a PNG in which that stands
 
 
 def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:
-    """Draw each chart into `folder/report/`, and remove those that an earlier report left there.
+    """Draw each chart into `folder/report/`, and remove what an earlier report left there; other pictures stay.
 
     Args:
         charts: The charts.
@@ -23,7 +25,8 @@ def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:
     """
     pictures = folder / "report"
     for old in pictures.glob("*.png"):
-        old.unlink()
+        if _SOFTWARE.encode() in old.read_bytes()[:_HEAD]:
+            old.unlink()
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -35,7 +38,7 @@ def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:
         figure = Figure(figsize=(6, 3.6), dpi=160, layout="constrained")
         _draw(chart, figure.subplots())
         written.append(pictures / f"{_file_name(chart.title)}.png")
-        figure.savefig(written[-1])
+        figure.savefig(written[-1], metadata={"Software": _SOFTWARE})
     return written
 
 
@@ -48,6 +51,14 @@ def _draw(chart: Chart, axes: Any) -> None:  # matplotlib.axes.Axes, which may n
     scales = ["log" if each else "linear" for each in (chart.logarithmic_x, chart.logarithmic)]
     title, x, y = map(_label, (chart.title, chart.x, chart.y))
     axes.set(title=title, xlabel=x, ylabel=y, xscale=scales[0], yscale=scales[1])
+    for row, mark in enumerate(chart.marks):
+        colour = "tab:gray" if mark.line is None else f"C{mark.line}"
+        axes.axvline(mark.x, color=colour, linestyle="--", linewidth=1)
+        side = "left" if mark.x < sum(axes.get_xlim()) / 2 else "right"
+        place: dict[str, Any] = {"xytext": (3 if side == "left" else -3, -8 - 9 * row), "textcoords": "offset points"}
+        axes.annotate(
+            _label(mark.label), (mark.x, 1), xycoords=axes.get_xaxis_transform(), fontsize=7, ha=side, **place
+        )
     axes.grid(alpha=0.3)
     if len(chart.lines) > 1:
         axes.legend()

@@ -1,13 +1,13 @@
 """The page of models that were pruned without training: the output error of each layer, as bars and in a table."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from nxm_hf.pruning.result import RESULT_FILE, PrunedLayer, PruningResult
-from nxm_hf.report.html import html_page, html_table, share_bar
+from nxm_hf.report.html import html_page, section, share_bar
+from nxm_hf.report.side_by_side import Cells, quantities, rows_by_name
 
-HEADER = ("layer", "role", "shape", "pattern", "density", "energy kept", "error", "", "by magnitude", "", "note")
+COLUMNS = ("pattern", "density", "energy kept", "error", "", "by magnitude", "", "note")
 
 
 def is_pruned_model(folder: str | Path) -> bool:
@@ -20,7 +20,7 @@ def is_pruned_model(folder: str | Path) -> bool:
 
 
 def pruning_page(folders: Sequence[str | Path]) -> str:
-    """Return the report of pruned models, one below the other, as HTML.
+    """Return the report of pruned models, side by side, as HTML.
 
     Args:
         folders: Directories that `nxm prune` or `nxm convert` wrote.
@@ -28,28 +28,31 @@ def pruning_page(folders: Sequence[str | Path]) -> str:
     Raises:
         ValueError: if the record of a directory cannot be read.
     """
-    sections = "".join(_section(Path(folder)) for folder in folders)
-    return html_page("Pruning report", ", ".join(Path(folder).resolve().name for folder in folders), sections)
-
-
-def _section(folder: Path) -> str:
-    result = PruningResult.read(folder)
-    errors = [error for layer in result.layers for error in (layer.error, layer.magnitude_error) if error is not None]
+    names = [Path(folder).resolve().name for folder in folders]
+    results = [PruningResult.read(Path(folder)) for folder in folders]
+    facts = quantities(names, [_facts(result) for result in results])
+    errors = [error for result in results for layer in result.layers for error in _errors(layer) if error is not None]
     largest = max(errors, default=0) or 1
-    layers = html_table(HEADER, [_row(layer, largest) for layer in result.layers], row_headers=1)
+    rows = [{layer.name: _cells(layer, largest) for layer in result.layers} for result in results]
+    layers = rows_by_name(names, ("layer", "role", "shape"), COLUMNS, rows)
+    note = "Errors are of each layer's outputs over the calibration tokens, squared, as a share of the outputs."
+    body = section("settings", "How it was pruned", facts)
+    body += section("layers", "Layers", f'{layers}<p class="note">{note}</p>')
+    return html_page("Pruning report", ", ".join(names), body)
+
+
+def _facts(result: PruningResult) -> dict[str, str]:
     settings = ", ".join(f"{name}={value!r}" for name, value in result.settings.items()) or "none"
     facts = {"method": result.method, "settings": settings, **result.summary, **result.score_summary}
-    note = "Errors are of each layer's outputs over the calibration tokens, squared, as a share of the outputs."
-    return (
-        f'<section id="layers">\n<h2>{escape(folder.resolve().name)}</h2>\n'
-        f"{html_table(('name', 'value'), list(facts.items()), row_headers=1)}"
-        f'<h3>Layers</h3>{layers}<p class="note">{note}</p>\n</section>\n'
-    )
+    return {key: str(value) for key, value in facts.items()}
 
 
-def _row(layer: PrunedLayer, largest_error: float) -> list[str]:
-    cells = [layer.name, layer.role, "x".join(map(str, layer.shape)), layer.pattern, f"{layer.density:.4f}"]
-    cells.append(f"{layer.kept_energy:.4f}")
-    for error in (layer.error, layer.magnitude_error):
+def _errors(layer: PrunedLayer) -> tuple[float | None, float | None]:
+    return layer.error, layer.magnitude_error
+
+
+def _cells(layer: PrunedLayer, largest_error: float) -> tuple[Cells, Cells]:
+    cells = [layer.pattern, f"{layer.density:.4f}", f"{layer.kept_energy:.4f}"]
+    for error in _errors(layer):
         cells += ["-", ""] if error is None else [f"{error:.4f}", share_bar(error / largest_error)]
-    return [*cells, layer.note]
+    return (layer.role, "x".join(map(str, layer.shape))), (*cells, layer.note)

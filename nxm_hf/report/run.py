@@ -9,7 +9,7 @@ from typing import Any
 
 from nxm_hf.analysis.recording import ANALYSIS_FILE, FORMAT
 from nxm_hf.config import CONFIG_FILE
-from nxm_hf.storage.checkpoints import LAST_WRITTEN, is_checkpoint
+from nxm_hf.storage.checkpoints import LAST_WRITTEN, RUN_FILE, is_checkpoint
 from nxm_hf.storage.verify import Verification, verify
 from nxm_hf.storage.weight_files import INDEX, WEIGHTS
 
@@ -25,6 +25,7 @@ class Run:
         folder: The output directory of its Trainer.
         state: The content of the newest trainer_state.json.
         config: The content of nxm_config.json; empty if there is none.
+        facts: The content of nxm_run.json; empty if there is none.
         analysis: The content of nxm_analysis.json (see `analysis.recording.Recording`); empty if there is none.
         model: The directory of its newest model, if one was saved.
         verified: The verification of that model, or a sentence why there is none.
@@ -34,6 +35,7 @@ class Run:
     folder: Path
     state: dict[str, Any]
     config: dict[str, Any]
+    facts: dict[str, Any]
     analysis: dict[str, Any]
     model: Path | None
     verified: Verification | str
@@ -74,6 +76,27 @@ class Run:
     def steps(self) -> int:
         """Return the number of optimizer steps done."""
         return self.state.get("global_step", 0)
+
+    @property
+    def is_finished(self) -> bool:
+        """Return whether the training came to its end; one that was stopped early on purpose has done so too."""
+        planned = self.state.get("max_steps") or 0
+        return 0 < planned <= self.steps or any("train_runtime" in record for record in self.state["log_history"])
+
+    @property
+    def progress(self) -> str:
+        """Return how far the training came, in words."""
+        done = f"{self.steps} of {self.state.get('max_steps') or '?'} steps"
+        return f"finished, {done}" if self.is_finished else f"unfinished, {done}"
+
+    @property
+    def model_name(self) -> str:
+        """Return what the newest saved model is: that of the end, or a checkpoint."""
+        if self.model is None:
+            return "no model"
+        if self.model == self.folder:
+            return "final model" if self.is_finished else "model in the output directory"
+        return self.model.name
 
     def recorded(self, key: str) -> list[tuple[int, list[Any]]]:
         """Return what AnalysisCallback recorded under a key.
@@ -143,6 +166,7 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
         folder=folder,
         state=_read_state(folder, newest_first),
         config=_read_json(config) if config else {},
+        facts=_read_json(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {},
         analysis=_read_analysis(folder / ANALYSIS_FILE),
         model=model,
         verified=_verify(model),

@@ -5,12 +5,13 @@ from html import escape
 from itertools import groupby
 
 from nxm_hf.report.axes import Axis, fit_axis, tick_label
-from nxm_hf.report.charts import Chart, Line
+from nxm_hf.report.chart import Chart, Line, Mark
 
 WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 62, 12, 30, 40  # margins around the plot
 COLOURS = 6  # classes c0 ... c5 of the style sheet; further curves are dashed
 DASHES = ("", "6 3", "2 3")
+ROW = 14  # the height of the label of a mark, above the plot
 MAX_DOTS = 40  # a curve with more points is drawn without dots
 
 
@@ -23,7 +24,11 @@ def draw_chart(chart: Chart) -> str:
     x, y = _axes(chart)
     shapes = [_bars(line, n, x, y) if chart.bars else _curve(line, n, x, y) for n, line in enumerate(chart.lines)]
     label = f"{chart.title}: {chart.y} over {chart.x}, of {', '.join(line.name for line in chart.lines)}"
-    return "".join([_open_svg(WIDTH, HEIGHT, label), *_grid(chart, x, y), *shapes, "</svg>"])
+    marks = [_mark(mark, row, x, y) for row, mark in enumerate(chart.marks)]
+    if chart.marks:
+        label += "; " + ", ".join(f"{mark.label} at {tick_label(mark.x)}" for mark in chart.marks)
+    height = HEIGHT + ROW * len(chart.marks)
+    return "".join([_open_svg(WIDTH, height, label), *_grid(chart, x, y), *shapes, *marks, "</svg>"])
 
 
 def legend(chart: Chart) -> str:
@@ -81,22 +86,24 @@ def _axes(chart: Chart) -> tuple[Axis, Axis]:
     xs = [x for line in chart.lines for x in line.xs]
     ys = [y for line in chart.lines for y in line.ys]
     left, right = LEFT, WIDTH - RIGHT
+    xs += [mark.x for mark in chart.marks]
     x_axis = (
         Axis(min(xs), max(xs), left, right)
         if chart.bars
         else fit_axis(xs, left, right, logarithmic=chart.logarithmic_x)
     )
-    y_axis = fit_axis(ys, HEIGHT - BOTTOM, TOP, from_zero=chart.bars, logarithmic=chart.logarithmic)
+    marked = ROW * len(chart.marks)
+    y_axis = fit_axis(ys, HEIGHT - BOTTOM + marked, TOP + marked, from_zero=chart.bars, logarithmic=chart.logarithmic)
     return x_axis, y_axis
 
 
 def _grid(chart: Chart, x: Axis, y: Axis) -> list[str]:
     """Return the axes with their labels, ticks and grid lines."""
-    bottom, center = HEIGHT - BOTTOM, (LEFT + WIDTH - RIGHT) / 2
+    bottom, center = f"{y.begin:g}", (LEFT + WIDTH - RIGHT) / 2
     y_label = f"{escape(chart.y)}{' (log)' if chart.logarithmic else ''}"
     parts = [
         f'<text class="axis" x="4" y="14">{y_label}</text>',
-        f'<text class="axis" text-anchor="middle" x="{center}" y="{HEIGHT - 6}">{escape(chart.x)}</text>',
+        f'<text class="axis" text-anchor="middle" x="{center}" y="{y.begin + BOTTOM - 6:g}">{escape(chart.x)}</text>',
     ]
     for tick in y.ticks:
         at, label = y.position(tick), tick_label(tick, 0 if y.logarithmic else y.step)
@@ -107,7 +114,7 @@ def _grid(chart: Chart, x: Axis, y: Axis) -> list[str]:
             at = x.position(tick)
             parts.append(f'<path class="grid" d="M{at} {bottom}v4"/>')
             parts.append(
-                f'<text class="tick" text-anchor="middle" x="{at}" y="{bottom + 17}">{tick_label(tick)}</text>'
+                f'<text class="tick" text-anchor="middle" x="{at}" y="{y.begin + 17:g}">{tick_label(tick)}</text>'
             )
     return [*parts, f'<path class="base" d="M{LEFT} {bottom}H{WIDTH - RIGHT}"/>']
 
@@ -118,6 +125,17 @@ def _curve(line: Line, number: int, x: Axis, y: Axis) -> str:
     if len(points) > MAX_DOTS:
         return curve
     return curve + "".join(f'<circle class="dot c{number % COLOURS}" cx="{a}" cy="{b}" r="2.5"/>' for a, b in points)
+
+
+def _mark(mark: Mark, row: int, x: Axis, y: Axis) -> str:
+    """Return a vertical line with its label above the plot, each on a row of its own, on the side with more room."""
+    at, colour = x.position(mark.x), "" if mark.line is None else f" c{mark.line % COLOURS}"
+    anchor, dx = ("start", 4) if at < (LEFT + WIDTH - RIGHT) / 2 else ("end", -4)
+    return (
+        f'<path class="mark{colour}" d="M{at} {TOP - 8 + ROW * row}V{y.begin:g}"/>'
+        f'<text class="marked{colour}" text-anchor="{anchor}" x="{at + dx:.5g}" y="{TOP + 2 + ROW * row}">'
+        f"{escape(mark.label)}</text>"
+    )
 
 
 def _bars(line: Line, number: int, x: Axis, y: Axis) -> str:

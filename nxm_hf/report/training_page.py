@@ -1,23 +1,18 @@
 """The page of training runs: its sections and figures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 
 from nxm_hf import recipes
-from nxm_hf.report.charts import charts
+from nxm_hf.report.axes import tick_label
+from nxm_hf.report.chart import Chart
+from nxm_hf.report.charts import all_charts
 from nxm_hf.report.figure import figure
 from nxm_hf.report.html import cards, html_page, section
 from nxm_hf.report.run import Run
+from nxm_hf.report.settings_tables import NOT_WRITTEN, environment_table, settings_table
 from nxm_hf.report.svg import draw_mask
-from nxm_hf.report.tables import (
-    cost_table,
-    environment_table,
-    layer_table,
-    role_table,
-    settings_table,
-    summary_table,
-    verification_table,
-)
+from nxm_hf.report.tables import cost_table, layer_table, role_table, summary_table, verification_table
 
 NOT_RECORDED = "Nothing was recorded. Add AnalysisCallback() to the callbacks of the next training."
 NOT_SPARSE = "No layer is recorded as sparse."
@@ -29,19 +24,21 @@ def training_page(runs: Sequence[Run]) -> str:
     Args:
         runs: The runs, drawn into the same charts.
     """
-    figures = charts(runs)
-    curves = [figure(chart) for chart in figures if chart.section == "curves"]
-    weights = [figure(chart) for chart in figures if chart.section == "weights"] + _mask_excerpts(runs)
+    figures = all_charts(runs)
+    changing = [chart for chart in figures if not chart.is_constant]
+    curves = [figure(chart) for chart in changing if chart.section == "curves"]
+    weights = [figure(chart) for chart in changing if chart.section == "weights"] + _mask_excerpts(runs)
+    constant = _constant([chart for chart in figures if chart.is_constant])
     sections = [
         section("summary", "Summary", summary_table(runs)),
-        section("curves", "Curves", cards(curves) + _missing_curves(runs)),
-        section("layers", "Layers", _per_run(runs, layer_table) or _no_content(NOT_RECORDED)),
-        section("density", "Density by role", _per_run(runs, role_table) or _no_content(NOT_SPARSE)),
+        section("curves", "Curves", cards(curves) + constant + _missing_curves(runs)),
+        section("layers", "Layers", layer_table(runs) or _no_content(NOT_RECORDED)),
+        section("density", "Density by role", role_table(runs) or _no_content(NOT_SPARSE)),
         section("weights", "Weights", cards(weights) or _no_content(NOT_RECORDED)),
-        section("flops", "Training FLOPs", _per_run(runs, cost_table)),
-        section("config", "Config", _per_run(runs, settings_table) + _papers(runs)),
-        section("environment", "Environment", _per_run(runs, environment_table) or _no_content(NOT_RECORDED)),
-        section("verification", "Verification of the final model", _per_run(runs, verification_table)),
+        section("flops", "Training FLOPs", cost_table(runs)),
+        section("settings", "Settings", settings_table(runs) + _unwritten(runs) + _papers(runs)),
+        section("environment", "Environment", environment_table(runs) or _no_content(NOT_RECORDED)),
+        section("verification", _verified_title(runs), verification_table(runs)),
     ]
     return html_page("Training report", ", ".join(run.name for run in runs), "".join(sections))
 
@@ -50,13 +47,23 @@ def _no_content(sentence: str) -> str:
     return f'<p class="none">{escape(sentence)}</p>'
 
 
-def _per_run(runs: Sequence[Run], content: Callable[[Run], str]) -> str:
-    """Return the content of each run that has any; with several runs, under the name of each."""
-    contents = [(run.name, html) for run in runs if (html := content(run))]
-    if len(runs) == 1:
-        return "".join(html for _, html in contents)
-    columns = "".join(f"<div><h3>{escape(name)}</h3>{html}</div>" for name, html in contents)
-    return f'<div class="sides">{columns}</div>' if columns else ""
+def _verified_title(runs: Sequence[Run]) -> str:
+    """Return the heading, which speaks of a final model only if every training has one."""
+    final = all(run.is_finished and run.model == run.folder for run in runs)
+    return f"Verification of the {'final' if final else 'newest saved'} model{'s' if len(runs) > 1 else ''}"
+
+
+def _unwritten(runs: Sequence[Run]) -> str:
+    return "".join(_no_content(f"{run.name} {NOT_WRITTEN}") for run in runs if not run.facts)
+
+
+def _constant(figures: Sequence[Chart]) -> str:
+    """Return a sentence with the values of the charts that are not drawn because nothing changes in them."""
+    values = [
+        f"{chart.title} ({', '.join(f'{line.name}: {tick_label(line.ys[0])}' for line in chart.lines)})"
+        for chart in figures
+    ]
+    return f'<p class="note">Not drawn, because constant: {escape("; ".join(values))}.</p>' if values else ""
 
 
 def _mask_excerpts(runs: Sequence[Run]) -> list[str]:

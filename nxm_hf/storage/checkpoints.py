@@ -17,6 +17,7 @@ from nxm_hf.storage.weight_files import WeightFiles
 
 logger = logging.getLogger("nxm_hf")
 LAST_WRITTEN = "trainer_state.json"  # Trainer writes it last; only our manifest comes after it
+RUN_FILE = "nxm_run.json"  # of an output directory: what its training was
 HAS_MANIFEST = "manifest"  # in the header of a state: its checkpoint is complete only with a manifest
 NOT_READ = ("training_args.bin",)  # by a training that resumes
 

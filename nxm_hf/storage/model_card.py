@@ -1,100 +1,105 @@
-"""The model card: a section in README.md that describes the sparsity of a model."""
+"""The model card: README.md with metadata for the Hub, and a section that describes the sparsity of a model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResult, ModelCard
 
 from nxm_hf.config import SparsityRecord
-from nxm_hf.config.hub import write_text
-from nxm_hf.packing import read_packed_config
-from nxm_hf.storage.adapter_files import SavedAdapter, read_adapter
+from nxm_hf.config.hub import hub_name, write_text
+from nxm_hf.storage.card_facts import CardFacts
+from nxm_hf.storage.card_text import HOME, SavedModel, section
 from nxm_hf.storage.verify import Verification
-from nxm_hf.storage.weight_files import WeightFiles
-from nxm_hf.text import markdown_code, markdown_text
+from nxm_hf.text import markdown_text
 
 TAG = "nxm-hf"
 _BEGIN = "<!-- nxm_hf: begin -->"
 _END = "<!-- nxm_hf: end -->"
+_SOURCE = "nxm_hf"  # of our results among those of a card
+_UNKNOWN = "unknown"
 
 
-def write_card(folder: str | Path, record: SparsityRecord, verification: Verification) -> None:
-    """Write the section and the tag into README.md. The file is created if there is none.
+def write_card(
+    folder: str | Path, record: SparsityRecord, verification: Verification, facts: CardFacts | None = None
+) -> None:
+    """Write the metadata and the section into README.md. The file is created if there is none.
+
+    The text of a user stays, and so does metadata that is there already. Results of an earlier evaluation of ours are
+    replaced, because they are of earlier weights.
 
     Args:
         folder: Directory of the model.
         record: What the model says of itself.
         verification: What was found in its weights.
+        facts: Where the weights come from; None leaves the results in the card as they are.
     """
-    path = Path(folder) / "README.md"
+    path, saved = Path(folder) / "README.md", SavedModel.read(folder)
     title = markdown_text(path.parent.name)
     text = path.read_text(encoding="utf-8") if path.is_file() else f"---\ntags:\n- {TAG}\n---\n\n# {title}\n"
     before, _, rest = text.partition(_BEGIN)
     after = rest.partition(_END)[2]
-    section = _section(record, verification, _loading(folder))
-    card = ModelCard(f"{before.rstrip()}\n\n{section}\n{after.lstrip()}", ignore_metadata_errors=True)
-    tags = card.data.get("tags") or []
-    card.data["tags"] = [*dict.fromkeys([*tags, TAG])]
+    ours = f"{_BEGIN}\n{section(record, verification, saved)}\n{_END}"
+    card = ModelCard(f"{before.rstrip()}\n\n{ours}\n{after.lstrip()}", ignore_metadata_errors=True)
+    _complete(card, saved, facts)
+    if facts is not None:
+        _replace_results(card, facts, path.parent.name)
     write_text(path, str(card))
 
 
-def _loading(folder: str | Path) -> str:
-    """Say how the weights are stored and loaded, and what checks them."""
-    if (adapter := read_adapter(folder)) is not None:
-        return _loading_adapter(adapter)
-    if read_packed_config(folder) is None:
-        return "The file holds plain weights with zeros: `from_pretrained` needs no more, and `nxm verify` checks them."
-    with WeightFiles(folder) as files:
-        packed, plain = files.packed_bytes()
-    return (
-        f"The sparse layers are packed: {packed:,} bytes instead of {plain:,} ({packed / plain:.1%}). Write "
-        "`import nxm_hf` before `from_pretrained`, or transformers reports weights of a wrong size. For a model that "
-        "can be trained, pass `quantization_config=nxm_hf.NxMPackedConfig(dequantize=True)`. `nxm unpack DIR OUT` "
-        "writes plain weights, which need no library, and `nxm verify` checks both."
-    )
+def _complete(card: ModelCard, saved: SavedModel, facts: CardFacts | None) -> None:
+    """Add the metadata that a card lacks."""
+    data, facts = card.data, facts or CardFacts()
+    base = facts.base_model
+    if saved.adapter is not None:
+        base = hub_name(str(saved.adapter.config.get("base_model_name_or_path")))
+    if base is not None and (facts.new_weights or not data.get("base_model")):
+        data["base_model"] = base
+    known = {"library_name": saved.library, "pipeline_tag": saved.task}
+    for key, value in known.items():
+        if value is not None and not data.get(key):
+            data[key] = value
+    if facts.datasets:
+        data["datasets"] = _with(data.get("datasets"), facts.datasets)
+    data["tags"] = _with(data.get("tags"), [TAG])
 
 
-def _loading_adapter(adapter: SavedAdapter) -> str:
-    name = markdown_code(str(adapter.config.get("base_model_name_or_path")))
-    base = f"These are layers of the base model {name}, which was frozen."
-    if adapter.is_masked:
-        return (
-            f"{base} The adapter in this directory changes kept weights alone. `nxm_hf.load_adapter(base, DIR)` loads "
-            "it, and `nxm merge BASE DIR OUT` writes the sum, which is sparse and computes the same."
+def _with(present: str | list[str] | None, added: Sequence[str]) -> list[str]:
+    """Return a list of a card with more entries, each once."""
+    return [*dict.fromkeys([*([present] if isinstance(present, str) else present or []), *added])]
+
+
+def _replace_results(card: ModelCard, facts: CardFacts, name: str) -> None:
+    """Replace our own results of an earlier evaluation in `model-index`; those of others stay, unless ours say more."""
+    task = card.data.get("pipeline_tag")
+    new = [] if task is None else _results(facts, str(task))
+    old = card.data.get("eval_results") or []
+    kept = [each for each in old if each.source_name != _SOURCE and not any(_is_same(each, other) for other in new)]
+    results = [*([] if facts.new_weights else kept), *new]
+    if old or new:  # the name stands in `model-index` beside the results
+        card.data["model_name"] = (card.data.get("model_name") or name) if results else None
+    card.data["eval_results"] = results or None
+
+
+def _results(facts: CardFacts, task: str) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=data.name or _UNKNOWN,
+            dataset_name=data.name or _UNKNOWN,
+            dataset_config=data.config,
+            dataset_split=data.split,
+            metric_type=metric,
+            metric_value=value,
+            source_name=_SOURCE,
+            source_url=HOME,
         )
-    return (
-        f"{base} The adapter in this directory stands beside them, and is dense. `PeftModel.from_pretrained` loads it, "
-        "and `nxm merge BASE DIR OUT` makes one sparse model of both and says what that loses."
-    )
-
-
-def _section(record: SparsityRecord, verification: Verification, loading: str) -> str:
-    payload = record.to_dict()
-    warmup, settle = record.config.phases
-    recipe, settings = markdown_code(str(payload["recipe"])), markdown_code(str(payload["settings"]))
-    made = f"recipe {recipe} with {settings}, warmup {warmup}, settle {settle}"
-    if record.pruning:
-        method, settings = (markdown_code(str(record.pruning.get(key, {}))) for key in ("method", "settings"))
-        made = f"pruned without training by {method} with {settings}"
-    rows = [
-        f"| {markdown_code(layer.name)} | {layer.role} | {layer.shape[0]}x{layer.shape[1]} | {layer.pattern} "
-        f"| {layer.density:.4f} |"
-        for layer in verification.layers
+        for data, metrics in facts.evaluations.items()
+        for metric, value in metrics.items()
     ]
-    return "\n".join(
-        [
-            _BEGIN,
-            "## Sparsity",
-            "",
-            f"{len(verification.layers)} layers of this model are sparse, with a density of {record.density:.4f}; "
-            f"pattern {markdown_code(str(payload['pattern']))}, {made}. Made with nxm_hf "
-            f"{markdown_text(record.nxm_version)}. {loading}",
-            "",
-            "A plain `Trainer` fills the zeros again when it trains this model. `NxMTrainer(model=...)` of "
-            "[nxm_hf](https://github.com/nxm-hf/nxm-hf) keeps them.",
-            "",
-            "| layer | role | shape | pattern | density |",
-            "|---|---|---|---|---|",
-            *rows,
-            _END,
-        ]
-    )
+
+
+def _is_same(one: EvalResult, other: EvalResult) -> bool:
+    """Return True if two results are of one metric on one dataset, which may have a longer name in one of them."""
+    keys = ("task_type", "metric_type", "dataset_config", "dataset_split")
+    names = {result.dataset_type.rpartition("/")[2].lower() for result in (one, other)}  # "glue" is "nyu-mll/glue"
+    return len(names) == 1 and all(getattr(one, key) == getattr(other, key) for key in keys)

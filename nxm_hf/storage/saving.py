@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from nxm_hf.config import SparsityRecord
 from nxm_hf.config.hub import model_folder
 from nxm_hf.layers.plan import Plan
-from nxm_hf.storage.checkpoints import LAST_WRITTEN, is_checkpoint
+from nxm_hf.storage.card_facts import CardFacts
+from nxm_hf.storage.checkpoints import LAST_WRITTEN, RUN_FILE, is_checkpoint
 from nxm_hf.storage.lock import DirectoryLock
 from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, record_model
 from nxm_hf.storage.model_card import write_card
@@ -35,22 +36,26 @@ _LEFTOVERS = (
     "pytorch_model.bin.index.json",
     "nxm_pruning.json",
     "nxm_analysis.json",
+    RUN_FILE,
     "report.html",
 )
 _COMPARED = 1 << 18  # bytes that are compared at a time: they stay in the cache
 _LEFTOVER_FOLDERS = ("onnx", "openvino", "runs", "report")
 
 
-def write_record(folder: str | Path, record: SparsityRecord, verification: Verification) -> None:
-    """Write `nxm_config.json` and the model card's section beside the weights.
+def write_record(
+    folder: str | Path, record: SparsityRecord, verification: Verification, facts: CardFacts | None = None
+) -> None:
+    """Write `nxm_config.json` and the model card beside the weights.
 
     Args:
         folder: Directory of the model.
         record: What the model says of itself.
         verification: What was found in its weights.
+        facts: Where the weights come from, for the card; None leaves what the card says of that.
     """
     record.save_pretrained(folder)
-    write_card(folder, record, verification)
+    write_card(folder, record, verification, facts)
 
 
 def check_written(folder: str | Path, plan: Plan, expected: str | None = None) -> None:

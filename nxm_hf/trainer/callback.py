@@ -16,6 +16,7 @@ from nxm_hf.storage.restoring import restore_converted
 from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.state_file import STATE_FILE
 from nxm_hf.trainer.checkpoint_manifest import RANDOM_STATES, add_random_states
+from nxm_hf.trainer.host_trainer import CardHook, EarlyCallback, find_trainer, hide_parameters
 from nxm_hf.trainer.save_hook import SaveHook
 from nxm_hf.trainer.session import SparseTrainingSession
 from nxm_hf.trainer.unsupported import is_fsdp
@@ -67,6 +68,7 @@ class NxMCallback(TrainerCallback):
     # -- events of the Trainer -----------------------------------------------------------------------------------
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._join_trainer()
         self._session.check(*_trained(args, kwargs))
         if is_fsdp():  # with another type, Trainer would save no model that can be deployed
             plugin = AcceleratorState().fsdp_plugin
@@ -79,6 +81,7 @@ class NxMCallback(TrainerCallback):
         if state.is_hyper_param_search:
             raise ValueError("NxMCallback does not support hyper-parameter search; use NxMTrainer, which does.")
         args, model = _trained(args, kwargs)
+        self._join_trainer()  # again: add_callback() gives no other event
         resume_from = self._state_folder(args, state)
         if resume_from is not None:
             restore_converted(resume_from, model)
@@ -94,7 +97,7 @@ class NxMCallback(TrainerCallback):
         if engine.plan.targets and args.should_save:
             # One process saves, which cannot verify sharded weights. They were verified when they were deployed.
             found = None if engine.plan.shards is None else lambda: engine.verification
-            SaveHook(kwargs["model"], engine.model, found).attach()
+            SaveHook(kwargs["model"], engine.model, lambda: self._session.card_facts(engine.model), found).attach()
         if args.eval_on_start:
             engine.deploy()
 
@@ -103,6 +106,7 @@ class NxMCallback(TrainerCallback):
     ) -> None:
         self._drop_unsaved()
         engine = self._session.started_engine()
+        hide_parameters(engine.model)
         engine.undeploy()
         engine.step = state.global_step  # counts skipped steps too
 
@@ -115,6 +119,16 @@ class NxMCallback(TrainerCallback):
         self._prepare(_trained(args, kwargs)[0], state, control)
         if control.should_training_stop:
             self._session.started_engine().deploy()  # later callbacks see the deployed weights
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._session.evaluations.add(state, metrics, getattr(kwargs.get("eval_dataloader"), "dataset", None))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -151,9 +165,18 @@ class NxMCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if logs is not None and "loss" in logs and self.engine is not None:
-            metrics = self.engine.metrics()
-            logs.update(metrics)
+            metrics = {key: logs[key] for key in logs if key.startswith("nxm/")} or self._metrics()
+            logs.update(metrics)  # without EarlyCallback, trackers have reported already
             state.log_history[-1].update(metrics)
+
+    def _metrics(self) -> dict[str, float]:
+        return {} if self.engine is None else self.engine.metrics()
+
+    def _join_trainer(self) -> None:
+        """Reach the trackers and the card of the Trainer. In another loop with callbacks there are none to reach."""
+        if (trainer := find_trainer()) is not None:
+            EarlyCallback(self, trainer.callback_handler, lambda: self.config, self._metrics).attach()
+            CardHook(trainer, lambda: self._session.write_card(trainer.args)).attach()
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -186,8 +209,9 @@ class NxMCallback(TrainerCallback):
             if args.should_save:
                 self._unsaved = folder
                 begin_checkpoint(folder)
-                assert engine.verification is not None  # of the weights that were just deployed
-                write_record(folder, engine.record(engine.verification), engine.verification)
+                found = engine.verification
+                assert found is not None  # the weights were just deployed
+                write_record(folder, engine.record(found), found, self._session.card_facts(engine.model))
             if not args.save_only_model:
                 self._session.write_state(args, folder)
 

@@ -1,4 +1,4 @@
-"""Trainings of which only an adapter or a head is trained, on a sparse base that is frozen."""
+"""Configs of trainings whose model is sparse already, with all weights trained or only an adapter or a head."""
 
 import logging
 from pathlib import Path
@@ -62,3 +62,33 @@ def check_same_adapter(folder: str | Path, header: Header, model: nn.Module) -> 
             f"The adapter in {folder} {'is' if masked else 'is not'} masked, and that of this model "
             f"{'is not' if masked else 'is'}. {advice} before you make the Trainer."
         )
+
+
+def config_for(model: nn.Module, asked: NxMConfig | None) -> NxMConfig:
+    """Return the config of a training: by default one that keeps the masks of a model which is sparse already.
+
+    Args:
+        model: The model.
+        asked: The config that the user asks for, or None.
+
+    Returns:
+        The config.
+
+    Raises:
+        ValueError: If none is asked for and the model is dense, or does not hold the pattern of its record.
+    """
+    if (config := frozen_config(model, asked)) is not None:
+        return config
+    record = read_record(model)
+    if asked is not None:
+        if record is not None and not (asked.is_dense and is_frozen(model)):
+            logger.warning("This model is sparse already; training restarts from its weights with %r.", asked.recipe)
+        return asked
+    if record is None:
+        raise ValueError('NxMTrainer needs sparsity=, as in sparsity=NxMConfig(pattern="2:4", recipe="admm").')
+    verify(model).raise_for_problems()
+    config = record.config.for_finetuning()
+    logger.warning(
+        "This model is sparse already (%s); training keeps its mask. Give sparsity= to prune anew.", config.pattern
+    )
+    return config

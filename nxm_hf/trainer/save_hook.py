@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from nxm_hf.storage.card_facts import CardFacts
 from nxm_hf.storage.checkpoints import is_checkpoint
 from nxm_hf.storage.manifest import record_model, remove_manifest
 from nxm_hf.storage.model_record import read_record
@@ -26,11 +27,18 @@ class SaveHook:
     Args:
         model: What is saved: a model, or a container around it.
         inner: The model whose layers are sparse.
-        found: Return what was found in its weights. By default they are verified, which needs them whole.
+        facts: Returns what the card says of where the weights come from.
+        found: Returns what was found in its weights. By default they are verified, which needs them whole.
     """
 
-    def __init__(self, model: Any, inner: nn.Module, found: Callable[[], Verification | None] | None = None):
-        self._model, self._inner = model, inner
+    def __init__(
+        self,
+        model: Any,
+        inner: nn.Module,
+        facts: Callable[[], CardFacts] = CardFacts,
+        found: Callable[[], Verification | None] | None = None,
+    ):
+        self._model, self._inner, self._facts = model, inner, facts
         self._found = found or functools.partial(verify, inner)
         self._save: Callable[..., Any] | None = None
 
@@ -69,7 +77,7 @@ class SaveHook:
             result = self._save(*call.args, **call.kwargs)
             record = read_record(self._inner)  # the engine removes it while the model holds its training view
             if record is not None and (verification := self._found()) is not None and verification.ok:
-                write_record(new, record, verification)
+                write_record(new, record, verification, self._facts())
                 if not alone:
                     record_model(new)
         return result

@@ -24,10 +24,11 @@ from nxm_hf.engine.requirements import check_shards, check_trainable
 from nxm_hf.engine.sharded_state import cut
 from nxm_hf.layers.modules import has_adapter, unwrap
 from nxm_hf.layers.plan import Plan
+from nxm_hf.storage.card_facts import CardFacts, DataFacts, base_model_of
 from nxm_hf.storage.checkpoints import HAS_MANIFEST
 from nxm_hf.storage.lock import DirectoryLock
 from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, check_unchanged, remove_manifest
-from nxm_hf.storage.model_card import TAG
+from nxm_hf.storage.model_card import TAG, write_card
 from nxm_hf.storage.model_record import record_of
 from nxm_hf.storage.restoring import load_weights
 from nxm_hf.storage.same_model import check_same_model, check_same_teacher, fingerprints
@@ -35,7 +36,10 @@ from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.state_file import STATE_FILE, read_header, read_state, write_state
 from nxm_hf.storage.verify import Verification, verify_targets
 from nxm_hf.trainer.checkpoint_manifest import complete_after_state
+from nxm_hf.trainer.evaluations import Evaluations
 from nxm_hf.trainer.frozen_base import check_same_adapter, frozen_config
+from nxm_hf.trainer.host_trainer import hide_parameters, show_parameters
+from nxm_hf.trainer.run_file import describe_run, write_run_file
 from nxm_hf.trainer.unsupported import is_fsdp, refuse_unsaved, refuse_unsupported, warn_of_unsharded
 
 logger = logging.getLogger("nxm_hf")
@@ -54,6 +58,8 @@ class SparseTrainingSession:
     def __init__(self, config: NxMConfig, teacher: Teacher | None = None):
         self.config, self.teacher = config, teacher
         self.engine: Engine | None = None
+        self.evaluations = Evaluations()
+        self._data: Any = None  # of the last training
         self._lock: DirectoryLock | None = None  # of the output directory, while a training runs
 
     def check(self, args: TrainingArguments, model: nn.Module) -> None:
@@ -134,7 +140,19 @@ class SparseTrainingSession:
             self.engine.restore(header, tensors)
         if plan.targets:
             complete_after_state(state, left_out)
+        self._describe(args, state, plan.model, train_dataloader)
         return self.engine
+
+    def _describe(
+        self, args: TrainingArguments, state: TrainerState, model: nn.Module, train_dataloader: DataLoader | None
+    ) -> None:
+        """Write what this training is into the output directory, and remember what the card says of it."""
+        engine = self.started_engine()
+        self.evaluations.begin(state)
+        self._data = getattr(train_dataloader, "dataset", None)
+        if args.should_save and args.output_dir is not None:
+            run = describe_run(args, model, engine.optimizer, self.config, self._data, state.max_steps)
+            write_run_file(args.output_dir, run)
 
     def started_engine(self) -> Engine:
         """Return the engine of the training that runs.
@@ -175,6 +193,7 @@ class SparseTrainingSession:
         if best is not None and self._best_is_loaded(args, state):
             if (Path(best) / STATE_FILE).is_file():  # save_only_model=True writes none
                 check_same_model(best, read_header(best), engine.plan)
+            self.evaluations.use_best(state)
             engine.detach()  # the loaded weights are deployed already; finish() would overwrite them
         else:
             engine.finish()
@@ -228,6 +247,15 @@ class SparseTrainingSession:
         verification.raise_for_problems()
         return plan, record_of(plan, self.config, verification.density), verification
 
+    def card_facts(self, model: nn.Module) -> CardFacts:
+        """Return what the card of the deployed weights says of where they come from.
+
+        Args:
+            model: The model.
+        """
+        data = DataFacts.of(self._data).name
+        return CardFacts(base_model_of(model), () if data is None else (data,), self.evaluations.current())
+
     def write_state(self, args: TrainingArguments, folder: str | Path) -> dict[str, str]:
         """Write the engine's state into a checkpoint. Call it inside `deployed()`, in every process.
 
@@ -268,7 +296,22 @@ class SparseTrainingSession:
             verification = self._verify(engine.plan, alone=True)
             verification.raise_for_problems()
             remove_manifest(args.output_dir)  # Trainer copies newer weights there
-            write_record(args.output_dir, engine.record(verification), verification)
+            facts = self.card_facts(engine.model)
+            write_record(args.output_dir, engine.record(verification), verification, facts)
+
+    def write_card(self, args: TrainingArguments) -> None:
+        """Write the card's section into the output directory, unless the weights were trained on without us.
+
+        Args:
+            args: The arguments of the Trainer.
+        """
+        engine = self.engine
+        if engine is None or not engine.plan.targets or args.output_dir is None:
+            return
+        with engine.deployed():
+            if (verification := verify_targets(engine.plan.targets)).ok:
+                facts = self.card_facts(engine.model)
+                write_card(args.output_dir, engine.record(verification), verification, facts)
 
     def _verify(self, plan: Plan, alone: bool) -> Verification:
         if self.engine is None:
@@ -297,11 +340,23 @@ class SessionCallback(TrainerCallback):
     ) -> None:
         model, optimizer, data = kwargs["model"], kwargs["optimizer"], kwargs.get("train_dataloader")
         self._session.begin(args, state, model, optimizer, data, self.resume_from)
+        show_parameters(model, self._session.config)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._session.started_engine().step = state.global_step  # counts skipped steps too
+        hide_parameters(kwargs["model"])
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._session.evaluations.add(state, metrics, getattr(kwargs.get("eval_dataloader"), "dataset", None))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

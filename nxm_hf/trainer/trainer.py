@@ -30,14 +30,13 @@ from nxm_hf.methods import Method
 from nxm_hf.storage.checkpoints import begin_checkpoint, checkpoint_to_resume, is_checkpoint
 from nxm_hf.storage.manifest import record_model
 from nxm_hf.storage.model_card import write_card
-from nxm_hf.storage.model_record import is_frozen, read_record, remove_record
+from nxm_hf.storage.model_record import remove_record
 from nxm_hf.storage.packed_directory import pack_in_place
 from nxm_hf.storage.replacing import replaced
 from nxm_hf.storage.same_model import fingerprints
 from nxm_hf.storage.saving import bytes_of, check_written, write_record
-from nxm_hf.storage.verify import verify
 from nxm_hf.trainer.callback import NxMCallback
-from nxm_hf.trainer.frozen_base import frozen_config
+from nxm_hf.trainer.frozen_base import config_for
 from nxm_hf.trainer.loss_scale import LossScale
 from nxm_hf.trainer.session import SessionCallback, SparseTrainingSession
 from nxm_hf.trainer.whole_checkpoints import WholeCheckpoints
@@ -137,7 +136,7 @@ class NxMTrainer(WholeCheckpoints):
         super().__init__(*args, **kwargs)
         if any(isinstance(callback, NxMCallback) for callback in self.callback_handler.callbacks):
             raise ValueError("NxMTrainer does what NxMCallback does; use one of them.")
-        self.sparsity = _config_for(self._plain_model, config)
+        self.sparsity = config_for(self._plain_model, config)
         self._teacher: Teacher | None = None
         if teacher is not None:  # made even if it counts for nothing, to check it
             made = Teacher(teacher, self._plain_model, distillation, self.processing_class, self.args)
@@ -279,9 +278,10 @@ class NxMTrainer(WholeCheckpoints):
             raise ValueError(f'view must be "deployed" or "training"; got {view!r}.')
         outer, self._view = self._view, view or self._view  # with several datasets, Trainer calls evaluate for each
         try:
+            self._session.evaluations.enabled = self._view == "deployed"
             return super().evaluate(*args, **kwargs)
         finally:
-            self._view = outer
+            self._view, self._session.evaluations.enabled = outer, True
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Run the evaluation loop as Trainer does, on the deployed weights unless the view is "training"."""
@@ -323,7 +323,7 @@ class NxMTrainer(WholeCheckpoints):
                 elif plan.shards is not None:
                     prints = fingerprints(plan)
                 if saves:
-                    write_record(new, record, verification)
+                    write_record(new, record, verification, self._session.card_facts(self._plain_model))
                     check_written(new, plan, prints.get("targets") if plan.shards is not None else None)
                     if not checkpoint:
                         if self._packed:
@@ -360,7 +360,8 @@ class NxMTrainer(WholeCheckpoints):
         super().create_model_card(*args, **kwargs)
         if not self.sparsity.is_dense and self.is_world_process_zero():
             _, record, verification = self._session.deployed_record(self._plain_model, alone=True)
-            write_card(str(self.args.output_dir), record, verification)
+            facts = self._session.card_facts(self._plain_model)
+            write_card(str(self.args.output_dir), record, verification, facts)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as Trainer does, with the metrics of sparsity beside the loss."""
@@ -378,22 +379,3 @@ def _signature() -> inspect.Signature:
 
 
 NxMTrainer.__init__.__signature__ = _signature()  # type: ignore[attr-defined]  # functions take any attribute
-
-
-def _config_for(model: nn.Module, asked: NxMConfig | None) -> NxMConfig:
-    """Return the config of a training: by default one that keeps the masks of a model which is sparse already."""
-    if (config := frozen_config(model, asked)) is not None:
-        return config
-    record = read_record(model)
-    if asked is not None:
-        if record is not None and not (asked.is_dense and is_frozen(model)):
-            logger.warning("This model is sparse already; training restarts from its weights with %r.", asked.recipe)
-        return asked
-    if record is None:
-        raise ValueError('NxMTrainer needs sparsity=, as in sparsity=NxMConfig(pattern="2:4", recipe="admm").')
-    verify(model).raise_for_problems()
-    config = record.config.for_finetuning()
-    logger.warning(
-        "This model is sparse already (%s); training keeps its mask. Give sparsity= to prune anew.", config.pattern
-    )
-    return config

@@ -13,7 +13,7 @@ from nxm_hf import AnalysisCallback, NxMCallback, NxMConfig, NxMTrainer
 from nxm_hf.analysis import recording
 from nxm_hf.analysis.recording import ANALYSIS_FILE, FOLLOWED_WEIGHTS, decode_in_mask
 from nxm_hf.report import read_runs
-from nxm_hf.report.charts import in_mask_counts, magnitude_by_count
+from nxm_hf.report.weight_charts import in_mask_counts, magnitude_by_count
 from tests.support.models import assert_equal_weights, make_bert
 from tests.support.report_runs import RECIPES, make_run_trainer, read_analysis, read_log, train_run
 from tests.support.toy_training import trained

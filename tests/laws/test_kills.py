@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from nxm_hf import verify
-from nxm_hf.storage.checkpoints import newest_complete
+from nxm_hf.storage.checkpoints import RUN_FILE, newest_complete
 from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, changed_files, read_manifest
 from nxm_hf.storage.state_file import fingerprint, read_state
 from tests.support.processes import command, environment
@@ -71,7 +71,7 @@ def test_a_kill_at_any_file_operation_of_a_save_leaves_a_whole_checkpoint(kind, 
             trainer = make_trainer(left, eventful("admm"), kind, begin=5, **ARGUMENTS)
             trainer.train(resume_from_checkpoint=newest_complete(left))
             assert_same(contents(tmp_path / "reference" / "checkpoint-8"), contents(left / "checkpoint-8"))
-            assert [path.name for path in left.iterdir()] == ["checkpoint-8"]
+            assert {path.name for path in left.iterdir()} == {"checkpoint-8", RUN_FILE}
         assert (4 in newest) == (way != "torn")
 
 
@@ -79,7 +79,7 @@ def test_a_killed_training_resumes_in_a_fresh_process_with_other_seeds(killed, t
     """Pitfall 3: SIGKILL in the middle of an accumulation, at a step that was not saved."""
     for kind in KINDS:
         left = {path.name for path in (killed / "train" / kind / "out").iterdir()}
-        assert left == {"checkpoint-4", LOCK_FILE}  # the lock is taken over
+        assert left == {"checkpoint-4", LOCK_FILE, RUN_FILE}  # the lock is taken over
     subprocess.run(command("killed_training", "resume", killed, *KINDS), check=True, env=environment())
     for kind in KINDS:
         make_trainer(tmp_path / kind, eventful("admm"), kind, **ARGUMENTS).train()

@@ -7,7 +7,7 @@ import torch
 from transformers import Trainer
 
 from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, attach, prune, verify
-from tests.support.models import make_arguments, make_bert, make_rows, make_texts
+from tests.support.models import make_arguments, make_bert, make_rows, make_texts, make_tokenizer
 from tests.support.saved_models import make_sparse
 
 CONFIGS = [
@@ -129,6 +129,14 @@ def test_the_card_and_verify_say_that_a_plain_trainer_fills_the_zeros(tmp_path):
     assert "fills zeros" not in str(verify(model))
     Trainer(model, make_arguments(tmp_path / "plain", max_steps=1), train_dataset=make_rows()).train()
     assert str(verify(model)).count("A plain Trainer fills zeros again; NxMTrainer(model=...)") == 1
+
+
+def test_calibration_data_is_used_by_default_and_its_absence_is_said():
+    given = prune(make_bert(), "2:4", calibration=make_texts(), tokenizer=make_tokenizer(), samples=8, length=16)
+    assert given.method == "alps" and all(layer.error is not None for layer in given.layers)
+    without = prune(make_bert(), "2:4")
+    assert without.method == "magnitude"
+    assert str(without).count("There was no calibration data; with it, other methods than magnitude lose less.") == 1
 
 
 def test_a_training_that_diverged_is_told_so(tmp_path):

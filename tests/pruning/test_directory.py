@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -79,6 +81,17 @@ def test_prune_writes_a_whole_directory_that_loads_without_us(dense, texts, tmp_
     card = (out / "README.md").read_text()
     assert "# Mine" in card and "license: mit" in card and "## Sparsity" in card and "`wanda`" in card
     assert json.loads((out / RESULT_FILE).read_text())["method"] == "wanda"
+
+
+def test_the_results_of_the_dense_model_are_not_those_of_the_pruned_one(dense, tmp_path):
+    task, metric = {"type": "text-classification"}, {"type": "accuracy", "value": 0.9}
+    results = [{"task": task, "dataset": {"type": "imdb", "name": "IMDB"}, "metrics": [metric]}]
+    header = yaml.safe_dump({"base_model": "me/mine", "model-index": [{"name": "mine", "results": results}]})
+    (dense / "README.md").write_text(f"---\n{header}---\n\n# Mine\n")
+    assert run("prune", dense, tmp_path / "out", "--method", "magnitude") == 0
+    data = ModelCard.load(tmp_path / "out/README.md").data
+    assert data.eval_results is None and "model_name" not in data.to_dict() and data.base_model == "me/mine"
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "text-classification")
 
 
 def test_every_option_reaches_the_pruning(dense, texts, tmp_path):

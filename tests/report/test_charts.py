@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from nxm_hf import AnalysisCallback
 from nxm_hf.analysis.recording import ANALYSIS_FILE, TRACED_WEIGHTS, decode_in_mask
 from nxm_hf.report import charts, read_runs
-from nxm_hf.report.charts import snapshots
+from nxm_hf.report.weight_charts import snapshots
 from tests.support.report_runs import read_analysis, train_run
 
 

@@ -12,7 +12,7 @@ from nxm_hf.report.training_page import training_page
 from tests.support.html_reader import Reader
 from tests.support.report_runs import make_run_trainer, read_log
 
-SECTIONS = ["summary", "curves", "layers", "density", "weights", "flops", "config", "environment", "verification"]
+SECTIONS = ["summary", "curves", "layers", "density", "weights", "flops", "settings", "environment", "verification"]
 
 
 @pytest.mark.parametrize("chosen", [["admm"], ["sr-ste"], ["rigl"], ["admm", "sr-ste", "rigl"]], ids="+".join)
@@ -67,7 +67,7 @@ def test_a_run_without_samples_is_drawn_and_says_how_to_get_them(runs):
 def test_a_dense_run_is_drawn_beside_a_sparse_one(runs, tmp_path):
     make_run_trainer(tmp_path / "plain", "dense", callbacks=()).train()
     found = read_runs([tmp_path / "plain", runs["admm"]])
-    assert Reader(training_page(found)).tables["Summary"][1] == ["recipe", "dense", "admm"]
+    assert Reader(training_page(found)).tables["Summary"][2] == ["recipe", "dense", "admm"]
 
 
 def test_a_log_without_evaluation_or_finite_loss_still_makes_a_page(runs):
@@ -98,3 +98,29 @@ def test_a_model_that_breaks_its_pattern_is_shown_as_such(runs):
     save_file(weights, path, metadata={"format": "pt"})
     text = training_page(read_runs([runs["admm"]]))
     assert "breaks 2:4 in" in text and 'class="bad"' in text
+
+
+def test_an_unfinished_run_says_so_and_has_no_final_model(runs):
+    for path in [runs["admm"] / "model.safetensors", runs["admm"] / "nxm_config.json"]:
+        path.unlink()
+    for path in runs["admm"].glob("checkpoint-*/trainer_state.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "max_steps": 48}))
+    reader = Reader(text := training_page(read_runs([runs["admm"]])))
+    table = {row[0]: row[1] for row in reader.tables["Summary"][1:]}
+    assert table["state"] == "unfinished, 12 of 48 steps" and table["newest saved model"] == "checkpoint-12"
+    assert "final model" not in text and "checkpoint-12 (the training is unfinished, 12 of 48 steps)" in text
+
+
+def test_no_table_is_cut_and_what_two_runs_share_is_in_one_table(made):
+    reader = Reader(text := training_page(read_runs([made["admm"], made["sr-ste"]])))
+    assert "max-height" not in text
+    for title in ("Layers", "Verification of the final models"):
+        head, *rows = reader.tables[title]
+        assert len(rows) == 12 and sum(cell.startswith("admm: ") for cell in head) == (len(head) - 3) / 2
+        assert all(len(row) == len(head) for row in rows)
+
+
+def test_what_is_constant_is_named_and_not_drawn(made):
+    text = training_page(read_runs([made["admm"]]))
+    assert "Not drawn, because constant: Density in training (admm: 0.5)" in text
+    assert "<figcaption>Density in training" not in text

@@ -33,7 +33,7 @@ def test_a_saved_model_carries_its_config_a_card_and_no_state(tmp_path):
     card = ModelCard.load(tmp_path / "end" / "README.md")
     assert "nxm-hf" in card.data.tags
     assert "| `bert.encoder.layer.0.intermediate.dense` | ffn_in | 64x32 | 1:4 | 0.2500 |" in card.text
-    assert "recipe `ste` with `{'refresh': 2}`" in card.text and "settle 0.5" in card.text
+    assert "with `{'refresh': 2}`, with a frozen mask for the last 0.5 of the steps." in card.text
 
 
 def test_a_later_plain_save_keeps_the_stamp(tmp_path):

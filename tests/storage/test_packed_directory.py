@@ -75,7 +75,7 @@ def test_files_beside_the_weights_are_copied_and_the_card_says_how_to_load(tmp_p
         assert part in card
     unpack_directory(tmp_path / "b", tmp_path / "c")
     assert "plain weights with zeros" in (tmp_path / "c" / "README.md").read_text()
-    assert "import nxm_hf" not in (tmp_path / "c" / "README.md").read_text()
+    assert "packed:" not in (tmp_path / "c" / "README.md").read_text()
 
 
 def test_a_packed_directory_is_verified_inspected_and_pruned_like_a_plain_one(tmp_path):

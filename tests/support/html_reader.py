@@ -38,5 +38,5 @@ class Reader(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] in ("figcaption", "h2"):
             self.caption = data
-        if self.open and self.open[-1] in ("td", "th"):
+        if self.open and (self.open[-1] in ("td", "th") or self.open[-2:] == ["td", "b"]):
             self.rows[-1][-1] += data

@@ -132,13 +132,14 @@ def test_the_best_model_is_the_one_that_was_measured_whatever_its_phase(recipe, 
     )
     assert verify(trainer.model).ok and verify(tmp_path / f"checkpoint-{2 * best}").ok
     steps = {2, 2 * best} if strategy == "best" else set(range(2, 14, 2))  # the first is the best so far
-    assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in steps}
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {f"checkpoint-{step}" for step in steps}
 
 
 def test_one_checkpoint_is_kept_where_one_is_asked_for(tmp_path):
     trainer = make_12_step_trainer(tmp_path, "admm", kind="NxMCallback", save_total_limit=1, save_steps=3)
     trainer.train()
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-12"] and verify(tmp_path / "checkpoint-12").ok
+    (last,) = tmp_path.glob("*checkpoint-*")
+    assert last.name == "checkpoint-12" and verify(last).ok
 
 
 def test_checkpoints_of_models_only_hold_no_state(tmp_path):

@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nxm_hf import recipes
+
 from .example_scripts import TASKS
 from .options import BUDGETS
+from .plot_labels import Label, place
 from .results import ModelResults, Runs
 from .statistics import deviation, mean
 
+_ALONG = [part / 8 for part in range(-8, 9)]  # an error bar, as points that no label may cover
 NO_PLOTS = "There are no plots without matplotlib; `pip install nxm-hf[report]`, and then `compare.py --render`."
 
 
@@ -66,6 +70,7 @@ def write_plots(results: ModelResults, folder: Path, number: int) -> list[Path]:
         The files; none without matplotlib.
     """
     try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         return []
@@ -75,12 +80,18 @@ def write_plots(results: ModelResults, folder: Path, number: int) -> list[Path]:
             plots[axis.file] = partial(_draw_against, results, axis)
     files = []
     for name, draw in plots.items():
-        height = max(3.6, 0.32 * len(results.labels) + 1.4) if name == "recipes" else 4.2
-        figure = Figure(figsize=(5.2 * len(results.tasks) + 1.2, height), dpi=130, layout="constrained")
-        for axes, task in zip(figure.subplots(1, len(results.tasks), squeeze=False)[0], results.tasks, strict=True):
-            draw(axes, task)
+        is_list = name == "recipes"
+        height = max(3.6, 0.32 * len(results.labels) + 1.4) if is_list else 4.8
+        width = 3.6 * len(results.tasks) + 3.2 if is_list else max(5.2 * len(results.tasks), 6.4)
+        figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+        FigureCanvasAgg(figure)  # which knows how large a text is
+        columns = figure.subplots(1, len(results.tasks), squeeze=False, sharey=is_list)[0]
+        for axes, task in zip(columns, results.tasks, strict=True):
             axes.set_title(task)
             axes.grid(alpha=0.3)
+            draw(axes, task)
+        if not is_list:
+            _finish(figure, columns, results, name)
         files.append(folder / f"{name}{f'-{number + 1}' if number else ''}.png")
         figure.savefig(files[-1])
     return files
@@ -91,25 +102,27 @@ def write_plots(results: ModelResults, folder: Path, number: int) -> list[Path]:
 
 def _draw_scores(results: ModelResults, axes: Any, task: str) -> None:
     """Draw the seeds of each variant as dots, and mean ± deviation as a bar."""
-    variants = results.of(task)[::-1]
-    for height, runs in enumerate(variants):
+    heights = {label: height for height, label in enumerate(results.labels[::-1])}  # the same for all tasks
+    for runs in results.of(task):
+        height = heights[runs.label]
         axes.plot(runs.scores, [height] * len(runs.scores), ".", color="tab:gray", alpha=0.6)
         bar = _error_bar(runs)
         axes.errorbar(mean(runs.scores), height, xerr=bar, fmt="o", color="tab:blue", capsize=3)
-    axes.set_yticks(range(len(variants)), [runs.label for runs in variants])
-    axes.set_ylim(-0.6, len(variants) - 0.4)
+    axes.set_yticks(list(heights.values()), list(heights))
+    axes.set_ylim(-0.6, len(heights) - 0.4)
     axes.set_xlabel(TASKS[task].best)
     _draw_dense(axes.axvline, results, task)
 
 
 def _draw_against(results: ModelResults, axis: Axis, axes: Any, task: str) -> None:
-    """Draw the metric against an axis: a point for each variant, and a line through those of one sweep."""
+    """Draw the metric against an axis: a point for each variant, and a line through the numbers of one sweep."""
     values, lines = _positions(results, task, axis)
     variants = {runs.label: runs for runs in results.of(task)}
     names = _legend_names(results.labels)
     colors = {name: f"C{number}" for number, name in enumerate(dict.fromkeys(names.values()))}
     for line in lines:
-        ordered = sorted(line, key=values.__getitem__)
+        numbers = {label: _swept_number(variants[label], _last_setting(line[-1])) for label in line}
+        ordered = sorted((label for label in line if not math.isnan(numbers[label])), key=numbers.__getitem__)
         scores = [mean(variants[label].scores) for label in ordered]
         axes.plot([values[label] for label in ordered], scores, color=colors[names[line[-1]]], alpha=0.5)
     in_legend: set[str] = set()
@@ -119,14 +132,59 @@ def _draw_against(results: ModelResults, axis: Axis, axes: Any, task: str) -> No
         entry = "_" if name in in_legend else name  # matplotlib leaves "_" out of the legend
         axes.errorbar(x, y, yerr=_error_bar(runs), fmt="o", markersize=4, capsize=3, color=colors[name], label=entry)
         in_legend.add(name)
-        if axis.names_points and _last_setting(label):
-            point = label.split()[-1].strip("[]").removeprefix("pattern=")
-            axes.annotate(point, (x, y), (4, 4), textcoords="offset points", fontsize=7)
     axes.set_xlabel(axis.title)
     axes.set_ylabel(TASKS[task].best)
     axes.margins(x=0.15, y=0.12)
     _draw_dense(axes.axhline, results, task, label="_" if "dense" in in_legend else "dense")
-    axes.legend(fontsize=8)
+
+
+def _finish(figure: Any, columns: Sequence[Any], results: ModelResults, name: str) -> None:
+    """Add one legend below all tasks, and then the labels of points, which need to know the final limits."""
+    handles: dict[str, Any] = {}
+    for axes in columns:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, fontsize=8)
+    axis = next(each for each in AXES if each.file == name)
+    if not axis.names_points:
+        return
+    labelled = {task: _labels(results, task, axis) for task in results.tasks}
+    keys = {each.text.partition("=")[0] for labels in labelled.values() for each in labels if "=" in each.text}
+    for axes, task in zip(columns, results.tasks, strict=True):
+        if len(keys) == 1 and labelled[task]:
+            axes.set_xlabel(f"{axis.title}; labels: {next(iter(keys))}")
+    figure.draw_without_rendering()
+    for axes, task in zip(columns, results.tasks, strict=True):
+        values, _ = _positions(results, task, axis)
+        drawn = [(x, runs) for runs in results.of(task) if (x := values.get(runs.label)) is not None]
+        points = [(x, mean(runs.scores) + part * (_error_bar(runs) or 0)) for x, runs in drawn for part in _ALONG]
+        shortened = [
+            replace(label, text=label.text.partition("=")[2] or label.text) if len(keys) == 1 else label
+            for label in labelled[task]
+        ]
+        place(axes, shortened, points)
+
+
+def _labels(results: ModelResults, task: str, axis: Axis) -> list[Label]:
+    """Return the label of each point that has one."""
+    names, labels = _legend_names(results.labels), []
+    colors = {name: f"C{number}" for number, name in enumerate(dict.fromkeys(names.values()))}
+    values, _ = _positions(results, task, axis)
+    for runs in results.of(task):
+        if runs.label in values and _last_setting(runs.label):
+            text = runs.label.split()[-1].strip("[]").removeprefix("pattern=")
+            labels.append(Label(text, values[runs.label], mean(runs.scores), colors[names[runs.label]]))
+    return labels
+
+
+def _swept_number(runs: Runs, setting: str) -> float:
+    """Return the number that a variant has for a swept setting; NaN if it is a word, which has no order."""
+    if _is_budget(setting):
+        return runs.examples
+    config = runs.first["config"]
+    settings = {**recipes.settings(runs.recipe), **config["settings"]} if runs.recipe in recipes.names() else {}
+    value = {**config, **settings}.get(setting)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
 
 
 def _error_bar(runs: Runs) -> float | None:
