@@ -290,7 +290,8 @@ class Engine:
 
     def verify_deployed(self) -> Verification:
         """Return what is in the deployed weights. Inside `deployed()` they are counted once, unless they change."""
-        if self._training is None or self.verification is None or self._versions != self._weight_versions():
+        counted = self._training is not None and self._versions == self._weight_versions()
+        if self.verification is None or not counted or self.plan.shards is not None:  # there all processes must count
             return verify_targets(self.plan.targets)
         return self.verification
 
