@@ -308,8 +308,8 @@ class SparseTrainingSession:
         engine = self.engine
         if engine is None or not engine.plan.targets or args.output_dir is None:
             return
-        with engine.deployed():
-            if (verification := verify_targets(engine.plan.targets)).ok:
+        with engine.deployed() if engine.plan.shards is None else nullcontext():  # one process calls this
+            if (verification := self._verify(engine.plan, alone=True)).ok:
                 facts = self.card_facts(engine.model)
                 write_card(args.output_dir, engine.record(verification), verification, facts)
 
