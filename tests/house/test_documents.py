@@ -10,6 +10,7 @@ How a block is treated is visible on the page, in its language and its title:
 A page that links to the tiny model of the quicktour begins with its first block and its sparse model.
 """
 
+import ast
 import contextlib
 import doctest
 import importlib
@@ -252,3 +253,25 @@ def test_the_reference_has_every_public_name():
     }
     assert not [name for name in missing if not inspect.ismodule(getattr(nxm_hf, name))]
     assert {name for name in recipes.names()} <= {name.split(".")[-1].replace("_", "-") for name in named}
+
+
+def texts_of_the_library() -> list[str]:
+    """Every string in the code, with * for what is filled in."""
+    found = []
+    for path in (ROOT / "nxm_hf").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            texts = [part.value if isinstance(part, ast.Constant) else "*" for part in parts]
+            if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+                found.append("".join(map(str, texts)))
+    return found
+
+
+def test_the_error_messages_of_troubleshooting_are_those_of_the_library():
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    table = page.split("## Error messages")[1].split("\n## ")[0].splitlines()
+    cells = [line.split(" | ")[0] for line in table if line.startswith("| `") and ", by " not in line.split(" | ")[0]]
+    messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    texts = texts_of_the_library()
+    assert len(messages) > 15
+    assert not [message for message in messages if not any(message in text for text in texts)]
