@@ -258,7 +258,7 @@ def test_the_reference_has_every_public_name():
 def texts_of_the_library() -> list[str]:
     """Every string in the code, with * for what is filled in."""
     found = []
-    for path in (ROOT / "nxm_hf").rglob("*.py"):
+    for path in Path(nxm_hf.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             parts = node.values if isinstance(node, ast.JoinedStr) else [node]
             texts = [part.value if isinstance(part, ast.Constant) else "*" for part in parts]
