@@ -236,6 +236,11 @@ def test_the_page_of_results_shows_what_nxm_recipes_goes_by():
     assert shown.split("<!-- results: end -->")[0].split("|---|---|---|---|---|\n")[1] == right, right
 
 
+def test_every_page_is_in_the_navigation_of_the_site_once():
+    pages = re.findall(r"[\w/-]+\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(f"docs/{page}" for page in pages) == list(PAGES)
+
+
 def test_the_page_of_the_command_line_has_every_command():
     rows = re.findall(r"^\| `nxm (\w+)` \| (.+) \|$", (ROOT / "docs/reference/cli.md").read_text(), re.MULTILINE)
     assert dict(rows) == {name: command.help.partition("\n")[0] for name, command in COMMANDS.commands.items()}
