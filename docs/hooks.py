@@ -12,7 +12,7 @@ from nxm_hf.cli.main import _app
 REPOSITORY = "https://github.com/nxm-hf/nxm-hf/blob/main/"
 LINK = re.compile(r"(?<=\]\()([^)\s:#]+)((?:#[^)\s]*)?)(?=\))")
 FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
-WIDTH = 96  # of the text of `--help`
+WIDTH = 80  # of the text of `--help`
 COMMANDS = "<!-- commands -->"
 
 
