@@ -2,7 +2,7 @@
 PYTHON ?= python
 PYTEST = $(PYTHON) -m pytest
 
-.PHONY: check fix test test-fast cov release
+.PHONY: check fix test test-fast cov docs release
 
 check:  ## lint, format, types, spelling
 	ruff check .
@@ -25,6 +25,9 @@ cov:  ## all tests, and the share of lines and branches that they run
 	coverage run -m pytest
 	coverage combine --quiet
 	coverage report
+
+docs:  ## the site, in site/; needs pip install -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 release:  ## the files of a release, checked; .github/workflows/release.yml publishes them
 	rm -rf dist build
