@@ -189,8 +189,8 @@ def test_every_freeze_in_the_middle_of_a_training_clears_moments_of_pruned_entri
 
 @pytest.mark.parametrize("case", ["acdc", "gradual", "set"])
 def test_moments_stay_where_pruned_entries_may_come_back(case):
-    settings = {"acdc": {"period": 0.25}, "gradual": {"every": 2}, "set": {"every": 2}}
-    config = NxMConfig(case, settings=settings[case])
+    settings = {"acdc": {"period": 0.25}, "gradual": {"every": 2, "start_density": 0.75}, "set": {"every": 2}}
+    config = NxMConfig(case, settings=settings[case], warmup=0.25)
     one, careful = ends(config, OPTIMIZERS["momentum"]), ends(config, OPTIMIZERS["momentum"], careful=True)
     assert same(one[0], careful[0]) and all(map(same, one[1], careful[1]))
 
