@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py --model path/to/all-MiniLM-L6-v2 --shape 8x64 --steps 30 --json overhead.json
     python benchmarks/overhead.py --recipe asp "ste refresh=10" "admm settle=0.9" --precision bf16 --profile --trainer
-    python benchmarks/overhead.py --model path/to/all-MiniLM-L6-v2 --shape 1x8 --precision fp32 --fsdp
+    python benchmarks/overhead.py --shape 1x8 --precision fp32 --recipe asp ste "admm scores=fisher" --fsdp
 
 Two copies of a model take steps in turn on the same batch, one plain and one attached to an engine, so that other load
 on the machine slows both alike. A step is forward, backward, clipping, `optimizer.step()` and `zero_grad()`; nothing
