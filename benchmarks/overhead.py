@@ -2,6 +2,7 @@
 
     python benchmarks/overhead.py --model path/to/all-MiniLM-L6-v2 --shape 8x64 --steps 30 --json overhead.json
     python benchmarks/overhead.py --recipe asp "ste refresh=10" "admm settle=0.9" --precision bf16 --profile --trainer
+    python benchmarks/overhead.py --shape 1x8 --precision fp32 --recipe asp ste "admm scores=fisher" --fsdp
 
 Two copies of a model take steps in turn on the same batch, one plain and one attached to an engine, so that other load
 on the machine slows both alike. A step is forward, backward, clipping, `optimizer.step()` and `zero_grad()`; nothing
@@ -9,6 +10,9 @@ is logged. `bert-base` is made by config, with random weights; anything else is 
 
 All times are CPU time of the process, and medians. Beside each row stands its floor: what the optimizer itself takes,
 and one pass of `torch.abs(out=)` over the pruned weights. "over plain" is (plain + what step() takes more) / plain.
+
+With `--fsdp` two processes of gloo train, and FSDP2 shards both copies block by block, as Trainer does. Times and
+bytes are those of the first process, and its part of the weights.
 """
 
 import argparse
@@ -24,7 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import (
     AutoModelForSequenceClassification,
@@ -38,6 +46,8 @@ from transformers import (
 
 import nxm_hf
 from nxm_hf import NxMConfig, recipes
+from nxm_hf.layers.modules import find_blocks
+from nxm_hf.layers.sharding import local
 
 Row = dict[str, Any]
 # The columns of the table, as in the records of the JSON file, and how each is written.
@@ -58,6 +68,7 @@ COLUMNS: dict[str, str] = {
     "Trainer": "{:.3f}",
 }
 WARMUP = 3  # steps that are not counted
+PROCESSES = 2  # that share the weights under FSDP2
 
 
 def load(name: str) -> PreTrainedModel:
@@ -104,10 +115,15 @@ def make_batch(model: PreTrainedModel, shape: str) -> dict[str, torch.Tensor]:
 
 
 class Side:
-    """A model and its optimizer, in a plain training loop."""
+    """A model and its optimizer, in a plain training loop; in a group of processes, the model is sharded."""
 
     def __init__(self, model: nn.Module, bf16: bool):
         self.model, self.bf16 = model.train(), bf16
+        if dist.is_initialized():
+            mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+            for _, block in find_blocks(model):
+                fully_shard(block, mesh=mesh)
+            fully_shard(model, mesh=mesh)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.01, fused=True)
 
     def step(self, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
@@ -147,9 +163,10 @@ def in_turns(sides: list[Side], batch: dict[str, torch.Tensor], steps: int) -> l
 
 
 def live_bytes() -> int:
-    """Return the bytes of all tensors that Python can reach; shared memory counts once."""
+    """Return the bytes of all tensors in the reach of Python: shared memory once, and this part of sharded ones."""
     gc.collect()
-    storages = [x.untyped_storage() for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
+    tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor) and not issubclass(type(x), DTensor)]
+    storages = [x.untyped_storage() for x in tensors]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
@@ -195,7 +212,7 @@ def measure(model: PreTrainedModel, shape: str, precision: str, recipe: str, opt
     state = live_bytes() - before
     with engine.deployed():
         deployed = live_bytes() - before
-    weights = [target.layer.weight.detach() for target in engine.plan.targets]
+    weights = [local(target.layer.weight.detach()) for target in engine.plan.targets]
     size = sum(weight.nbytes for weight in weights)
     times = in_turns([plain, sparse], batch, options.steps)
     (plain_step, plain_optimizer), (sparse_step, sparse_optimizer) = (
@@ -300,12 +317,55 @@ def through_trainers(
     return statistics.median(times[True]) / statistics.median(times[False])
 
 
+def measure_all(options: argparse.Namespace, tell: bool = True) -> list[Row]:
+    """Return all rows of the table.
+
+    Args:
+        options: The options of the command line.
+        tell: Print each row as soon as it is measured.
+    """
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    rows: list[Row] = []
+    for name in options.model or ["bert-base"]:
+        model = load(name)
+        for shape in options.shape:
+            for precision in options.precision:
+                for recipe in options.recipe:
+                    row = measure(model, shape, precision, recipe, options)
+                    rows.append({"model": name.rstrip("/").split("/")[-1], **row})
+                    if tell:
+                        print(written(rows[-1]), flush=True)
+    return rows
+
+
+def _measure_as_one(rank: int, options: argparse.Namespace, folder: str) -> None:
+    """Measure as one process of a group; the first leaves the rows in a file of the folder where they meet."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
+    try:
+        rows = measure_all(options, tell=rank == 0)
+        if rank == 0:
+            Path(folder, "rows.json").write_text(json.dumps(rows))
+    finally:
+        dist.destroy_process_group()
+
+
+def measure_sharded(options: argparse.Namespace) -> list[Row]:
+    """Return all rows of the table, measured in two processes that share the weights.
+
+    Args:
+        options: As for `measure_all`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_measure_as_one, (options, folder), nprocs=PROCESSES)
+        rows: list[Row] = json.loads(Path(folder, "rows.json").read_text())
+    return rows
+
+
 def parse() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model", action="append", help='directory of a model, or "bert-base"; more than one may be given'
-    )
+    parser.add_argument("--model", action="append", help='directory of a model, or "bert-base"; repeat it for more')
     parser.add_argument("--shape", nargs="+", default=["16x128", "8x64"], help="rows x tokens of a batch")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument(
@@ -316,27 +376,22 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the rows and the machine to this file, too")
     parser.add_argument("--trainer", action="store_true", help="measure Trainer and NxMTrainer too")
     parser.add_argument("--profile", action="store_true", help="print where the time of optimizer.step() goes")
-    return parser.parse_args()
+    parser.add_argument("--fsdp", action="store_true", help="measure in two processes that share the weights by FSDP2")
+    options = parser.parse_args()
+    if options.fsdp and (options.trainer or options.profile):
+        parser.error("--trainer and --profile measure one process; leave them out, or leave out --fsdp")
+    return options
 
 
 def main() -> None:
     """Print each row of the table as soon as it is measured."""
     options = parse()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
     print("| " + " | ".join(COLUMNS) + " |")
     print("|" + "---|" * len(COLUMNS))
-    rows: list[Row] = []
-    for name in options.model or ["bert-base"]:
-        model = load(name)
-        for shape in options.shape:
-            for precision in options.precision:
-                for recipe in options.recipe:
-                    row = measure(model, shape, precision, recipe, options)
-                    rows.append({"model": name.rstrip("/").split("/")[-1], **row})
-                    print(written(rows[-1]), flush=True)
+    rows = measure_sharded(options) if options.fsdp else measure_all(options)
     if options.json:
         machine = {"processor": platform.machine(), "threads": options.threads, "torch": torch.__version__}
+        machine["processes"] = PROCESSES if options.fsdp else 1
         options.json.write_text(json.dumps({"machine": machine, "steps": options.steps, "rows": rows}, indent=1) + "\n")
 
 

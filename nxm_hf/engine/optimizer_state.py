@@ -1,6 +1,7 @@
 """Optimizers: which ones are supported, when they skip a step, and the moments that they keep of a weight."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -107,10 +108,19 @@ class Moments:
             where: True for these entries.
             which: "first" or "both" moments.
         """
-        state = self._optimizer.state.get(self._layer.weight, {})
-        for name in FIRST_MOMENTS if which == "first" else FIRST_MOMENTS + SECOND_MOMENTS:
-            if state.get(name) is not None:
-                self._layer.matrix(local(state[name])).masked_fill_(where, 0.0)
+        names = FIRST_MOMENTS if which == "first" else FIRST_MOMENTS + SECOND_MOMENTS
+        for moment in known_moments(self._optimizer.state.get(self._layer.weight, {}), names):
+            self._layer.matrix(local(moment)).masked_fill_(where, 0.0)
+
+
+def known_moments(state: dict[str, Any], names: Iterable[str] = FIRST_MOMENTS + SECOND_MOMENTS) -> list[Tensor]:
+    """Return the moments of a weight that have these names.
+
+    Args:
+        state: The optimizer's state of a weight.
+        names: The names; by default all that are known.
+    """
+    return [state[name] for name in names if state.get(name) is not None]
 
 
 def check_moments(optimizer: Optimizer, methods: Iterable[Method]) -> None:

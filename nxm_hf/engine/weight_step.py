@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from nxm_hf.engine.dense_steps import DenseSteps
+from nxm_hf.engine.optimizer_state import Moments, keeps_moments
 from nxm_hf.engine.zero_updates import ZeroUpdates, moments_are_zero
 from nxm_hf.layers.plan import Target
 
@@ -22,6 +23,9 @@ class WeightStep:
     once, in a pass over weight and moments, and holds from step to step. It has to be seen anew after anybody else has
     written to one of these tensors, which torch counts (`Tensor._version`). What is written by `weight.data` it does
     not count; such entries are set to zero when the weights are next deployed.
+
+    A mask that is frozen in the middle of a training finds moments of pruned entries that are not zero. They are set to
+    zero then, if the optimizer does not use them for kept entries.
 
     With a dense weight beside the model's, the copy of it is spared; see `DenseSteps`.
 
@@ -84,6 +88,16 @@ class WeightStep:
         if moments_are_zero(state, ~mask):
             self._look(self._tensors(mask))
         self._waited, self._wait = 0, min(max(2 * self._wait, 1), LONGEST_WAIT)
+
+    def mask_is_final(self, mask: Tensor) -> None:
+        """Set the moments of pruned entries to zero, if that changes no step of kept entries in any bit.
+
+        Args:
+            mask: True where an entry is kept; no pruned entry will ever be kept again.
+        """
+        weight = self._target.layer.weight
+        if self._optimizer.state.get(weight) and keeps_moments(self._optimizer) and self._zero_updates.apart(weight):
+            Moments(self._optimizer, self._target.layer).clear(~mask, "both")
 
     def train(self, dense: Tensor) -> bool:
         """Have the next step train a dense weight, not this one. Return False if it has to be copied into this one.

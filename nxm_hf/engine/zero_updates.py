@@ -1,13 +1,16 @@
 """Zero updates: whether an optimizer leaves a weight at zero whose gradient and moments are zero.
 
 Most do: a step of AdamW moves such a weight by exactly nothing. Then a frozen mask needs no pass over the weights after
-the step. No list of optimizers says which do. Each is tried, with its own settings, on a small weight.
+the step. Moments of pruned entries can be set to zero where each entry is trained apart from all others, as AdamW
+does, and not LAMB, which divides by the norm of a whole update. No list of optimizers says which do. Each is tried,
+with its own settings, on a small weight.
 """
 
 import logging
 import math
 import operator
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,10 +18,13 @@ import torch.optim.optimizer as torch_hooks
 from torch import Tensor
 from torch.optim import Optimizer
 
+from nxm_hf.engine.optimizer_state import known_moments
+
 logger = logging.getLogger("nxm_hf")
 SHAPE = (12, 16)
 MOST = 64  # trials to remember
 STEPS = 3  # the first step of an optimizer differs from the later ones
+RATE = 0.01  # the learning rate of a trial that has to hold for all
 
 
 class ZeroUpdates:
@@ -35,6 +41,7 @@ class ZeroUpdates:
         self._rates: dict[
             Any, tuple[float, float]
         ] = {}  # settings -> highest rate that left zeros, lowest that did not
+        self._apart: dict[Any, bool] = {}  # settings -> whether entries are trained apart
         self._groups: dict[int, dict[str, Any]] = {}
         self._last: dict[int, tuple[Any, list[Any], Any]] = {}  # of each group: kind, settings, and their key
 
@@ -59,9 +66,23 @@ class ZeroUpdates:
         if good < rate < bad:
             if len(self._rates) >= MOST:
                 self._rates.clear()  # settings that change at every step
-            leaves = rate >= 0 and self._leaves_zeros(group, parameter)
+            leaves = rate >= 0 and self._try(_leaves_zeros, group, parameter)
             good, bad = self._rates[key] = (rate, bad) if leaves else (good, rate)
         return rate <= good
+
+    def apart(self, parameter: Tensor) -> bool:
+        """Return True if moments of pruned entries of this parameter make no difference to a step of kept ones.
+
+        Args:
+            parameter: A parameter of the optimizer; it may be sharded.
+        """
+        group = self._group_of(parameter) if only_hooks_of_one(self._optimizer) else None
+        if group is None:
+            return False
+        key = parameter.dtype, parameter.device, parameter.ndim, str(_settings(group))
+        if key not in self._apart:
+            self._apart[key] = self._try(_trains_apart, group, parameter)
+        return self._apart[key]
 
     def _group_of(self, parameter: Tensor) -> dict[str, Any] | None:
         group = self._groups.get(id(parameter))
@@ -70,10 +91,12 @@ class ZeroUpdates:
             group = self._groups.get(id(parameter))
         return group
 
-    def _leaves_zeros(self, group: dict[str, Any], parameter: Tensor) -> bool:
+    def _try(
+        self, trial: Callable[[Optimizer, dict[str, Any], Tensor], bool], group: dict[str, Any], parameter: Tensor
+    ) -> bool:
         try:
             with torch.random.fork_rng(devices=[]):
-                return _trial(self._optimizer, group, parameter)
+                return trial(self._optimizer, group, parameter)
         except (
             Exception
         ) as error:  # an optimizer that cannot be made without its own arguments, or fails on small weights
@@ -102,28 +125,67 @@ def _identical(some: list[Any], others: list[Any]) -> bool:
     return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
-def _trial(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> bool:
-    """Return whether some steps of a second optimizer of this kind leave all zeros of a small sparse weight."""
-    made = torch.Generator().manual_seed(0)
+class _Trial:
+    """A small sparse weight, and a second optimizer of the same kind that trains it alone.
 
-    def numbers() -> Tensor:
-        return torch.randn(SHAPE + (1,) * (parameter.ndim - 2), generator=made)
+    Args:
+        optimizer: The optimizer.
+        group: The parameter group whose settings count.
+        parameter: The parameter whose dtype, device and number of dimensions count.
+    """
 
-    kept = numbers().abs() > 0.6
-    kept[3], kept[:, 5] = False, False  # a row and a column without any
-    weight = (numbers() * kept).add_(0.0).to(parameter).requires_grad_()
-    twin = type(optimizer).__new__(type(optimizer))
-    twin.__setstate__(
-        {"defaults": optimizer.defaults, "state": defaultdict(dict), "param_groups": [{**group, "params": [weight]}]}
-    )
-    pruned = ~kept.to(parameter.device)
+    def __init__(self, optimizer: Optimizer, group: dict[str, Any], parameter: Tensor):
+        self._made = torch.Generator().manual_seed(0)
+        self._to: dict[str, Any] = {"device": parameter.device, "dtype": parameter.dtype}
+        self._shape = SHAPE + (1,) * (parameter.ndim - 2)
+        self.kept = self.numbers().abs() > 0.6
+        self.kept[3], self.kept[:, 5] = False, False  # a row and a column without any
+        self.weight = (self.numbers() * self.kept).add_(0.0).to(**self._to).requires_grad_()
+        self.pruned = ~self.kept.to(parameter.device)
+        self.twin = type(optimizer).__new__(type(optimizer))
+        groups = [{**group, "params": [self.weight]}]
+        self.twin.__setstate__({"defaults": optimizer.defaults, "state": defaultdict(dict), "param_groups": groups})
+
+    def numbers(self) -> Tensor:
+        return torch.randn(self._shape, generator=self._made)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self.twin.state[self.weight]
+
+    def step(self, masked: bool = True) -> None:
+        """Take a step, with a gradient of zeros of both signs where the weight is pruned if it is to be masked."""
+        gradient = self.numbers()
+        self.weight.grad = (gradient * self.kept if masked else gradient).to(**self._to)
+        self.twin.step()
+
+
+def _leaves_zeros(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> bool:
+    """Return whether some steps leave all zeros of a sparse weight."""
+    trial = _Trial(optimizer, group, parameter)
     for _ in range(STEPS):
-        weight.grad = (numbers() * kept).to(parameter)  # zeros of both signs
-        twin.step()
-        zeros = weight.detach()[pruned]
-        if zeros.count_nonzero() or zeros.signbit().any() or not moments_are_zero(twin.state[weight], pruned):
+        trial.step()
+        zeros = trial.weight.detach()[trial.pruned]
+        if zeros.count_nonzero() or zeros.signbit().any() or not moments_are_zero(trial.state, trial.pruned):
             return False
     return True
+
+
+@torch.no_grad()
+def _trains_apart(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> bool:
+    """Return whether kept entries end the same, after dense steps, if the moments of pruned ones are cleared or not."""
+    ends = []
+    for clears in (False, True):
+        trial = _Trial(optimizer, {**group, "lr": RATE}, parameter)
+        for number in range(2 * STEPS):
+            trial.step(masked=number >= STEPS)
+            if number >= STEPS - 1:
+                trial.weight.masked_fill_(trial.pruned, 0.0)
+            if clears and number == STEPS - 1:
+                for moment in known_moments(trial.state):
+                    moment.masked_fill_(trial.pruned, 0.0)
+        ends.append(trial.weight[~trial.pruned])
+    return torch.equal(*ends) and torch.equal(*(end.signbit() for end in ends))
 
 
 def moments_are_zero(state: dict[str, Any], where: Tensor) -> bool:

@@ -39,6 +39,8 @@ class Masked(Method):
       chooses among the weights that W still holds.
     - `clear` names the optimizer's moments ("none", "first", "both") that are set to zero: those of pruned weights at
       a reset, and those of entries whose mask changes once frozen.
+    - When a mask is frozen that is never solved again, the optimizer forgets its moments of pruned weights, if kept
+      weights do not depend on them. Steps that follow then leave pruned weights at zero without a pass over them.
     """
 
     pattern: Schedule[Pattern]
@@ -58,9 +60,22 @@ class Masked(Method):
         return self.clear != "none"
 
     def init(self, weight: Tensor, clock: Clock) -> State:
-        state = {Slot.MASK: self._solve(weight, clock), Slot.MASK_CHANGE: NO_CHANGE.clone()}
+        return self.begin(weight, self._solve(weight, clock), clock)
+
+    def begin(self, weight: Tensor, mask: Tensor, clock: Clock) -> State:
+        """Begin as `init` does, with a given mask.
+
+        Args:
+            weight: The dense weight; edited in place.
+            mask: True where an entry is kept.
+            clock: The clock at the first step of the method.
+
+        Returns:
+            The state of the method for this weight.
+        """
+        state = {Slot.MASK: mask, Slot.MASK_CHANGE: NO_CHANGE.clone()}
         if self.freeze(clock):
-            keep(weight, state[Slot.MASK])
+            self._freeze(weight, mask, clock)
         else:
             state[Slot.DENSE] = weight.detach().clone()
             scale_pruned(weight.detach(), state[Slot.MASK], self.gain(clock))
@@ -89,7 +104,7 @@ class Masked(Method):
             self._refresh(trained, state, clock)
             if trained is dense:
                 weight.copy_(dense)
-            keep(weight, state[Slot.MASK])
+            self._freeze(weight, state[Slot.MASK], clock)
             del state[Slot.DENSE]
         else:
             self._show(weight.detach(), trained is dense, state, clock)
@@ -116,6 +131,11 @@ class Masked(Method):
             self._refresh(weight, state, clock)
             keep(weight, state[Slot.MASK])
             clock.clear_moments(before ^ state[Slot.MASK], self.clear)
+
+    def _freeze(self, weight: Tensor, mask: Tensor, clock: Clock) -> None:
+        keep(weight, mask)
+        if clock.weight_step is not None and self.refresh == NEVER:  # pruned entries may come back at a refresh
+            clock.weight_step.mask_is_final(mask)
 
     def _solve(self, weight: Tensor, clock: Clock) -> Tensor:
         return best_mask(weight, self.pattern(clock), self.scores, clock)

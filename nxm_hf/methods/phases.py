@@ -50,10 +50,7 @@ class Phases(Method):
             return
         # The warm-up hands over a dense weight, so it is not finished.
         mask = None if phase == _WARMUP else method.finish(weight, state, own_clock)
-        next_state = self._begin(next_phase, weight, clock)
-        if mask is not None:
-            # Solved again from the weight, the mask might prefer a pruned zero to a kept weight that is zero.
-            next_state[Slot.MASK] = mask
+        next_state = self._begin(next_phase, weight, clock, mask)
         state.clear()
         state.update(next_state)
 
@@ -96,9 +93,14 @@ class Phases(Method):
             end = max(end - self.early, min(begin + 1, end))  # at least one step is the method's
         return begin, end
 
-    def _begin(self, phase: int, weight: Tensor, clock: Clock) -> State:
+    def _begin(self, phase: int, weight: Tensor, clock: Clock, mask: Tensor | None = None) -> State:
         method, own_clock = self._method_of(phase, clock)
-        return {**method.init(weight, own_clock), Slot.PHASE: torch.tensor(phase)}
+        if mask is not None and isinstance(method, Masked):
+            # Solved again from the weight, the mask might prefer a pruned zero to a kept weight that is zero.
+            state = method.begin(weight, mask, own_clock)
+        else:
+            state = method.init(weight, own_clock)
+        return {**state, Slot.PHASE: torch.tensor(phase)}
 
     def _current(self, state: State, clock: Clock) -> tuple[Method, Clock]:
         return self._method_of(int(state[Slot.PHASE]), clock)

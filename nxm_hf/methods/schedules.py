@@ -36,6 +36,9 @@ class WeightStep(Protocol):
     def zeros_are_set(self, mask: Tensor) -> None:
         """Take note, after a step, that pruned entries were set to zero."""
 
+    def mask_is_final(self, mask: Tensor) -> None:
+        """Take note, between two steps, that no pruned entry will ever be kept again."""
+
     def train(self, dense: Tensor) -> bool:
         """Have the step train a dense weight, not this one. Return False if it has to be copied into this one."""
 

@@ -3,10 +3,14 @@
 import pytest
 import torch
 import transformers
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from nxm_hf import attach
+from nxm_hf.layers.sharding import local
 from nxm_hf.patterns import NM
 from tests.support.grids import EACH_SPARSE_RECIPE, WINDOW
+from tests.support.group_of_one import group_of_one
 from tests.support.toy_training import (
     TOTAL,
     Toy,
@@ -83,6 +87,23 @@ def test_fused_and_foreach_adamw_train_as_the_plain_one(recipe, words):
     )
     for got, expected in zip(weights(one), weights(other), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_freeze_clears_moments_of_pruned_entries_of_sharded_weights_too():
+    def moments_after(shard):
+        model = Toy()
+        if shard:
+            fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        optimizer = adamw(model, foreach=True)
+        engine = attach(model, optimizer, short("ste", settle=0.5), total_steps=TOTAL)
+        for _ in train(model, optimizer, 0, TOTAL):
+            pass
+        layers = [target.layer.weight for target in engine.plan.targets]
+        return [(local(w.detach()), local(optimizer.state[w]["exp_avg"])) for w in layers]
+
+    with group_of_one():
+        for one, other in zip(moments_after(True), moments_after(False), strict=True):
+            assert all(map(torch.equal, one, other)) and not one[1][one[0] == 0].any() and one[1].any()
 
 
 @pytest.mark.parametrize("kind", [torch.optim.LBFGS])

@@ -109,6 +109,124 @@ def test_a_resumed_training_looks_once_and_goes_on(name):
     assert same(again.models[0].state_dict(), pair.train().models[0].state_dict())
 
 
+# Moments at a freeze
+
+
+FOR_GOOD = Masked(TWO_FOUR, refresh=NEVER, freeze=After(3))
+WITHOUT = ("sgd", "adafactor-torch")  # moments of single entries
+UNTOUCHED = ("muon", "adafactor")  # their kept entries depend on moments of pruned ones, or may
+FREEZES = {
+    "asp": dict(recipe="asp", warmup=0.25),
+    "asp-fisher": dict(recipe="asp", settings={"scores": "fisher"}, warmup=0.25),
+    "asp-both": dict(recipe="asp", warmup=0.25, settle=0.25),
+    "ste": dict(recipe="ste", settle=0.5),
+    "fix": dict(recipe="fix"),
+    "admm": dict(recipe="admm", settings={"rho": 0.02, "steps": 2}, settle=0.5),
+    "transposable": dict(recipe="ste", pattern="2:4-transposable", settle=0.5),
+    "rigl": dict(recipe="rigl", settings={"every": 2}, settle=0.5),
+}
+
+
+def tracked(model, optimizer):
+    """Copy each pruned weight, and the moments of each entry of it."""
+    states = [optimizer.state[linear.weight] for linear in model.linears]
+    shapes = [linear.weight.shape for linear in model.linears]
+    moments = [
+        {name: value.clone() for name, value in state.items() if getattr(value, "shape", None) == shape}
+        for state, shape in zip(states, shapes, strict=True)
+    ]
+    return weights(model), moments
+
+
+def ends(config, make=adamw, careful=False, resume=None, until=STEPS):
+    """Train, and return weights, moments, and what a resumed run needs. A careful run knows nothing of its steps."""
+    model = Toy(seed=int(resume is not None))
+    optimizer = make(model)
+    if careful:
+        optimizer.register_step_post_hook(lambda *_: None)  # it might do anything
+    engine = attach(model, optimizer, config, total_steps=STEPS)
+    if resume is not None:
+        for part, state in zip((model, optimizer, engine), resume, strict=True):
+            part.load_state_dict(copy.deepcopy(state))
+    for _ in train(model, optimizer, engine.step, until):
+        pass
+    return (*tracked(model, optimizer), copy.deepcopy([x.state_dict() for x in (model, optimizer, engine)]))
+
+
+def same_where_kept(one, other):
+    return all(same([x[w != 0]], [y[w != 0]]) for w, x, y in zip(one[0], one[0], other[0], strict=True)) and all(
+        mine.keys() == theirs.keys() and all(same([mine[name][w != 0]], [theirs[name][w != 0]]) for name in mine)
+        for w, mine, theirs in zip(one[0], one[1], other[1], strict=True)
+    )
+
+
+def pruned_moments(end):
+    return torch.cat([value[w == 0] for w, state in zip(end[0], end[1], strict=True) for value in state.values()])
+
+
+@each_optimizer
+def test_a_mask_frozen_for_good_clears_moments_once_and_changes_no_bit_of_a_kept_weight(name):
+    pair = Pair(FOR_GOOD, OPTIMIZERS[name])
+    runs = [train(model, o, 0, STEPS) for model, o in zip(pair.models, pair.optimizers, strict=True)]
+    for pair.step, _ in zip(*runs, strict=True):
+        one, other = (tracked(*each) for each in zip(pair.models, pair.optimizers, strict=True))
+        assert same(one[0], other[0]) and (pair.step < 3 or same_where_kept(one, other))
+    spared = name not in MOVING and name not in UNTOUCHED
+    assert [pair.leaves(step) for step in (4, 5, STEPS)] == [False, spared, spared]
+    if name in UNTOUCHED:
+        pair.compare()
+    elif name not in WITHOUT:
+        assert not pruned_moments(one).any() and pruned_moments(other).any()
+
+
+@pytest.mark.parametrize("case", FREEZES)
+def test_every_freeze_in_the_middle_of_a_training_clears_moments_of_pruned_entries_alone(case):
+    config = NxMConfig(**FREEZES[case])
+    one, careful = ends(config), ends(config, careful=True)
+    assert same(one[0], careful[0]) and same_where_kept(one, careful)
+    assert not pruned_moments(one).any() and pruned_moments(careful).any()
+
+
+@pytest.mark.parametrize("case", ["acdc", "gradual", "set"])
+def test_moments_stay_where_pruned_entries_may_come_back(case):
+    settings = {"acdc": {"period": 0.25}, "gradual": {"every": 2, "start_density": 0.75}, "set": {"every": 2}}
+    config = NxMConfig(case, settings=settings[case], warmup=0.25)
+    one, careful = ends(config, OPTIMIZERS["momentum"]), ends(config, OPTIMIZERS["momentum"], careful=True)
+    assert same(one[0], careful[0]) and all(map(same, one[1], careful[1]))
+
+
+def test_a_kept_weight_that_is_zero_keeps_its_moments_at_a_freeze():
+    model = Toy()
+    optimizer = adamw(model)
+    engine = attach(model, optimizer, NxMConfig("asp", warmup=0.25, settle=0.5), total_steps=STEPS)
+    for done in train(model, optimizer, 0, STEPS // 2):
+        if done == STEPS // 2 - 1:  # the mask is known, and the next step freezes it anew
+            masks = [engine.tensors()[f"{target.name}/mask"] for target in engine.plan.targets]
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0
+            with torch.no_grad():
+                for linear in model.linears:
+                    linear.weight.zero_()
+    for linear, mask in zip(model.linears, masks, strict=True):
+        assert not linear.weight.any() and optimizer.state[linear.weight]["exp_avg"][mask].all()
+
+
+@pytest.mark.parametrize("case", ["fix", "admm", "asp"])
+@pytest.mark.parametrize("until", [4, 5, 6])
+def test_a_run_resumed_after_its_freeze_ends_in_the_bits_of_the_unbroken_one(case, until):
+    config = NxMConfig(**FREEZES[case])
+    whole, half = ends(config), ends(config, until=until)
+    again = ends(config, resume=half[2])
+    assert same(whole[0], again[0]) and all(map(same, whole[1], again[1]))
+
+
+def test_a_checkpoint_with_moments_of_pruned_entries_resumes_and_keeps_them():
+    config = NxMConfig(**FREEZES["fix"])
+    whole, half = ends(config), ends(config, careful=True, until=6)
+    again = ends(config, resume=half[2])
+    assert same(whole[0], again[0]) and same_where_kept(whole, again) and pruned_moments(again).any()
+
+
 def fill(weight, value):
     weight.masked_fill_(weight == 0, value)
 
@@ -261,5 +379,4 @@ def test_a_step_that_is_interrupted_is_forgotten_at_the_next():
 
 @pytest.mark.parametrize("window", [{"warmup": 0.5}, {"settle": 0.5}, {"warmup": 0.25, "settle": 0.25}], ids=str)
 def test_phases_give_the_same_bits(window):
-    Pair(**window).train()
     Pair(Masked(TWO_FOUR), **window).train()

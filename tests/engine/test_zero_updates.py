@@ -41,6 +41,18 @@ class NeedsWords(torch.optim.SGD):
         return super().step(closure)
 
 
+class NormScaled(torch.optim.SGD):
+    """Divides its momentum by the norm of all of it, as LAMB does."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+                momentum.lerp_(parameter.grad, 0.5)
+                parameter.sub_(momentum, alpha=group["lr"] / float(momentum.norm()))
+
+
 def found(make, *shape):
     parameter = nn.Parameter(torch.randn(shape or (8, 8)))
     return ZeroUpdates(make([parameter])).of(parameter)
@@ -98,6 +110,29 @@ def test_nothing_is_claimed_once_another_hook_may_change_the_step():
     of_all = register_optimizer_step_post_hook(lambda *_: None)
     assert not updates.of(parameter)
     of_all.remove()
+
+
+@pytest.mark.parametrize("name", [*LEAVE, *MOVE])
+def test_an_optimizer_that_trains_each_entry_apart_is_found(name):
+    parameter = nn.Parameter(torch.randn(8, 8))
+    assert ZeroUpdates({**LEAVE, **MOVE}[name]([parameter])).apart(parameter) == (name != "muon")
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_an_optimizer_that_divides_by_a_norm_does_not_train_entries_apart_at_any_rate(rate):
+    parameter = nn.Parameter(torch.randn(8, 8))
+    assert not ZeroUpdates(NormScaled([parameter], lr=rate, momentum=0.5)).apart(parameter)
+
+
+def test_entries_are_not_said_to_be_apart_where_nothing_can_be_tried():
+    parameter, other = (nn.Parameter(torch.randn(8, 8)) for _ in range(2))
+    assert not ZeroUpdates(NeedsWords([parameter], "word")).apart(parameter)
+    optimizer = torch.optim.AdamW([parameter])
+    updates = ZeroUpdates(optimizer)
+    assert updates.apart(parameter) and not updates.apart(other) and not optimizer.state
+    for _ in range(2):
+        optimizer.register_step_post_hook(lambda *_: None)
+    assert not updates.apart(parameter)
 
 
 def test_a_parameter_of_no_group_is_not_trusted():
