@@ -173,8 +173,8 @@ def fit_block(
     _train(block, tensors, {name: tensors[name] for name in start}, masks, calls, settings)
     after = _error(block, tensors, calls)
     fitted = {name: tensors[name].detach().to(tensor.dtype) for name, tensor in start.items()}
-    for name, mask in masks.items():
-        fitted[name] = torch.where(mask, fitted[name], 0) + 0.0  # the sum turns a -0.0 of rounding into +0.0
+    for name in masks:
+        fitted[name] += 0.0  # turns a -0.0 of rounding into +0.0
     if after < before and all(bool(tensor.isfinite().all()) for tensor in fitted.values()):
         return Fitted(fitted, before, after)
     return Fitted(dict(start), before, before)

@@ -85,3 +85,13 @@ def test_arguments_are_copied_before_a_block_can_change_them():
     x += 1
     assert args[0].sum() == kwargs["mask"][0].sum() == states.sum() == 0
     assert kwargs["mask"][1] is None and kwargs["flag"] is True
+
+
+def test_a_negative_weight_that_is_rounded_to_zero_becomes_a_positive_zero():
+    block = nn.Linear(1, 1, bias=False).half()
+    with torch.no_grad():
+        block.weight.fill_(-6e-8)  # the smallest number of fp16
+    x = torch.ones(1, 4, 1)
+    call, kept = BlockCall((x,), {}, x * -1e-8, None), {"weight": torch.ones(1, 1, dtype=torch.bool)}
+    fitted = fit_block(block, {"weight": block.weight.detach()}, kept, [call], Reconstruction(100, 0.05))
+    assert fitted.tensors["weight"] == 0 and not torch.signbit(fitted.tensors["weight"]).any()
