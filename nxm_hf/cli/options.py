@@ -127,6 +127,7 @@ Inputs = Annotated[
     Literal["pruned", "dense"],
     Option(help="Whether layers are calibrated on outputs of pruned or dense earlier blocks."),
 ]
+Permute = Annotated[bool, Option("--permute", help="Reorder channels before, so that masks keep more.")]
 Reconstruct = Annotated[
     str,
     Option(

@@ -51,6 +51,7 @@ def prune_directory(
     evaluation: str | Path | None = None,
     inputs: str = "pruned",
     reconstruct: str | Mapping[str, Any] = "none",
+    permute: bool = False,
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
     on_indivisible: str = "error",
@@ -74,6 +75,7 @@ def prune_directory(
         evaluation: A file of labelled rows to score the model on before and after.
         inputs: "pruned" or "dense": what each block receives during calibration.
         reconstruct: "none", "block" or settings, as in `prune`.
+        permute: Whether to reorder channels before, as in `prune`.
         include: Prune only these layers: names, roles, or "re:" patterns.
         exclude: Leave these layers dense; written like `include`.
         on_indivisible: "error" or "skip", for layers whose shape does not fit the pattern.
@@ -104,12 +106,12 @@ def prune_directory(
     model = _load(source, place, dtype)
     reader = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
     batches = None if calibration is None else make_batches(calibration, model, reader, sampling)
-    choices = {**settings, "inputs": inputs, **layers, "reconstruct": reconstruction}
+    choices = {**settings, "inputs": inputs, **layers, "reconstruct": reconstruction, "permute": permute}
     identity = _identity(model, batches, pattern, method, choices)
     unfinished = out.parent / f".{out.name}.unfinished"
     with claimed(out), explained(out, 2 * bytes_of(model), unfinished):  # the finished blocks and the result
         cache = BlockCache(unfinished, identity)
-        job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates, reconstruction)
+        job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates, reconstruction, permute)
         result = job.run(batches, reader, evaluation=evaluation, cache=cache)
         complete = cache.folder / "whole"
         _write(model, job, result, Path(source), facts, complete)

@@ -16,11 +16,13 @@ from nxm_hf import pruners
 from nxm_hf.config import NxMConfig
 from nxm_hf.layers.modules import eval_no_grad
 from nxm_hf.layers.plan import Plan
+from nxm_hf.permutation.permute import Permutation
 from nxm_hf.pruners import OneShot
 from nxm_hf.pruning.block_cache import BlockCache
 from nxm_hf.pruning.blockwise import prune_blocks
-from nxm_hf.pruning.calibration import Sampling, make_batches
+from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
 from nxm_hf.pruning.evaluation import Evaluation
+from nxm_hf.pruning.permute_first import permute_first
 from nxm_hf.pruning.perplexity import TextEvaluation, is_causal
 from nxm_hf.pruning.reconstruction import Reconstruction
 from nxm_hf.pruning.result import PrunedLayer, PruningResult, peak_memory, record_pruning
@@ -45,6 +47,7 @@ def prune(
     on_indivisible: str = "error",
     inputs: str = "pruned",
     reconstruct: str | Mapping[str, Any] = "none",
+    permute: bool = False,
     samples: int = 128,
     length: int = 128,
     batch_size: int = 8,
@@ -82,6 +85,8 @@ def prune(
         reconstruct: "none"; or "block": after the layers of a block are pruned, its kept weights, biases and norms
             are trained by Adam to give the outputs of the dense model's block, with the masks held. A mapping sets
             `steps` (300), `learning_rate` (0.01) or `seed` (0), as in `{"steps": 600}`. A step reads one batch.
+        permute: Whether to reorder channels before, as `nxm_hf.permute` does, so that masks keep more. The order is
+            chosen by magnitude times the norm of the input; by magnitude for "magnitude".
         samples: The number of sequences that are read from texts.
         length: The number of tokens of a sequence, at most.
         batch_size: The number of sequences of a batch.
@@ -124,7 +129,7 @@ def prune(
     sampling = Sampling(samples, length, batch_size, pack, columns, seed)
     calibrates, fit = calibration is not None, Reconstruction.of(reconstruct)
     layers = dict(include=include, exclude=exclude, on_indivisible=on_indivisible)
-    job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates, fit)
+    job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates, fit, permute)
     return job.run(calibration, tokenizer, sampling, evaluation, cache, report)
 
 
@@ -181,6 +186,7 @@ class PruningJob:
         pruner: The method.
         dense_inputs: Whether blocks receive the outputs of dense blocks.
         reconstruction: How blocks are fitted to the dense ones; None if they are not.
+        permutes: Whether channels are reordered before.
     """
 
     model: nn.Module
@@ -189,6 +195,7 @@ class PruningJob:
     pruner: OneShot
     dense_inputs: bool
     reconstruction: Reconstruction | None = None
+    permutes: bool = False
 
     @classmethod
     def check(
@@ -201,6 +208,7 @@ class PruningJob:
         layers: Mapping[str, Any],
         calibrates: bool,
         reconstruction: Reconstruction | None = None,
+        permutes: bool = False,
     ) -> "PruningJob":
         """Check the arguments of `prune`, and find the layers to prune.
 
@@ -213,6 +221,7 @@ class PruningJob:
             layers: `include`, `exclude` and `on_indivisible`.
             calibrates: Whether there is calibration data.
             reconstruction: How blocks are fitted to the dense ones.
+            permutes: Whether channels are reordered before.
 
         Returns:
             The job.
@@ -228,7 +237,7 @@ class PruningJob:
         if plan.shards is not None:
             raise ValueError("The weights are sharded, and prune needs whole ones; call it before fully_shard(model).")
         _check_weights(plan)
-        return cls(plan.model, config, plan, pruner, inputs == "dense", reconstruction)
+        return cls(plan.model, config, plan, pruner, inputs == "dense", reconstruction, permutes)
 
     def run(
         self,
@@ -263,13 +272,16 @@ class PruningJob:
         reads = calibration is not None and (report or self.pruner.needs_inputs or self.reconstruction is not None)
         made = [] if calibration is None or not reads else make_batches(calibration, self.model, tokenizer, sampling)
         batches = [part for batch in made for part in forward_inputs(batch, self.plan)]
-        remove_record(self.model)
         with eval_no_grad(self.model):
+            permutation = self._permute(batches)
+            remove_record(self.model)
             layers, blocks = prune_blocks(
                 self.model, self.plan, self.pruner, batches, self.dense_inputs, cache, report, self.reconstruction
             )
         verify_targets(self.plan.targets).raise_for_problems()
         result = self._result(layers, calibrated=bool(batches), seconds=time.perf_counter() - begin)
+        if permutation is not None:
+            result = replace(result, permuted=(permutation.before, permutation.after))
         if self.reconstruction is not None:
             result = replace(result, reconstruct=asdict(self.reconstruction), blocks=tuple(blocks))
         set_record(self.model, record_pruning(self.config, result))
@@ -277,6 +289,13 @@ class PruningJob:
             return result
         scores = {metric: (before[metric], value) for metric, value in scorer(scored).items()}
         return replace(result, scores=scores, rows=scorer.count, unit=scorer.unit)
+
+    def _permute(self, batches: Sequence[Batch]) -> Permutation | None:
+        """Reorder channels if that is asked for."""
+        if not self.permutes:
+            return None
+        by_inputs = self.pruner.needs_inputs and bool(batches)
+        return permute_first(self.model, self.plan, self.config, batches, by_inputs)
 
     def _result(self, by_name: Mapping[str, PrunedLayer], calibrated: bool, seconds: float) -> PruningResult:
         layers = tuple(by_name[target.name] for target in self.plan.targets)

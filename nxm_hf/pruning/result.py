@@ -126,6 +126,7 @@ class PruningResult:
         scores: Metric -> (before, after) of the evaluation; empty without one.
         rows: The number of labelled rows, or of predicted tokens.
         unit: What `rows` counts: "labelled rows" or "tokens".
+        permuted: What masks kept of the scores of the reordered layers before and after; None without `permute`.
         reconstruct: The settings of reconstruction; empty without it.
         blocks: One entry for each block that was reconstructed. The layers' errors are those before.
     """
@@ -140,6 +141,7 @@ class PruningResult:
     scores: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     rows: int = 0
     unit: str = "labelled rows"
+    permuted: tuple[float, float] | None = None
     reconstruct: dict[str, Any] = field(default_factory=dict)
     blocks: tuple[ReconstructedBlock, ...] = ()
 
@@ -192,6 +194,9 @@ class PruningResult:
             if payload.pop("format") > FORMAT:
                 raise ValueError("it was written by a newer nxm_hf")
             blocks = tuple(map(ReconstructedBlock.from_dict, payload.pop("blocks", ())))
+            if payload.get("permuted") is not None:
+                before, after = map(float, payload["permuted"])
+                payload["permuted"] = before, after
             result = cls(layers=layers, blocks=blocks, **payload)
             _check_types(result, str, "method")
             _check_types(result, dict, "settings", "skipped", "scores", "reconstruct")
@@ -212,6 +217,8 @@ class PruningResult:
         if self.error is not None:
             figures["mean error"] = f"{_four_digits(self.error)} (magnitude {_four_digits(self.magnitude_error)})"
             figures["calibration"] = f"{self.tokens} tokens"
+        if self.permuted:
+            figures["kept by masks"] = " -> ".join(map(_four_digits, self.permuted)) + " by permutation"
         if self.blocks:
             before, after = (_mean([getattr(b, when) for b in self.blocks]) for when in ("before", "after"))
             figures["error of blocks"] = f"{_four_digits(before)} -> {_four_digits(after)} by reconstruction"
@@ -256,6 +263,8 @@ def record_pruning(config: NxMConfig, result: PruningResult) -> SparsityRecord:
         The record to save with the model.
     """
     pruning: dict[str, Any] = {"method": result.method, "settings": result.settings, "tokens": result.tokens}
+    if result.permuted:
+        pruning["permuted"] = True
     if result.reconstruct:
         pruning["reconstruct"] = result.reconstruct
     return SparsityRecord(config, {layer.name: layer.pattern for layer in result.layers}, result.density, pruning)
