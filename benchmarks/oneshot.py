@@ -5,9 +5,11 @@
 
 The first prints, for each pattern and method, Spearman's correlation between the cosine similarity of mean-pooled
 embeddings and the scores of the pairs (columns sentence1, sentence2, label). "recovered" is the fraction of the loss by
-magnitude that a method wins back; "error" is that of the layers. Then it prints the loss of a model with unstructured
-zeros that is converted to 2:4. The second command times a BERT-base of random weights on 128 sequences of 128 random
-tokens. Memory is the peak of the process so far.
+magnitude that a method wins back; "error" is that of the layers before reconstruction. With `--reconstruct none block`,
+each row is measured without and with reconstruction of blocks; settings are JSON, such as `'{"steps": 600}'`. Then,
+unless `--pattern` chooses patterns, it prints the loss of a model with unstructured zeros that is converted to 2:4. The
+second command times a BERT-base of random weights on 128 sequences of 128 random tokens. Memory is the peak of the
+process so far.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 
 from nxm_hf import prune, pruners
+from nxm_hf.config.values import parse_json
 from nxm_hf.text import table
 
 PATTERNS = ("2:4", "4:8", "4:8-transposable")
@@ -105,11 +108,16 @@ def quality(arguments: argparse.Namespace) -> Iterator[tuple[str, ...]]:
         for method in ["magnitude", *(name for name in arguments.method or pruners.names() if name != "magnitude")]:
             for inputs in ("pruned",) if method in ("magnitude", "wanda") else arguments.inputs:
                 kwargs = {"tokenizer": tokenizer, "inputs": inputs, "samples": arguments.samples}
-                model, cells = prune_copy(dense, pattern, method, arguments.text, **kwargs)
-                score = pairs.spearman(model)
-                lost = best - score if lost is None else lost  # magnitude comes first
-                yield pattern, method, inputs, f"{score:.4f}", f"{1 - (best - score) / lost:.0%}", *cells
-    yield from converted(dense, pairs, tokenizer, arguments)
+                kwargs["batch_size"] = arguments.batch_size
+                for fit in dict.fromkeys(["none", *arguments.reconstruct] if lost is None else arguments.reconstruct):
+                    reconstruct = parse_json("reconstruct", fit)
+                    model, cells = prune_copy(dense, pattern, method, arguments.text, reconstruct=reconstruct, **kwargs)
+                    score = pairs.spearman(model)
+                    lost = best - score if lost is None else lost  # magnitude without reconstruction comes first
+                    name = method if fit == "none" else f"{method} + {fit}"
+                    yield pattern, name, inputs, f"{score:.4f}", f"{1 - (best - score) / lost:.0%}", *cells
+    if not arguments.pattern:
+        yield from converted(dense, pairs, tokenizer, arguments)
 
 
 def converted(
@@ -162,6 +170,8 @@ def main() -> None:
     parser.add_argument("--method", action="append")
     parser.add_argument("--inputs", nargs="+", default=["pruned", "dense"])
     parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--reconstruct", nargs="+", default=["none"], help="none, block or settings as JSON")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

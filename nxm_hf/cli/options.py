@@ -127,6 +127,15 @@ Inputs = Annotated[
     Literal["pruned", "dense"],
     Option(help="Whether layers are calibrated on outputs of pruned or dense earlier blocks."),
 ]
+Permute = Annotated[bool, Option("--permute", help="Reorder channels before, so that masks keep more.")]
+Reconstruct = Annotated[
+    str,
+    Option(
+        metavar="SCOPE",
+        help="'none', or 'block' to train each pruned block to give the outputs of the dense one. Settings are JSON: "
+        "'{\"steps\": 600}'.",
+    ),
+]
 Tokenizer = Annotated[
     str | None, Option(metavar="DIR", help="A directory with the tokenizer.  [default: that of the model]")
 ]

@@ -41,9 +41,17 @@ class CoupledLayers:
         return (self.consumer, *self.producers)
 
     @torch.no_grad()
-    def scores(self) -> Tensor:
-        """Return the magnitudes of the consumer's weights, [channels, copies * out], in fp32 or fp64."""
+    def scores(self, norms: Tensor | None = None) -> Tensor:
+        """Return the score of each of the consumer's weights: its magnitude, times the norm of its input if given.
+
+        Args:
+            norms: The norm of each input of the consumer over calibration tokens, [in].
+
+        Returns:
+            The scores, [channels, copies * out], in fp32 or fp64.
+        """
         matrix = self.consumer.matrix(self.consumer.weight.detach()).abs()
+        matrix = matrix if norms is None else matrix * norms.to(matrix.device, torch.float32)
         scores = matrix[:, self.columns].permute(2, 1, 0).flatten(1)
         return scores.to(torch.promote_types(scores.dtype, torch.float32)).contiguous()
 

@@ -27,8 +27,8 @@ class PermutedLayer:
         name: The name of the layer's module.
         role: Its role in a Transformer block: "ffn_out" or an attention output.
         pattern: The N:M pattern that the order was chosen for.
-        magnitude: The sum of the magnitudes of its weights.
-        before: The share of the magnitude that a mask kept before.
+        magnitude: The sum of the scores of its weights: of their magnitudes, times the norms of their inputs if given.
+        before: The share of that sum that a mask kept before.
         after: The share that a mask keeps now.
         producers: The layers whose outputs were reordered accordingly.
     """
@@ -49,19 +49,21 @@ class Permutation:
     Args:
         layers: The layers whose inputs were reordered.
         skipped: The layers that were not changed, each with the reason.
+        scores: What masks keep: "magnitude", or "magnitude times the norm of the input".
     """
 
     layers: tuple[PermutedLayer, ...]
     skipped: dict[str, str]
+    scores: str = "magnitude"
 
     @property
     def before(self) -> float:
-        """Return the share of the magnitude of all these layers that masks kept before."""
+        """Return the share of the scores of all these layers that masks kept before."""
         return self._mean(layer.before for layer in self.layers)
 
     @property
     def after(self) -> float:
-        """Return the share of the magnitude of all these layers that masks keep now."""
+        """Return the share of the scores of all these layers that masks keep now."""
         return self._mean(layer.after for layer in self.layers)
 
     def _mean(self, shares: Iterable[float]) -> float:
@@ -75,7 +77,9 @@ class Permutation:
             (x.name, x.role, x.pattern, f"{x.before:.4f}", f"{x.after:.4f}", ", ".join(x.producers))
             for x in self.layers
         ]
-        total = f"{len(self.layers)} layers: {self.before:.4f} of their magnitude kept before, {self.after:.4f} now."
+        total = (
+            f"{len(self.layers)} layers: {self.before:.4f} of their {self.scores} kept before, {self.after:.4f} now."
+        )
         skipped = [f"  {name}: {reason}." for name, reason in self.skipped.items()]
         return "\n".join([table(head, rows), total, *(["Left as they were:", *skipped] if skipped else [])])
 
@@ -86,6 +90,7 @@ def permute(
     *,
     inputs: Mapping[str, Any] | None = None,
     rounds: int = ROUNDS,
+    norms: Mapping[str, Tensor] | None = None,
 ) -> Permutation:
     """Reorder channels in place so that N:M masks keep more of the weights. The model's outputs do not change.
 
@@ -101,6 +106,8 @@ def permute(
         pattern: An N:M pattern, or a mapping by role; or a config, whose `include` and `exclude` are used too.
         inputs: The example, as the keyword arguments of the model; by default a random text or image.
         rounds: The number of rounds of the search. More rounds gain a little more, and take proportionally longer.
+        norms: The norm of each input over calibration tokens, by the name of the layer. Masks then keep more of
+            magnitude times norm, which are the scores of Wanda. A layer that is not there is ordered by magnitude.
 
     Returns:
         The layers that were reordered, what masks keep of each, and the layers that were skipped.
@@ -118,14 +125,16 @@ def permute(
     patterns = _patterns(model, pattern)
     permutable, skipped = _permutable(model, patterns)
     check = EquivalenceCheck.record(model, {c.consumer.name: c.consumer.module for c in permutable}, inputs)
+    norms = norms or {}
+    scores = {c.consumer.name: c.scores(norms.get(c.consumer.name)) for c in permutable}
     orders = {}
     for coupled in tqdm(permutable, desc="Permuting channels", leave=False, delay=2):
         nm = _nm(patterns[coupled.consumer.name])
-        orders[coupled.consumer.name] = best_order(coupled.scores(), nm.n, nm.m, coupled.section, rounds)
-    before = {coupled.consumer.name: _kept(coupled, patterns) for coupled in permutable}
+        orders[coupled.consumer.name] = best_order(scores[coupled.consumer.name], nm.n, nm.m, coupled.section, rounds)
     skipped |= _apply(permutable, orders, check)
-    layers = [_describe(c, patterns, before) for c in permutable if c.consumer.name not in skipped]
-    return Permutation(tuple(layers), skipped)
+    moved = [(coupled, coupled.consumer.name) for coupled in permutable if coupled.consumer.name not in skipped]
+    layers = [_describe(coupled, _nm(patterns[name]), scores[name], orders[name]) for coupled, name in moved]
+    return Permutation(tuple(layers), skipped, "magnitude times the norm of the input" if norms else "magnitude")
 
 
 def _patterns(model: nn.Module, pattern: str | Pattern | Mapping[str, str] | NxMConfig) -> dict[str, Pattern]:
@@ -191,24 +200,19 @@ def _apply(
     return {name: reason for name in orders if name in wrong}
 
 
-def _kept(coupled: CoupledLayers, patterns: Mapping[str, Pattern]) -> float:
-    nm = _nm(patterns[coupled.consumer.name])
-    return kept_score(coupled.scores(), nm.n, nm.m)
-
-
 def _nm(pattern: Pattern) -> NM:
     assert isinstance(pattern, NM)  # `_obstacle` has refused all others
     return pattern
 
 
-def _describe(coupled: CoupledLayers, patterns: Mapping[str, Pattern], before: Mapping[str, float]) -> PermutedLayer:
-    layer, magnitude = coupled.consumer, coupled.scores().sum(dtype=torch.float64).item()
+def _describe(coupled: CoupledLayers, pattern: NM, scores: Tensor, order: Tensor) -> PermutedLayer:
+    total = scores.sum(dtype=torch.float64).item()
     return PermutedLayer(
-        name=layer.name,
-        role=layer.role,
-        pattern=str(patterns[layer.name]),
-        magnitude=magnitude,
-        before=before[layer.name] / (magnitude or 1.0),
-        after=_kept(coupled, patterns) / (magnitude or 1.0),
+        name=coupled.consumer.name,
+        role=coupled.consumer.role,
+        pattern=str(pattern),
+        magnitude=total,
+        before=kept_score(scores, pattern.n, pattern.m) / (total or 1.0),
+        after=kept_score(scores[order], pattern.n, pattern.m) / (total or 1.0),
         producers=tuple(producer.name for producer in coupled.producers),
     )

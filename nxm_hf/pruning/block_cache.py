@@ -2,16 +2,32 @@
 
 import logging
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from nxm_hf.pruners import PrunedWeight
-from nxm_hf.pruning.result import PrunedLayer
+from nxm_hf.pruning.result import PrunedLayer, ReconstructedBlock
 from nxm_hf.storage.state_file import by_layer, read_header, read_state, write_state
 
 logger = logging.getLogger("nxm_hf")
-PrunedBlock = list[tuple[PrunedLayer, PrunedWeight]]  # the layers of one block
+
+
+@dataclass(frozen=True)
+class PrunedBlock:
+    """A finished block.
+
+    Args:
+        layers: Its pruned layers.
+        vectors: The new values of its other parameters that reconstruction changed, by their names in the model.
+        reconstructed: What reconstruction did; None without it.
+    """
+
+    layers: list[tuple[PrunedLayer, PrunedWeight]]
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+    reconstructed: ReconstructedBlock | None = None
 
 
 class BlockCache:
@@ -35,7 +51,7 @@ class BlockCache:
             block: The name of the block.
 
         Returns:
-            Its layers, or None if the block is not there or damaged.
+            The block, or None if it is not there or damaged.
         """
         if not (self.folder / block).is_dir():
             return None
@@ -44,24 +60,32 @@ class BlockCache:
         except (OSError, ValueError) as error:
             logger.warning("Pruning %s again: %s", block, error)
             return None
-        layers = []
+        layers, slots = [], by_layer(tensors)
         for payload in header["layers"]:
-            layer, parts = PrunedLayer.from_dict(payload), by_layer(tensors)[payload["name"]]
+            layer, parts = PrunedLayer.from_dict(payload), slots[payload["name"]]
             layers.append((layer, PrunedWeight(parts["weight"], parts.get("bias"), parts["weight"] != 0, layer.note)))
-        return layers
+        vectors = {name: parts["vector"] for name, parts in slots.items() if "vector" in parts}
+        errors = header["reconstructed"]
+        return PrunedBlock(layers, vectors, ReconstructedBlock.from_dict(errors) if errors else None)
 
-    def save(self, block: str, layers: PrunedBlock) -> None:
+    def save(self, block: str, pruned_block: PrunedBlock) -> None:
         """Write a finished block, in full or not at all.
 
         Args:
             block: The name of the block.
-            layers: Its pruned layers.
+            pruned_block: What was made of it.
         """
+        layers, reconstructed = pruned_block.layers, pruned_block.reconstructed
         if not self.folder.exists():
             write_state(self.folder, {"job": self.job}, {})
         tensors = {f"{layer.name}/weight": pruned.weight for layer, pruned in layers}
         tensors |= {f"{layer.name}/bias": pruned.bias for layer, pruned in layers if pruned.bias is not None}
-        write_state(self.folder / block, {"layers": [asdict(layer) for layer, _ in layers]}, tensors)
+        tensors |= {f"{name}/vector": vector for name, vector in pruned_block.vectors.items()}
+        header = {
+            "layers": [asdict(layer) for layer, _ in layers],
+            "reconstructed": asdict(reconstructed) if reconstructed else None,
+        }
+        write_state(self.folder / block, header, tensors)
 
     def clear(self) -> None:
         """Delete the directory once the job is finished."""

@@ -17,6 +17,7 @@ from nxm_hf.pruning.input_statistics import InputStatistics
 
 # (number of the call, number of the block, its forward with its arguments) -> the output to use
 CallHandler = Callable[[int, int, partial], Any]
+Observer = Callable[[int, partial], Any]  # (number of the batch, a call of the block) -> the output of that call
 Outputs = dict[int, Any]  # call -> what the block returned
 
 
@@ -85,8 +86,14 @@ class BlockReplay:
         """Return the numbers of the blocks in the order of their calls; blocks that are never called come last."""
         return list(dict.fromkeys([*self.calls, *range(len(self.blocks))]))
 
+    def twin(self) -> "BlockReplay":
+        """Return a replay of the same passes that has computed no block yet."""
+        return BlockReplay(self.model, self.batches, self.blocks, self.calls, self.last_use, self.caches_outputs)
+
     @torch.no_grad()
-    def collect(self, block: int, statistics: InputStatistics) -> None:
+    def collect(
+        self, block: int, statistics: InputStatistics, observe: Observer | None = None, final: bool = False
+    ) -> None:
         """Collect the inputs of the layers of one block over all batches.
 
         The blocks before it must be final, and must have been collected in the order of `order`.
@@ -94,6 +101,8 @@ class BlockReplay:
         Args:
             block: The number of the block.
             statistics: The statistics of its layers, which are updated.
+            observe: Computes the calls of this block; by default, they are just computed.
+            final: Whether the block itself is final, so that its outputs are cached in this pass already.
 
         Raises:
             ValueError: If the model calls its blocks in another order than in the first batch.
@@ -101,18 +110,22 @@ class BlockReplay:
         own_calls = [call for call, called in enumerate(self.calls) if called == block]
         if not own_calls:
             return
+        end = own_calls[-1] + 1 if final else own_calls[0]  # the outputs of all calls before it are cached
         with statistics.listening():
-            for batch, outputs in zip(self.batches, self._outputs, strict=True):
+            for number, (batch, outputs) in enumerate(zip(self.batches, self._outputs, strict=True)):
                 statistics.begin_batch(batch)
-                _run(self.model, batch, self.blocks, partial(self._replay, own_calls, outputs, statistics))
-                _drop_unused(outputs, self.last_use, own_calls[0])
-        self._cached = own_calls[0] if self.caches_outputs else 0
+                own = partial(observe, number) if observe else None
+                _run(self.model, batch, self.blocks, partial(self._replay, own_calls, end, outputs, statistics, own))
+                _drop_unused(outputs, self.last_use, end)
+        self._cached = end if self.caches_outputs else 0
 
     def _replay(
         self,
         own_calls: list[int],
+        end: int,
         outputs: Outputs,
         statistics: InputStatistics,
+        observe: Callable[[partial], Any] | None,
         call: int,
         block: int,
         compute: partial,
@@ -125,8 +138,8 @@ class BlockReplay:
             )
         if call < self._cached:
             return _to_device_of(self.model, outputs[call])
-        output = compute()
-        if call < own_calls[0] and self.caches_outputs:  # copied, as the model may change the output in place
+        output = observe(compute) if observe and call in own_calls else compute()
+        if call < end and self.caches_outputs:  # copied, as the model may change the output in place
             outputs[call] = tree_map_only(Tensor, lambda tensor: tensor.to("cpu", copy=True), output)
         if call in own_calls:
             statistics.end_call()

@@ -10,10 +10,12 @@ from nxm_hf.layers.modules import find_blocks, plain_name
 from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.pruners import Inputs, Magnitude, OneShot, PrunedWeight, output_error
 from nxm_hf.pruning.block_cache import BlockCache, PrunedBlock
-from nxm_hf.pruning.block_replay import BlockReplay
+from nxm_hf.pruning.block_replay import BlockReplay, Observer
 from nxm_hf.pruning.calibration import Batch
 from nxm_hf.pruning.input_statistics import InputStatistics
-from nxm_hf.pruning.result import PrunedLayer
+from nxm_hf.pruning.reconstruct_blocks import BlockReconstruction
+from nxm_hf.pruning.reconstruction import Reconstruction
+from nxm_hf.pruning.result import PrunedLayer, ReconstructedBlock
 from nxm_hf.solvers.entry_counts import count_entries
 from nxm_hf.text import shortened
 
@@ -29,7 +31,8 @@ def prune_blocks(
     dense_inputs: bool = False,
     cache: BlockCache | None = None,
     report: bool = True,
-) -> dict[str, PrunedLayer]:
+    reconstruction: Reconstruction | None = None,
+) -> tuple[dict[str, PrunedLayer], list[ReconstructedBlock]]:
     """Prune one block after another, in the order in which the model calls them, in place.
 
     Args:
@@ -42,32 +45,41 @@ def prune_blocks(
         cache: Finished blocks of an earlier run of the same job. They are not pruned again.
         report: Whether to compute the errors of the layers' outputs. Without it, only what the method needs is
             collected.
+        reconstruction: How each block is fitted to the outputs of the dense block; None if it is not.
 
     Returns:
-        Layer -> what was done to it.
+        Layer -> what was done to it; and what reconstruction did to each block.
     """
     _warn_of_experts(plan, pruner)
     modules = dict(find_blocks(model))
     names = list(modules)
     targets = {name: [t for t in plan.targets if t.name.startswith(f"{plain_name(name)}.")] for name in names}
-    calibrates = batches and (report or pruner.needs_inputs)
+    calibrates = batches and (report or pruner.needs_inputs or reconstruction)
     replay = BlockReplay.trace(model, batches, list(modules.values())) if batches and calibrates else None
     order = [names[number] for number in replay.order] if replay else names
+    fitting = BlockReconstruction(replay, reconstruction, dense_inputs) if replay and reconstruction else None
     layers: dict[str, PrunedLayer] = {}
-    unwritten: list[tuple[Target, PrunedWeight]] = []
+    reconstructed: list[ReconstructedBlock] = []
+    unwritten: list[tuple[Sequence[Target], PrunedBlock]] = []
     for name in tqdm([name for name in order if targets[name]], desc="Pruning blocks", dynamic_ncols=True):
+        if fitting:
+            fitting.begin(names.index(name), name)
         block = cache.load(plain_name(name)) if cache else None
         if block is None:
-            statistics = _collect(replay, names.index(name), targets[name], pruner, report) if replay else None
-            block = _prune_block(targets[name], pruner, statistics, report)
+            observe = fitting.observe if fitting else None
+            statistics = _collect(replay, names.index(name), targets[name], pruner, report, observe) if replay else None
+            block = PrunedBlock(_prune_layers(targets[name], pruner, statistics, report))
+            if fitting:
+                block = fitting.fit(model, name, targets[name], block)
             if cache:
                 cache.save(plain_name(name), block)
-        unwritten += zip(targets[name], [pruned for _, pruned in block], strict=True)
+        unwritten.append((targets[name], block))
         if not dense_inputs:  # with dense inputs, all blocks stay dense until the last one is collected
-            _write(unwritten)
-        layers.update((layer.name, layer) for layer, _ in block)
-    _write(unwritten)
-    return layers
+            _write(model, unwritten)
+        layers.update((layer.name, layer) for layer, _ in block.layers)
+        reconstructed += [block.reconstructed] if block.reconstructed else []
+    _write(model, unwritten)
+    return layers, reconstructed
 
 
 def _warn_of_experts(plan: Plan, pruner: OneShot) -> None:
@@ -84,31 +96,39 @@ def _warn_of_experts(plan: Plan, pruner: OneShot) -> None:
 
 
 def _collect(
-    replay: BlockReplay, block: int, targets: Sequence[Target], pruner: OneShot, report: bool
+    replay: BlockReplay,
+    block: int,
+    targets: Sequence[Target],
+    pruner: OneShot,
+    report: bool,
+    observe: Observer | None,
 ) -> InputStatistics:
     """Run the model over all batches, and return the statistics of the inputs of these layers."""
     two_stacks = bool(getattr(getattr(replay.model, "config", None), "is_encoder_decoder", False))
     layers = [target.layer for target in targets]
     with_gram = report or pruner.needs_gram
     statistics = InputStatistics(layers, len(replay.batches), pruner.needs_sample, two_stacks, with_gram)
-    replay.collect(block, statistics)
+    replay.collect(block, statistics, observe)
     return statistics
 
 
-def _write(unwritten: list[tuple[Target, PrunedWeight]]) -> None:
-    """Write the pruned weights into the layers, and empty the list."""
-    for target, pruned in unwritten:
-        target.layer.matrix(target.layer.weight).copy_(pruned.weight)
-        if pruned.bias is not None:
-            bias = _bias(target)
-            assert bias is not None  # a pruner returns no bias for a layer without one
-            bias.copy_(pruned.bias)
+def _write(model: nn.Module, unwritten: list[tuple[Sequence[Target], PrunedBlock]]) -> None:
+    """Write finished blocks into the model, and empty the list."""
+    for targets, block in unwritten:
+        for target, (_, pruned) in zip(targets, block.layers, strict=True):
+            target.layer.matrix(target.layer.weight).copy_(pruned.weight)
+            if pruned.bias is not None:
+                bias = _bias(target)
+                assert bias is not None  # a pruner returns no bias for a layer without one
+                bias.copy_(pruned.bias)
+        for name, vector in block.vectors.items():
+            model.get_parameter(name).copy_(vector)
     unwritten.clear()
 
 
-def _prune_block(
+def _prune_layers(
     targets: Sequence[Target], pruner: OneShot, statistics: InputStatistics | None, report: bool
-) -> PrunedBlock:
+) -> list[tuple[PrunedLayer, PrunedWeight]]:
     inputs: Mapping[str, Inputs] = statistics.inputs() if statistics else {}
     caveats = {target.name: statistics.caveats(target.name) if statistics else "" for target in targets}
     return [_prune_layer(target, pruner, inputs.get(target.name), caveats[target.name], report) for target in targets]

@@ -1,7 +1,7 @@
 """Prune a saved model into another directory, which is written in full or not at all."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from nxm_hf.layers.find import find_layers
 from nxm_hf.pruning.block_cache import BlockCache
 from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
 from nxm_hf.pruning.prune import PruningJob, check_arguments, default_method
+from nxm_hf.pruning.reconstruction import Reconstruction
 from nxm_hf.pruning.result import PruningResult, record_pruning
 from nxm_hf.pruning.text_rows import check_paths
 from nxm_hf.storage.card_facts import CardFacts
@@ -49,6 +50,8 @@ def prune_directory(
     settings: dict[str, Any] | None = None,
     evaluation: str | Path | None = None,
     inputs: str = "pruned",
+    reconstruct: str | Mapping[str, Any] = "none",
+    permute: bool = False,
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
     on_indivisible: str = "error",
@@ -71,6 +74,8 @@ def prune_directory(
         settings: The settings of the method.
         evaluation: A file of labelled rows to score the model on before and after.
         inputs: "pruned" or "dense": what each block receives during calibration.
+        reconstruct: "none", "block" or settings, as in `prune`.
+        permute: Whether to reorder channels before, as in `prune`.
         include: Prune only these layers: names, roles, or "re:" patterns.
         exclude: Leave these layers dense; written like `include`.
         on_indivisible: "error" or "skip", for layers whose shape does not fit the pattern.
@@ -92,7 +97,8 @@ def prune_directory(
     pruner = pruners.make(method, **(settings or {}))
     settings = asdict(pruner)
     layers = {"include": include, "exclude": exclude, "on_indivisible": on_indivisible}
-    check_arguments(pattern, pruner, inputs, layers, calibrates=calibration is not None)
+    reconstruction, calibrates = Reconstruction.of(reconstruct), calibration is not None
+    check_arguments(pattern, pruner, inputs, layers, calibrates, reconstruction)
     check_paths(calibration, evaluation)
     facts = _facts(source, calibration)
     source = model_directory(str(source))  # all that can be checked without the model has been
@@ -100,12 +106,12 @@ def prune_directory(
     model = _load(source, place, dtype)
     reader = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
     batches = None if calibration is None else make_batches(calibration, model, reader, sampling)
-    choices = {**settings, "inputs": inputs, **layers}
+    choices = {**settings, "inputs": inputs, **layers, "reconstruct": reconstruction, "permute": permute}
     identity = _identity(model, batches, pattern, method, choices)
     unfinished = out.parent / f".{out.name}.unfinished"
     with claimed(out), explained(out, 2 * bytes_of(model), unfinished):  # the finished blocks and the result
         cache = BlockCache(unfinished, identity)
-        job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates=batches is not None)
+        job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates, reconstruction, permute)
         result = job.run(batches, reader, evaluation=evaluation, cache=cache)
         complete = cache.folder / "whole"
         _write(model, job, result, Path(source), facts, complete)

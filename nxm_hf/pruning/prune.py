@@ -16,12 +16,15 @@ from nxm_hf import pruners
 from nxm_hf.config import NxMConfig
 from nxm_hf.layers.modules import eval_no_grad
 from nxm_hf.layers.plan import Plan
+from nxm_hf.permutation.permute import Permutation
 from nxm_hf.pruners import OneShot
 from nxm_hf.pruning.block_cache import BlockCache
 from nxm_hf.pruning.blockwise import prune_blocks
-from nxm_hf.pruning.calibration import Sampling, make_batches
+from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
 from nxm_hf.pruning.evaluation import Evaluation
+from nxm_hf.pruning.permute_first import permute_first
 from nxm_hf.pruning.perplexity import TextEvaluation, is_causal
+from nxm_hf.pruning.reconstruction import Reconstruction
 from nxm_hf.pruning.result import PrunedLayer, PruningResult, peak_memory, record_pruning
 from nxm_hf.pruning.text_rows import check_paths
 from nxm_hf.pruning.trainer_batches import forward_inputs, held_tokenizer
@@ -43,6 +46,8 @@ def prune(
     exclude: str | Sequence[str] | None = None,
     on_indivisible: str = "error",
     inputs: str = "pruned",
+    reconstruct: str | Mapping[str, Any] = "none",
+    permute: bool = False,
     samples: int = 128,
     length: int = 128,
     batch_size: int = 8,
@@ -77,6 +82,11 @@ def prune(
         on_indivisible: "error" or "skip", for layers whose shape does not fit the pattern.
         inputs: "pruned" if each block receives the outputs of the pruned blocks before it, or "dense" if it receives
             those of the dense blocks.
+        reconstruct: "none"; or "block": after the layers of a block are pruned, its kept weights, biases and norms
+            are trained by Adam to give the outputs of the dense model's block, with the masks held. A mapping sets
+            `steps` (300), `learning_rate` (0.01) or `seed` (0), as in `{"steps": 600}`. A step reads one batch.
+        permute: Whether to reorder channels before, as `nxm_hf.permute` does, so that masks keep more. The order is
+            chosen by magnitude times the norm of the input; by magnitude for "magnitude".
         samples: The number of sequences that are read from texts.
         length: The number of tokens of a sequence, at most.
         batch_size: The number of sequences of a batch.
@@ -117,8 +127,9 @@ def prune(
     _check_settings(method, settings)
     check_paths(calibration, evaluation)
     sampling = Sampling(samples, length, batch_size, pack, columns, seed)
+    calibrates, fit = calibration is not None, Reconstruction.of(reconstruct)
     layers = dict(include=include, exclude=exclude, on_indivisible=on_indivisible)
-    job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates=calibration is not None)
+    job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates, fit, permute)
     return job.run(calibration, tokenizer, sampling, evaluation, cache, report)
 
 
@@ -174,6 +185,8 @@ class PruningJob:
         plan: The layers of this model, each with its pattern.
         pruner: The method.
         dense_inputs: Whether blocks receive the outputs of dense blocks.
+        reconstruction: How blocks are fitted to the dense ones; None if they are not.
+        permutes: Whether channels are reordered before.
     """
 
     model: nn.Module
@@ -181,6 +194,8 @@ class PruningJob:
     plan: Plan
     pruner: OneShot
     dense_inputs: bool
+    reconstruction: Reconstruction | None = None
+    permutes: bool = False
 
     @classmethod
     def check(
@@ -192,6 +207,8 @@ class PruningJob:
         inputs: str,
         layers: Mapping[str, Any],
         calibrates: bool,
+        reconstruction: Reconstruction | None = None,
+        permutes: bool = False,
     ) -> "PruningJob":
         """Check the arguments of `prune`, and find the layers to prune.
 
@@ -203,6 +220,8 @@ class PruningJob:
             inputs: "pruned" or "dense".
             layers: `include`, `exclude` and `on_indivisible`.
             calibrates: Whether there is calibration data.
+            reconstruction: How blocks are fitted to the dense ones.
+            permutes: Whether channels are reordered before.
 
         Returns:
             The job.
@@ -213,12 +232,12 @@ class PruningJob:
         if isinstance(method, OneShot) and settings:
             raise ValueError(f"A method object has its settings in it; got {', '.join(settings)}. Leave them out.")
         pruner = method if isinstance(method, OneShot) else pruners.make(method, **settings)
-        config = check_arguments(pattern, pruner, inputs, layers, calibrates)
+        config = check_arguments(pattern, pruner, inputs, layers, calibrates, reconstruction)
         plan = Plan.of(model, config)
         if plan.shards is not None:
             raise ValueError("The weights are sharded, and prune needs whole ones; call it before fully_shard(model).")
         _check_weights(plan)
-        return cls(plan.model, config, plan, pruner, inputs == "dense")
+        return cls(plan.model, config, plan, pruner, inputs == "dense", reconstruction, permutes)
 
     def run(
         self,
@@ -250,19 +269,33 @@ class PruningJob:
             scorer = make(evaluation, scored, tokenizer)
         before = scorer(scored) if scorer else {}
         begin = time.perf_counter()
-        reads = calibration is not None and (report or self.pruner.needs_inputs)
+        reads = calibration is not None and (report or self.pruner.needs_inputs or self.reconstruction is not None)
         made = [] if calibration is None or not reads else make_batches(calibration, self.model, tokenizer, sampling)
         batches = [part for batch in made for part in forward_inputs(batch, self.plan)]
-        remove_record(self.model)
         with eval_no_grad(self.model):
-            layers = prune_blocks(self.model, self.plan, self.pruner, batches, self.dense_inputs, cache, report)
+            permutation = self._permute(batches)
+            remove_record(self.model)
+            layers, blocks = prune_blocks(
+                self.model, self.plan, self.pruner, batches, self.dense_inputs, cache, report, self.reconstruction
+            )
         verify_targets(self.plan.targets).raise_for_problems()
         result = self._result(layers, calibrated=bool(batches), seconds=time.perf_counter() - begin)
+        if permutation is not None:
+            result = replace(result, permuted=(permutation.before, permutation.after))
+        if self.reconstruction is not None:
+            result = replace(result, reconstruct=asdict(self.reconstruction), blocks=tuple(blocks))
         set_record(self.model, record_pruning(self.config, result))
         if scorer is None:
             return result
         scores = {metric: (before[metric], value) for metric, value in scorer(scored).items()}
         return replace(result, scores=scores, rows=scorer.count, unit=scorer.unit)
+
+    def _permute(self, batches: Sequence[Batch]) -> Permutation | None:
+        """Reorder channels if that is asked for."""
+        if not self.permutes:
+            return None
+        by_inputs = self.pruner.needs_inputs and bool(batches)
+        return permute_first(self.model, self.plan, self.config, batches, by_inputs)
 
     def _result(self, by_name: Mapping[str, PrunedLayer], calibrated: bool, seconds: float) -> PruningResult:
         layers = tuple(by_name[target.name] for target in self.plan.targets)
@@ -288,7 +321,12 @@ class PruningJob:
 
 
 def check_arguments(
-    pattern: str | dict[str, str], pruner: OneShot, inputs: str, layers: Mapping[str, Any], calibrates: bool
+    pattern: str | dict[str, str],
+    pruner: OneShot,
+    inputs: str,
+    layers: Mapping[str, Any],
+    calibrates: bool,
+    reconstruction: Reconstruction | None = None,
 ) -> NxMConfig:
     """Check the arguments of `prune` that can be checked without a model.
 
@@ -298,6 +336,7 @@ def check_arguments(
         inputs: "pruned" or "dense".
         layers: `include`, `exclude` and `on_indivisible`.
         calibrates: Whether there is calibration data.
+        reconstruction: How blocks are fitted to the dense ones.
 
     Returns:
         The config that says what to prune.
@@ -311,6 +350,11 @@ def check_arguments(
         raise ValueError(f"pattern={config.pattern!r} prunes nothing. Write pattern='2:4', or any other.")
     if inputs not in ("pruned", "dense"):
         raise ValueError(f'inputs must be "pruned" or "dense"; got {inputs!r}. Write inputs="pruned".')
+    if reconstruction and not calibrates:
+        raise ValueError(
+            "Reconstruction fits blocks to the outputs of the dense model, so it needs calibration data. Write "
+            'calibration="texts.txt" (--calibration texts.txt), or reconstruct="none".'
+        )
     if pruner.needs_inputs and not calibrates:
         raise ValueError(
             f"{name} scores weights by the inputs of each layer, so it needs calibration data: a list of texts, a "

@@ -77,6 +77,41 @@ class PrunedLayer:
 
 
 @dataclass(frozen=True)
+class ReconstructedBlock:
+    """The result of fitting a pruned block to the outputs of the dense block.
+
+    Errors are the squared error of the block's outputs over the calibration tokens, as a share of the outputs.
+
+    Args:
+        name: The name of the block.
+        before: The error of the pruned block.
+        after: The error after reconstruction; never larger.
+    """
+
+    name: str
+    before: float
+    after: float
+
+    @classmethod
+    def from_dict(cls, payload: dict[str, Any]) -> "ReconstructedBlock":
+        """Read a block that `dataclasses.asdict` wrote.
+
+        Args:
+            payload: The fields by name.
+
+        Returns:
+            The block.
+
+        Raises:
+            TypeError: If a field is of another type.
+        """
+        block = cls(**payload)
+        _check_types(block, str, "name")
+        _check_types(block, _NUMBER, "before", "after")
+        return block
+
+
+@dataclass(frozen=True)
 class PruningResult:
     """The result of `prune`. Printing it shows a table of the layers.
 
@@ -91,6 +126,9 @@ class PruningResult:
         scores: Metric -> (before, after) of the evaluation; empty without one.
         rows: The number of labelled rows, or of predicted tokens.
         unit: What `rows` counts: "labelled rows" or "tokens".
+        permuted: What masks kept of the scores of the reordered layers before and after; None without `permute`.
+        reconstruct: The settings of reconstruction; empty without it.
+        blocks: One entry for each block that was reconstructed. The layers' errors are those before.
     """
 
     method: str
@@ -103,6 +141,9 @@ class PruningResult:
     scores: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     rows: int = 0
     unit: str = "labelled rows"
+    permuted: tuple[float, float] | None = None
+    reconstruct: dict[str, Any] = field(default_factory=dict)
+    blocks: tuple[ReconstructedBlock, ...] = ()
 
     @property
     def density(self) -> float:
@@ -152,9 +193,13 @@ class PruningResult:
             layers = tuple(map(PrunedLayer.from_dict, payload.pop("layers")))
             if payload.pop("format") > FORMAT:
                 raise ValueError("it was written by a newer nxm_hf")
-            result = cls(layers=layers, **payload)
+            blocks = tuple(map(ReconstructedBlock.from_dict, payload.pop("blocks", ())))
+            if payload.get("permuted") is not None:
+                before, after = map(float, payload["permuted"])
+                payload["permuted"] = before, after
+            result = cls(layers=layers, blocks=blocks, **payload)
             _check_types(result, str, "method")
-            _check_types(result, dict, "settings", "skipped", "scores")
+            _check_types(result, dict, "settings", "skipped", "scores", "reconstruct")
             _check_types(result, _NUMBER, "seconds", "rows")
             _check_types(result, (*_NUMBER, type(None)), "tokens", "peak_memory")
             for score in (score for before, after in result.scores.values() for score in (before, after)):
@@ -172,6 +217,11 @@ class PruningResult:
         if self.error is not None:
             figures["mean error"] = f"{_four_digits(self.error)} (magnitude {_four_digits(self.magnitude_error)})"
             figures["calibration"] = f"{self.tokens} tokens"
+        if self.permuted:
+            figures["kept by masks"] = " -> ".join(map(_four_digits, self.permuted)) + " by permutation"
+        if self.blocks:
+            before, after = (_mean([getattr(b, when) for b in self.blocks]) for when in ("before", "after"))
+            figures["error of blocks"] = f"{_four_digits(before)} -> {_four_digits(after)} by reconstruction"
         figures["time"] = f"{self.seconds:.1f} s"
         if self.peak_memory is not None:
             figures["peak memory"] = f"{self.peak_memory / 2**30:.2f} GiB"
@@ -188,7 +238,11 @@ class PruningResult:
     def __str__(self) -> str:
         head = ("layer", "role", "shape", "pattern", "density", "energy", "magnitude", "error", "")
         figures = [f"{len(self.layers)} layers by {self.method}", *map(" ".join, self.summary.items())]
-        parts = [table(head, [layer.row() for layer in self.layers]), ", ".join(figures)]
+        parts = [table(head, [layer.row() for layer in self.layers])]
+        if self.blocks:
+            rows = [(block.name, _four_digits(block.before), _four_digits(block.after)) for block in self.blocks]
+            parts.append("\n" + table(("block", "error pruned", "reconstructed"), rows) + "\n")
+        parts.append(", ".join(figures))
         if self.error is not None:
             parts.append("Errors are of the layer's outputs, squared, as a share of the outputs; lower is better.")
         if self.tokens is None:
@@ -208,7 +262,11 @@ def record_pruning(config: NxMConfig, result: PruningResult) -> SparsityRecord:
     Returns:
         The record to save with the model.
     """
-    pruning = {"method": result.method, "settings": result.settings, "tokens": result.tokens}
+    pruning: dict[str, Any] = {"method": result.method, "settings": result.settings, "tokens": result.tokens}
+    if result.permuted:
+        pruning["permuted"] = True
+    if result.reconstruct:
+        pruning["reconstruct"] = result.reconstruct
     return SparsityRecord(config, {layer.name: layer.pattern for layer in result.layers}, result.density, pruning)
 
 

@@ -38,12 +38,29 @@ def pruning_page(folders: Sequence[str | Path]) -> str:
     note = "Errors are of each layer's outputs over the calibration tokens, squared, as a share of the outputs."
     body = section("settings", "How it was pruned", facts)
     body += section("layers", "Layers", f'{layers}<p class="note">{note}</p>')
+    body += _blocks(names, results)
     return html_page("Pruning report", ", ".join(names), body)
+
+
+def _blocks(names: Sequence[str], results: Sequence[PruningResult]) -> str:
+    """Return the section of reconstructed blocks; empty if there are none."""
+    rows: list[dict[str, tuple[Cells, Cells]]] = [
+        {block.name: ((), (f"{block.before:.4f}", f"{block.after:.4f}")) for block in result.blocks}
+        for result in results
+    ]
+    if not any(rows):
+        return ""
+    note = "Errors are of each block's outputs beside the dense model's, squared, as a share of the outputs."
+    blocks = rows_by_name(names, ("block",), ("pruned", "reconstructed"), rows)
+    return section("blocks", "Reconstructed blocks", f'{blocks}<p class="note">{note}</p>')
 
 
 def _facts(result: PruningResult) -> dict[str, str]:
     settings = ", ".join(f"{name}={value!r}" for name, value in result.settings.items()) or "none"
-    facts = {"method": result.method, "settings": settings, **result.summary, **result.score_summary}
+    facts = {"method": result.method, "settings": settings}
+    if result.reconstruct:
+        facts["reconstruction"] = ", ".join(f"{name}={value!r}" for name, value in result.reconstruct.items())
+    facts |= {**result.summary, **result.score_summary}
     return {key: str(value) for key, value in facts.items()}
 
 

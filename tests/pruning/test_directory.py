@@ -301,3 +301,25 @@ def test_a_decoder_is_pruned_from_the_command_line_too(tmp_path, texts):
     arguments = ["--tokenizer", tmp_path / "tokenizer", "--calibration", texts, *SHORT]
     assert run("prune", tmp_path / "dense", tmp_path / "out", *arguments) == 0
     assert run("verify", tmp_path / "out") == 0
+
+
+def test_permutation_and_reconstruction_are_said_in_result_record_and_table(dense, texts, tmp_path, capsys):
+    options = ["--method", "wanda", "--calibration", texts, *SHORT, "--reconstruct", '{"steps": 3}', "--permute"]
+    assert run("prune", dense, tmp_path / "out", *options) == 0
+    shown = capsys.readouterr().out
+    assert "error pruned" in shown and "by reconstruction" in shown and "bert.encoder.layer.1" in shown
+    model = make_bert().from_pretrained(dense)
+    steps = {"steps": 3}
+    prune(model, "2:4", "wanda", texts, make_tokenizer(), length=16, samples=8, reconstruct=steps, permute=True)
+    assert_equal_weights(AutoModelForSequenceClassification.from_pretrained(tmp_path / "out"), model)
+    result = PruningResult.read(tmp_path / "out")
+    assert (
+        result.permuted is not None
+        and result.reconstruct == {"steps": 3, "learning_rate": 0.01, "seed": 0}
+        and len(result.blocks) == 2
+    )
+    record = SparsityRecord.from_pretrained(tmp_path / "out")
+    assert record.pruning["reconstruct"] == result.reconstruct
+    assert run("report", tmp_path / "out") == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(f"<td>{error:.4f}</td>" in page for block in result.blocks for error in (block.before, block.after))

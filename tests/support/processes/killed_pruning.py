@@ -20,6 +20,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 def arguments(folder: str) -> list[str]:
     """The command."""
     options = ["--method", "wanda", "--calibration", "texts.txt", "--length", "16", "--samples", "8"]
+    options += ["--reconstruct", '{"steps": 2}']
     return ["prune", "dense", f"{folder}/out", *options]
 
 
