@@ -70,6 +70,17 @@ def test_the_state_is_a_copy():
     assert same(before, state)
 
 
+@pytest.mark.parametrize("recipe", ["ste", "admm", "mask-decay", "rigl"])
+def test_a_state_that_was_loaded_is_not_changed_by_the_training_that_goes_on(recipe):
+    state = trained(short(recipe), steps=2, total=6)[1].state_dict()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    model, engine = trained(short(recipe), steps=1, total=6)
+    engine.load_state_dict(state)
+    for _ in train(model, engine.optimizer, 2, 6):
+        pass
+    assert same(before, state)
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [

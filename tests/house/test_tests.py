@@ -6,57 +6,22 @@ from pathlib import Path
 import pytest
 
 import nxm_hf
+from tests.support.places import ELSEWHERE, TESTS, place_of
 
-TESTS = Path(__file__).parents[1]
 PACKAGE = Path(nxm_hf.__file__).parent
 FILES = sorted(TESTS.rglob("test_*.py"))
 # Folders that test something else than the folder of `nxm_hf` with their name; CONTRIBUTING.md says what.
-OTHERS = {"benchmarks", "distributed", "examples", "house", "laws"}
-
-# Files of the package whose tests stand in another file than `tests/<folder>/test_<file>.py`.
-ELSEWHERE = {
-    "cli/adapter_commands.py": "adapters/test_directory.py",
-    "cli/prune_commands.py": "pruning/test_directory.py",
-    "config/hub.py": "config/test_config_files.py",
-    "config/values.py": "config/test_config.py",
-    "engine/engine.py": "engine/test_engine_methods.py",  # and the other four test_engine_*.py
-    "engine/sharded_state.py": "distributed/test_sharded.py",
-    "layers/example_inputs.py": "permutation/test_equivalence.py",
-    "patterns/base.py": "patterns/test_patterns.py",
-    "patterns/block.py": "patterns/test_patterns.py",
-    "patterns/dense.py": "patterns/test_patterns.py",
-    "patterns/nm.py": "patterns/test_patterns.py",
-    "patterns/transposable.py": "patterns/test_patterns.py",
-    "patterns/unstructured.py": "patterns/test_patterns.py",
-    "pruners/magnitude.py": "pruners/test_base.py",
-    "recipes/dense.py": "trainer/test_trainer.py",
-    "recipes/rigl.py": "methods/test_rewire.py",
-    "recipes/set.py": "methods/test_rewire.py",
-    "report/figure.py": "report/test_training_page.py",
-    "report/html.py": "report/test_training_page.py",
-    "report/pruning_page.py": "report/test_report.py",
-    "report/stylesheet.py": "report/test_training_page.py",
-    "report/svg.py": "report/test_charts.py",
-    "solvers/dense.py": "solvers/test_solvers.py",
-    "solvers/nm_network.py": "solvers/test_solvers.py",
-    "solvers/transposable_paths.py": "solvers/test_transposable_duals.py",
-    "solvers/transposable_tiles.py": "solvers/test_transposable_duals.py",
-    "trainer/analysis_callback.py": "analysis/test_recording.py",
-    "trainer/whole_checkpoints.py": "distributed/test_sharded.py",
-}
+OTHERS = {"benchmarks", "distributed", "examples", "house", "laws", "mutation"}
 
 
 def test_the_test_of_a_file_has_its_name_or_is_listed():
     files = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if not path.name.startswith("__")]
-    named = {
-        str(file): f"{file.parent}/test_{file.name}"
-        for file in files
-        if len(file.parts) == 2 and file.parts[0] != "families"  # tables, and kernels, are tested by folder
-    }
-    missing = {file: ELSEWHERE.get(file) for file, test in named.items() if not (TESTS / test).is_file()}
-    assert not [file for file, test in missing.items() if test is None], "write it, or say where it is"
-    assert not [test for test in ELSEWHERE.values() if not (TESTS / test).is_file()]
-    assert not ELSEWHERE.keys() - missing.keys(), "these have a test file of their name by now"
+    places = {str(file): place_of(str(file)) for file in files}
+    missing = {file: place for file, place in places.items() if not list(TESTS.glob(place))}
+    assert not missing, "write the test file, or say in tests/support/places.py where it is"
+    own = {file: TESTS / Path(file).parent / f"test_{Path(file).name}" for file in ELSEWHERE}
+    assert not [file for file, test in own.items() if test.is_file()], "these have a test file of their name by now"
+    assert not ELSEWHERE.keys() - places.keys(), "these files are gone"
 
 
 def test_every_folder_of_tests_is_a_folder_of_the_package_or_listed():

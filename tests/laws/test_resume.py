@@ -185,3 +185,17 @@ def test_resuming_at_the_end_changes_nothing(unbroken, tmp_path):
     trainer.train(resume_from_checkpoint=str(checkpoint_of(whole, STEPS)))
     assert_same(dict(whole.model.state_dict()), dict(trainer.model.state_dict()))
     assert verify(trainer.model).ok
+
+
+@pytest.mark.parametrize("manifest", [True, False], ids=["with manifest", "of an older version"])
+def test_the_callback_refuses_a_torn_state_and_never_begins_anew(manifest, tmp_path):
+    """Pitfall 3: a training that goes on without its state would be dense, and say nothing."""
+    words = dict(max_steps=4, save_steps=2, gradient_accumulation_steps=1)
+    make_trainer(tmp_path, eventful("admm"), "NxMCallback", **words).train()
+    state = tmp_path / "checkpoint-2" / "nxm_state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    if not manifest:
+        (state.parent / "nxm_manifest.json").unlink()
+    trainer = make_trainer(tmp_path, eventful("admm"), "NxMCallback", **words)
+    with pytest.raises(ValueError, match=r"checkpoint-2 cannot be resumed from: .*nxm_state\.safetensors"):
+        trainer.train(resume_from_checkpoint=str(state.parent))

@@ -1,12 +1,13 @@
 """Schedules: when events happen, and what changes as training goes on."""
 
+import math
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant, Evenly, Every, EveryEpoch
+from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant, Decay, Evenly, Every, EveryEpoch
 
 CATALOGUE = [Constant(0.5), ALWAYS, NEVER, Every(3), EveryEpoch(), Evenly(80), Evenly(80, most=3)]
 
@@ -107,3 +108,18 @@ def test_a_schedule_is_a_function_of_the_clock_alone(schedule):
 def test_a_constant_is_constant():
     assert [Constant("x")(Clock(step, 3)) for step in range(4)] == ["x"] * 4
     assert ALWAYS(Clock(0, 0)) is True and NEVER(Clock(9, 9)) is False
+
+
+@pytest.mark.parametrize(
+    ("gain", "values"),
+    [
+        (Decay("linear"), [1.0, 0.75, 0.5, 0.25, 0.0]),
+        (Decay("linear", 0.4), [1.0, 0.6, 0.2, 0.0, 0.0]),
+        (Decay("exponential"), [math.exp(-5 * step / 4) for step in range(5)]),
+        (Decay("exponential", 0.3), [math.exp(-0.3 * step) for step in range(5)]),
+    ],
+    ids=["linear", "linear, with a rate", "exponential", "exponential, with a rate"],
+)
+def test_a_gain_falls_at_its_rate_or_else_over_the_whole_training(gain, values):
+    assert [gain(Clock(step, 4)) for step in range(5)] == pytest.approx(values)
+    assert gain(Clock(-1, 4)) == pytest.approx(1.0)

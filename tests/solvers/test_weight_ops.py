@@ -97,6 +97,8 @@ def test_a_change_counts_what_came_what_left_and_what_was_there():
     before, after = torch.tensor([1, 1, 1, 0, 0]).bool(), torch.tensor([1, 0, 0, 1, 0]).bool()
     assert weight_ops.mask_change(before, after).tolist() == [1, 2, 3]
     assert weight_ops.mask_change(after, before).tolist() == [2, 1, 2]
+    assert weight_ops.mask_change_of_counts(changed=3, old=3, new=2).tolist() == [1, 2, 3]
+    assert weight_ops.mask_change_of_counts(changed=3, old=2, new=3).tolist() == [2, 1, 2]
 
 
 @pytest.mark.parametrize(("old", "change"), [(True, [0, 9600, 19200]), (False, [9600, 0, 0])])

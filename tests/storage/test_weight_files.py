@@ -1,9 +1,12 @@
 """Reading weight files: plain tensors as they are, packed ones as the dense tensors that they stand for."""
 
+import json
+import shutil
+
 import pytest
 import torch
 
-from nxm_hf.storage.weight_files import WeightFiles
+from nxm_hf.storage.weight_files import INDEX, WeightFiles
 from tests.support.packed_models import damage, save_both, tensors_of
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
@@ -50,3 +53,18 @@ def test_damaged_indices_are_an_error_that_names_the_layer(tmp_path):
     damage(packed, f"{QUERY}.weight_nxm_idx", lambda indices: indices * 0)
     with WeightFiles(packed) as files, pytest.raises(ValueError, match=f"{QUERY} is damaged"):
         files[f"{QUERY}.weight"]
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/outside.safetensors", 5, "absent.safetensors"])
+def test_an_index_names_regular_files_beside_it(name, tmp_path):
+    _, plain, _ = save_both(tmp_path)
+    shutil.copy(plain / "model.safetensors", plain.parent / "outside.safetensors")
+    shutil.move(plain / "model.safetensors", plain / "part.safetensors")
+    for named in ("part.safetensors", str(plain.parent) + name if str(name).startswith("/") else name):
+        (plain / INDEX).write_text(json.dumps({"weight_map": {f"{QUERY}.weight": named}}))
+        if named == "part.safetensors":
+            with WeightFiles(plain) as files:
+                assert f"{QUERY}.weight" in files
+            continue
+        with pytest.raises(ValueError, match="which is no file beside it"), WeightFiles(plain):
+            pass

@@ -1,0 +1,51 @@
+"""Plant small faults in the library, one at a time, and see whether the tests of the file notice.
+
+Run `python -m tests.mutation --count 40` for a sample; a larger count with the same seed goes on where that ended.
+Only the tests of the faulty file are run, as `tests/support/places.py` tells them. Outcomes are kept in a JSON file.
+Mutants that no test can tell from the code are listed with a reason in `tests/mutation/equivalents.json`.
+"""
+
+import argparse
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from tests.mutation.campaign import Campaign, read_equivalents, sample
+from tests.support.places import TESTS, place_of
+
+EQUIVALENTS = TESTS / "mutation" / "equivalents.json"
+FOLDERS = ("engine", "methods", "storage", "solvers", "layers")
+
+
+def main() -> int:
+    """Run a sample; return 1 if fewer than the wanted share were seen."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="*", default=FOLDERS, help="folders or files of nxm_hf to take mutants of")
+    parser.add_argument("--count", type=int, default=40, help="how many mutants")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
+    parser.add_argument("--results", type=Path, default=Path("mutation.json"), help="what came of each mutant")
+    parser.add_argument("--at-least", type=float, default=0.0, metavar="SHARE", help="share that must be seen")
+    given = parser.parse_args()
+    root = TESTS.parent
+    outcomes: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as place:
+        campaign = Campaign(
+            root=root,
+            work=Path(place, "tree"),
+            results=given.results,
+            tests_of=lambda file: f"tests/{place_of(file.removeprefix('nxm_hf/'))}",
+            equivalents=read_equivalents(EQUIVALENTS),
+        )
+        for mutant, outcome in campaign.run(
+            sample(root, [f"nxm_hf/{folder}" for folder in given.folders], given.count, given.seed)
+        ):
+            outcomes[outcome] += 1
+            print(f"{outcome:10} {mutant}", flush=True)
+    seen, told = outcomes["killed"] + outcomes["timed out"], outcomes.total() - outcomes["equivalent"]
+    share = seen / told if told else 1.0
+    print(f"{seen} of {told} seen ({share:.1%}): {', '.join(f'{count} {name}' for name, count in outcomes.items())}.")
+    return int(share < given.at_least)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,174 @@
+"""Small faults in source code: what can be changed in a file, one place at a time."""
+
+import ast
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_BOUNDARY = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
+_OPPOSITE = {ast.Eq: ast.NotEq, ast.Is: ast.IsNot, ast.In: ast.NotIn}
+_OPPOSITE |= {other: one for one, other in _OPPOSITE.items()}
+_ARITHMETIC = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}
+_FUNCTIONS = {"min": "max", "max": "min", "any": "all", "all": "any"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault in one place of a file.
+
+    Args:
+        file: The path of the file, from the root of the tree.
+        function: The function or class around the place, such as "Engine.deploy", or "" at the level of the module.
+        line: The line of the place.
+        operator: The name of the change, such as "boundary".
+        before: The code at the place.
+        after: The code of the mutant at the place.
+        span: The bytes of the file that are replaced.
+    """
+
+    file: str
+    function: str
+    line: int
+    operator: str
+    before: str
+    after: str
+    span: tuple[int, int]
+
+    @property
+    def key(self) -> str:
+        """Return a name that no other mutant of the tree has."""
+        return f"{self.file}:{self.line} {self.operator} {self.span[0]}-{self.span[1]} {self.after}"
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} {self.function}: {self.operator}: {self.before}  ->  {self.after}"
+
+    def applied_to(self, text: str) -> str:
+        """Return the text of the file with this fault in it; no other line moves.
+
+        Args:
+            text: The text of the file.
+        """
+        data, (start, end) = text.encode(), self.span
+        lines = "\n" * data[start:end].count(b"\n")
+        after = f"{self.after}{lines}" if self.operator == "statement" else f"({self.after}{lines})"
+        return (data[:start] + after.encode() + data[end:]).decode()
+
+
+def mutants_of(file: str, text: str) -> list[Mutant]:
+    """Return all mutants of a file, in the order of its text.
+
+    Args:
+        file: The path of the file, from the root of the tree.
+        text: Its text.
+    """
+    starts = [0]
+    for line in text.encode().splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    found = []
+    for node, function in _places(ast.parse(text), ""):
+        span = (starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset)
+        before = ast.unparse(node)
+        for operator, other in _changes(node):
+            if (after := ast.unparse(other)) != before:
+                found.append(Mutant(file, function, node.lineno, operator, before, after, span))
+    dropped = {mutant.span for mutant in found if mutant.operator == "statement"}
+    return [mutant for mutant in found if mutant.operator != "call" or mutant.span not in dropped]
+
+
+def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
+    """Yield the statements and expressions that may be changed, each with the function around it.
+
+    Types, decorators, messages of errors and f-strings stay as they are.
+    """
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        function = f"{function}.{node.name}".removeprefix(".")
+    if isinstance(node, ast.stmt | ast.expr) and not isinstance(node, ast.FunctionDef | ast.ClassDef):
+        yield node, function
+    if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom):
+        return
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return
+    if isinstance(node, ast.If | ast.While | ast.IfExp):
+        node.test.is_condition = True
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "decorator_list", "bases", "format_spec"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                yield from _places(child, function)
+
+
+def _changes(node: ast.stmt | ast.expr) -> Iterator[tuple[str, ast.AST]]:
+    """Yield the name of each change of a node, and the changed node."""
+    for changes in (_of_statements, _of_operators, _of_constants, _of_calls, _of_conditions):
+        yield from changes(node)
+
+
+def _but(node: ast.AST, **fields: object) -> ast.AST:
+    other = copy.copy(node)
+    for name, value in fields.items():
+        setattr(other, name, value)
+    return other
+
+
+def _of_statements(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """Drop calls, raises, changes in place, and assignments to parts of objects."""
+    stored = isinstance(node, ast.Assign) and all(isinstance(t, ast.Attribute | ast.Subscript) for t in node.targets)
+    called = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    if stored or called or isinstance(node, ast.AugAssign | ast.Raise | ast.Break | ast.Continue | ast.Delete):
+        yield "statement", ast.Pass()
+
+
+def _of_operators(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    if isinstance(node, ast.Compare):
+        for number, operator in enumerate(node.ops):
+            for name, table in (("boundary", _BOUNDARY), ("opposite", _OPPOSITE)):
+                if type(operator) in table:
+                    ops = [*node.ops[:number], table[type(operator)](), *node.ops[number + 1 :]]
+                    yield name, _but(node, ops=ops)
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        yield "arithmetic", _but(node, op=_ARITHMETIC[type(node.op)]())
+    if isinstance(node, ast.BoolOp):
+        yield "and-or", _but(node, op=ast.Or() if isinstance(node.op, ast.And) else ast.And())
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub | ast.Invert):
+        yield "negation", node.operand
+
+
+def _of_constants(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    if not isinstance(node, ast.Constant):
+        return
+    if isinstance(node.value, bool):
+        yield "constant", ast.Constant(not node.value)
+    elif isinstance(node.value, int):
+        yield "constant", ast.Constant(node.value + 1)
+    elif isinstance(node.value, float):
+        yield "constant", ast.Constant(2 * node.value if node.value else 1.0)
+
+
+def _of_calls(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    if not isinstance(node, ast.Call):
+        return
+    if len(node.args) >= 2 and not any(isinstance(argument, ast.Starred) for argument in node.args[:2]):
+        yield "swap", _but(node, args=[node.args[1], node.args[0], *node.args[2:]])
+    for number in range(len(node.keywords)):
+        yield "argument", _but(node, keywords=[*node.keywords[:number], *node.keywords[number + 1 :]])
+    if isinstance(node.func, ast.Attribute) and not node.args and not node.keywords and node.func.attr != "cpu":
+        yield "call", node.func.value
+    if isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS:
+        yield "function", _but(node, func=ast.Name(_FUNCTIONS[node.func.id]))
+
+
+def _of_conditions(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """Turn choices around whose condition no other change turns around."""
+    by_operator = isinstance(node, ast.Compare) and any(type(operator) in _OPPOSITE for operator in node.ops)
+    if getattr(node, "is_condition", False) and not by_operator and not isinstance(node, ast.UnaryOp):
+        yield "condition", ast.UnaryOp(ast.Not(), node)

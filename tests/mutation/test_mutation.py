@@ -1,0 +1,157 @@
+"""The campaign of mutants: on a made-up package it counts rightly, and it goes on where it ended."""
+
+import ast
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.mutation.__main__ import EQUIVALENTS, FOLDERS
+from tests.mutation.campaign import Campaign, Equivalent, read_equivalents, sample
+from tests.mutation.operators import mutants_of
+from tests.support.places import TESTS
+
+ROOT = TESTS.parent
+PRICES = '''
+def count_down(n):
+    """Return how many steps lead down to 0.
+
+    >>> count_down(2)
+    2
+    """
+    steps = 0
+    while n > 0:
+        n -= 1
+        steps += 1
+    return steps
+
+
+def price(amount, free):
+    if free:
+        return 0.0
+    return amount * 2.5
+
+
+def unseen(a, b):
+    return a + b
+'''
+TEST_PRICES = """
+from shop.prices import price
+
+
+def test_prices():
+    assert price(4, False) == 10.0 and price(4, True) == 0.0
+"""
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take longer to import than these tests to run
+    root = tmp_path / "root"
+    for name, text in {"shop/prices.py": PRICES, "tests/test_prices.py": TEST_PRICES, "shop/__init__.py": ""}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def campaign(root: Path, number: int = 1, **changes: object) -> Campaign:
+    place = root.parent
+    given = dict(root=root, work=place / f"work{number}", results=place / "results.json", least_seconds=3, options=())
+    return Campaign(**{**given, "tests_of": lambda file: f"tests/test_{Path(file).name}", **changes})
+
+
+def of_text(text: str) -> set[tuple[str, str]]:
+    return {(mutant.operator, mutant.applied_to(text)) for mutant in mutants_of("a.py", text)}
+
+
+@pytest.mark.parametrize(
+    ("text", "mutants"),
+    [
+        ("a < b", {("boundary", "(a <= b)")}),
+        ("a == b != c", {("opposite", "(a != b != c)"), ("opposite", "(a == b == c)")}),
+        ("x = a // b", {("arithmetic", "x = (a * b)")}),
+        ("x = not a", {("negation", "x = (a)")}),
+        ("x = a and b", {("and-or", "x = (a or b)")}),
+        ("x = 3", {("constant", "x = (4)")}),
+        ("x = 0.5", {("constant", "x = (1.0)")}),
+        ("x = True", {("constant", "x = (False)")}),
+        ("f(a, b)", {("swap", "(f(b, a))"), ("statement", "pass")}),
+        ("x = f(a=b)", {("argument", "x = (f())")}),
+        ("x = y.clone()", {("call", "x = (y)")}),
+        ("y.zero_()", {("statement", "pass")}),
+        ("x = min(y)", {("function", "x = (max(y))")}),
+        ("if é:\n    x[a] = b", {("condition", "if (not é):\n    x[a] = b"), ("statement", "if é:\n    pass")}),
+        ("x = (a +\n b)", {("arithmetic", "x = ((a - b\n))")}),
+        ("'text'", set()),
+        ("raise ValueError(1 + 1)", {("statement", "pass")}),
+        ("def f(x: List[1 + 1] = 1): ...", {("constant", "def f(x: List[1 + 1] = (2)): ...")}),
+    ],
+)
+def test_each_operator_changes_one_place(text, mutants):
+    assert of_text(text) == mutants
+
+
+def test_every_mutant_of_the_library_compiles_and_keeps_the_lines():
+    mutants = sample(ROOT, [f"nxm_hf/{folder}" for folder in FOLDERS], 300, seed=0)
+    for mutant in mutants:
+        text = (ROOT / mutant.file).read_text()
+        changed = mutant.applied_to(text)
+        assert changed != text and len(changed.splitlines()) == len(text.splitlines())
+        ast.parse(changed)
+    assert len({mutant.key for mutant in mutants}) == 300
+    assert {mutant.file.split("/")[1] for mutant in mutants} == set(FOLDERS)
+
+
+def test_a_larger_sample_begins_with_the_smaller_one_and_another_seed_draws_others():
+    folders = ["nxm_hf/methods", "nxm_hf/engine"]
+    few = sample(ROOT, folders, 10, seed=1)
+    assert sample(ROOT, folders, 30, seed=1)[:10] == few != sample(ROOT, folders, 10, seed=2)
+
+
+def test_killed_survived_and_timed_out_mutants_are_told_apart(shop):
+    # The doctest alone sees the first and the third.
+    wanted = {"n -= 1": "timed out", "amount * 2.5": "killed", "n > 0": "killed", "a + b": "survived"}
+    mutants = [m for m in mutants_of("shop/prices.py", PRICES) if m.before in wanted and m.operator != "condition"]
+    runs = campaign(shop)
+    outcomes = {mutant.before: outcome for mutant, outcome in runs.run(mutants)}
+    assert outcomes == wanted
+    assert (shop / "shop/prices.py").read_text() == PRICES == (runs.work / "shop/prices.py").read_text()
+    assert len(json.loads(runs.results.read_text())) == len(mutants) == 4
+
+
+def test_a_campaign_goes_on_where_it_ended_and_runs_again_what_has_new_tests(shop):
+    mutants = [m for m in mutants_of("shop/prices.py", PRICES) if m.before in ("a + b", "amount * 2.5")]
+    first = mutants[:1]
+    assert Counter(dict(campaign(shop, 1).run(first)).values()) == {"killed": 1}
+    results = shop.parent / "results.json"
+    entries = json.loads(results.read_text())
+    entries[first[0].key]["outcome"] = "known"
+    results.write_text(json.dumps(entries))
+    assert sorted(dict(campaign(shop, 2).run(mutants)).values()) == ["known", "survived"]
+    more = TEST_PRICES.replace("price\n", "price, unseen\n", 1) + "    assert unseen(1, 2) == 3\n"
+    (shop / "tests/test_prices.py").write_text(more)
+    assert Counter(dict(campaign(shop, 3).run(mutants)).values()) == {"killed": 2}
+
+
+def test_listed_equivalents_are_not_run(shop):
+    mutants = [m for m in mutants_of("shop/prices.py", PRICES) if m.before == "a + b"]
+    listed = Equivalent("shop/prices.py", "unseen", "a + b", "a - b", "nobody calls it")
+    assert list(dict(campaign(shop, equivalents=[listed]).run(mutants)).values()) == ["equivalent"]
+    assert not (shop.parent / "results.json").exists()
+
+
+def test_tests_that_fail_without_a_mutant_stop_the_campaign(shop):
+    mutants = mutants_of("shop/prices.py", PRICES)
+    (shop / "tests/test_prices.py").write_text("def test_nothing():\n    assert False\n")
+    with pytest.raises(RuntimeError, match="without a mutant"):
+        next(campaign(shop).run(mutants))
+
+
+def test_every_listed_equivalent_is_a_mutant_of_the_tree():
+    """An entry whose code has changed is out of date: look at it again."""
+    for entry in read_equivalents(EQUIVALENTS):
+        mutants = mutants_of(entry.file, (ROOT / entry.file).read_text())
+        assert any(map(entry.is_, mutants)), f"{entry.file} {entry.function}: {entry.before} -> {entry.after}"
+        assert len(entry.reason.split()) >= 4

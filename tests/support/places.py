@@ -1,0 +1,50 @@
+"""Where the tests of each file of the package stand."""
+
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+
+# Files of the package whose tests stand in another file than `tests/<folder>/test_<file>.py`.
+ELSEWHERE = {
+    "cli/adapter_commands.py": "adapters/test_directory.py",
+    "cli/prune_commands.py": "pruning/test_directory.py",
+    "config/hub.py": "config/test_config_files.py",
+    "config/values.py": "config/test_config.py",
+    "engine/engine.py": "engine/test_engine_*.py",
+    "engine/sharded_state.py": "distributed/test_sharded.py",
+    "layers/example_inputs.py": "permutation/test_equivalence.py",
+    "patterns/base.py": "patterns/test_patterns.py",
+    "patterns/block.py": "patterns/test_patterns.py",
+    "patterns/dense.py": "patterns/test_patterns.py",
+    "patterns/nm.py": "patterns/test_patterns.py",
+    "patterns/transposable.py": "patterns/test_patterns.py",
+    "patterns/unstructured.py": "patterns/test_patterns.py",
+    "pruners/magnitude.py": "pruners/test_base.py",
+    "recipes/dense.py": "trainer/test_trainer.py",
+    "recipes/rigl.py": "methods/test_rewire.py",
+    "recipes/set.py": "methods/test_rewire.py",
+    "report/figure.py": "report/test_training_page.py",
+    "report/html.py": "report/test_training_page.py",
+    "report/pruning_page.py": "report/test_report.py",
+    "report/stylesheet.py": "report/test_training_page.py",
+    "report/svg.py": "report/test_charts.py",
+    "solvers/dense.py": "solvers/test_solvers.py",
+    "solvers/nm_network.py": "solvers/test_solvers.py",
+    "solvers/transposable_paths.py": "solvers/test_transposable_duals.py",
+    "solvers/transposable_tiles.py": "solvers/test_transposable_duals.py",
+    "trainer/analysis_callback.py": "analysis/test_recording.py",
+    "trainer/whole_checkpoints.py": "distributed/test_sharded.py",
+}
+
+
+def place_of(file: str) -> str:
+    """Return where the tests of a file stand: a path under `tests/`, or a glob pattern.
+
+    Tables and kernels are tested by folder, as are files of deeper folders.
+
+    Args:
+        file: A path under `nxm_hf/`, such as "engine/attach.py".
+    """
+    path = Path(file)
+    by_folder = len(path.parts) != 2 or path.parts[0] == "families"
+    return ELSEWHERE.get(file, f"{path.parent}/test_*.py" if by_folder else f"{path.parent}/test_{path.name}")
