@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
+
+from nxm_hf.config.versions import as_saved
 
 INDICES = "weight_nxm_idx"  # beside "weight", in files and in memory: the packed indices of a layer
 
@@ -86,7 +87,7 @@ def _kept_whole(tensors: dict[str, Tensor], saved: dict[str, Tensor]) -> dict[st
 def _as_saved(model: PreTrainedModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return what `save_pretrained` would write of tensors, by their names in files."""
     try:
-        saved: dict[str, Any] = revert_weight_conversion(model, dict(tensors))
+        saved: dict[str, Any] = as_saved(model, tensors)
     except Exception:  # a conversion that joins or splits tensors does not find what it needs
         return {}
     return saved

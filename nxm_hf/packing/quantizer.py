@@ -12,11 +12,12 @@ import torch
 from accelerate.hooks import add_hook_to_module
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.quantizers import register_quantization_config, register_quantizer
 from transformers.utils import logging
 from transformers.utils.quantization_config import Mxfp4Config
 
 from nxm_hf.config.hub import read_json
+from nxm_hf.config.versions import QuantizerOfAllVersions
 from nxm_hf.layers.modules import is_transposed
 from nxm_hf.packing.file_names import INDICES, names_in_files
 from nxm_hf.packing.format import row_pattern
@@ -119,7 +120,7 @@ def read_packed_config(folder: str | Path) -> NxMPackedConfig | None:
 
 
 @register_quantizer(QUANT_METHOD)
-class NxMQuantizer(HfQuantizer):
+class NxMQuantizer(QuantizerOfAllVersions):
     """Put PackedLinear layers into a model before transformers fills in its weights, and check them afterwards."""
 
     quantization_config: NxMPackedConfig
@@ -170,11 +171,12 @@ class NxMQuantizer(HfQuantizer):
         """Return True: `torch.compile` takes PackedLinear."""
         return True
 
-    def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[None, dict[str, str]]:
+    def get_state_dict_and_metadata(self, model: PreTrainedModel, *args: Any) -> tuple[None, dict[str, str]]:
         """Update the config, which is saved next, with the names that the layers get in the files.
 
         Args:
             model: The model that is saved.
+            *args: Unused.
         """
         config = self.quantization_config
         config.files = {layer: name for layer, name in names_in_files(model, config.layers).items() if layer != name}
@@ -200,13 +202,22 @@ class NxMQuantizer(HfQuantizer):
             layer = cast(PackedLinear, model.get_submodule(name))
             layer.requires_grad_(False)
             if not layer.weight.is_meta:  # on the meta device: offloaded
-                _check_present(layer, name)
+                self._check_present(layer, name)
                 layer.check(name)
         if self.quantization_config.dequantize:
             self._dequantize(model)
         if self.quantization_config.after_loading is not None:
             self.quantization_config.after_loading(model)
         return model
+
+    def _check_present(self, layer: PackedLinear, name: str) -> None:
+        """Raise if transformers has not found the tensors of a layer in the files and has filled in others."""
+        tensors: dict[str, Tensor | nn.Parameter] = {"weight": layer.weight, INDICES: layer.weight_nxm_idx}
+        if absent := [key for key, tensor in tensors.items() if not self.is_loaded(f"{name}.{key}", tensor)]:
+            raise ValueError(
+                f"{name} is packed by config.json, and the files hold no fitting {' and '.join(absent)} of it. Copy or "
+                "download the directory again, or pack it again."
+            )
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
         """Put the dense layers back, one at a time. Each has the type of its packed one unless another is asked for."""
@@ -255,13 +266,3 @@ def _repair_dtypes(model: PreTrainedModel, skeleton: dict[str, tuple[torch.Size,
             dtype = next((kept for module, kept in plan.items() if re.search(module, name)), dtype)
         if tensor.dtype != dtype and not tensor.is_meta:
             tensor.data = tensor.data.to(dtype)
-
-
-def _check_present(layer: PackedLinear, name: str) -> None:
-    """Raise if transformers has not found the tensors of a layer in the files and has filled in others."""
-    tensors: dict[str, Tensor | nn.Parameter] = {"weight": layer.weight, INDICES: layer.weight_nxm_idx}
-    if absent := [key for key, tensor in tensors.items() if not getattr(tensor, "_is_hf_initialized", False)]:
-        raise ValueError(
-            f"{name} is packed by config.json, and the files hold no fitting {' and '.join(absent)} of it. Copy or "
-            "download the directory again, or pack it again."
-        )

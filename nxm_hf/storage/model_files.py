@@ -109,7 +109,7 @@ def _one_line_errors(path: str | Path, problem: str) -> Iterator[None]:
         raise ValueError(f"{path} {problem}: {reason}") from error
 
 
-def model_class(config: transformers.PreTrainedConfig, folder: str | Path) -> type[PreTrainedModel]:
+def model_class(config: transformers.PretrainedConfig, folder: str | Path) -> type[PreTrainedModel]:
     """Return the class of transformers that saved a model.
 
     Args:

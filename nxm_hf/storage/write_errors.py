@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 _ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
-_NUMBER = re.compile(r"\(os error (\d+)\)")  # in errors of safetensors
+_NUMBER = re.compile(r"(?:\(os error |\bOs \{ code: )(\d+)")  # in errors of newer and older safetensors
 _TORCH = re.compile(
     r"PytorchStreamWriter|inline_container|cannot be opened|[Pp]arent directory"
 )  # which has no numbers

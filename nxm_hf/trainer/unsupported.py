@@ -4,10 +4,12 @@ import logging
 import os
 from typing import Any
 
+import transformers
 from accelerate.state import AcceleratorState
 from torch import nn
 from transformers import TrainingArguments
 
+from nxm_hf.config.versions import forgets_best
 from nxm_hf.engine.optimizer_state import UNSUPPORTED_OPTIMIZERS
 from nxm_hf.layers.modules import has_adapter
 from nxm_hf.layers.plan import Plan
@@ -25,8 +27,10 @@ def refuse_unsupported(args: TrainingArguments, model: nn.Module) -> None:
         model: The model.
 
     Raises:
-        ValueError: If the optimizer, the distribution or the quantization is not supported.
+        ValueError: If the optimizer, the distribution, the quantization or the version is not supported.
     """
+    if args.load_best_model_at_end and str(getattr(args.save_strategy, "value", args.save_strategy)) == "best":
+        _refuse_forgotten_best()
     optimizer = str(getattr(args.optim, "value", args.optim))
     if any(word in optimizer for word in UNSUPPORTED_OPTIMIZERS):
         raise ValueError(f"optim={optimizer!r} does not update weights once per step, in place; use adamw_torch.")
@@ -49,6 +53,15 @@ def refuse_unsupported(args: TrainingArguments, model: nn.Module) -> None:
         )
     if getattr(model, "hf_quantizer", None) is not None:
         raise ValueError(_quantized(model))
+
+
+def _refuse_forgotten_best() -> None:
+    """Raise if this version of transformers would end with the last weights, and not with the best."""
+    if forgets_best():
+        raise ValueError(
+            f'transformers {transformers.__version__} does not load the best model with save_strategy="best"; write '
+            'save_strategy="steps" with save_steps equal to eval_steps, or: pip install "transformers>=5.4".'
+        )
 
 
 def is_fsdp() -> bool:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import HfApi
+from transformers.utils import hub
 
 from nxm_hf import NxMConfig, recipes
 from nxm_hf.config.hub import model_folder
@@ -87,11 +88,17 @@ def test_a_place_that_is_neither_a_directory_nor_a_repository_is_an_error(tmp_pa
 def test_a_config_is_pushed_as_its_one_file(way, tmp_path, monkeypatch):
     uploads = []
 
-    def commit(self, repo_id, operations, **kwargs):
+    def commit(repo_id, operations, **kwargs):
         uploads.append((repo_id, {file.path_in_repo: Path(file.path_or_fileobj).read_text() for file in operations}))
 
-    monkeypatch.setattr(HfApi, "create_repo", lambda *args, **kwargs: SimpleNamespace(repo_id="me/sparse"))
-    monkeypatch.setattr(HfApi, "create_commit", commit)
+    def create(*args, **kwargs):
+        return SimpleNamespace(repo_id="me/sparse")
+
+    monkeypatch.setattr(HfApi, "create_repo", create)
+    monkeypatch.setattr(HfApi, "create_commit", lambda self, *args, **kwargs: commit(*args, **kwargs))
+    if hasattr(hub, "create_commit"):  # older transformers
+        monkeypatch.setattr(hub, "create_repo", create)
+        monkeypatch.setattr(hub, "create_commit", commit)
     config = NxMConfig("ste", "1:4")
     if way == "method":
         config.push_to_hub("me/sparse")

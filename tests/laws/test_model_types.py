@@ -10,6 +10,7 @@ from nxm_hf.storage.model_files import load_model
 from tests.support.model_types import MIXTURES, MODEL_TYPES, REFUSED
 from tests.support.models import assert_equal_weights
 from tests.support.training import KINDS, assert_same, contents, make_trainer
+from tests.support.versions import OLD
 
 TWO_STEPS = dict(max_steps=2, per_device_train_batch_size=2, save_steps=1, logging_steps=1, learning_rate=1e-2)
 HERE = [kind for kind in MODEL_TYPES if kind.name in CONFIG_MAPPING]
@@ -36,7 +37,7 @@ def assert_resumes(kind, folder, trainer="NxMTrainer"):
 
 
 @pytest.mark.filterwarnings("ignore:Version v4.12.0:FutureWarning")  # of EncoderDecoderModel, at every loss
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of DeBERTa in older transformers
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")  # of the same in transformers 4.57
 @pytest.mark.parametrize("kind", HERE, ids=str)
 def test_a_model_of_every_type_trains_saves_loads_verifies_and_resumes_bit_for_bit(kind, tmp_path):
     trainer = assert_resumes(kind, tmp_path)
@@ -86,4 +87,4 @@ def test_a_type_that_cannot_be_pruned_is_refused_in_a_sentence(name, tmp_path):
 
 def test_the_law_holds_for_many_types_of_every_kind():
     assert len({kind.name for kind in HERE}) >= 45
-    assert any(is_converted(kind.model(0)) for kind in CONVERTED)  # more of them in each version of transformers
+    assert OLD or any(is_converted(kind.model(0)) for kind in CONVERTED)  # more of them in each version of transformers

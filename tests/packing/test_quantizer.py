@@ -17,6 +17,7 @@ from nxm_hf.storage.packed_directory import unpack_directory
 from nxm_hf.storage.verify import verify
 from tests.support.models import IMAGES, TWO_STACKS
 from tests.support.packed_models import FAMILIES, damage, save_both, tensors_of
+from tests.support.versions import not_in_4
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 DENSE = NxMPackedConfig(dequantize=True)
@@ -169,7 +170,7 @@ def test_damage_is_an_error_that_names_the_layer(tensor, change, options, tmp_pa
     with pytest.raises((ValueError, RuntimeError)) as error:
         type(model).from_pretrained(folder, **options)
     text = str(error.value)
-    assert QUERY in text or "ignore_mismatched_sizes" in text  # the second is that of transformers, which logs the name
+    assert any(words in text for words in (QUERY, "ignore_mismatched_sizes", "size mismatch"))  # of transformers
     assert not verify(folder).ok  # by the manifest; without one the layer itself tells
     (folder / MANIFEST_FILE).unlink()
     with pytest.raises(ValueError, match=QUERY):
@@ -179,7 +180,7 @@ def test_damage_is_an_error_that_names_the_layer(tensor, change, options, tmp_pa
 def test_a_weight_of_another_shape_beside_the_packed_ones_is_an_error(tmp_path):
     model, _, folder = save_both(tmp_path)
     damage(folder, "classifier.weight", lambda weight: weight[:1].contiguous())
-    with pytest.raises((ValueError, RuntimeError), match=r"classifier\.weight|ignore_mismatched_sizes"):
+    with pytest.raises((ValueError, RuntimeError), match=r"classifier\.weight|ignore_mismatched_sizes|size mismatch"):
         type(model).from_pretrained(folder)
 
 
@@ -230,7 +231,7 @@ def test_without_the_library_transformers_refuses_the_directory(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", PLAIN_PROCESS, str(folder)], capture_output=True, text=True, check=True, env=os.environ
     )
-    assert "refused:" in run.stdout and "got nxm" in run.stderr and "mismatch" in run.stderr.lower()
+    assert "refused:" in run.stdout and "got nxm" in run.stderr and "mismatch" in (run.stdout + run.stderr).lower()
 
 
 IMPORTS = ("import nxm_hf", "from transformers import AutoModelForSequenceClassification as Auto")
@@ -259,6 +260,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
+@not_in_4("makes each layer dense before it moves it to the meta device")
 def test_the_dense_model_is_never_in_memory_beside_the_packed_one(tmp_path):
     """No tensor of a dense layer's size is made while packed layers are loaded."""
     model, _, folder = save_both(tmp_path)

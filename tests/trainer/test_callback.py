@@ -6,6 +6,7 @@ import logging
 import numpy
 import pytest
 import torch
+import transformers
 from transformers import (
     AutoModelForSequenceClassification,
     EarlyStoppingCallback,
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from nxm_hf import NxMCallback, NxMConfig, verify
+from nxm_hf.config.versions import forgets_best
 from tests.support.grids import FEW, RECIPES, WINDOW, pairs
 from tests.support.models import assert_equal_weights, make_arguments, make_bert
 from tests.support.training import (
@@ -111,6 +113,8 @@ def test_the_evaluation_before_the_first_step_sees_the_weights_to_ship_too(tmp_p
 @pairs(recipe=["sr-ste", "admm"], best=[1, 3, 6], strategy=["best", "steps"])  # in the warm-up, the recipe, the end
 def test_the_best_model_is_the_one_that_was_measured_whatever_its_phase(recipe, best, strategy, tmp_path):
     """Pitfall 30. With save_strategy="best" nobody knows before an evaluation whether it will be saved."""
+    if strategy == "best" and forgets_best():
+        pytest.skip(f"transformers {transformers.__version__} does not load the best of these")
     seen = []
 
     def compute_metrics(prediction):

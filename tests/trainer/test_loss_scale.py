@@ -15,6 +15,7 @@ from tests.support.training import (
     first_step,
     make_12_step_trainer,
 )
+from tests.support.versions import OLD, not_in_4
 
 
 @pytest.mark.parametrize("times", [2, 4])
@@ -27,11 +28,16 @@ def test_accumulated_gradients_are_those_of_the_larger_batch(recipe, times, tmp_
     assert mean == pytest.approx(loss, rel=1e-5)
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
-    (record,) = [record for record in caplog.records if record.levelno == logging.INFO]
+    found = [record for record in caplog.records if record.levelno == logging.INFO]
+    if OLD:  # BERT does not accept num_items_in_batch there, so Trainer divides the loss
+        assert not found
+        return
+    (record,) = found
     assert f"would be {times} times too large; corrected. Write fix_loss_scale=False to leave it." in record.message
     assert record.message.startswith("BertForSequenceClassification ignores num_items_in_batch")
 
 
+@not_in_4("has a BERT whose loss needs no correction")
 def test_the_correction_is_said_once_in_a_training_and_the_model_keeps_its_dropout(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "nxm_hf"):
         trainer = make_12_step_trainer(tmp_path, "ste", max_steps=6, gradient_accumulation_steps=2)

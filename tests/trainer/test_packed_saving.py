@@ -55,7 +55,12 @@ def test_what_is_uploaded_is_packed_if_that_is_asked(packed, trainer, monkeypatc
     def upload_folder(folder_path, **options):
         uploaded.append((read_packed_config(folder_path), verify(folder_path).ok))
 
-    monkeypatch.setattr(transformers.trainer, "hf_api", lambda: SimpleNamespace(upload_folder=upload_folder))
+    if hasattr(transformers.trainer, "hf_api"):
+        monkeypatch.setattr(transformers.trainer, "hf_api", lambda: SimpleNamespace(upload_folder=upload_folder))
+    else:  # older transformers
+        monkeypatch.setattr(transformers.trainer, "upload_folder", upload_folder)
+        repo = SimpleNamespace(repo_id="somebody/model")
+        monkeypatch.setattr(transformers.trainer, "create_repo", lambda *args, **options: repo)
     trainer.hub_model_id = "somebody/model"
     trainer.push_to_hub(packed=packed)
     ((config, ok),) = uploaded

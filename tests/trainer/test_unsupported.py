@@ -9,6 +9,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from transformers import Trainer, TrainerControl, TrainerState
 
 from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, prune, verify
+from nxm_hf.config.versions import forgets_best
 from nxm_hf.trainer.session import SparseTrainingSession
 from nxm_hf.trainer.unsupported import refuse_unsupported
 from tests.support.custom_methods import Shrinking
@@ -177,3 +178,19 @@ def test_what_the_pattern_does_not_fit_may_be_skipped_and_is_named(tmp_path, cap
     assert "Left dense" in record.message and "bert.encoder.layer.1.output.dense" in record.message
     assert len(verify(model).layers) == 10 and verify(model).ok
     assert model.bert.encoder.layer[0].output.dense.weight.count_nonzero() > 32 * 66 * 0.9
+
+
+@pytest.mark.parametrize("kind", ["NxMTrainer", "NxMCallback"])
+def test_the_strategy_best_is_refused_where_the_best_model_would_not_be_loaded(kind, tmp_path):
+    words = dict(eval_strategy="steps", eval_steps=2, save_strategy="best", load_best_model_at_end=True, max_steps=2)
+    words |= dict(metric_for_best_model="loss")
+
+    def train(sparsity, **changes):
+        make_12_step_trainer(tmp_path, sparsity, kind=kind, **{**words, **changes}).train()
+
+    train("ste", load_best_model_at_end=False)
+    if not forgets_best():
+        train("ste")
+        return
+    with pytest.raises(ValueError, match=r'does not load the best model with save_strategy="best"; write'):
+        train("ste")
