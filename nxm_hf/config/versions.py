@@ -1,4 +1,4 @@
-"""What older versions of transformers do otherwise than the newest, and what they cannot do.
+"""Differences of the supported versions of transformers: what the older do otherwise, and what they cannot do.
 
 Supported are transformers 4.57.1 to 5.x, huggingface_hub 0.34 and later, accelerate 1.7 and later, torch 2.6 and later,
 and Python 3.10 to 3.13. The rest of nxm_hf is written for the newest of them:
