@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import transformers
-from transformers.modelcard import TASK_MAPPING
 
 from nxm_hf import pruners, recipes
 from nxm_hf.config import SparsityRecord
@@ -60,6 +59,8 @@ class SavedModel:
         """Return the task of the model in the words of the Hub, or None if its class tells none."""
         if self.library == SENTENCES:
             return "sentence-similarity" if (self.folder / MODULES_FILE).is_file() else "text-ranking"
+        from transformers.modelcard import TASK_MAPPING  # imports the Trainer, which must not load with a model
+
         mapping = cast(Mapping[str, Mapping[str, Any]], TASK_MAPPING)
         tasks = [task for task, classes in mapping.items() if self.architecture in _names(classes)]
         return tasks[-1] if tasks else None
