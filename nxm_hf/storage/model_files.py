@@ -105,7 +105,7 @@ def _one_line_errors(path: str | Path, problem: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
         raise ValueError(f"{path} {problem}: {reason}") from error
 
 
