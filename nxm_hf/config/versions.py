@@ -1,7 +1,7 @@
 """Differences of the supported versions of transformers: what the older do otherwise, and what they cannot do.
 
-Supported are transformers 4.57.1 to 5.x, huggingface_hub 0.34 and later, accelerate 1.7 and later, torch 2.6 and later,
-and Python 3.10 to 3.13. The rest of nxm_hf is written for the newest of them:
+Supported are transformers 4.57.1 to 5.x, huggingface_hub 0.34, accelerate 1.15, torch 2.6 and later ones, and Python
+3.10 to 3.13. The rest of nxm_hf is written for the newest of them:
 
 - 4.57 saves weights under the names that they have in memory; only some models of images and text have rules. See
   `as_saved`.

@@ -136,8 +136,9 @@ class ADMM(Method):
 
     def _update_with_mask(self, weight: Tensor, state: State, first: bool, scale: float, clock: Clock) -> Tensor | None:
         """Update with a mask, and a dual variable if it is not a part of R, that the state holds."""
-        r, before = state[Slot.R], mask_of_z(self.pattern, state)
-        if first:
+        r = state[Slot.R]
+        before = None if first else mask_of_z(self.pattern, state)  # there is no Z yet, and R may hold nothing
+        if before is None:
             dual = torch.zeros_like(r)
         else:
             dual = state[Slot.DUAL] if self._keeps_dual else -pruned_part(r, before)
@@ -149,7 +150,7 @@ class ADMM(Method):
         state[Slot.MASK] = mask
         if self._keeps_dual:
             state[Slot.DUAL] = dual
-        return None if first else mask_change(before, mask)
+        return None if before is None else mask_change(before, mask)
 
     def _rho(self, weight: Tensor, pull: Tensor, state: State, clock: Clock) -> float:
         """Return the strength of the penalty, and measure it first if it is not known yet; 0 as long as it is not."""

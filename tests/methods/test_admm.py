@@ -259,3 +259,24 @@ def test_a_pruned_weight_winds_up_to_twice_itself_less_the_contraction(contracti
 @pytest.mark.parametrize(("contraction", "flips"), [(math.log(2) - 0.005, True), (math.log(2) + 0.005, False)])
 def test_a_near_tie_flips_back_below_a_contraction_of_ln_two(contraction, flips):
     assert first_interval(contraction, loser=0.030, rival=0.030 * (1 + 1e-6))[1] is flips
+
+
+@pytest.fixture
+def new_memory_holds_nan():
+    """Have torch fill what `torch.empty` returns with NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("new_memory_holds_nan")
+@pytest.mark.parametrize("projection", ["magnitude", "fisher"])
+@pytest.mark.parametrize("dual", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("start", ["A", "B", "C"])
+def test_nothing_is_read_from_memory_that_was_not_written(start, dual, projection):
+    assert torch.empty(3).isnan().all()
+    method = replace(COUPLED, rho=2.0, start=start, dual=dual, projection=projection, growth=Growth("linear", 0.1))
+    weight = torch.randn(8, 16)
+    state = method.init(weight, Clock(0, STEPS))
+    method.after_step(weight, state, Clock(STEPS, STEPS))
+    assert not any(value.isnan().any() for value in state.values() if value.is_floating_point())
