@@ -60,7 +60,7 @@ def _sixteen_groups(
     def body(b: IRBuilder, operation: int, n: int, m: int, bits: int, infinity: int, *numbers: Value) -> Value:
         emit = list(nm_groups.OPERATIONS.values())[operation]
         at, x, y, z, factor = numbers
-        return emit(b, n, m, IntType(bits), infinity, at, x, y, z, factor)
+        return emit(nm_groups.Groups(b, n, m, IntType(bits), infinity, at), x, y, z, factor)
 
     return as_function(body, (operation, n, m, bits, infinity), 5)
 
