@@ -1,10 +1,8 @@
 """FSDP2: sharded weights are trained to the bits of DDP, and any number of processes resumes what others began."""
 
 import json
-import os
 import re
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from nxm_hf.storage.checkpoints import missing_parts
 from nxm_hf.storage.state_file import fingerprint, read_state
 from tests.support.grids import SPARSE
 from tests.support.models import make_bert
-from tests.support.processes import command, environment
+from tests.support.processes import command, run_group
 from tests.support.processes.sharded import FEW, RESUMED
 from tests.support.sharded_loops import ACROSS, MAKE, Uneven, config_of, loop
 from tests.support.training import assert_same, make_12_step_trainer
@@ -30,21 +28,9 @@ LIMIT = 600  # seconds until the program counts as hung
 def folder(tmp_path_factory):
     """Where the program's trainings leave their checkpoints, with the facts of its processes."""
     folder = tmp_path_factory.mktemp("sharded")
-    process = subprocess.Popen(
-        command("sharded", folder),
-        env=environment(OMP_NUM_THREADS="1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
+    code, output = run_group(command("sharded", folder), LIMIT, OMP_NUM_THREADS="1")
     errors = [facts["error"] for facts in map(_read, folder.glob("facts-[234r]*.json")) if "error" in facts]
-    assert process.returncode == 0 and not errors, "\n".join(errors) or output
+    assert code == 0 and not errors, "\n".join(errors) or output
     return folder
 
 

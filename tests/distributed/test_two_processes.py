@@ -1,9 +1,6 @@
 """Two processes: they agree bit for bit, train what one does, and leave checkpoints that any number can resume."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from nxm_hf.storage.manifest import changed_files, read_manifest
 from nxm_hf.storage.state_file import STATE_FILE, fingerprint
 from tests.support.grids import FEW, SPARSE
 from tests.support.models import make_arguments, make_bert, make_rows
-from tests.support.processes import environment
+from tests.support.processes import run_group
 from tests.support.processes.distributed import BY_FEW, BY_RECIPE, END, LAUNCHED, MIDDLE, SGD, beginning, keys, train
 
 pytestmark = pytest.mark.slow
@@ -33,20 +30,9 @@ LIMIT = 300  # seconds until a launch counts as hung
 def launch(command: list[str], checks: str, folder: Path) -> list[dict]:
     """The facts of both processes; whatever hangs is ended."""
     folder.mkdir(exist_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command, "-m", "tests.support.processes.distributed", checks, str(folder)],
-        env=environment(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    assert process.returncode == 0, output
+    program = [sys.executable, "-m", *command, "-m", "tests.support.processes.distributed", checks, str(folder)]
+    code, output = run_group(program, LIMIT, OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
+    assert code == 0, output
     assert "destroy_process_group" not in output and "Traceback" not in output, output
     facts = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
     errors = [fact["error"] for fact in facts if "error" in fact]
