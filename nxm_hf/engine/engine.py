@@ -25,7 +25,7 @@ from nxm_hf.engine.sharded_state import cut, gather
 from nxm_hf.engine.step_hooks import StepHooks
 from nxm_hf.engine.weight_step import weight_steps
 from nxm_hf.layers.plan import Plan, Target
-from nxm_hf.methods import PHASES, Slot, State, restore_dense
+from nxm_hf.methods import PHASES, Method, Slot, State, restore_dense
 from nxm_hf.methods.schedules import Clock
 from nxm_hf.pruning.during_training import CalibratedPruner
 from nxm_hf.storage.model_record import record_of, remove_record, set_record
@@ -114,9 +114,8 @@ class Engine:
         self._prune_if_due(clock)
         remove_record(self.plan.model, only_if_trained=True)
         for target in self._trained:
-            with torch.no_grad(), self._named_in_errors(target):
-                method = self._methods[target.name]
-                self._states[target.name] = method.init(target.matrix(), self._clock_of(target, clock))
+            with torch.no_grad(), self._visit(target, clock) as (method, weight, clock_of_weight):
+                self._states[target.name] = method.init(weight, clock_of_weight)
 
     def before_step(self, clock: Clock) -> None:
         """Call `before_step` of every weight's method. `StepHooks` calls this just before the optimizer steps.
@@ -131,7 +130,9 @@ class Engine:
             )
         self._dense_steps.forget()  # of a step that was interrupted
         self._prune_if_due(clock)
-        self._call("before_step", clock)
+        for target in self._trained:
+            with torch.no_grad(), self._visit(target, clock) as (method, weight, clock_of_weight):
+                method.before_step(weight, self._states[target.name], clock_of_weight)
         self._dense_steps.begin()
 
     def after_step(self, clock: Clock) -> None:
@@ -142,25 +143,18 @@ class Engine:
         """
         self._dense_steps.end()
         self._prune_if_due(clock)
-        self._call("after_step", clock)
-        self._dense_steps.forget()
-
-    @torch.no_grad()
-    def _call(self, verb: str, clock: Clock) -> None:
         for target in self._trained:
-            with self._named_in_errors(target):
-                weight, state = target.matrix(), self._states[target.name]
-                getattr(self._methods[target.name], verb)(weight, state, self._clock_of(target, clock))
-                _drop_gradient_if_dropped(target, weight)
+            with torch.no_grad(), self._visit(target, clock) as (method, weight, clock_of_weight):
+                method.after_step(weight, self._states[target.name], clock_of_weight)
+        self._dense_steps.forget()
 
     @torch.no_grad()
     def _finish_weights(self) -> None:
         """Call `finish` of every weight's method: each weight then holds its pattern."""
         clock = self._hooks.clock()
         for target in self._trained:
-            with self._named_in_errors(target):
-                state = self._states[target.name]
-                self._methods[target.name].finish(target.matrix(), state, self._clock_of(target, clock))
+            with self._visit(target, clock) as (method, weight, clock_of_weight):
+                method.finish(weight, self._states[target.name], clock_of_weight)
 
     def _prune_if_due(self, clock: Clock) -> None:
         """Prune with calibration data if the phase that needs it begins at this step."""
@@ -178,12 +172,15 @@ class Engine:
         return clock.but(moments=moments, seed=seed, whole=target.part, weight_step=weight_step)
 
     @contextmanager
-    def _named_in_errors(self, target: Target) -> Iterator[None]:
-        """Name the layer and the step in every ValueError raised inside the block."""
+    def _visit(self, target: Target, clock: Clock) -> Iterator[tuple[Method, Tensor, Clock]]:
+        """Give the method, the weight and the clock of a target; name its layer and the step in every ValueError."""
+        weight = target.matrix()
         try:
-            yield
+            yield self._methods[target.name], weight, self._clock_of(target, clock)
         except ValueError as error:
             raise ValueError(f"Layer {target.name}, step {self.step}: {error}") from error
+        if weight.grad is None:  # the weight may be a view of the layer's, and a method may have dropped its gradient
+            target.layer.weight.grad = None
 
     # -- the two views -------------------------------------------------------------------------------------------
 
@@ -391,9 +388,3 @@ class Engine:
     def _refuse_finished(self) -> None:
         if self.finished:
             raise RuntimeError("This training is finished and has no state any more; attach() begins another.")
-
-
-def _drop_gradient_if_dropped(target: Target, weight: Tensor) -> None:
-    """Drop the layer's gradient if a method has dropped that of the weight, which may be a view of it."""
-    if weight.grad is None:
-        target.layer.weight.grad = None
