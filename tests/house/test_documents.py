@@ -42,7 +42,14 @@ RUN_ELSEWHERE = {
     "docs/howto/sentence-transformers.md": "tests/trainer/test_sentence_transformers.py",
 }
 PAGES = tuple(sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")))
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "examples/glue/README.md", "benchmarks/glue/README.md", *PAGES)
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "examples/README.md",
+    "examples/glue/README.md",
+    "benchmarks/glue/README.md",
+    *PAGES,
+)
 LANGUAGES = {"python", "shell", "diff", "text", "yaml", "mermaid", "bibtex"}
 FENCE = re.compile(r'^```(\w*)(?: title="([^"\n]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 OUTPUT = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -1,0 +1,93 @@
+"""The short scripts of examples/: each learns data made by code, and takes a model and data from disk."""
+
+import ast
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import transformers
+from transformers import AutoModel, AutoTokenizer
+
+from nxm_hf import verify
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # warnings of other libraries are not ours
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+NEEDS = {"causal_language_model": "trl", "sentence_embeddings": "sentence_transformers"}
+SHORT = ["--use_cpu", "--disable_tqdm", "True", "--report_to", "none", "--save_strategy", "no"]
+LEARN = [*SHORT, "--max_steps", "96", "--per_device_train_batch_size", "32", "--learning_rate", "3e-3"]
+# What each script prints of the data that it makes, and the least that a model has learned it by; chance is far below.
+LEARNED = {
+    "token_classification": ("eval_accuracy", 0.95),
+    "question_answering": ("eval_exact_match", 0.9),
+    "sentence_embeddings": ("spearman_cosine", 0.9),
+    "causal_language_model": ("eval_mean_token_accuracy", 0.3),
+}
+
+
+def load(name: str):
+    """Import a script, or skip the test if a library that it needs is absent."""
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason=f"needs {NEEDS[name]}")
+    pytest.importorskip("datasets", reason="needs datasets")
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+def printed_metrics(text: str) -> dict:
+    """Return the last dict in what was printed whose values are numbers."""
+    found = [ast.literal_eval(line) for line in text.splitlines() if line.startswith("{'")]
+    return [metrics for metrics in found if all(isinstance(value, float) for value in metrics.values())][-1]
+
+
+@pytest.mark.parametrize("name", sorted(LEARNED))
+def test_a_script_learns_the_data_that_it_makes_and_saves_a_sparse_model(name, tmp_path, capsys):
+    transformers.set_seed(0)
+    load(name).main([*LEARN, "--pattern", "1:4", "--output_dir", str(tmp_path)])
+    shown = capsys.readouterr().out
+    metric, least = LEARNED[name]
+    assert printed_metrics(shown)[metric] > least
+    assert "density 0.2500: ok" in shown and verify(tmp_path, "1:4").ok
+    assert AutoTokenizer.from_pretrained(tmp_path)("word1 not").input_ids
+    assert AutoModel.from_pretrained(tmp_path)
+
+
+def test_pruning_without_training_prints_the_perplexity_and_takes_a_model_and_texts_from_disk(tmp_path, capsys):
+    script = load("prune_without_training")
+    script.main(["--output_dir", str(tmp_path / "made")])
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": f"word{i} not word{i + 1}"}) + "\n" for i in range(40)))
+    again = ["--model_name_or_path", str(tmp_path / "made"), "--calibration", str(texts), "--evaluation", str(texts)]
+    script.main([*again, "--pattern", "1:4", "--method", "wanda", "--output_dir", str(tmp_path / "again")])
+    first, second = re.findall(r"layers by (\w+), density (\S+),", capsys.readouterr().out)
+    assert (first, second) == (("alps", "0.5000"), ("wanda", "0.2500"))
+    assert verify(tmp_path / "made", "2:4").ok and verify(tmp_path / "again", "1:4").ok
+
+
+@pytest.mark.parametrize("name", ["question_answering", "token_classification"])
+def test_a_script_takes_a_model_and_data_from_disk(name, tmp_path):
+    script = load(name)
+    for split, seed in (("train", 1), ("validation", 2)):
+        script.make_rows(16, seed).to_parquet(tmp_path / "rows" / f"{split}-00000-of-00001.parquet")
+    script.main([*SHORT, "--max_steps", "1", "--output_dir", str(tmp_path / "one")])
+    names = ["--model_name_or_path", str(tmp_path / "one"), "--dataset_name", str(tmp_path / "rows")]
+    script.main([*SHORT, *names, "--recipe", "asp", "--max_steps", "1", "--output_dir", str(tmp_path / "two")])
+    assert verify(tmp_path / "two", "2:4").ok
+
+
+def test_every_command_of_the_page_is_one_that_its_script_understands():
+    blocks = re.findall(r"^```shell\n(.*?)^```$", (EXAMPLES / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    named = [Path(command[1]).stem for command in commands]
+    assert sorted(named) == sorted(2 * SCRIPTS)  # once by itself, once with a model from the Hub
+    assert set(LEARNED) | {"prune_without_training"} == set(SCRIPTS)
+    for name, (_, path, *arguments) in zip(named, commands, strict=True):
+        options = set(re.findall(r"--(\w+)", " ".join(arguments)))
+        own = re.findall(r"^    (\w+): ", (EXAMPLES / f"{name}.py").read_text(), re.MULTILINE)
+        assert path == f"examples/{name}.py" and options - {*own} <= {"learning_rate", "output_dir", "bf16"}
