@@ -19,6 +19,7 @@ logger = logging.getLogger("nxm_hf")
 LAST_WRITTEN = "trainer_state.json"  # Trainer writes it last; only our manifest comes after it
 RUN_FILE = "nxm_run.json"  # of an output directory: what its training was
 HAS_MANIFEST = "manifest"  # in the header of a state: its checkpoint is complete only with a manifest
+PROCESSES = "processes"  # in the header of a state: its checkpoint is complete only with so many random states
 NOT_READ = ("training_args.bin",)  # by a training that resumes
 
 
@@ -165,8 +166,12 @@ def _open_weights(folder: Path) -> None:
 
 
 def _check_state(folder: Path) -> None:
-    if read_header(folder).get(HAS_MANIFEST) and not (folder / MANIFEST_FILE).exists():
+    header = read_header(folder)
+    if header.get(HAS_MANIFEST) and not (folder / MANIFEST_FILE).exists():
         raise ValueError(f"{MANIFEST_FILE} is missing")
+    processes, states = header.get(PROCESSES, 1), len(list(folder.glob("rng_state*.pth")))
+    if isinstance(processes, int) and processes > states:  # a process was killed before it wrote its own
+        raise ValueError(f"the random states of {processes - states} of {processes} processes are missing")
 
 
 def _problem(check: Callable[[Path], object], folder: Path) -> str | None:

@@ -25,7 +25,7 @@ from nxm_hf.engine.sharded_state import cut
 from nxm_hf.layers.modules import has_adapter, unwrap
 from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.card_facts import CardFacts, DataFacts, base_model_of
-from nxm_hf.storage.checkpoints import HAS_MANIFEST
+from nxm_hf.storage.checkpoints import HAS_MANIFEST, PROCESSES
 from nxm_hf.storage.lock import DirectoryLock
 from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, check_unchanged, remove_manifest
 from nxm_hf.storage.model_card import TAG, write_card
@@ -277,6 +277,7 @@ class SparseTrainingSession:
         if args.should_save:
             header = {**engine.header(), **prints, "teacher": self._teacher_description(), HAS_MANIFEST: True}
             header["masked_adapter"] = is_masked(engine.model)
+            header[PROCESSES] = 1 if args.save_on_each_node else args.world_size
             write_state(folder, header, tensors)
         return prints
 

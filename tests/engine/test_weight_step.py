@@ -286,6 +286,22 @@ def test_a_weight_without_a_gradient_is_left_as_it_is():
     pair.compare()
 
 
+@pytest.mark.parametrize("until", [0, 1, 4])
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_others_write_is_seen_at_a_step_without_a_gradient_too(name, until):
+    """Nothing is asked before such a step, so that an answer of an earlier one must not count."""
+    if not until and "moments" in name:
+        pytest.skip("there are no moments yet")
+    pair = Pair().train(until=until)
+    pair.each(WRITERS[name])
+    for optimizer in pair.optimizers:
+        optimizer.zero_grad()
+        optimizer.step()
+    pair.compare()
+    assert all((linear.weight == 0).sum() == linear.weight.numel() // 2 for linear in pair.models[0].linears)
+    assert not any(map(has_negative_zeros, weights(pair.models[0])))
+
+
 def test_another_hook_ends_what_is_known():
     def push(optimizer, *_):
         for group in optimizer.param_groups:

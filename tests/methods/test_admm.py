@@ -120,6 +120,14 @@ def test_decoupled_admm_moves_part_of_the_way_beside_the_optimizer(dual, optimiz
     assert_agrees(replace(DECOUPLED, dual=dual), make_optimizer, expected)
 
 
+@pytest.mark.parametrize("start", ["A", "B", "C"])
+@pytest.mark.parametrize("dual", [0.0, 0.6, 1.0])
+def test_only_a_damped_dual_takes_memory_of_its_own(dual, start):
+    """Else Z and U are the kept and the pruned entries of R."""
+    state = replace(COUPLED, start=start, dual=dual).init(torch.randn(4, 8), Clock(0, 8))
+    assert ("u" in state) == (0 < dual < 1)
+
+
 def test_under_plain_sgd_coupled_and_decoupled_are_one():
     """W - lr (G + rho (W - R)) = (W - lr rho (W - R)) - lr G: a contraction of lr rho K an interval."""
     rho, every, lr = 0.5, 4, 0.1

@@ -56,11 +56,13 @@ class Parametrization(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.mask, self.gain, self.scale, self.pull = None, 0.0, 1.0, 0.0
+        self.mask, self.gain, self.scale, self.pull, self.chain = None, 0.0, 1.0, 0.0, False
 
     def forward(self, dense):
         if self.mask is None:
             return dense
+        if self.chain:  # the gradient is what autograd makes of the forward pass
+            return dense * (self.mask.to(dense) + self.gain * (~self.mask).to(dense))
         return Law.apply(dense, self.mask, self.gain, self.scale, self.pull)
 
 
@@ -91,6 +93,7 @@ def by_autograd(method, make_optimizer):
             law.gain = 0.0 if frozen else method.gain(now)
             law.scale = 0.0 if frozen else 1.0 if is_adaptive(optimizer) else method.grad_scale(now)
             law.pull = 0.0 if frozen else method.pull(now)
+            law.chain = method.chain
         used = weights(model)
         optimizer.zero_grad()
         loss_at(step, model).backward()

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from nxm_hf import verify
-from nxm_hf.storage.checkpoints import missing_parts, newest_complete
-from nxm_hf.storage.manifest import MANIFEST_FILE
-from nxm_hf.storage.state_file import STATE_FILE
+from nxm_hf.storage.checkpoints import PROCESSES, missing_parts, newest_complete
+from nxm_hf.storage.manifest import MANIFEST_FILE, write_manifest
+from nxm_hf.storage.state_file import STATE_FILE, read_state, write_state
 from tests.support.saving import make_resuming_trainer, step_of
 from tests.support.training import KINDS, SaveAt, assert_same, contents, engine_of, eventful, make_trainer, records
 
@@ -46,6 +46,19 @@ def test_a_checkpoint_with_a_damaged_file_is_passed_over_and_the_file_named(name
         make_resuming_trainer(out).train(resume_from_checkpoint=str(out / "checkpoint-4"))
     assert "Resume with resume_from_checkpoint=True, which takes the newest complete one." in str(error.value)
     assert ".. " not in str(error.value)
+
+
+def test_a_checkpoint_without_the_random_state_of_a_process_is_not_complete(out):
+    """A process that was killed in the save leaves none; a run without it would draw other numbers."""
+    folder = out / "checkpoint-4"
+    header, tensors = read_state(folder)
+    assert header[PROCESSES] == 1
+    write_state(folder, {**header, PROCESSES: 3}, tensors)
+    write_manifest(folder)
+    assert missing_parts(folder) == ["the random states of 2 of 3 processes are missing"]
+    for rank in (1, 2):
+        shutil.copy(folder / "rng_state.pth", folder / f"rng_state_{rank}.pth")
+    assert missing_parts(folder) == []
 
 
 @pytest.mark.parametrize("how", ("half", "zero"))

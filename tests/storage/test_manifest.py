@@ -170,6 +170,13 @@ def test_a_manifest_with_another_entry_is_damaged_unless_its_own_digest_fits(fol
     assert changed_files(folder) == {MANIFEST_FILE: "is damaged (its own digest differs)"}
 
 
+def test_the_order_of_entries_and_of_their_fields_is_no_matter(folder):
+    payload = json.loads((folder / MANIFEST_FILE).read_text())
+    payload["files"] = {name: dict(reversed(entry.items())) for name, entry in reversed(payload["files"].items())}
+    (folder / MANIFEST_FILE).write_text(json.dumps(payload))
+    assert changed_files(folder) == {}
+
+
 def test_a_manifest_of_a_newer_version_says_so(folder):
     edit_manifest(folder, lambda payload: payload.update(format=2, files=[]))
     assert changed_files(folder) == {MANIFEST_FILE: "has format 2, and this nxm_hf reads 1; install a newer nxm-hf"}

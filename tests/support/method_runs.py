@@ -136,6 +136,7 @@ MASKED = {
     "regularize": Masked(TWO_FOUR, shrink=Constant(2e-2)),
     "rare-and-weak": Masked(TWO_FOUR, refresh=Every(5), grad_scale=Constant(0.1)),
     "decay-by-chain": Masked(TWO_FOUR, gain=Ramp(1.0, 0.0), grad_scale=Ramp(1.0, 0.0)),
+    "decay-in-the-graph": Masked(TWO_FOUR, gain=Ramp(0.9, 0.0), refresh=Every(3), chain=True),
     "decay-by-ste": Masked(TWO_FOUR, gain=Ramp(0.9, 0.0)),
     "structure-decay": Masked(Stages()),
     "all-eight": Masked(
