@@ -49,6 +49,11 @@ COMMANDS: tuple[Callable[..., int], ...] = (
     demo_command,
 )
 SEVERAL_NUMBERS = ("--batch", "--length")  # of `nxm bench`, which is typed as --batch 1 8 32
+NOT_COMMANDS = {  # what newcomers type, and what to type instead
+    "help": "Write nxm --help.",
+    "version": "Write nxm --version.",
+    "train": "Training is a script: NxMTrainer in yours, or python examples/glue/run_glue.py CONFIG.yaml.",
+}
 MESSAGE = 4000  # characters of an error, which may quote a file
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 _UsageError: type[Exception] = typer.BadParameter.__bases__[
@@ -160,8 +165,8 @@ def _complain_of_usage(error: Any, words: Sequence[str]) -> int:  # click's Usag
 
 def _hint(error: Any, words: Sequence[str]) -> str:
     """Return what to type instead of an option without its dashes, or of a pattern without its option."""
-    if words and words[0] in ("help", "version"):
-        return f" Write nxm --{words[0]}."
+    if words and words[0] in NOT_COMMANDS:
+        return f" {NOT_COMMANDS[words[0]]}"
     options = [name for parameter in error.ctx.command.params for name in parameter.opts] if error.ctx else []
     pattern = next((name for name in ("--pattern", "--to") if name in options), None)
     misplaced = [word for before, word in pairwise(words) if ":" in word and before != pattern]

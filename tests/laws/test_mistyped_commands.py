@@ -13,6 +13,7 @@ COMMANDS = {
     "verify sparse --pattern": "nxm verify: Option '--pattern' requires an argument. See nxm verify --help.",
     "verify sparse --pattern 2/4": "Write '2:4'.",
     "help": "Write nxm --help.",
+    "train config.yaml": "python examples/glue/run_glue.py CONFIG.yaml.",
     "version": "Write nxm --version.",
     "prune dense text.txt/out": "text.txt is a file, so nothing can be written into it. Name another directory.",
     "prune dense out --calibration text.txt --columns label": "Leave columns out.",
