@@ -4,6 +4,7 @@ Names are imported when they are first used, so that `import nxm_hf` takes no ti
 transformers.
 """
 
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -105,7 +106,9 @@ if not TYPE_CHECKING:  # a type checker that sees __getattr__ would accept every
             return value
         if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
             return import_module(f"{__name__}.{name}")
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        near = get_close_matches(name, __all__, n=1, cutoff=0.7)
+        hint = f". Did you mean {near[0]}?" if near else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nxm_hf.config import NxMConfig, SparsityRecord
@@ -41,9 +41,12 @@ def rewind(
         What was found in the weights that were written.
 
     Raises:
+        TypeError: If a model stands where a directory should.
         FileExistsError: If `output_dir` is not empty.
         ValueError: If the two models do not belong together, or the checkpoint holds no dense weights.
     """
+    if isinstance(trained, nn.Module) or isinstance(checkpoint, nn.Module):
+        raise TypeError("rewind takes directories, and got a model. Write rewind(TRAINED_DIR, CHECKPOINT_DIR, OUT).")
     if Path(output_dir).exists() and (not Path(output_dir).is_dir() or any(Path(output_dir).iterdir())):
         raise FileExistsError(f"{output_dir} exists and is not empty. Name a new directory.")
     config, layers = _config_of(trained, pattern)

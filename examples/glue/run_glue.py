@@ -34,6 +34,7 @@ from transformers import (
 from transformers.trainer_utils import PredictionOutput
 
 from nxm_hf import NxMConfig, NxMTrainer
+from nxm_hf.config.hub import CONFIG_SUFFIXES, read_config_file
 from nxm_hf.storage.checkpoints import newest_complete
 
 logger = logging.getLogger("run_glue")
@@ -467,10 +468,13 @@ def execute(run: Run) -> dict[str, float]:
 
 
 def read_options(arguments: Sequence[str]) -> Run:
-    """Return the options of a command line."""
+    """Return the options of a command line, or of the JSON or YAML file that is its only word."""
     options: Any = (DataOptions, ModelOptions, NxMConfig, TrainingArguments)
     parser = HfArgumentParser(options)
-    data, model, sparsity, training = parser.parse_args_into_dataclasses(arguments)
+    if len(arguments) == 1 and arguments[0].endswith(CONFIG_SUFFIXES):
+        data, model, sparsity, training = parser.parse_dict(read_config_file(Path(arguments[0])))
+    else:
+        data, model, sparsity, training = parser.parse_args_into_dataclasses(arguments)
     run = Run(data, model, sparsity, training)
     if run.is_demo:
         return run

@@ -30,13 +30,12 @@ def bench_command(
     import torch
 
     from nxm_hf.inference.bench import bench
-    from nxm_hf.storage.model_files import load_model
+    from nxm_hf.storage.model_files import load_model_on
     from nxm_hf.storage.model_source import model_directory
 
     if threads is not None:
         torch.set_num_threads(threads)
-    loaded: torch.nn.Module = load_model(model_directory(model))
-    loaded.to(device=device or "cpu", dtype=getattr(torch, dtype) if dtype else None)
+    loaded = load_model_on(model_directory(model), device, dtype)
     result = bench(loaded, batches, lengths, compiled, seconds, Path(model).name)
     if out is not None:
         from nxm_hf.config.hub import write_text

@@ -10,6 +10,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -48,6 +49,11 @@ COMMANDS: tuple[Callable[..., int], ...] = (
     demo_command,
 )
 SEVERAL_NUMBERS = ("--batch", "--length")  # of `nxm bench`, which is typed as --batch 1 8 32
+NOT_COMMANDS = {  # what newcomers type, and what to type instead
+    "help": "Write nxm --help.",
+    "version": "Write nxm --version.",
+    "train": "Training is a script: NxMTrainer in yours, or python examples/glue/run_glue.py CONFIG.yaml.",
+}
 MESSAGE = 4000  # characters of an error, which may quote a file
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 _UsageError: type[Exception] = typer.BadParameter.__bases__[
@@ -73,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return get_command(_app()).main(words, prog_name="nxm", standalone_mode=False) or 0
     except _UsageError as error:
-        return _complain_of_usage(error)
+        return _complain_of_usage(error, words)
     except typer.Abort:
         return _complain("nxm", "interrupted.", INTERRUPTED)
 
@@ -95,7 +101,7 @@ def _app() -> typer.Typer:
     app = typer.Typer(
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["--help", "-h"], "token_normalize_func": str.lower},
+        context_settings={"help_option_names": ["--help", "-h"], "token_normalize_func": _normalized},
         epilog="`nxm COMMAND --help` explains a command.",
     )
     app.callback(invoke_without_command=True)(_overview)
@@ -103,6 +109,11 @@ def _app() -> typer.Typer:
         summary = (inspect.getdoc(command) or "").partition("\n")[0]  # in full, which click would shorten
         app.command(_name(command), short_help=summary)(_with_one_line_errors(command))
     return app
+
+
+def _normalized(word: str) -> str:
+    """Return an option or a command as it is spelled here: --batch_size is --batch-size."""
+    return word.lower().replace("_", "-")
 
 
 def _overview(
@@ -144,10 +155,24 @@ def _with_one_line_errors(command: Callable[..., int]) -> Callable[..., int]:
     return run
 
 
-def _complain_of_usage(error: Any) -> int:  # click's UsageError, which typer does not export
-    program = error.ctx.command_path if error.ctx else "nxm"
+def _complain_of_usage(error: Any, words: Sequence[str]) -> int:  # click's UsageError, which typer does not export
+    names = [_name(command) for command in COMMANDS]
+    program = error.ctx.command_path if error.ctx else " ".join(("nxm", *[word for word in words[:1] if word in names]))
     message = " ".join(error.format_message().split())
-    return _complain(program, f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} See {program} --help.")
+    stop = "" if message.endswith("?") else "."
+    return _complain(program, f"{message.rstrip('.')}{stop}{_hint(error, words)} See {program} --help.")
+
+
+def _hint(error: Any, words: Sequence[str]) -> str:
+    """Return what to type instead of an option without its dashes, or of a pattern without its option."""
+    if words and words[0] in NOT_COMMANDS:
+        return f" {NOT_COMMANDS[words[0]]}"
+    options = [name for parameter in error.ctx.command.params for name in parameter.opts] if error.ctx else []
+    pattern = next((name for name in ("--pattern", "--to") if name in options), None)
+    misplaced = [word for before, word in pairwise(words) if ":" in word and before != pattern]
+    if pattern and misplaced and misplaced[0].replace(":", "").isdigit():
+        return f" Write {pattern} {misplaced[0]}."
+    return ""
 
 
 def _complain(program: str, message: str, code: int = 2) -> int:

@@ -79,7 +79,7 @@ Recipe = Annotated[str | None, Option(metavar="NAME", help="A name that `nxm rec
 RecipeSettings = Annotated[
     str | None, Option(metavar="JSON", help="Settings of the recipe, as JSON such as '{\"rho\": 0.01}'.")
 ]
-Steps = Annotated[int | None, Option(help="Optimizer steps of the training.  [default: 1000]")]
+Steps = Annotated[int | None, Option(min=1, help="Optimizer steps of the training.  [default: 1000]")]
 DemoRecipe = Annotated[str, Option(metavar="NAME", help="A name that `nxm recipes` lists.")]
 DemoSteps = Annotated[int, Option(help="Optimizer steps of each fine-tuning.")]
 DemoSeed = Annotated[int, Option(help="The seed of the trainings.")]

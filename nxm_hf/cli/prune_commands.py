@@ -106,17 +106,15 @@ def eval_command(
     The text is read in windows of CONTEXT tokens. Every token is predicted once. Exits with 0, or with 2 if an input
     cannot be read or does not fit.
     """
-    import torch
     from transformers import AutoTokenizer
 
     from nxm_hf.pruning.perplexity import perplexity
     from nxm_hf.pruning.text_rows import check_paths
-    from nxm_hf.storage.model_files import load_model
+    from nxm_hf.storage.model_files import load_model_on
     from nxm_hf.storage.model_source import model_directory
 
     check_paths(text)
-    loaded: torch.nn.Module = load_model(model_directory(model))
-    loaded.to(device=device or "cpu", dtype=getattr(torch, dtype) if dtype else None)
+    loaded = load_model_on(model_directory(model), device, dtype)
     reader = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
     show(perplexity(loaded, text, reader, context=context, stride=stride, columns=columns), as_json)
     return 0

@@ -107,6 +107,7 @@ class NxMConfig(PushToHubMixin):
 
     def __post_init__(self) -> None:
         if self.custom_method is None:
+            self._check_recipe()
             self._set("recipe", recipes.RECIPES.find(self.recipe)[0])
         self._set("pattern", canonical_pattern(parse_json("pattern", self.pattern)))
         self._set("settings", parse_json("settings", self.settings) or {})
@@ -122,6 +123,12 @@ class NxMConfig(PushToHubMixin):
     def _set(self, name: str, value: Any) -> None:
         """Set a field while the frozen config is being made."""
         object.__setattr__(self, name, value)
+
+    def _check_recipe(self) -> None:
+        if isinstance(self.recipe, str) and looks_like_pattern(self.recipe):
+            raise ValueError(f"{self.recipe!r} is a pattern, and a recipe comes first. Write pattern={self.recipe!r}.")
+        if self.pattern != "dense" and self.pattern in recipes.names():  # "dense" is both
+            raise ValueError(f"{self.pattern!r} is a recipe, and no pattern. Write recipe={self.pattern!r}.")
 
     def _check_values(self) -> None:
         if self.on_indivisible not in ("error", "skip"):
@@ -338,7 +345,7 @@ class NxMConfig(PushToHubMixin):
         if isinstance(sparsity, dict):
             return cls.from_dict(sparsity)
         if isinstance(sparsity, Path):
-            return cls.from_dict(read_config_file(sparsity))
+            return cls._from_path(sparsity)
         if isinstance(sparsity, str):
             return cls._from_text(sparsity.strip())
         if isinstance(sparsity, Method):
@@ -353,10 +360,21 @@ class NxMConfig(PushToHubMixin):
         if text.startswith("{"):
             return cls.from_dict(parse_json("sparsity", text))
         if text.endswith(CONFIG_SUFFIXES):
-            return cls.from_dict(read_config_file(Path(text)))
+            return cls._from_path(Path(text))
         if looks_like_pattern(text):
             return cls(pattern=text)
+        if text and Path(text).exists() and text not in recipes.names():
+            return cls._from_path(Path(text))
         return cls(recipe=text)
+
+    @classmethod
+    def _from_path(cls, path: Path) -> "NxMConfig":
+        if path.is_dir():
+            raise ValueError(
+                f"{path} is a directory. Write sparsity=NxMConfig.from_pretrained({str(path)!r}) for the config of the "
+                "model in it. To train that model with its masks, leave sparsity out."
+            )
+        return cls.from_dict(read_config_file(path))
 
     def to_json_string(self) -> str:
         """Return `to_dict` as JSON text."""

@@ -165,6 +165,20 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+class _YamlLoader(yaml.SafeLoader):
+    """Read 2:4 as a text, and 1e-4 as a number: the reader of PyYAML takes them for 124 and for a text."""
+
+
+_YamlLoader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in pairs if tag.rpartition(":")[2] not in ("int", "float")]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_YamlLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?\d+$"), [*"-+0123456789"])
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$"), [*"-+.0123456789"]
+)
+
+
 def read_config_file(path: Path) -> dict[str, Any]:
     """Read a config that a user wrote as a JSON or YAML file.
 
@@ -180,9 +194,11 @@ def read_config_file(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no config file {path}. Write the path of a JSON or YAML file.")
+    if path.suffix not in CONFIG_SUFFIXES:
+        raise ValueError(f"{path} is no config file; its name must end in {', '.join(CONFIG_SUFFIXES)}. Rename it.")
     text = path.read_text(encoding="utf-8")
     try:
-        payload = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        payload = json.loads(text) if path.suffix == ".json" else yaml.load(text, _YamlLoader)
     except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read ({reason}). Correct the file.") from error

@@ -2,8 +2,7 @@
 
 import difflib
 import json
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from nxm_hf.families import GROUPS, ROLES, role_of
@@ -135,7 +134,8 @@ def as_list(field: str, value: Any) -> list[str] | None:
     """
     if value is None:
         return None
-    entries = [value] if isinstance(value, str) else list(value)
+    several = isinstance(value, Iterable) and not isinstance(value, (str, Mapping))
+    entries = list(value) if several else [value]
     if wrong := [entry for entry in entries if not isinstance(entry, str)]:
         raise ValueError(
             f"{field} takes layer names, roles and 're:' expressions as strings; got {wrong[0]!r}. "
@@ -159,13 +159,13 @@ def check_fraction(field: str, value: Any) -> None:
 
 
 def looks_like_pattern(text: str) -> bool:
-    """Return True if a text is meant as a pattern, such as "2:4", "4x2" or "block:4:0.5", and not as a recipe.
+    """Return True if a text is meant as a pattern, such as "2:4", "4x2", "2/4" or "block:4:0.5", and not as a recipe.
 
     Args:
         text: The text.
 
     Example:
-        >>> [looks_like_pattern(text) for text in ("2:4", "4x2", "unstructured:0.5", "admm", "dense")]
-        [True, True, True, False, False]
+        >>> [looks_like_pattern(text) for text in ("2:4", "4x2", "2/4", "unstructured:0.5", "admm", "dense")]
+        [True, True, True, True, False, False]
     """
-    return ":" in text or re.fullmatch(r"\d+\s*x\s*\d+", text) is not None
+    return ":" in text or text[:1].isdigit()

@@ -17,6 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from nxm_hf import NxMConfig, NxMTrainer
 from nxm_hf.demo.task import LABELS, make_config, make_pairs, make_tokenizer
+from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.verify import Verification, verify
 from nxm_hf.text import table
 
@@ -53,6 +54,8 @@ def run_demo(
     out = Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ValueError(f"{out} is there already, and nothing is overwritten. Name another place, or remove it.")
+    with torch.device("meta"):
+        Plan.of(BertForSequenceClassification(make_config()), config)  # raises before minutes of training
     show(f"Training a BERT of two layers on {rows[0]} made-up sentence pairs, {max(steps // 2, 1)} steps ...")
     set_seed(seed)
     start = BertForSequenceClassification(make_config())

@@ -172,6 +172,12 @@ def _check(teacher: Any, student: nn.Module, distillation: DistillationConfig) -
                 f"The teacher has {theirs} {noun} and the student {ours}; take a teacher of the same task and "
                 "tokenizer."
             )
+    ours, theirs = (getattr(model, "loss_type", None) for model in (student, teacher))
+    if None not in (ours, theirs) and ours != theirs:
+        raise ValueError(
+            f"The teacher is a {type(teacher).__name__} and the student a {type(student).__name__}, whose outputs "
+            "cannot be compared; take a teacher of the same task."
+        )
     _check_label_order(_config_value(student, "id2label") or {}, _config_value(teacher, "id2label") or {})
     _check_shape(teacher, student, distillation)
     if distillation.attention:

@@ -56,6 +56,11 @@ def attach(
             f"total_steps must be a whole number of at least 1; got {total_steps!r}. "
             "Write total_steps=epochs * len(dataloader), divided by the steps of gradient accumulation."
         )
+    if not isinstance(unwrapped(optimizer), Optimizer):
+        raise TypeError(
+            f"attach takes a model, then an optimizer; got {type(optimizer).__name__} as the optimizer. Write "
+            "attach(model, torch.optim.AdamW(model.parameters()), ...)."
+        )
     config = NxMConfig.from_any(sparsity)
     plan = Plan.of(model, config)
     if engine_of(optimizer) is None:  # the engine refuses an optimizer that has another

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -81,10 +82,35 @@ def without_wrappers(module: nn.Module) -> nn.Module:
     Args:
         module: A module in any number of these wrappers, or in none.
     """
+    check_is_model(module)
     for name, child in module.named_children():
         if name in _WRAPPERS or isinstance(module, _PARALLEL):
             return without_wrappers(child)
     return module
+
+
+def check_is_model(value: object) -> None:
+    """Raise for anything but a model, and say what to write instead.
+
+    Args:
+        value: What a user gave as a model.
+
+    Raises:
+        TypeError: If it is no `nn.Module`.
+    """
+    if isinstance(value, nn.Module):
+        return
+    kind = type(value).__name__
+    if isinstance(value, (str, Path)):
+        raise TypeError(f"A model is needed, and {str(value)!r} is a path. Load it with from_pretrained.")
+    if isinstance(value, type):
+        raise TypeError(
+            f"A model is needed, and {value.__name__} is a class. Write {value.__name__}.from_pretrained(...)."
+        )
+    inside = next((name for name in ("model", "model_body") if isinstance(getattr(value, name, None), nn.Module)), None)
+    if inside is not None:
+        raise TypeError(f"A model is needed, and got a {kind}. Write its .{inside}.")
+    raise TypeError(f"A model is needed, and got a {kind}. Load one with from_pretrained.")
 
 
 def unwrap(module: nn.Module) -> nn.Module:

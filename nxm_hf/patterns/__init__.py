@@ -4,6 +4,8 @@
 one line here, and a solver for its kind in `nxm_hf.solvers`.
 """
 
+import re
+
 from nxm_hf.patterns.base import Pattern
 from nxm_hf.patterns.block import Block
 from nxm_hf.patterns.dense import Dense
@@ -31,12 +33,25 @@ def parse(text: str | Pattern) -> Pattern:
     if isinstance(text, Pattern):
         return text
     if not isinstance(text, str):
-        raise TypeError(f"A pattern is a text or a Pattern; got {type(text).__name__} {text!r}. Write '2:4'.")
+        hint = " YAML needs the quotes, without which 2:4 is a number." if isinstance(text, int) else ""
+        raise TypeError(f"A pattern is a text or a Pattern; got {type(text).__name__} {text!r}. Write '2:4'.{hint}")
     for pattern_class in PATTERNS:
         if (pattern := pattern_class.read(text.strip().lower())) is not None:
             return pattern
     forms = ", ".join(repr(pattern_class.examples[0]) for pattern_class in PATTERNS)
-    raise ValueError(f"There is no pattern {text[:100]!r}. The forms are, by example: {forms} and 'block:4x4:0.5'.")
+    raise ValueError(
+        f"There is no pattern {text[:100]!r}. The forms are, by example: {forms} and 'block:4x4:0.5'.{_meant(text)}"
+    )
+
+
+def _meant(text: str) -> str:
+    """Return what to write instead of another spelling of N:M, or of a fraction."""
+    if counts := re.fullmatch(r"(\d{1,3})\s*(?:/|-|,|\s|of|in|out of)\s*(\d{1,3})", text.strip().lower()):
+        kept, group = sorted(map(int, counts.groups()))
+        return f" Write '{kept}:{group}'."
+    if re.fullmatch(r"0?\.\d+|\d{1,2}(\.\d+)?\s*%", text.strip()):
+        return " Write 'unstructured:0.5' to keep half of the weights."
+    return ""
 
 
 __all__ = ["NM", "PATTERNS", "Block", "Dense", "Pattern", "Transposable", "Unstructured", "parse"]

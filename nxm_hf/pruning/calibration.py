@@ -86,9 +86,11 @@ def make_batches(
 
     Raises:
         ValueError: If the data is empty, the model does not read text, or the tokenizer is missing or does not match.
+        TypeError: If the data is one batch, or holds numbers; or if the tokenizer is a name.
     """
     sampling = sampling or Sampling()
     is_file_or_dataset = isinstance(calibration, (str, Path))
+    _check_kinds(calibration, tokenizer)
     if not isinstance(calibration, (str, Path)):
         entries = iter(calibration)
         if (first := next(entries, None)) is None:
@@ -96,6 +98,11 @@ def make_batches(
         calibration = chain([first], entries)
         if isinstance(first, Mapping) and any(isinstance(value, Tensor) for value in first.values()):
             return [dict(batch) for batch in calibration]
+        if not isinstance(first, (str, Mapping)):
+            raise TypeError(
+                f"calibration takes texts, rows or batches, and holds {first!r}. Write "
+                'calibration=["A sentence.", ...], or calibration=[{"input_ids": ids}, ...].'
+            )
     _check_reads_text(model)
     tokenizer = tokenizer or load_tokenizer(model)
     texts = _enough_texts(read_texts(calibration, sampling.columns), sampling)
@@ -138,6 +145,20 @@ def load_tokenizer(model: nn.Module) -> PreTrainedTokenizerBase:
     except Exception as error:  # transformers raises many types for files that are missing or damaged
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{folder} has no tokenizer that can be loaded ({reason}). {remedy}") from error
+
+
+def _check_kinds(calibration: object, tokenizer: object) -> None:
+    """Raise for one batch instead of several, and for the name of a tokenizer instead of a tokenizer."""
+    if isinstance(calibration, (Tensor, Mapping)) and not hasattr(calibration, "column_names"):
+        raise TypeError(
+            f"calibration takes several batches, and got one {type(calibration).__name__}. Write "
+            'calibration=[{"input_ids": ids}].'
+        )
+    if isinstance(tokenizer, (str, Path)):
+        raise TypeError(
+            f"tokenizer must be a tokenizer, and {str(tokenizer)!r} is a name. Write "
+            f"tokenizer=AutoTokenizer.from_pretrained({str(tokenizer)!r})."
+        )
 
 
 def _enough_texts(texts: Iterable[str], sampling: Sampling) -> list[str]:

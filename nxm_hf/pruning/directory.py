@@ -21,7 +21,7 @@ from nxm_hf.pruning.result import PruningResult, record_pruning
 from nxm_hf.pruning.text_rows import check_paths
 from nxm_hf.storage.card_facts import CardFacts
 from nxm_hf.storage.manifest import RESTORE, check_unchanged, record_model
-from nxm_hf.storage.model_files import load_with_missing, model_class, read_model_config
+from nxm_hf.storage.model_files import find_device, load_with_missing, model_class, read_model_config
 from nxm_hf.storage.model_source import model_directory
 from nxm_hf.storage.saving import (
     bytes_of,
@@ -89,7 +89,7 @@ def prune_directory(
         ValueError: If `out` exists, an argument is wrong, or the model or a file cannot be read.
         FileNotFoundError: If there is no model in `source`, or no file or Hub dataset `calibration`.
     """
-    out, place = Path(out), _device(device)
+    out, place = Path(out), find_device(device)
     check_free(out)
     if not isinstance(settings or {}, dict):
         raise ValueError(f'settings must be an object such as {{"damping": 0.01}}; got {settings!r}.')
@@ -118,15 +118,6 @@ def prune_directory(
         put_in_place(complete, out)
         cache.clear()
     return result
-
-
-def _device(name: str | None) -> torch.device:
-    """Return a device of this machine."""
-    try:
-        return torch.empty(0, device=name or "cpu").device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises these for what is not there
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"device={name} cannot be used: {reason} Write cpu, cuda or cuda:1.") from None
 
 
 def _load(source: str | Path, device: torch.device, dtype: str | None) -> PreTrainedModel:

@@ -82,6 +82,9 @@ class TextEvaluation:
         tokenizer = tokenizer or load_tokenizer(model)
         context = context or max_length(model, tokenizer, CONTEXT)
         stride = stride or context
+        most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        if isinstance(most, int) and context > most > 1:
+            raise ValueError(f"context={context} is more than the {most} tokens that the model reads. Write {most}.")
         if not 1 <= stride <= context or context < 2:
             raise ValueError(
                 f"context={context} and stride={stride} leave tokens out; write a context of at least 2, and a stride "

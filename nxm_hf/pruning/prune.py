@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nxm_hf import pruners
 from nxm_hf.config import NxMConfig
-from nxm_hf.layers.modules import eval_no_grad
+from nxm_hf.layers.modules import check_is_model, eval_no_grad
 from nxm_hf.layers.plan import Plan
 from nxm_hf.permutation.permute import Permutation
 from nxm_hf.pruners import OneShot
@@ -118,11 +118,7 @@ def prune(
         >>> prune(model, "1:4").density
         0.25
     """
-    if isinstance(model, (str, Path)):
-        raise TypeError(
-            f"prune takes a model, and got the path {str(model)!r}. Load it with from_pretrained, or type "
-            f"`nxm prune {model} OUT`."
-        )
+    _check_order(model, pattern)
     method = method or default_method(calibration)
     _check_settings(method, settings)
     check_paths(calibration, evaluation)
@@ -146,6 +142,20 @@ def default_method(calibration: object) -> str:
     return "magnitude" if calibration is None else "alps"
 
 
+def _check_order(model: object, pattern: object) -> None:
+    """Raise if a path stands where the model should, or another argument where the pattern should."""
+    if isinstance(pattern, nn.Module):
+        raise TypeError(f"prune takes the model first. Write prune(model, {model!r}).")
+    if isinstance(model, (str, Path)):
+        raise TypeError(
+            f"prune takes a model, and got the path {str(model)!r}. Load it with from_pretrained, or type "
+            f"`nxm prune {model} OUT`."
+        )
+    check_is_model(model)
+    if pattern in pruners.names():
+        raise ValueError(f"{pattern!r} is a method, and a pattern comes before it. Write method={pattern!r}.")
+
+
 # Names of other libraries for arguments of `prune`.
 _OTHER_NAMES = {
     "nsamples": "samples",
@@ -161,6 +171,10 @@ _OTHER_NAMES = {
     "target_modules": "include",
     "targets": "include",
     "ignore": "exclude",
+    "sparsity": "pattern",
+    "sparsity_pattern": "pattern",
+    "recipe": "method",
+    "eval_dataset": "evaluation",
 }
 
 

@@ -37,6 +37,8 @@ def read_texts(source: str | Path | Iterable, columns: str | Sequence[str] | Non
             chosen = chosen or [_first_text_column(row)]
             cells = [_cell(row, column) for column in chosen]
         else:
+            if chosen is not None and str(row).strip():
+                raise ValueError(f"The texts have no columns, and got columns={chosen}. Leave columns out.")
             cells = [row]
         yield from (text.strip() for text in cells if isinstance(text, str) and text.strip())
 
@@ -62,6 +64,8 @@ def joined_text(source: str | Path | Iterable, columns: str | Sequence[str] | No
             cells += [text for column in chosen if isinstance(text := _cell(row, column), str)]
         elif isinstance(row, str):
             cells.append(row)
+    if not any(map(str.strip, cells)):
+        raise ValueError(f"{source if is_file_of_lines else 'The text'} is empty. Name a file that holds text.")
     return ("" if is_file_of_lines else "\n\n").join(cells)
 
 
@@ -113,6 +117,8 @@ def check_paths(*sources: object) -> None:
     for source in sources:
         is_path = isinstance(source, Path) or (isinstance(source, str) and looks_like_path(source))
         if is_path and not Path(str(source)).exists():
+            if isinstance(source, str) and " " in source and not Path(source).suffix:
+                raise FileNotFoundError(f"There is no file {source[:100]!r}. If it is a text, write [{source[:20]!r}].")
             raise FileNotFoundError(f"There is no file {source}. Name a file of texts, or a data set on the Hub.")
 
 

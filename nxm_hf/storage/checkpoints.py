@@ -123,7 +123,7 @@ def newest_complete(output_dir: str | Path) -> str:
             return str(folder)
         skipped.append(f"{folder.name} ({', '.join(missing)})")
     raise ValueError(
-        f"{output_dir} holds no complete checkpoint to resume from"
+        f"No valid checkpoint found in output directory ({output_dir})"
         + (f"; incomplete are {'; '.join(skipped)}. " if skipped else ". ")
         + "Train without resume_from_checkpoint, or name a checkpoint elsewhere."
     )

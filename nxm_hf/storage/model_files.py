@@ -150,6 +150,42 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     return model
 
 
+def load_model_on(folder: str | Path, device: str | None, dtype: str | None) -> PreTrainedModel:
+    """Load a model onto a device and in a type.
+
+    Args:
+        folder: Directory of the model.
+        device: Name of the device; by default the CPU.
+        dtype: Name of the type, such as "bfloat16"; by default that of the model.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If this machine has no such device.
+    """
+    place = find_device(device)
+    loaded: nn.Module = load_model(folder)
+    loaded.to(device=place, dtype=getattr(torch, dtype) if dtype else None)
+    return cast(PreTrainedModel, loaded)
+
+
+def find_device(name: str | None) -> torch.device:
+    """Return a device of this machine.
+
+    Args:
+        name: Its name, such as "cuda:1"; by default the CPU.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    try:
+        return torch.empty(0, device=name or "cpu").device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises these for what is not there
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise ValueError(f"device={name} cannot be used: {reason}. Write cpu, cuda or cuda:1.") from None
+
+
 def _check_bytes(folder: str | Path, model: nn.Module) -> None:
     """Raise if the weights of a model are far larger than the files of its directory. All would be in memory."""
     asked = sum(math.prod(parameter.shape) for parameter in model.parameters()) * 4

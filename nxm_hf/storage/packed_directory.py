@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from nxm_hf.config import SparsityRecord
 from nxm_hf.config.hub import read_json, write_json
 from nxm_hf.layers.find import find_layers
-from nxm_hf.layers.modules import is_transposed
+from nxm_hf.layers.modules import check_is_model, is_transposed
 from nxm_hf.packing import INDICES, NxMPackedConfig, names_in_files, pack, read_packed_config, row_pattern
 from nxm_hf.packing.format import packed_shapes
 from nxm_hf.patterns import NM
@@ -139,8 +139,10 @@ def save_packed(
         The layers and their sizes.
 
     Raises:
+        TypeError: If `model` is no model.
         ValueError: If the directory exists, or the model is not sparse, or nothing in it can be packed.
     """
+    check_is_model(model)
     out = Path(save_directory)
     check_free(out)
     record = read_record(model)

@@ -37,8 +37,10 @@ def replaced(folder: str | Path, needed: int) -> Iterator[Path]:
 
     Raises:
         OSError: If a file cannot be written. The message says which, and how much room is needed.
+        NotADirectoryError: If the directory, or one above it, is a file.
     """
     folder = Path(folder)
+    check_parents(folder / SAVING)
     finish_replacing(folder)
     saving, missing = folder / SAVING, not folder.exists()
     try:
@@ -57,6 +59,20 @@ def replaced(folder: str | Path, needed: int) -> Iterator[Path]:
                 folder.rmdir()
         raise
     finish_replacing(folder)
+
+
+def check_parents(path: Path) -> None:
+    """Raise if a file stands where a directory above a path should.
+
+    Args:
+        path: The path.
+
+    Raises:
+        NotADirectoryError: If there is such a file.
+    """
+    for parent in path.parents:
+        if parent.is_file():
+            raise NotADirectoryError(f"{parent} is a file, so nothing can be written into it. Name another directory.")
 
 
 def finish_replacing(folder: str | Path) -> None:

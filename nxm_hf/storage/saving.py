@@ -19,7 +19,7 @@ from nxm_hf.storage.lock import DirectoryLock
 from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, record_model
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_files import saved_weights
-from nxm_hf.storage.replacing import sync, sync_files
+from nxm_hf.storage.replacing import check_parents, sync, sync_files
 from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import Verification
 from nxm_hf.storage.weight_files import INDEX, WEIGHTS
@@ -110,6 +110,7 @@ def check_free(out: str | Path) -> None:
     out = Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ValueError(f"{out} is there already, and nothing is overwritten. Name another place, or remove it.")
+    check_parents(out)
 
 
 @contextmanager

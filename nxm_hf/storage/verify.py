@@ -214,12 +214,13 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
         What was found. `.ok` is True if there are no problems.
 
     Raises:
+        TypeError: If it is neither a model nor a path.
         ValueError: If a model in memory has no record and no `pattern` is given, or the weights are quantized in a form
             whose zeros cannot be counted.
         FileNotFoundError: If a directory has no record and no `pattern` is given, or holds no model.
     """
     pattern = None if pattern is None else parse(pattern)
-    if isinstance(model_or_dir, nn.Module):
+    if not isinstance(model_or_dir, (str, Path)):
         found = _in_memory(model_or_dir, _record_of(model_or_dir), pattern)
         return replace(found, note=UNMERGED) if has_adapter(model_or_dir) else found
     changed = tuple(changed_files(model_or_dir).items())

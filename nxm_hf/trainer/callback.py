@@ -175,6 +175,9 @@ class NxMCallback(TrainerCallback):
     def _join_trainer(self) -> None:
         """Reach the trackers and the card of the Trainer. In another loop with callbacks there are none to reach."""
         if (trainer := find_trainer()) is not None:
+            callbacks = trainer.callback_handler.callbacks
+            if sum(isinstance(callback, NxMCallback) for callback in callbacks) > 1:
+                raise ValueError("This Trainer has two NxMCallbacks, and one trains all layers. Leave the other out.")
             EarlyCallback(self, trainer.callback_handler, lambda: self.config, self._metrics).attach()
             CardHook(trainer, lambda: self._session.write_card(trainer.args)).attach()
 

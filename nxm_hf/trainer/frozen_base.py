@@ -7,9 +7,11 @@ from torch import nn
 
 from nxm_hf.adapters.masked import is_masked
 from nxm_hf.config import NxMConfig
+from nxm_hf.layers.modules import has_adapter, without_wrappers
 from nxm_hf.storage.model_record import is_frozen, read_record
 from nxm_hf.storage.state_file import Header
-from nxm_hf.storage.verify import verify
+from nxm_hf.storage.verify import Verification, verify
+from nxm_hf.text import shortened
 
 logger = logging.getLogger("nxm_hf")
 
@@ -30,7 +32,10 @@ def frozen_config(model: nn.Module, asked: NxMConfig | None) -> NxMConfig | None
     record = read_record(model)
     if record is None or not is_frozen(model) or (asked is not None and asked.is_dense):
         return None
-    verify(model).raise_for_problems()
+    found = verify(model)
+    if not found.ok and has_adapter(model):
+        raise ValueError(_changed_base(model, found))
+    found.raise_for_problems()
     held = record.config.pattern
     if asked is not None and asked.pattern != held:
         raise ValueError(
@@ -42,6 +47,18 @@ def frozen_config(model: nn.Module, asked: NxMConfig | None) -> NxMConfig | None
     if asked != config:  # so that it is said once
         logger.warning("The base of this model is sparse (%s) and frozen: its masks stay, and the rest trains.", held)
     return config
+
+
+def _changed_base(model: nn.Module, found: Verification) -> str:
+    """Say that a base has lost its zeros. OLoRA, PiSSA and others subtract from it what the adapter begins with."""
+    broken = [layer.name for layer in found.layers if layer.problems]
+    configs = getattr(without_wrappers(model), "peft_config", {}).values()
+    asked = [init for config in configs if isinstance(init := getattr(config, "init_lora_weights", None), str)]
+    cause = f" init_lora_weights={asked[0]!r} changed them; write init_lora_weights=True." if asked else ""
+    return (
+        f"{len(broken)} layers of the base do not hold their pattern any more: {shortened(broken)}.{cause} Load the "
+        "sparse base again before it gets the adapter."
+    )
 
 
 def check_same_adapter(folder: str | Path, header: Header, model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""SaveHook: write the record and the model card when a model's own `save_pretrained` writes its deployed weights."""
+"""SaveHook: write the record and the model card when a model's own methods save its deployed weights."""
 
 import functools
 import inspect
@@ -17,9 +17,11 @@ from nxm_hf.storage.replacing import replaced
 from nxm_hf.storage.saving import bytes_of, write_record
 from nxm_hf.storage.verify import Verification, verify
 
+SAVES = ("save_pretrained", "save")  # containers such as SentenceTransformer have both, and one calls the other
+
 
 class SaveHook:
-    """Stand in for the `save_pretrained` of one model object, and write the record and the card after it.
+    """Stand in for the methods that save one model object, and write the record and the card after them.
 
     A callback is told of no save but that of a checkpoint. `trainer.save_model()` calls the model's `save_pretrained`,
     and some models write a card of their own there.
@@ -40,48 +42,74 @@ class SaveHook:
     ):
         self._model, self._inner, self._facts = model, inner, facts
         self._found = found or functools.partial(verify, inner)
-        self._save: Callable[..., Any] | None = None
+        self._is_saving = False
 
     def attach(self) -> None:
-        """Take the place of the model's `save_pretrained`, if it has one."""
-        if hasattr(type(self._model), "save_pretrained"):
+        """Take the place of the methods that save the model, if it has `save_pretrained`."""
+        if hasattr(type(self._model), SAVES[0]):
             self.detach()  # that of an earlier training
-            self._save = self._model.save_pretrained
-            functools.update_wrapper(self, self._save)
-            self._model.save_pretrained = self
+            for name in SAVES:
+                if hasattr(type(self._model), name):
+                    setattr(self._model, name, _Method(self, self._model, name))
 
     def detach(self) -> None:
-        """Give the model its own `save_pretrained` back, whatever training the hook was of."""
-        if isinstance(vars(self._model).get("save_pretrained"), SaveHook):
-            del self._model.save_pretrained
+        """Give the model its own methods back, whatever training the hook was of."""
+        for name in SAVES:
+            if isinstance(vars(self._model).get(name), _Method):
+                delattr(self._model, name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def save(self, save: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Save the model, then write the record and the card, unless the weights in memory are not the deployed ones.
 
         Args:
-            *args: As in the model's `save_pretrained`; the first is the directory.
-            **kwargs: As in the model's `save_pretrained`.
+            save: The model's own method.
+            args: Its arguments; the first is the directory.
+            kwargs: Its arguments by name.
 
         Returns:
-            What the model's `save_pretrained` returns.
+            What the method returns.
         """
-        assert self._save is not None  # attached
-        call = inspect.signature(self._save).bind(*args, **kwargs)
+        if self._is_saving:  # one method calls the other
+            return save(*args, **kwargs)
+        call = inspect.signature(save).bind(*args, **kwargs)
         first = next(iter(call.arguments))
         folder = Path(call.arguments[first])
         alone = is_checkpoint(folder) or not kwargs.get("is_main_process", True)  # Trainer writes more, or another does
         if alone:
             remove_manifest(folder)
-        with nullcontext(folder) if alone else replaced(folder, bytes_of(self._inner)) as new:
-            call.arguments[first] = str(new)
-            result = self._save(*call.args, **call.kwargs)
-            record = read_record(self._inner)  # the engine removes it while the model holds its training view
-            if record is not None and (verification := self._found()) is not None and verification.ok:
-                write_record(new, record, verification, self._facts())
-                if not alone:
-                    record_model(new)
+        self._is_saving = True
+        try:
+            with nullcontext(folder) if alone else replaced(folder, bytes_of(self._inner)) as new:
+                call.arguments[first] = str(new)
+                result = save(*call.args, **call.kwargs)
+                record = read_record(self._inner)  # the engine removes it while the model holds its training view
+                if record is not None and (verification := self._found()) is not None and verification.ok:
+                    write_record(new, record, verification, self._facts())
+                    if not alone:
+                        record_model(new)
+        finally:
+            self._is_saving = False
         return result
 
+
+class _Method:
+    """One method of a model that saves it, by way of a hook.
+
+    Args:
+        hook: The hook.
+        model: The model.
+        name: The name of the method.
+    """
+
+    def __init__(self, hook: SaveHook, model: Any, name: str):
+        self._hook, self._model, self._name = hook, model, name
+        self._save = getattr(model, name)
+        functools.update_wrapper(self, self._save)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Save the model as its own method does, with the record and the card."""
+        return self._hook.save(self._save, args, kwargs)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        """Leave copies and pickles of the model with its own `save_pretrained`."""
-        return getattr, (self._model, "save_pretrained")
+        """Leave copies and pickles of the model with its own method."""
+        return getattr, (self._model, self._name)

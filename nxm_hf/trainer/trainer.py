@@ -35,6 +35,7 @@ from nxm_hf.storage.packed_directory import pack_in_place
 from nxm_hf.storage.replacing import replaced
 from nxm_hf.storage.same_model import fingerprints
 from nxm_hf.storage.saving import bytes_of, check_written, write_record
+from nxm_hf.trainer.arguments import check_arguments
 from nxm_hf.trainer.callback import NxMCallback
 from nxm_hf.trainer.frozen_base import config_for
 from nxm_hf.trainer.loss_scale import LossScale
@@ -75,6 +76,7 @@ class NxMTrainer(WholeCheckpoints):
 
     Raises:
         ValueError: If the sparsity, the teacher or the training is not supported. The message says what to write.
+        TypeError: If an argument is of another kind, or has a name that Trainer does not have.
 
     Example:
         >>> trainer = NxMTrainer(model=model, args=args, train_dataset=rows, sparsity="admm")  # doctest: +SKIP
@@ -133,6 +135,8 @@ class NxMTrainer(WholeCheckpoints):
             raise ValueError("distillation= needs a teacher; write teacher=MODEL_OR_DIRECTORY, or leave it out.")
         distillation = DistillationConfig.from_any(distillation)
         config = None if sparsity is None else NxMConfig.from_any(sparsity)
+        if not self._joins_another:
+            check_arguments(args, kwargs)
         super().__init__(*args, **kwargs)
         if any(isinstance(callback, NxMCallback) for callback in self.callback_handler.callbacks):
             raise ValueError("NxMTrainer does what NxMCallback does; use one of them.")
@@ -149,6 +153,12 @@ class NxMTrainer(WholeCheckpoints):
         self._use_config(self.sparsity)
         if not self.sparsity.is_dense:  # dense training supports all that Trainer does
             self._session.check(self.args, self._plain_model)
+
+    @property
+    def _joins_another(self) -> bool:
+        """Return True in front of another Trainer, which takes arguments of its own."""
+        classes = type(self).__mro__
+        return classes[classes.index(WholeCheckpoints) + 1] is not Trainer
 
     @property
     def _plain_model(self) -> nn.Module:

@@ -368,3 +368,21 @@ def test_a_decoder_without_padding_is_given_some(tmp_path):
     folder = write(tmp_path / "rows", "mrpc", "parquet", {"train": 16, "validation": 4})
     run_glue.main(arguments(tmp_path / "model", tmp_path / "out", f"--task_name mrpc --dataset_name {folder}"))
     assert verify(tmp_path / "out").ok
+
+
+@pytest.mark.parametrize("kind", ["yaml", "json"])
+def test_a_file_of_options_is_the_same_as_a_command_line(kind, tmp_path):
+    options = {"model_name_or_path": "bert", "task_name": "rte", "pattern": "1:4", "recipe": "sr-ste", "do_eval": True}
+    options |= {"settings": {"decay": 1e-4}, "learning_rate": 5e-5, "output_dir": str(tmp_path), "use_cpu": True}
+    lines = [f"{key}: {str(value).lower() if value is True else value}\n" for key, value in options.items()]
+    text = json.dumps(options) if kind == "json" else "".join(lines)
+    (tmp_path / f"run.{kind}").write_text(text.replace("1e-05", "1e-5").replace("0.0001", "1e-4"))
+    typed = "--model_name_or_path bert --task_name rte --pattern 1:4 --recipe sr-ste --do_eval --learning_rate 5e-5"
+    own = ["--output_dir", str(tmp_path), "--use_cpu", "--settings", '{"decay": 1e-4}']
+    assert run_glue.read_options([str(tmp_path / f"run.{kind}")]) == run_glue.read_options([*typed.split(), *own])
+
+
+def test_a_file_with_an_unknown_option_names_it(tmp_path):
+    (tmp_path / "run.yaml").write_text("learning_rte: 1\noutput_dir: out\n")
+    with pytest.raises(SystemExit, match="learning_rte"):
+        run_glue.main([str(tmp_path / "run.yaml")])

@@ -52,6 +52,9 @@ class Encoder(nn.Sequential):
         self.in_root, self.tokenizer = in_root, make_tokenizer()
 
     def save_pretrained(self, path, card=True):
+        self.save(path, card=card)
+
+    def save(self, path, card=True):
         modules = []
         for number, module in enumerate(self):
             name = "" if number == 0 and self.in_root else f"{number}_{type(module).__name__}"

@@ -64,13 +64,13 @@ def test_checkpoints_and_the_saved_model_are_verified_under_the_names_of_what_wa
 def test_a_model_that_is_saved_by_hand_after_the_training_is_verified_by_its_stamp(kind, place, tmp_path):
     trainer = make_trainer(tmp_path, kind, place=place, save_strategy="no")
     trainer.train()
-    Encoder.save_pretrained(trainer.model, tmp_path / "hand")
+    Encoder.save(trainer.model, tmp_path / "hand")
     assert not (tmp_path / "hand" / "nxm_config.json").exists()
     assert verify(tmp_path / "hand").ok and len(verify(tmp_path / "hand").layers) == 12
     weights = load_file(tmp_path / "hand" / place / "model.safetensors")
     weights[f"{QUERY}.weight"][0, :4] = 1.0
     trainer.model[0].model.load_state_dict(weights)
-    Encoder.save_pretrained(trainer.model, tmp_path / "hand")
+    Encoder.save(trainer.model, tmp_path / "hand")
     assert verify(tmp_path / "hand").problems == [f"{QUERY} breaks 2:4 in 1 places."]
 
 

@@ -170,6 +170,17 @@ def test_a_dense_copy_of_a_sparse_layer_is_refused(kind, tmp_path):
 
 
 @EVERY
+@pytest.mark.parametrize("init", ["olora", "pissa"])
+def test_an_adapter_that_begins_by_changing_the_base_is_refused(kind, init, tmp_path):
+    model = make_adapted(init_lora_weights=init)
+    with pytest.raises(
+        ValueError, match=f"layers of the base do not hold.*{init}.*write init_lora_weights=True"
+    ) as raised:
+        make_trainer(tmp_path, "asp", kind, model=model)
+    assert "\n" not in str(raised.value)
+
+
+@EVERY
 def test_a_quantized_base_is_refused_with_what_to_do(kind, tmp_path):
     model = make_adapted()
     model.get_base_model().hf_quantizer = SimpleNamespace(is_trainable=True, is_qat_trainable=True)

@@ -52,10 +52,11 @@ def test_a_card_that_a_container_writes_with_its_weights_keeps_the_section(tmp_p
     encoder = make_encoder()
     SaveHook(encoder, encoder[0].model).attach()
     prune(encoder, "1:4")
-    for _ in range(2):
-        encoder.save_pretrained(tmp_path)
+    for save in (encoder.save, encoder.save_pretrained, encoder.save):
+        save(tmp_path)
         card = (tmp_path / "README.md").read_text()
         assert card.count("## Sparsity") == 1 and "# An encoder" in card
+        assert (tmp_path / "nxm_manifest.json").is_file() and verify(tmp_path).ok
     assert verify(tmp_path).density == 0.25
 
 
@@ -66,7 +67,7 @@ def test_copies_and_pickles_of_the_model_have_a_save_pretrained_of_their_own(dup
     twin = duplicate(model)
     with torch.no_grad():
         twin.classifier.bias += 1
-    assert not isinstance(twin.save_pretrained, SaveHook)
+    assert inspect.ismethod(twin.save_pretrained) and not inspect.ismethod(model.save_pretrained)
     twin.save_pretrained(tmp_path)
     assert_equal_weights(BertForSequenceClassification.from_pretrained(tmp_path), twin)
     assert b"nxm_hf" not in pickle.dumps(model)
@@ -83,3 +84,14 @@ def test_a_second_hook_takes_the_place_of_the_first_and_detach_leaves_no_trace()
     hook.detach()
     assert set(vars(model)) == before
     SaveHook(torch.nn.Linear(2, 2), model).attach()  # which has no save_pretrained
+
+
+def test_a_save_after_one_that_failed_is_hooked_too(tmp_path):
+    encoder = make_encoder()
+    SaveHook(encoder, encoder[0].model).attach()
+    prune(encoder, "2:4")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        encoder.save(tmp_path / "file")
+    encoder.save(tmp_path / "end")
+    assert (tmp_path / "end/nxm_config.json").is_file()
