@@ -76,13 +76,14 @@ def thresholds(runs: Runs, options: argparse.Namespace) -> list[float]:
         raise SystemExit(f"Thresholds are those of N:M patterns; the pattern is {pattern}.")
     trial = replace(trial, model=str(options.weights or trial.model))
     trainer, _, _ = run_glue.make_trainer(run_glue.read_options(trial.command_line(options.comparison / "unused")))
-    model, most = trainer.model.train(), trainer.args.max_grad_norm
+    model: Any = trainer.model
+    model.train()
     weights = [layer.weight for layer in find_layers(model)]
     means = [torch.zeros_like(weight, requires_grad=False) for weight in weights]
     for batch in islice(trainer.get_train_dataloader(), options.batches):
         model.zero_grad()
         model(**batch).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), most)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
         for total, weight in zip(means, weights, strict=True):
             total += weight.grad / options.batches
     found = torch.cat([ratios(g, weight.detach(), pattern) for g, weight in zip(means, weights, strict=True)])
