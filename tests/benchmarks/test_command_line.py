@@ -62,7 +62,7 @@ def test_a_task_that_is_none_is_refused_with_those_there_are(model, rows, tmp_pa
 
 
 def test_without_a_model_or_results_the_error_says_what_to_type(tmp_path):
-    with pytest.raises(SystemExit, match=r"add --model_name_or_path"):
+    with pytest.raises(SystemExit, match=r"add --model bert-base-uncased"):
         command_line.main(["--output_dir", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"run compare\.py without --render first"):
         command_line.main(["--render", "--output_dir", str(tmp_path)])

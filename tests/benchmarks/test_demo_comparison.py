@@ -52,7 +52,7 @@ def test_what_is_said_of_a_demo_goes_before_its_own(tmp_path, monkeypatch):
     )
     asked, more = command_line.parse_arguments(["--tasks", "demo", "--num_train_epochs", "2", "--use_cpu", "False"])
     assert command_line.with_demo(asked, more) == ["--num_train_epochs", "2", "--use_cpu", "False"]
-    assert (asked.model_name_or_path, asked.grid) == ("m", ["learning_rate=0.001"])
+    assert (asked.models, asked.grid) == (["m"], ["learning_rate=0.001"])
     asked, more = command_line.parse_arguments(["--tasks", "demo", "--grid", "learning_rate=1e-4"])
     assert command_line.with_demo(asked, more) == ["--max_steps", "8", "--use_cpu", "True"]
     assert asked.grid == ["learning_rate=1e-4"]

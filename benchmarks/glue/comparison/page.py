@@ -11,6 +11,7 @@ from .example_scripts import TASKS
 from .grid_points import choice_section
 from .page_notes import note_on_average, note_on_seeds, notes
 from .plots import NO_PLOTS, write_plots
+from .published import published_section
 from .results import ComparisonResults, ModelResults, Runs
 from .statistics import (
     Difference,
@@ -97,6 +98,7 @@ def _model_section(results: ModelResults, plots: Sequence[Path]) -> list[str]:
     text = [f"## {markdown_text(results.model)}", f"Trained{options}{budget}."]
     if len(results.tasks) > 1:
         text += ["### All tasks", _table_of_all_tasks(results), *note_on_average(results)]
+    text += published_section(results)
     for task in results.tasks:
         text += [
             f"### {task}",

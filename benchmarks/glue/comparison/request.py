@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from .grid_points import best_first
 from .model_shapes import Shape
 from .options import check_options
+from .presets import read_preset
 from .recipe_text import check_key, read_recipe, read_teaching
 from .runner import Runner
 from .search import Search
 from .trials import HELD_OUT, Point, Trial, check_trial
-from .variants import Grid, Variant, check_small_baseline, points_of_grid, preset_grid
+from .variants import Grid, Variant, check_small_baseline, points_of_grid
 
 Choice = dict[tuple[str, Variant], Point]  # by task and variant
 
@@ -66,7 +67,7 @@ class ComparisonRequest:
         """
         grid = dict(self.grid)
         if self.preset:
-            grid = {**preset_grid(self.preset, task, variant.recipe, self.more), **grid}
+            grid = {**read_preset(self.preset).grid(task, variant.recipe, self.more), **grid}
         budget = dict(variant.budget)
         return points_of_grid({key: values for key, values in grid.items() if key not in budget}, variant.recipe)
 

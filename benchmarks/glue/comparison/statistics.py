@@ -104,6 +104,16 @@ def gap_closed(value: float, low: float, high: float) -> float:
     return (value - low) / (high - low) if high > low else math.nan
 
 
+def paper_metrics(task: str) -> list[str]:
+    """Return the names of the metrics that papers give for a task: two for MNLI, one for others.
+
+    >>> paper_metrics("stsb"), paper_metrics("qqp")
+    (['spearmanr'], ['accuracy'])
+    """
+    names = {"stsb": ["spearmanr"], "mnli": ["accuracy", "mismatched_accuracy"], "qqp": ["accuracy"]}
+    return names.get(task, [TASKS[task].best])
+
+
 def paper_scores(records: Sequence[Record]) -> list[float]:
     """Return the numbers that one task adds to the paper's average, each the mean over seeds.
 
@@ -116,8 +126,7 @@ def paper_scores(records: Sequence[Record]) -> list[float]:
     task = records[0]["task"] if records else ""
     if task not in PAPER_TASKS:
         return []
-    names = {"stsb": ["spearmanr"], "mnli": ["accuracy", "mismatched_accuracy"]}.get(task, [TASKS[task].best])
-    return [mean([score(record, name) for record in records]) for name in names]
+    return [mean([score(record, name) for record in records]) for name in paper_metrics(task)]
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from nxm_hf import NxMConfig, recipes
 
-from .options import BUDGETS, option_value, suggestion, without_budget
+from .options import option_value, suggestion, without_budget
 from .recipe_text import accepts, free_settings, is_small, read_recipe
 from .trials import Point
 
@@ -39,46 +39,6 @@ SWEEPS = {
     "density": Sweep("pattern", ("1:8", "1:4", "2:4", "3:4", "4:8", "2:4-transposable", "unstructured:0.5"), "asp"),
     "budget": Sweep("budget", ("0.25", "0.5", "1", "2")),  # times the given budget
 }
-
-# Table 3 of NxMTransformer (https://arxiv.org/abs/2110.15766), and section 4.1 for its baselines. The paper leaves out
-# QQP and WNLI: QQP is as large as MNLI, and WNLI as small as RTE.
-LARGE_TASKS = ("mnli", "qnli", "sst2", "qqp")
-PRESETS: dict[str, dict[bool, dict[str, tuple[str, ...]]]] = {
-    "nxmtransformer": {
-        True: {"learning_rate": ("1e-5", "3e-5", "5e-5"), "rho": ("4e-4", "1e-3", "3e-3"), "num_train_epochs": ("5",)},
-        False: {
-            "learning_rate": ("5e-5", "7e-5", "9e-5", "1e-4"),
-            "rho": ("3e-3", "6e-3", "1e-2"),
-            "num_train_epochs": ("10",),
-        },
-    }
-}
-BASELINE_RATES = {  # learning rates of the paper's baselines: (on large tasks, on small tasks)
-    "dense": (("1e-5", "3e-5", "5e-5"), ("1e-5", "3e-5", "5e-5", "7e-5", "9e-5")),
-    "asp": (("1e-5", "3e-5", "5e-5", "7e-5", "9e-5"),) * 2,
-}
-
-
-def preset_grid(preset: str, task: str, recipe: str, options: Sequence[str]) -> Grid:
-    """Return the grid of a preset, without the keys that the command line sets.
-
-    Args:
-        preset: A name of `PRESETS`.
-        task: The task, whose size decides the values.
-        recipe: The recipe; `dense` and `asp` have their own learning rates.
-        options: The options that all trials share.
-    """
-    large = task in LARGE_TASKS
-    grid = {**PRESETS[preset][large], "per_device_train_batch_size": ("16", "32")}
-    rates = BASELINE_RATES.get(str(read_recipe(recipe).recipe))
-    if rates:
-        grid["learning_rate"] = rates[0 if large else 1]
-    has_budget = any(option_value(options, name) for name in BUDGETS)
-    return {
-        key: values
-        for key, values in grid.items()
-        if not option_value(options, key) and not (has_budget and key in BUDGETS)
-    }
 
 
 def read_grid(texts: Sequence[str]) -> dict[str, Sequence[str]]:
