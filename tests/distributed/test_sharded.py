@@ -252,8 +252,6 @@ def test_a_killed_process_ends_the_others_and_leaves_a_checkpoint_that_fewer_res
     ("name", "useful"),
     [
         ("custom", 'may look at whole weights.*DDP.*"sr-ste"'),
-        ("alps", 'asp prunes with alps.*settings={"scores": "fisher"}'),
-        ("prune", "before fully_shard"),
         ("tensors", "mesh of .*only FSDP2 is supported.*leave out tensor parallelism"),
         ("columns", "not sharded by rows; call fully_shard on all of them, without shard_placement_fn"),
     ],
