@@ -33,6 +33,7 @@ from tests.support.forked_groups import Groups, main
 from tests.support.grids import SPARSE
 from tests.support.models import make_model, make_rows
 from tests.support.sharded_loops import ACROSS, MAKE, Uneven, bytes_of, config_of, loop, loss_of
+from tests.support.sharded_modes import MODES, modes
 from tests.support.sharded_trainings import LAYERS, train
 
 FEW = ["asp", "sr-ste", "admm"]
@@ -102,6 +103,17 @@ def measured(folder: Path) -> dict:
         ends.append(torch.cat([whole(p.detach()).flatten() for p in model.parameters()]))
     apart = {"rho": float((rhos[0] / rhos[1] - 1).abs().max()), "weights": float((ends[0] - ends[1]).abs().max())}
     return {**apart, "counts": counts, "layers": len(rhos[0])}
+
+
+def measured_exactly(folder: Path) -> dict:
+    """Train with a rho that is measured by counts of groups, which no order of sums changes."""
+    config, facts = NxMConfig("admm", settings={"rho": "quantile"}), {}
+    for kind in ("whole", "sharded"):
+        _, engine, _ = loop(make_model("gpt2"), config, kind == "sharded", steps=22, total=22)
+        state = engine.state_dict()
+        facts[kind] = fingerprint(state.items())
+        facts["rho"] = min(float(t) for name, t in state.items() if name.endswith("/rho"))
+    return facts
 
 
 def hybrid(folder: Path, recipe: str) -> dict:
@@ -288,6 +300,8 @@ GROUPS: Groups = {
             called_back: [("admm",)],
             looped: [(recipe, name) for recipe in FEW for name in MAKE],
             measured: [()],
+            measured_exactly: [()],
+            modes: [(mode,) for mode in MODES],
             broken: [()],
             refused: [()],
         },
