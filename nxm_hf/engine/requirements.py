@@ -73,10 +73,11 @@ def check_shards(plan: Plan, config: NxMConfig) -> None:
         raise ValueError(
             "FSDP2 is not supported with an adapter or frozen sparse layers; train them with DDP (torchrun) instead."
         )
-    if (start := config.calibrated_start) is not None:
+    if (start := config.calibrated_start) is not None and plan.whole is not plan.model:
         raise ValueError(
-            f"{config.recipe} prunes with {start.method} here, which needs whole weights, and FSDP2 shards them; write "
-            f'NxMConfig("{config.recipe}", settings={{"scores": "fisher"}}, ...), or use DDP (torchrun) instead.'
+            f"{config.recipe} prunes with {start.method} here, and FSDP2 shards a {type(plan.whole).__name__} as a "
+            f'whole; write NxMConfig("{config.recipe}", settings={{"scores": "fisher"}}, ...), or use DDP (torchrun) '
+            "instead."
         )
     if experts := [target.name for target in plan.targets if target.layer.holds_experts]:
         raise ValueError(

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from nxm_hf.config import NxMConfig
@@ -154,8 +155,11 @@ class Plan:
         return tuple(target for target in self.targets if target.layer.weight.requires_grad)
 
     def holds_pattern(self) -> bool:
-        """Return True if every target holds its pattern already."""
-        return all(target.pattern.violations(target.matrix()) == 0 for target in self.targets)
+        """Return True if every target holds its pattern already. If weights are sharded, every process calls this."""
+        if self.shards is None:
+            return all(target.pattern.violations(target.matrix()) == 0 for target in self.targets)
+        violations = [target.pattern_here.violations(target.matrix()) for target in self.targets]
+        return int(self.shards.total(torch.tensor(sum(violations)))) == 0
 
 
 def _check_one_model(whole: nn.Module) -> None:

@@ -27,10 +27,12 @@ class Shards:
     Args:
         model: The model that FSDP2 has sharded.
         mesh: The processes, in one dimension. With hybrid sharding these are the processes of one set.
+        replicas: With hybrid sharding, the processes that hold the same parts, one of each set.
     """
 
     model: nn.Module = field(repr=False, compare=False)
     mesh: DeviceMesh
+    replicas: DeviceMesh | None = None
 
     @classmethod
     def of(cls, model: nn.Module) -> "Shards | None":
@@ -54,7 +56,7 @@ class Shards:
                 f"The weights are spread over a mesh of {shown}, and only FSDP2 is supported, over all processes or as "
                 "hybrid sharding; leave out tensor parallelism, or use DDP (torchrun)."
             )
-        return cls(model, _set_of(meshes[0]))
+        return cls(model, _set_of(meshes[0]), _replicas_of(meshes[0]))
 
     @property
     def processes(self) -> int:
@@ -139,6 +141,14 @@ class Shards:
         )
         return spread.full_tensor().view(part.dtype)
 
+    def part_of_bias(self, bias: Tensor) -> Tensor:
+        """Return this process's part of a bias.
+
+        Args:
+            bias: The whole bias.
+        """
+        return _part(bias, 0, self.mesh)
+
     def solve_part(self, layer: Layer, whole: Tensor, tile: int, solve: Callable[[Tensor], Tensor]) -> Tensor:
         """Return this process's part of a mask that is solved tile by tile; only the tiles that the part meets are.
 
@@ -207,7 +217,18 @@ def whole(tensor: Tensor) -> Tensor:
     Args:
         tensor: The tensor. Every process that holds a part calls this.
     """
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    # Parts that FSDP2 has offloaded to the CPU are moved to the devices that exchange them.
+    placed = DTensor.from_local(
+        tensor.to_local(),
+        tensor.device_mesh,
+        tensor.placements,
+        run_check=False,
+        shape=tensor.shape,
+        stride=tensor.stride(),
+    )
+    return placed.full_tensor()
 
 
 @torch.no_grad()
@@ -220,15 +241,9 @@ def shard_like(whole: Tensor, parameter: Tensor) -> Tensor:
     """
     if not isinstance(parameter, DTensor):
         return whole
-    part = _part(whole, 0, _set_of(parameter.device_mesh)).clone()
-    return DTensor.from_local(
-        part,
-        parameter.device_mesh,
-        parameter.placements,
-        run_check=False,
-        shape=parameter.shape,
-        stride=parameter.stride(),
-    )
+    sharded = torch.empty_like(parameter, dtype=whole.dtype)  # on the device of the parts, which may be the CPU
+    local(sharded).copy_(_part(whole, 0, _set_of(parameter.device_mesh)))
+    return sharded
 
 
 def is_sharded_by_rows(tensor: Tensor) -> bool:
@@ -271,6 +286,11 @@ def _is_of_fsdp(tensor: DTensor) -> bool:
 def _set_of(mesh: DeviceMesh) -> DeviceMesh:
     """Return the processes that share one copy of the weights: the last dimension of a mesh."""
     return mesh if mesh.ndim == 1 else mesh[mesh.mesh_dim_names[-1]]  # type: ignore[index]  # FSDP2 needs the names
+
+
+def _replicas_of(mesh: DeviceMesh) -> DeviceMesh | None:
+    """Return the processes that hold the same parts, one of each set: the first dimension of two."""
+    return None if mesh.ndim == 1 else mesh[mesh.mesh_dim_names[0]]  # type: ignore[index]
 
 
 def _part(whole: Tensor, dimension: int, mesh: DeviceMesh) -> Tensor:

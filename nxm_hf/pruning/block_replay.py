@@ -1,8 +1,8 @@
 """Forward passes through a model up to one block at a time, with cached outputs in place of finished blocks."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial, wraps
 from itertools import count
 from typing import Any
@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from nxm_hf.layers.shard_exchange import computing_device, exchange, own_share
+from nxm_hf.layers.sharding import Shards
 from nxm_hf.pruning.calibration import Batch
 from nxm_hf.pruning.call_graph import CallGraph
 from nxm_hf.pruning.input_statistics import InputStatistics
+from nxm_hf.pruning.sharded_calls import completed_calls, replaced_calls
 
 # (number of the call, number of the block, its forward with its arguments) -> the output to use
 CallHandler = Callable[[int, int, partial], Any]
@@ -36,15 +39,20 @@ class BlockReplay:
     If cached outputs would change the result (side effects between blocks, or randomness), caching is disabled, and
     each pass computes all blocks before its own.
 
+    If weights are sharded, each process replays its share of the batches. All run as many passes, because FSDP2 gathers
+    weights in them; those with fewer batches repeat one.
+
     Create one with `BlockReplay.trace`, which runs the model to find these facts.
 
     Args:
         model: The model.
-        batches: The calibration batches.
+        batches: The calibration batches that this process replays.
         blocks: The blocks of the model.
         calls: The number of the block of each call in a forward pass.
         last_use: For each call, the last call that uses its output; -1 if none does.
         caches_outputs: Whether cached outputs may replace blocks.
+        counted: The number of batches that count; those after them are repeated.
+        total: The number of batches of all processes that count.
     """
 
     def __init__(
@@ -55,20 +63,29 @@ class BlockReplay:
         calls: Sequence[int],
         last_use: Sequence[float],
         caches_outputs: bool,
+        counted: int,
+        total: int,
     ):
-        self.model, self.batches, self.blocks = model, batches, blocks
+        self.model, self.batches, self.blocks, self.counted, self.total = model, batches, blocks, counted, total
         self.calls, self.last_use, self.caches_outputs = calls, last_use, caches_outputs
         self._outputs: list[Outputs] = [{} for _ in batches]
         self._cached = 0  # the outputs of all calls below this number are cached
 
     @classmethod
-    def trace(cls, model: nn.Module, batches: Sequence[Batch], blocks: Sequence[nn.Module]) -> "BlockReplay":
+    def trace(
+        cls,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        blocks: Sequence[nn.Module],
+        shards: Shards | None = None,
+    ) -> "BlockReplay":
         """Run the model on the first batch, to learn its calls and whether cached outputs can replace blocks.
 
         Args:
             model: The model, without wrappers.
-            batches: The calibration batches; at least one.
+            batches: The calibration batches of all processes; at least one.
             blocks: The blocks of the model.
+            shards: The processes that share the weights; None if they are whole.
 
         Returns:
             A replay that has computed no block yet.
@@ -79,7 +96,13 @@ class BlockReplay:
         caches_outputs = all(
             _cache_reproduces(model, batches[0], blocks, graph, block) for block in dict.fromkeys(graph.calls)
         )
-        return cls(model, batches, blocks, graph.calls, graph.last_use, caches_outputs)
+        counted = total = len(batches)
+        if shards is not None:
+            own = own_share(shards, batches)
+            counts, cache = zip(*exchange(shards, (len(own), caches_outputs)), strict=True)
+            counted, caches_outputs = len(own), all(cache)
+            batches = [*own, *[batches[0]] * (max(counts) - counted)]
+        return cls(model, batches, blocks, graph.calls, graph.last_use, caches_outputs, counted, total)
 
     @property
     def order(self) -> list[int]:
@@ -88,7 +111,8 @@ class BlockReplay:
 
     def twin(self) -> "BlockReplay":
         """Return a replay of the same passes that has computed no block yet."""
-        return BlockReplay(self.model, self.batches, self.blocks, self.calls, self.last_use, self.caches_outputs)
+        facts = self.calls, self.last_use, self.caches_outputs, self.counted, self.total
+        return BlockReplay(self.model, self.batches, self.blocks, *facts)
 
     @torch.no_grad()
     def collect(
@@ -113,7 +137,7 @@ class BlockReplay:
         end = own_calls[-1] + 1 if final else own_calls[0]  # the outputs of all calls before it are cached
         with statistics.listening():
             for number, (batch, outputs) in enumerate(zip(self.batches, self._outputs, strict=True)):
-                statistics.begin_batch(batch)
+                statistics.begin_batch(batch, counts=number < self.counted)
                 own = partial(observe, number) if observe else None
                 _run(self.model, batch, self.blocks, partial(self._replay, own_calls, end, outputs, statistics, own))
                 _drop_unused(outputs, self.last_use, end)
@@ -172,13 +196,12 @@ def _run(model: nn.Module, batch: Batch, blocks: Sequence[nn.Module], handler: C
     """Call the model with a batch, and the handler in place of the forward of each block."""
     accepted: Mapping[str, Any] = inspect.signature(model.forward).parameters
     options = {"use_cache": False} if "use_cache" in accepted else {}
-    with _handling_calls(blocks, handler), suppress(_PassEnds):
+    with replaced_calls(blocks, _handled_by(handler)), suppress(_PassEnds), completed_calls(model, blocks):
         model(**{**options, **_to_device_of(model, batch, copy=False)})
 
 
-@contextmanager
-def _handling_calls(blocks: Sequence[nn.Module], handler: CallHandler) -> Iterator[None]:
-    """Replace the forward of each block by the handler while the context is open."""
+def _handled_by(handler: CallHandler) -> Callable[[int, Callable], Callable]:
+    """Return how to replace what computes a block: by a call of the handler."""
     calls = count()
 
     def handled(number: int, forward: Callable) -> Callable:
@@ -188,21 +211,12 @@ def _handling_calls(blocks: Sequence[nn.Module], handler: CallHandler) -> Iterat
 
         return call
 
-    own_forwards = [vars(block).get("forward") for block in blocks]  # set on the instance, not by the class
-    try:
-        for number, block in enumerate(blocks):
-            block.forward = handled(number, block.forward)
-        yield
-    finally:
-        for block, own in zip(blocks, own_forwards, strict=True):
-            vars(block).pop("forward", None)
-            if own is not None:
-                block.forward = own
+    return handled
 
 
 def _to_device_of(model: nn.Module, values: Any, copy: bool = True) -> Any:
     """Move tensors to the model's device. They are copied, as a model may change a block's output in place."""
-    device = next(model.parameters()).device
+    device = computing_device(next(model.parameters()))
     return tree_map_only(Tensor, lambda tensor: tensor.to(device, copy=copy), values)
 
 

@@ -1,13 +1,15 @@
 """Prune a model block by block: each layer from the statistics of its inputs, which the earlier blocks determine."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
 from nxm_hf.layers.modules import find_blocks, plain_name
 from nxm_hf.layers.plan import Plan, Target
+from nxm_hf.layers.shard_exchange import computing_device, share_of
+from nxm_hf.layers.sharding import local
 from nxm_hf.pruners import Inputs, Magnitude, OneShot, PrunedWeight, output_error
 from nxm_hf.pruning.block_cache import BlockCache, PrunedBlock
 from nxm_hf.pruning.block_replay import BlockReplay, Observer
@@ -16,6 +18,7 @@ from nxm_hf.pruning.input_statistics import InputStatistics
 from nxm_hf.pruning.reconstruct_blocks import BlockReconstruction
 from nxm_hf.pruning.reconstruction import Reconstruction
 from nxm_hf.pruning.result import PrunedLayer, ReconstructedBlock
+from nxm_hf.pruning.sharded_layers import prune_by_owners
 from nxm_hf.solvers.entry_counts import count_entries
 from nxm_hf.text import shortened
 
@@ -55,13 +58,15 @@ def prune_blocks(
     names = list(modules)
     targets = {name: [t for t in plan.targets if t.name.startswith(f"{plain_name(name)}.")] for name in names}
     calibrates = batches and (report or pruner.needs_inputs or reconstruction)
-    replay = BlockReplay.trace(model, batches, list(modules.values())) if batches and calibrates else None
+    replay = BlockReplay.trace(model, batches, list(modules.values()), plan.shards) if batches and calibrates else None
     order = [names[number] for number in replay.order] if replay else names
     fitting = BlockReconstruction(replay, reconstruction, dense_inputs) if replay and reconstruction else None
     layers: dict[str, PrunedLayer] = {}
     reconstructed: list[ReconstructedBlock] = []
     unwritten: list[tuple[Sequence[Target], PrunedBlock]] = []
-    for name in tqdm([name for name in order if targets[name]], desc="Pruning blocks", dynamic_ncols=True):
+    others = plan.shards is not None and share_of(plan.shards) > 0  # only the first process shows its progress
+    pruned = [name for name in order if targets[name]]
+    for name in tqdm(pruned, desc="Pruning blocks", dynamic_ncols=True, disable=others):
         if fitting:
             fitting.begin(names.index(name), name)
         block = cache.load(plain_name(name)) if cache else None
@@ -107,8 +112,10 @@ def _collect(
     two_stacks = bool(getattr(getattr(replay.model, "config", None), "is_encoder_decoder", False))
     layers = [target.layer for target in targets]
     with_gram = report or pruner.needs_gram
-    statistics = InputStatistics(layers, len(replay.batches), pruner.needs_sample, two_stacks, with_gram)
+    statistics = InputStatistics(layers, replay.total, pruner.needs_sample, two_stacks, with_gram)
     replay.collect(block, statistics, observe)
+    if (shards := targets[0].shards) is not None:
+        statistics.add_up(shards, computing_device(layers[0].weight))
     return statistics
 
 
@@ -116,11 +123,11 @@ def _write(model: nn.Module, unwritten: list[tuple[Sequence[Target], PrunedBlock
     """Write finished blocks into the model, and empty the list."""
     for targets, block in unwritten:
         for target, (_, pruned) in zip(targets, block.layers, strict=True):
-            target.layer.matrix(target.layer.weight).copy_(pruned.weight)
+            target.matrix().copy_(pruned.weight)
             if pruned.bias is not None:
-                bias = _bias(target)
+                bias = target.layer.bias
                 assert bias is not None  # a pruner returns no bias for a layer without one
-                bias.copy_(pruned.bias)
+                local(bias).copy_(pruned.bias)
         for name, vector in block.vectors.items():
             model.get_parameter(name).copy_(vector)
     unwritten.clear()
@@ -129,16 +136,27 @@ def _write(model: nn.Module, unwritten: list[tuple[Sequence[Target], PrunedBlock
 def _prune_layers(
     targets: Sequence[Target], pruner: OneShot, statistics: InputStatistics | None, report: bool
 ) -> list[tuple[PrunedLayer, PrunedWeight]]:
-    inputs: Mapping[str, Inputs] = statistics.inputs() if statistics else {}
-    caveats = {target.name: statistics.caveats(target.name) if statistics else "" for target in targets}
-    return [_prune_layer(target, pruner, inputs.get(target.name), caveats[target.name], report) for target in targets]
+    def prune(target: Target, weight: Tensor, bias: Tensor | None) -> tuple[PrunedLayer, PrunedWeight]:
+        inputs = statistics.inputs_of(target.name) if statistics else None
+        caveats = statistics.caveats(target.name) if statistics else ""
+        return _prune_layer(target, weight, bias, pruner, inputs, caveats, report)
+
+    if (shards := targets[0].shards) is not None:
+        sharing = {target.name: statistics.sharing(target.name) if statistics else () for target in targets}
+        return prune_by_owners(targets, shards, sharing, prune)
+    return [prune(target, target.layer.matrix(target.layer.weight.detach()), target.layer.bias) for target in targets]
 
 
 def _prune_layer(
-    target: Target, pruner: OneShot, inputs: Inputs | None, caveats: str, report: bool
+    target: Target,
+    weight: Tensor,
+    bias: Tensor | None,
+    pruner: OneShot,
+    inputs: Inputs | None,
+    caveats: str,
+    report: bool,
 ) -> tuple[PrunedLayer, PrunedWeight]:
     """Prune one layer. If the method needs inputs and there are none, prune it by magnitude, with a note."""
-    weight, bias = target.layer.matrix(target.layer.weight.detach()), _bias(target)
     if pruner.needs_inputs and inputs is None:
         pruner, caveats = Magnitude(), f"{caveats}; pruned by magnitude"
     try:
@@ -162,10 +180,6 @@ def _prune_layer(
         note="; ".join(filter(None, [pruned.note, caveats])),
     )
     return layer, pruned
-
-
-def _bias(target: Target) -> Tensor | None:
-    return target.layer.bias
 
 
 def _kept_energy(weight: Tensor, mask: Tensor) -> float:

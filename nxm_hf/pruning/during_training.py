@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from nxm_hf.config import NxMConfig
 from nxm_hf.layers.plan import Plan
+from nxm_hf.layers.shard_exchange import exchange
+from nxm_hf.layers.sharding import local, reshard
 from nxm_hf.pruning.calibration import Batch, Sampling, evenly_spaced
 from nxm_hf.pruning.prune import prune
 from nxm_hf.pruning.trainer_batches import forward_inputs
@@ -97,7 +99,8 @@ class CalibratedPruner:
         elif failure := self._failure_of_any_process():
             logger.warning("%s could not prune this model (%s); %s", self._start.method, failure, FALLBACK)
             return
-        _broadcast_weights(self._plan)
+        if self._plan.shards is None:
+            _broadcast_weights(self._plan)
 
     def _failure_of_any_process(self) -> str | None:
         """Try to prune; return the first failure of any process, with the weights put back, or None."""
@@ -115,7 +118,7 @@ class CalibratedPruner:
     def _prune_with_rows(self) -> None:
         config, method = self._config, self._start.method
         with _random_state_kept():
-            batches = list(_batches(self._loader, self._plan, method))
+            batches = self._batches_of_all()
             result = prune(
                 self._plan.model,
                 config.pattern,
@@ -133,6 +136,20 @@ class CalibratedPruner:
             result.error or 0,
             result.magnitude_error or 0,
         )
+
+    def _batches_of_all(self) -> list[Batch]:
+        """Return batches of training rows; if weights are sharded and one process fails, raise in all."""
+        batches, failure = [], None
+        try:
+            batches = list(_batches(self._loader, self._plan, self._start.method))
+        except Exception as error:  # a collator can fail in any way
+            failure = error
+        if self._plan.shards is not None:
+            failures = [text for text in exchange(self._plan.shards, failure and str(failure)) if text is not None]
+            failure = failure or (ValueError(failures[0]) if failures else None)
+        if failure is not None:
+            raise failure
+        return batches
 
 
 def _check_custom_loop(plan: Plan, config: NxMConfig, start: CalibratedStart) -> None:
@@ -210,15 +227,16 @@ def _broadcast_weights(plan: Plan) -> None:
 
 
 def _copy_weights(plan: Plan) -> list[Tensor]:
-    return [parameter.detach().to("cpu", copy=True) for parameter in _parameters(plan)]
+    return [local(parameter.detach()).to("cpu", copy=True) for parameter in _parameters(plan)]
 
 
 @torch.no_grad()
 def _put_back_weights(plan: Plan, saved: list[Tensor]) -> None:
     for parameter, value in zip(_parameters(plan), saved, strict=True):
-        parameter.copy_(value)
+        local(parameter).copy_(value)
 
 
 def _parameters(plan: Plan) -> Iterator[nn.Parameter]:
+    reshard(plan.whole)
     # Once each: the two products of experts are of one module.
     return iter(dict.fromkeys(p for target in plan.targets for p in target.layer.module.parameters()))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from nxm_hf.layers.find import Layer
+from nxm_hf.layers.shard_exchange import add_up, exchange, share_of
+from nxm_hf.layers.sharding import Shards
 from nxm_hf.pruners import Inputs
 
 SAMPLE_SIZE = 4096  # the largest number of inputs in a sample, but for rounding up per batch
@@ -47,6 +49,29 @@ class GramSum:
         self.count += len(x)
         if sample_size and len(x):
             self.samples.append(x[:: -(-len(x) // sample_size)].clone())
+
+    @property
+    def sample_rows(self) -> int:
+        """Return the number of inputs in the sample."""
+        return sum(map(len, self.samples))
+
+    def add_up(self, shards: Shards, counts: Sequence[int], sample_rows: Sequence[int]) -> None:
+        """Add up the sums of all processes. Every process calls this.
+
+        Args:
+            shards: The processes.
+            counts: The number of inputs of each process, in the order of their shares.
+            sample_rows: The number of inputs in the sample of each process.
+        """
+        add_up(shards, self._upper)
+        add_up(shards, self.sum)
+        self.count = sum(counts)
+        if any(sample_rows):
+            sample = torch.zeros(sum(sample_rows), len(self.sum), device=self.sum.device)
+            begin = sum(sample_rows[: share_of(shards)])
+            sample[begin : begin + self.sample_rows] = torch.cat([sample[:0], *self.samples])
+            add_up(shards, sample)  # each row is that of one process
+            self.samples = [sample]
 
     @property
     def gram(self) -> Tensor:
@@ -102,6 +127,7 @@ class InputStatistics:
         self._sums: dict[tuple[str, ...], GramSum] = {}  # by the layers that share it
         self._inputs: dict[tuple, Inputs] = {}
         self._with_padding: set[str] = set()  # layers whose padding could not be recognised
+        self._counts_batch = True
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -111,18 +137,20 @@ class InputStatistics:
                 stack.callback(layer.module.register_forward_pre_hook(self._hook(layer), with_kwargs=True).remove)
             yield
 
-    def begin_batch(self, batch: Mapping[str, Any]) -> None:
+    def begin_batch(self, batch: Mapping[str, Any], counts: bool = True) -> None:
         """Use the attention masks of this batch for the inputs that follow.
 
         Args:
             batch: The arguments that the model is called with.
+            counts: Whether to add its inputs to the sums.
         """
+        self._counts_batch = counts
         self._masks = token_masks(batch, self._two_stacks)
         self._call_inputs.clear()
 
     def end_call(self) -> None:
         """Add the inputs that were recorded during one call of the block to the sums."""
-        for x, names in self._call_inputs.values():
+        for x, names in self._call_inputs.values() if self._counts_batch else ():
             layer = next(layer for layer in self._layers if layer.name == names[0])
             mask = self._masks[1] if _reads_decoder_tokens(layer) else self._masks[0]
             rows, without_padding = token_rows(_channels_last(layer.module, x), mask)
@@ -133,16 +161,46 @@ class InputStatistics:
             self._sums[tuple(names)].add(rows, self._sample_size)
         self._call_inputs.clear()
 
+    def add_up(self, shards: Shards, device: torch.device) -> None:
+        """Add up the sums of all processes. Every process calls this.
+
+        Args:
+            shards: The processes.
+            device: Where to sum the inputs of layers that were not called in this process.
+        """
+        own = {names: (len(sums.sum), sums.count, sums.sample_rows) for names, sums in self._sums.items()}
+        each = exchange(shards, (own, self._with_padding))
+        self._with_padding = {name for _, names in each for name in names}
+        summed = {}
+        for names, (width, *_) in {names: size for sizes, _ in each for names, size in sizes.items()}.items():
+            sizes = [sizes.get(names, (width, 0, 0)) for sizes, _ in each]
+            summed[names] = self._sums.get(names) or GramSum(width, device, self._with_gram)
+            summed[names].add_up(shards, [count for _, count, _ in sizes], [rows for *_, rows in sizes])
+        self._sums = summed
+
+    def sharing(self, name: str) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the layers of each sum that a layer's inputs are in; layers with equal ones share all.
+
+        Args:
+            name: The name of a layer of the block.
+        """
+        return tuple(names for names in self._sums if name in names)
+
+    def inputs_of(self, name: str) -> Inputs | None:
+        """Return the statistics of one layer, which those with the same inputs share; None if it was not called.
+
+        Args:
+            name: The name of a layer of the block.
+        """
+        keys = self.sharing(name)
+        if keys and keys not in self._inputs:
+            self._inputs[keys] = self._sums[keys[0]].inputs([self._sums[names] for names in keys[1:]])
+        return self._inputs[keys] if keys else None
+
     def inputs(self) -> dict[str, Inputs]:
         """Return the statistics of each layer that was called; layers with the same inputs share one object."""
-        by_layer = {}
-        for layer in self._layers:
-            keys = tuple(names for names in self._sums if layer.name in names)
-            if keys and keys not in self._inputs:
-                self._inputs[keys] = self._sums[keys[0]].inputs([self._sums[names] for names in keys[1:]])
-            if keys:
-                by_layer[layer.name] = self._inputs[keys]
-        return by_layer
+        each = {layer.name: self.inputs_of(layer.name) for layer in self._layers}
+        return {name: inputs for name, inputs in each.items() if inputs is not None}
 
     def caveats(self, name: str) -> str:
         """Return why the calibration data says little about a layer.
@@ -157,7 +215,7 @@ class InputStatistics:
             return "experts in one parameter, each with inputs of its own"
         if name not in {layer.name for layer in self._layers}:
             return "a convolution in groups, each with inputs of its own"
-        if (inputs := self.inputs().get(name)) is None:
+        if (inputs := self.inputs_of(name)) is None:
             return "never called with the calibration data"
         width, dead = len(inputs.mean), int((inputs.gram.diagonal() == 0).sum())
         reasons = {

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,6 +17,7 @@ from nxm_hf import pruners
 from nxm_hf.config import NxMConfig
 from nxm_hf.layers.modules import check_is_model, eval_no_grad
 from nxm_hf.layers.plan import Plan
+from nxm_hf.layers.sharding import reshard
 from nxm_hf.permutation.permute import Permutation
 from nxm_hf.pruners import OneShot
 from nxm_hf.pruning.block_cache import BlockCache
@@ -31,6 +33,7 @@ from nxm_hf.pruning.trainer_batches import forward_inputs, held_tokenizer
 from nxm_hf.solvers.entry_counts import count_entries
 from nxm_hf.storage.model_record import remove_record, set_record
 from nxm_hf.storage.verify import verify_targets
+from nxm_hf.text import shortened
 
 logger = logging.getLogger("nxm_hf")
 
@@ -63,6 +66,9 @@ def prune(
 
     The model is pruned block by block, so calibration costs about two forward passes of the model. Block outputs are
     cached in CPU memory.
+
+    A model that FSDP2 has sharded is pruned by all its processes. Every process calls this with the same arguments.
+    Each reads its share of the batches, and prunes some layers of a block for all.
 
     Args:
         model: A model with a stack of Transformer blocks; also in a container, such as a SentenceTransformer.
@@ -249,7 +255,7 @@ class PruningJob:
         config = check_arguments(pattern, pruner, inputs, layers, calibrates, reconstruction)
         plan = Plan.of(model, config)
         if plan.shards is not None:
-            raise ValueError("The weights are sharded, and prune needs whole ones; call it before fully_shard(model).")
+            _check_sharded(plan, reconstruction, permutes)
         _check_weights(plan)
         return cls(plan.model, config, plan, pruner, inputs == "dense", reconstruction, permutes)
 
@@ -275,6 +281,8 @@ class PruningJob:
         Returns:
             What was done to each layer.
         """
+        if cache is not None and self.plan.shards is not None:
+            raise ValueError("The weights are sharded, and cache= needs whole ones; call prune before fully_shard.")
         tokenizer = tokenizer or held_tokenizer(self.plan)
         scored = cast(PreTrainedModel, self.model)  # an evaluation refuses any other model
         scorer: Evaluation | TextEvaluation | None = None
@@ -292,6 +300,7 @@ class PruningJob:
             layers, blocks = prune_blocks(
                 self.model, self.plan, self.pruner, batches, self.dense_inputs, cache, report, self.reconstruction
             )
+        reshard(self.model)
         verify_targets(self.plan.targets).raise_for_problems()
         result = self._result(layers, calibrated=bool(batches), seconds=time.perf_counter() - begin)
         if permutation is not None:
@@ -378,13 +387,30 @@ def check_arguments(
     return config
 
 
+def _check_sharded(plan: Plan, reconstruction: Reconstruction | None, permutes: bool) -> None:
+    """Raise for what needs whole weights."""
+    experts = [target.name for target in plan.targets if target.layer.holds_experts]
+    needs_whole = {
+        'reconstruct="block"': reconstruction is not None,
+        "permute=True": permutes,
+        f"a container, {type(plan.whole).__name__}": plan.whole is not plan.model,
+        f"experts in one parameter ({shortened(experts)})": bool(experts),
+    }
+    for what, is_wanted in needs_whole.items():
+        if is_wanted:
+            raise ValueError(f"The weights are sharded, and {what} needs whole ones; call prune before fully_shard.")
+
+
 def _check_weights(plan: Plan) -> None:
     for target in plan.targets:
-        weight = target.layer.weight
-        if weight.is_meta:
+        if target.layer.weight.is_meta:
             raise ValueError(
                 f"{target.name} is on the meta device, where device_map= leaves what it offloads, and has no values. "
                 "Load the model without device_map=."
             )
-        if count := count_entries(weight).nans:
+    counts = torch.tensor([count_entries(target.matrix()).nans for target in plan.targets])
+    if plan.shards is not None:
+        counts = plan.shards.total(counts)
+    for target, count in zip(plan.targets, counts.tolist(), strict=True):
+        if count:
             raise ValueError(f"{target.name} holds {count} NaN, of which no mask can be made. Load another checkpoint.")

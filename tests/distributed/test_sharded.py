@@ -18,6 +18,7 @@ from tests.support.models import make_bert
 from tests.support.processes import command, run_group
 from tests.support.processes.sharded import FEW, RESUMED
 from tests.support.sharded_loops import ACROSS, MAKE, Uneven, config_of, loop
+from tests.support.sharded_modes import MODES
 from tests.support.training import assert_same, make_12_step_trainer
 
 pytestmark = pytest.mark.slow
@@ -169,6 +170,24 @@ def test_a_measured_rho_differs_by_rounding_alone(two):
         assert facts["measured"]["weights"] < 1e-3  # a tenth of one step of Adam
 
 
+def test_a_rho_that_is_measured_by_counts_is_that_of_whole_weights(two):
+    for facts in two:
+        facts = facts["measured_exactly"]
+        assert facts["rho"] > 0 and facts["sharded"] == facts["whole"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_way_to_run_fsdp_gives_the_same_bits(mode, two):
+    """In bf16, those of weights that are whole in each process. The weights that train are fp32 in both."""
+    for facts in two:
+        in_bf16, found = mode.startswith("bf16"), facts[f"modes/{mode}"]
+        assert found == facts["modes/bf16-one" if in_bf16 else "modes/plain"]
+        assert (found != facts["modes/plain"]) == in_bf16
+        assert all(part["ok"] for part in found.values())
+        for recipe in ("sr-ste", "admm"):
+            assert found[recipe]["types"] == ["torch.float32"] and found[recipe]["counts"] == 0
+
+
 def test_every_process_sees_what_is_wrong_in_another(two):
     """Layers of 5, 3 and 1 rows of 8; the second process has the last 2, 1 and 0 of them."""
     for facts in two:
@@ -252,8 +271,6 @@ def test_a_killed_process_ends_the_others_and_leaves_a_checkpoint_that_fewer_res
     ("name", "useful"),
     [
         ("custom", 'may look at whole weights.*DDP.*"sr-ste"'),
-        ("alps", 'asp prunes with alps.*settings={"scores": "fisher"}'),
-        ("prune", "before fully_shard"),
         ("tensors", "mesh of .*only FSDP2 is supported.*leave out tensor parallelism"),
         ("columns", "not sharded by rows; call fully_shard on all of them, without shard_placement_fn"),
     ],

@@ -1,6 +1,7 @@
 """Custom loops on sharded weights: models, losses, and a training of a few steps."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,6 +67,7 @@ def loop(
     batches: Sequence[int] = (0,),
     of: int = 1,
     total: int = 12,
+    **policies: Any,
 ) -> tuple[nn.Module, Engine, list]:
     """Train in a custom loop of 12 steps; return the model, the engine and the communications counted in each step.
 
@@ -79,11 +81,12 @@ def loop(
         mesh: The processes to shard over; by default all.
         batches: The batches of a step that this process takes, one after the other.
         of: The number of batches of a step that all processes take together.
+        policies: How to shard, as `fully_shard` takes it.
     """
     if shard:
         for _, block in list(find_blocks(model)):
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+            fully_shard(block, mesh=mesh, **policies)
+        fully_shard(model, mesh=mesh, **policies)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     engine, counts = attach(model, optimizer, config, total_steps=total), []
     if state is not None:

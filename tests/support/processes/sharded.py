@@ -1,18 +1,10 @@
-"""The program of the tests of FSDP2: it forks groups of processes, which train in turn, and writes their facts.
-
-Run as `-m ... FOLDER`. Process r of a group leaves `FOLDER/facts-GROUP-r.json`. The groups are forked after the
-imports, which take longer than a training.
-"""
+"""The program of the tests of training with FSDP2: groups of processes train in turn. Run it as `-m ... FOLDER`."""
 
 import functools
 import itertools
-import json
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -27,7 +19,6 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
 from transformers import Trainer, TrainerCallback
 
-import nxm_hf
 from nxm_hf import NxMConfig, attach
 from nxm_hf.engine.sharded_state import gather_optimizer
 from nxm_hf.layers import weight_part
@@ -38,14 +29,15 @@ from nxm_hf.storage.checkpoints import newest_complete
 from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import verify_targets
 from tests.support.custom_methods import Shrinking
+from tests.support.forked_groups import Groups, main
 from tests.support.grids import SPARSE
-from tests.support.models import make_model, make_rows, spare_imports
+from tests.support.models import make_model, make_rows
 from tests.support.sharded_loops import ACROSS, MAKE, Uneven, bytes_of, config_of, loop, loss_of
+from tests.support.sharded_modes import MODES, modes
 from tests.support.sharded_trainings import LAYERS, train
 
 FEW = ["asp", "sr-ste", "admm"]
 RESUMED = [*FEW, "set"]
-LIMIT = timedelta(seconds=60)  # of a communication
 
 
 def equal(folder: Path, recipe: str) -> dict:
@@ -111,6 +103,17 @@ def measured(folder: Path) -> dict:
         ends.append(torch.cat([whole(p.detach()).flatten() for p in model.parameters()]))
     apart = {"rho": float((rhos[0] / rhos[1] - 1).abs().max()), "weights": float((ends[0] - ends[1]).abs().max())}
     return {**apart, "counts": counts, "layers": len(rhos[0])}
+
+
+def measured_exactly(folder: Path) -> dict:
+    """Train with a rho that is measured by counts of groups, which no order of sums changes."""
+    config, facts = NxMConfig("admm", settings={"rho": "quantile"}), {}
+    for kind in ("whole", "sharded"):
+        _, engine, _ = loop(make_model("gpt2"), config, kind == "sharded", steps=22, total=22)
+        state = engine.state_dict()
+        facts[kind] = fingerprint(state.items())
+        facts["rho"] = min(float(t) for name, t in state.items() if name.endswith("/rho"))
+    return facts
 
 
 def hybrid(folder: Path, recipe: str) -> dict:
@@ -261,17 +264,9 @@ def broken(folder: Path) -> dict:
 def refused(folder: Path) -> dict:
     """Return the errors of what needs whole weights."""
     facts = {}
-    for name, config, model in (
-        ("alps", NxMConfig("asp", settings={"scores": "alps"}, warmup=0.5, exclude="back"), "uneven"),
-        ("custom", NxMConfig(Shrinking()), "gpt2"),
-    ):
-        try:
-            loop(MAKE[model](), NxMConfig.from_any(config).replace(exclude="back" if model == "uneven" else None), True)
-        except ValueError as error:
-            facts[name] = str(error)
     mesh = init_device_mesh("cpu", (2,))
     for name, act in (
-        ("prune", lambda: nxm_hf.prune(fully_shard(Uneven()), exclude="back")),
+        ("custom", lambda: loop(make_model("gpt2"), NxMConfig(Shrinking()), True)),
         (
             "tensors",
             lambda: attach_to(parallelize_module(Uneven(), mesh, {"layers.0.back": RowwiseParallel()})),
@@ -295,8 +290,7 @@ def attach_to(model: nn.Module) -> None:
     attach(model, torch.optim.SGD(model.parameters()), NxMConfig("asp", exclude="back"), total_steps=1)
 
 
-Checks = dict[Callable, list[tuple[str, ...]]]
-GROUPS: dict[str, tuple[int, Checks]] = {
+GROUPS: Groups = {
     "2": (
         2,
         {
@@ -306,52 +300,19 @@ GROUPS: dict[str, tuple[int, Checks]] = {
             called_back: [("admm",)],
             looped: [(recipe, name) for recipe in FEW for name in MAKE],
             measured: [()],
+            measured_exactly: [()],
+            modes: [(mode,) for mode in MODES],
             broken: [()],
             refused: [()],
         },
     ),
     "3": (3, {loaded: [(recipe,) for recipe in FEW], selected: [()]}),
     "4": (4, {across: [case[:3] for case in ACROSS], hybrid: [(recipe,) for recipe in FEW], launched: [("sr-ste",)]}),
-    "step": (3, {step: [()]}),
+    "step": (3, {step: [()]}),  # one of them dies
     "save": (3, {save: [()]}),
     "revived": (2, {revived: [("step",), ("save",)]}),
 }
 
 
-def work(name: str, rank: int, root: Path) -> None:
-    """Do the checks of a group in one of its processes, up to the first error."""
-    torch.set_num_threads(1)
-    spare_imports()
-    processes, checks = GROUPS[name]
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1", ACCELERATE_USE_CPU="true")  # the group is made below
-    store = dist.FileStore(str(root / f"store-{name}"), processes)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=processes, timeout=LIMIT)
-    facts = {}
-    try:
-        for check, cases in checks.items():
-            for case in cases:
-                facts["/".join((check.__name__, *case))] = check(root.joinpath(check.__name__, *case), *case)
-    except Exception:
-        facts["error"] = traceback.format_exc()
-    (root / f"facts-{name}-{rank}.json").write_text(json.dumps(facts))
-    sys.stdout.flush()
-    os._exit("error" in facts)  # at a normal exit, gloo's threads sometimes abort a process that has done all its work
-
-
-def main(folder: str) -> None:
-    """Fork the groups of processes, one group after the other."""
-    for name, (processes, _) in GROUPS.items():
-        children = []
-        for rank in range(processes):
-            if not (child := os.fork()):
-                work(name, rank, Path(folder))
-            children.append(child)
-        ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        (Path(folder) / f"ends-{name}.json").write_text(json.dumps(ends))
-        if any(ends) and name not in ("step", "save"):
-            sys.exit(f"a process of the group {name!r} failed")
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(GROUPS, sys.argv[1], failing=("step", "save"))
