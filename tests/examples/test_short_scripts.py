@@ -8,8 +8,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
 
 from nxm_hf import verify
 
@@ -46,16 +47,44 @@ def printed_metrics(text: str) -> dict:
     return [metrics for metrics in found if all(isinstance(value, float) for value in metrics.values())][-1]
 
 
+def check_answers(folder, script):
+    """The model names the right word in new texts, so the script gave it the right positions."""
+    model, tokenizer = AutoModelForQuestionAnswering.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    rows = script.make_rows(40, 5)
+    right = 0
+    for row in rows:
+        batch = tokenizer(row["question"], row["context"], return_tensors="pt")
+        with torch.no_grad():
+            found = model(**batch)
+        start, end = found.start_logits.argmax(), found.end_logits.argmax()
+        right += tokenizer.decode(batch.input_ids[0, start : end + 1]) == row["answers"]["text"][0]
+    assert right >= 34
+
+
+def check_tags(folder, script):
+    """The model tags the word after "not" in a new sentence, and no other."""
+    model, tokenizer = AutoModelForTokenClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        found = model(**tokenizer("word3 not word7 word9", return_tensors="pt")).logits[0, 1:-1].argmax(-1)
+    assert [model.config.id2label[int(tag)] for tag in found] == ["O", "O", "NEGATED", "O"]
+
+
+CHECKS = {"question_answering": check_answers, "token_classification": check_tags}
+
+
 @pytest.mark.parametrize("name", sorted(LEARNED))
 def test_a_script_learns_the_data_that_it_makes_and_saves_a_sparse_model(name, tmp_path, capsys):
     transformers.set_seed(0)
-    load(name).main([*LEARN, "--pattern", "1:4", "--output_dir", str(tmp_path)])
+    script = load(name)
+    script.main([*LEARN, "--pattern", "1:4", "--output_dir", str(tmp_path)])
     shown = capsys.readouterr().out
     metric, least = LEARNED[name]
     assert printed_metrics(shown)[metric] > least
     assert "density 0.2500: ok" in shown and verify(tmp_path, "1:4").ok
     assert AutoTokenizer.from_pretrained(tmp_path)("word1 not").input_ids
     assert AutoModel.from_pretrained(tmp_path)
+    if name in CHECKS:
+        CHECKS[name](tmp_path, script)
 
 
 def test_pruning_without_training_prints_the_perplexity_and_takes_a_model_and_texts_from_disk(tmp_path, capsys):
