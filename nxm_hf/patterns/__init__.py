@@ -13,6 +13,7 @@ from nxm_hf.patterns.nm import NM
 from nxm_hf.patterns.transposable import Transposable
 from nxm_hf.patterns.unstructured import Unstructured
 
+LONGEST_TEXT = 100  # of a pattern; Python takes long to read endless numbers
 PATTERNS: tuple[type[Pattern], ...] = (NM, Transposable, Unstructured, Block, Dense)
 
 
@@ -35,7 +36,8 @@ def parse(text: str | Pattern) -> Pattern:
     if not isinstance(text, str):
         hint = " YAML needs the quotes, without which 2:4 is a number." if isinstance(text, int) else ""
         raise TypeError(f"A pattern is a text or a Pattern; got {type(text).__name__} {text!r}. Write '2:4'.{hint}")
-    for pattern_class in PATTERNS:
+    readable = text.isascii() and len(text) <= LONGEST_TEXT  # Python reads digits of any script
+    for pattern_class in PATTERNS if readable else ():
         if (pattern := pattern_class.read(text.strip().lower())) is not None:
             return pattern
     forms = ", ".join(repr(pattern_class.examples[0]) for pattern_class in PATTERNS)

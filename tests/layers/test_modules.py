@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from nxm_hf.layers.find import find_layers
-from nxm_hf.layers.modules import inner_models, unwrap, without_wrappers
+from nxm_hf.layers.modules import has_adapter, inner_models, is_peft_model, unwrap, without_wrappers
 from tests.support.containers import Pair, make_encoder
 from tests.support.layers import PLAIN_NAMES, Plain, classifier, names_of
 
@@ -53,6 +53,16 @@ def test_a_container_is_the_model_inside_it_and_a_model_is_itself():
     assert without_wrappers(encoder) is encoder
     assert names_of(encoder) == names_of(inner)
     assert inner_models(encoder) == [("0.model", inner)] and inner_models(inner) == []
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by PEFT
+def test_a_model_with_an_adapter_is_unwrapped_to_its_base_and_a_plain_model_has_none():
+    peft = pytest.importorskip("peft")
+    base = classifier()
+    adapted = peft.get_peft_model(base, peft.LoraConfig(target_modules=["query"]))
+    assert is_peft_model(adapted) and not is_peft_model(base)
+    assert unwrap(adapted) is base and unwrap(nn.DataParallel(adapted)) is base
+    assert has_adapter(adapted) and not has_adapter(classifier())
 
 
 def test_a_module_that_saves_nothing_is_no_container():

@@ -95,6 +95,15 @@ def by_numpy(weight, mean, pattern):
     return np.quantile([max(b[~k]) / min(a[k]) for a, b, k in groups], QUANTILE, method="inverted_cdf")
 
 
+@pytest.mark.parametrize("size", [0.0, float("inf")])
+def test_a_quantile_that_is_no_strength_is_measured_again_at_the_next_step(size):
+    """As long as gradients vanish, and where one has overflowed, there is no pull."""
+    strange = [torch.full(SHAPE, size, dtype=torch.float64)] * MEASURED_STEPS
+    _, states, added = measure("2:4", tensors=strange)
+    assert all(float(state["rho"]) == 0 for state in states)
+    assert all(not pull.nan_to_num(0.0, 0.0, 0.0).any() for pull in added)
+
+
 @pytest.mark.parametrize("loss_scale", [1.0, 1024.0])
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "2:4-transposable", "unstructured:0.4", "block:4x4:0.5"])
 def test_rho_is_the_quantile_of_the_mean_gradient_over_the_smallest_kept_weight(pattern, loss_scale):

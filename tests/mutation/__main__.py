@@ -1,7 +1,9 @@
 """Plant small faults in the library, one at a time, and see whether the tests of the file notice.
 
 Run `python -m tests.mutation --count 40` for a sample; a larger count with the same seed goes on where that ended.
-Only the tests of the faulty file are run, as `tests/support/places.py` tells them. Outcomes are kept in a JSON file.
+The tests of the faulty file are run, as `tests/support/places.py` tells them: first those that reach the line. With
+`--further`, a mutant that they do not see meets the quick tests of its folder, and the laws of recipes and of resuming,
+as far as they reach the line. Outcomes are kept in a JSON file.
 Mutants that no test can tell from the code are listed with a reason in `tests/mutation/equivalents.json`.
 """
 
@@ -15,6 +17,25 @@ from tests.support.places import TESTS, place_of
 
 EQUIVALENTS = TESTS / "mutation" / "equivalents.json"
 FOLDERS = ("engine", "methods", "storage", "solvers", "layers")
+LAWS = ("tests/laws/test_recipes.py", "tests/laws/test_resume.py")
+# No test changes them, and they take longer to import than most tests to run.
+LIBRARIES = (
+    "torch",
+    "numba",
+    "accelerate",
+    "transformers.trainer",
+    "transformers.models.bert.modeling_bert",
+    "datasets",
+)
+
+
+def further_tests_of(file: str) -> tuple[str, ...]:
+    """Return glob patterns of tests that may see a fault of a file, beside its own tests.
+
+    Args:
+        file: The path of the file, from the root of the tree.
+    """
+    return (f"tests/{Path(file).parent.relative_to('nxm_hf')}/test_*.py", *LAWS)
 
 
 def main() -> int:
@@ -25,6 +46,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     parser.add_argument("--results", type=Path, default=Path("mutation.json"), help="what came of each mutant")
     parser.add_argument("--at-least", type=float, default=0.0, metavar="SHARE", help="share that must be seen")
+    parser.add_argument("--further", action="store_true", help="run further tests on those that would survive")
     given = parser.parse_args()
     root = TESTS.parent
     outcomes: Counter[str] = Counter()
@@ -34,6 +56,8 @@ def main() -> int:
             work=Path(place, "tree"),
             results=given.results,
             tests_of=lambda file: f"tests/{place_of(file.removeprefix('nxm_hf/'))}",
+            further_tests_of=further_tests_of if given.further else lambda file: (),
+            modules=LIBRARIES,
             equivalents=read_equivalents(EQUIVALENTS),
         )
         for mutant, outcome in campaign.run(

@@ -2,23 +2,19 @@
 
 import hashlib
 import json
-import os
 import random
-import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from tests.mutation.operators import Mutant, mutants_of
+from tests.mutation.operators import Mutant, lines_of_statement, mutants_of
+from tests.mutation.pytest_runs import NO_TESTS, NOT_RUN, Pytest, Reach, Run
 
 LEFT_OUT = (".git", "__pycache__", "out", "*.log", ".*_cache", ".hypothesis", "*.egg-info", "build", "dist")
-MEMORY = 24 * 2**30  # bytes of address space: a fault can ask for any amount
+QUICK = ("-m", "not slow")
+REACHES = ".reach"  # the end of the name of a file beside the results: which tests reach which lines
 FACTOR = 4  # a mutant may take this many times as long as the tests take without it
 
 
@@ -87,24 +83,31 @@ def sample(root: Path, folders: Sequence[str], count: int, seed: int) -> list[Mu
 class Campaign:
     """Runs mutants, and keeps what came of them in a file, from which a later run goes on.
 
+    A mutant meets tests in three turns, until one fails: tests of its file that reach its line, the shortest first; the
+    other tests of its file, which may reach it in processes of their own; and further tests that reach its line.
+
     Args:
-        root: The root of the tree, which is only read.
+        root: The root of the tree, which is copied and then left alone.
         work: An empty or missing folder for a copy of the tree.
         results: The JSON file; outcomes in it are kept unless the file or its tests have changed.
         tests_of: Return the glob pattern, from the root, of the test files of a file.
+        further_tests_of: Return glob patterns of further test files, of whose tests those marked as slow are left out.
         equivalents: Mutants that are not run.
         least_seconds: The shortest time limit.
         options: Further options of pytest.
+        modules: Modules that no test changes, which are imported once for all runs.
     """
 
     root: Path
     work: Path
     results: Path
     tests_of: Callable[[str], str]
+    further_tests_of: Callable[[str], Sequence[str]] = lambda file: ()
     equivalents: Sequence[Equivalent] = ()
     least_seconds: float = 30.0
-    options: Sequence[str] = ("-n0",)
-    _seconds: dict[tuple[str, ...], float] = field(default_factory=dict)
+    options: Sequence[str] = ("-p", "xdist", "-n0")
+    modules: Sequence[str] = ()
+    _mutated: Sequence[str] = ()
 
     def run(self, mutants: Sequence[Mutant]) -> Iterator[tuple[Mutant, str]]:
         """Yield each mutant with what came of it: "killed", "timed out", "survived" or "equivalent".
@@ -116,81 +119,92 @@ class Campaign:
             RuntimeError: If tests fail without a mutant.
         """
         shutil.copytree(self.root, self.work, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True)
-        known = json.loads(self.results.read_text()) if self.results.is_file() else {}
-        for mutant in mutants:
-            if any(equivalent.is_(mutant) for equivalent in self.equivalents):
-                yield mutant, "equivalent"
-                continue
-            digest = self._digest(mutant)
-            entry = known.get(mutant.key)
-            if entry is None or entry["digest"] != digest:
-                entry = {**asdict(mutant), "digest": digest, "outcome": self._outcome(mutant)}
-                known[mutant.key] = entry
-                self._write(known)
-            yield mutant, entry["outcome"]
+        known = self._read()
+        self._mutated = sorted({mutant.file for mutant in mutants})
+        with Pytest(self.work, [*self.options, "-x", "-q", "--doctest-modules"], self.modules) as pytest:
+            for mutant in mutants:
+                if any(equivalent.is_(mutant) for equivalent in self.equivalents):
+                    yield mutant, "equivalent"
+                    continue
+                further = self._files(self.further_tests_of(mutant.file))
+                digest = self._digest([mutant.file, *self._tests(mutant.file), *further])
+                entry = known.get(mutant.key)
+                if entry is None or entry["digest"] != digest:
+                    entry = {**asdict(mutant), "digest": digest, "outcome": self._outcome(mutant, pytest)}
+                    known[mutant.key] = entry
+                    self._write(known)
+                yield mutant, entry["outcome"]
 
-    def _outcome(self, mutant: Mutant) -> str:
-        tests = self._tests(mutant.file)
-        if tests not in self._seconds:
-            begin = time.monotonic()
-            if (code := self._pytest(tests, None)) != 0:
-                raise RuntimeError(f"The tests {' '.join(tests)} end with {code} without a mutant. Mend them first.")
-            self._seconds[tests] = time.monotonic() - begin
-        path, text = self.work / mutant.file, (self.root / mutant.file).read_text()
+    def _outcome(self, mutant: Mutant, pytest: Pytest) -> str:
+        text = (self.work / mutant.file).read_text()
+        for run in self._turns(mutant, lines_of_statement(text, mutant.line), pytest):
+            code = self._code_with(mutant, text, pytest, run)
+            if code is None:
+                return "timed out"
+            if code and (run.order is None or code not in NOT_RUN):
+                return "killed"
+        return "survived"
+
+    def _turns(self, mutant: Mutant, lines: range, pytest: Pytest) -> Iterator[Run]:
+        own, further = self._tests(mutant.file), self._files(self.further_tests_of(mutant.file))
+        reach = self._reach(own, mutant.file, pytest)
+        limit = max(self.least_seconds, FACTOR * reach.seconds)
+        first = reach.of(lines)
+        if first:
+            yield Run(own, first, limit=limit)
+        if not set(reach.times) <= set(first):
+            yield Run(own, [name for name in reach.times if name not in first], limit=limit)
+        if further:
+            reach = self._reach(further, mutant.file, pytest, QUICK)
+            last = [name for name in reach.of(lines) if not name.startswith(tuple(f"{file}::" for file in own))]
+            if last:
+                yield Run(further, last, QUICK, max(self.least_seconds, FACTOR * reach.seconds))
+
+    def _code_with(self, mutant: Mutant, text: str, pytest: Pytest, run: Run) -> int | None:
+        """Return how a run ends with the mutant in the copy of the tree."""
+        path = self.work / mutant.file
         path.write_text(mutant.applied_to(text))
         try:
-            code = self._pytest(tests, max(self.least_seconds, FACTOR * self._seconds[tests]))
+            return pytest.run(run)
         finally:
             path.write_text(text)
-        return "timed out" if code is None else "killed" if code else "survived"
+
+    def _reach(self, tests: tuple[str, ...], file: str, pytest: Pytest, options: Sequence[str] = ()) -> Reach:
+        """Return which of some tests reach the lines of a file, from a run without a mutant, or from the results."""
+        files = [file] if file in tests else self._mutated
+        key = " ".join((self._digest([*tests, *files]), file, *options))
+        kept = self._read(REACHES)
+        if key not in kept:
+            code, reaches = pytest.reach(tests, files, options)
+            if code and not (code == NO_TESTS and file not in tests):
+                print(pytest.output.read_text()[-3000:])
+                raise RuntimeError(f"The tests {' '.join(tests)} end with {code} without a mutant. Mend them first.")
+            kept |= {key.replace(file, name): reach.to_json() for name, reach in reaches.items()}
+            self._write(kept, REACHES)
+        return Reach.from_json(kept[key])
 
     def _tests(self, file: str) -> tuple[str, ...]:
-        found = sorted(str(path.relative_to(self.root)) for path in self.root.glob(self.tests_of(file)))
+        found = self._files([self.tests_of(file)])
         if not found:
             raise RuntimeError(f"{file} has no tests at {self.tests_of(file)}.")
         return (*found, file)  # which may hold doctests
 
-    def _pytest(self, tests: Sequence[str], limit: float | None) -> int | None:
-        """Run tests in the copy until one fails, and return the exit code, or None after the time limit."""
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--doctest-modules"]
-        environment = {**os.environ, "PYTHONPATH": str(self.work), "PYTHONDONTWRITEBYTECODE": "1"}
-        process = subprocess.Popen(
-            [*command, *self.options, *tests],
-            cwd=self.work,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=_limit_memory,
-        )
-        try:
-            return process.wait(limit)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            _end_group(process)
+    def _files(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        paths = {str(path.relative_to(self.work)) for pattern in patterns for path in self.work.glob(pattern)}
+        return tuple(sorted(paths))
 
-    def _digest(self, mutant: Mutant) -> str:
-        """Return a digest of the file and of its tests."""
+    def _digest(self, names: Iterable[str]) -> str:
+        """Return a digest of files."""
         sha = hashlib.sha256()
-        for name in (mutant.file, *self._tests(mutant.file)):
-            sha.update((self.root / name).read_bytes())
+        for name in names:
+            sha.update((self.work / name).read_bytes())
         return sha.hexdigest()[:16]
 
-    def _write(self, known: dict) -> None:
+    def _read(self, suffix: str = "") -> dict:
+        path = self.results.with_suffix(f"{suffix}.json")
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def _write(self, known: dict, suffix: str = "") -> None:
         temporary = self.results.with_suffix(".writing")
         temporary.write_text(json.dumps(known, indent=1, sort_keys=True))
-        temporary.replace(self.results)
-
-
-def _limit_memory() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-
-
-def _end_group(process: subprocess.Popen) -> None:
-    """End a process with all that it has started."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # nothing is left
-    process.wait()
+        temporary.replace(self.results.with_suffix(f"{suffix}.json"))

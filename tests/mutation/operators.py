@@ -18,6 +18,8 @@ _ARITHMETIC = {
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
 }
+# Functions that give the same when their first two arguments are exchanged.
+_SYMMETRIC = {"min", "max", "equal", "minimum", "maximum", "samefile", "samestat", "gcd", "add", "mul", "isclose"}
 _FUNCTIONS = {"min": "max", "max": "min", "any": "all", "all": "any"}
 
 
@@ -82,6 +84,23 @@ def mutants_of(file: str, text: str) -> list[Mutant]:
                 found.append(Mutant(file, function, node.lineno, operator, before, after, span))
     dropped = {mutant.span for mutant in found if mutant.operator == "statement"}
     return [mutant for mutant in found if mutant.operator != "call" or mutant.span not in dropped]
+
+
+def lines_of_statement(text: str, line: int) -> range:
+    """Return the lines of the smallest statement around a line; of a compound statement, those before its body.
+
+    Args:
+        text: The text of a file.
+        line: The number of a line.
+    """
+    lines = range(line, line + 1)
+    for node in ast.walk(ast.parse(text)):  # from the outside in
+        if isinstance(node, ast.stmt) and node.lineno <= line <= node.end_lineno:
+            body = getattr(node, "body", None)
+            end = body[0].lineno if isinstance(body, list) else node.end_lineno + 1
+            if line < end:
+                lines = range(node.lineno, end)
+    return lines
 
 
 def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
@@ -157,7 +176,9 @@ def _of_constants(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
 def _of_calls(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     if not isinstance(node, ast.Call):
         return
-    if len(node.args) >= 2 and not any(isinstance(argument, ast.Starred) for argument in node.args[:2]):
+    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    starred = any(isinstance(argument, ast.Starred) for argument in node.args[:2])
+    if len(node.args) >= 2 and not starred and name not in _SYMMETRIC:
         yield "swap", _but(node, args=[node.args[1], node.args[0], *node.args[2:]])
     for number in range(len(node.keywords)):
         yield "argument", _but(node, keywords=[*node.keywords[:number], *node.keywords[number + 1 :]])

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from tests.mutation.__main__ import EQUIVALENTS, FOLDERS
 from tests.mutation.campaign import Campaign, Equivalent, read_equivalents, sample
-from tests.mutation.operators import mutants_of
+from tests.mutation.operators import lines_of_statement, mutants_of
+from tests.mutation.pytest_runs import Pytest, Reach
 from tests.support.places import TESTS
 
 ROOT = TESTS.parent
@@ -78,6 +80,7 @@ def of_text(text: str) -> set[tuple[str, str]]:
         ("x = 0.5", {("constant", "x = (1.0)")}),
         ("x = True", {("constant", "x = (False)")}),
         ("f(a, b)", {("swap", "(f(b, a))"), ("statement", "pass")}),
+        ("x = max(a, b)", {("function", "x = (min(a, b))")}),
         ("x = f(a=b)", {("argument", "x = (f())")}),
         ("x = y.clone()", {("call", "x = (y)")}),
         ("y.zero_()", {("statement", "pass")}),
@@ -133,6 +136,44 @@ def test_a_campaign_goes_on_where_it_ended_and_runs_again_what_has_new_tests(sho
     more = TEST_PRICES.replace("price\n", "price, unseen\n", 1) + "    assert unseen(1, 2) == 3\n"
     (shop / "tests/test_prices.py").write_text(more)
     assert Counter(dict(campaign(shop, 3).run(mutants)).values()) == {"killed": 2}
+
+
+def test_further_tests_meet_what_the_tests_of_the_file_do_not_see(shop):
+    """Only those that reach the line, and none that is marked as slow."""
+    slow = "import pytest\nfrom shop.prices import unseen\n\n\n@pytest.mark.slow\ndef test_slow():\n    unseen(0, 1)\n"
+    other = "from shop.prices import unseen\n\n\ndef test_sum():\n    assert unseen(1, 2) == 3\n"
+    (shop / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow\n")
+    mutants = [m for m in mutants_of("shop/prices.py", PRICES) if m.before == "a + b"]
+    outcomes = []
+    for number, text in enumerate((slow, slow + "\n\n" + other)):
+        (shop / "tests/other.py").write_text(text)
+        runs = campaign(shop, number, further_tests_of=lambda file: ["tests/other.py"])
+        outcomes += dict(runs.run(mutants)).values()
+    assert outcomes == ["survived", "killed"]
+
+
+def test_tests_that_reach_a_line_are_run_first_and_the_shortest_before_the_others(shop):
+    runs = campaign(shop)
+    shutil.copytree(shop, runs.work)
+    with Pytest(runs.work, ["-q", "--doctest-modules"]) as pytest_:
+        code, reaches = pytest_.reach(["tests/test_prices.py", "shop/prices.py"], ["shop/prices.py"])
+    reach, lines = reaches["shop/prices.py"], PRICES.splitlines()
+    doctest, test = "shop/prices.py::shop.prices.count_down", "tests/test_prices.py::test_prices"
+    assert code == 0 and set(reach.times) == {doctest, test}
+
+    def of(text):
+        number = next(number for number, line in enumerate(lines, 1) if text in line)
+        return reach.of(lines_of_statement(PRICES, number))
+
+    assert of("steps += 1") == [doctest] and of("amount * 2.5") == [test] and of("a + b") == []
+    times = {name: seconds for seconds, name in enumerate(["c::1", "a::2", "b::3"])}
+    assert Reach({7: ["b::3", "a::"], 8: ["c::1"]}, times).of(range(7, 8)) == ["a::2", "b::3"]
+
+
+@pytest.mark.parametrize(("line", "lines"), [(3, [3, 4]), (4, [3, 4]), (5, [5]), (1, [1]), (2, [2])])
+def test_a_line_belongs_to_the_smallest_statement_around_it(line, lines):
+    text = "def f(a):\n    if a:\n        b = (a +\n             1)\n        return b\n"
+    assert list(lines_of_statement(text, line)) == lines
 
 
 def test_listed_equivalents_are_not_run(shop):

@@ -118,6 +118,13 @@ def test_texts_and_reprs_read_back(pattern):
     assert parse(pattern) is pattern
 
 
+@pytest.mark.parametrize("text", ["\u0662:\u0664", "\uff12:4", "1" * 5000 + ":4", "4" * 10**6 + "x2"], ids=len)
+def test_digits_of_other_scripts_and_endless_numbers_name_no_pattern(text):
+    with pytest.raises(ValueError, match="There is no pattern") as error:
+        parse(text)
+    assert len(str(error.value)) < 400
+
+
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_examples_print_as_they_are_written(text):
     assert str(parse(text)) == text

@@ -1,10 +1,12 @@
 """Operations of masked training, in torch and by kernels: the bits of a formula with one tensor for each term."""
 
+from inspect import signature
+
 import pytest
 import torch
 
 from nxm_hf.patterns import parse
-from nxm_hf.solvers import base, masked_ops, reference_only
+from nxm_hf.solvers import base, masked_ops, reference_only, weight_ops
 from tests.support.toy_training import same
 
 torch.set_num_threads(1)
@@ -44,6 +46,14 @@ def of(shape, dtype=torch.float32):
 
 def scaled(x, mask, factor):
     return x * torch.where(mask, torch.ones((), dtype=x.dtype), torch.tensor(factor, dtype=x.dtype))
+
+
+@pytest.mark.parametrize("module", [masked_ops, weight_ops], ids=lambda module: module.__name__)
+def test_kernels_are_tried_with_numbers_if_and_only_if_they_take_one(module):
+    """A trial without a number fails, and the kernel is never used again."""
+    operations = [value for value in vars(module).values() if isinstance(value, base.Operation)]
+    takes = [operation.name for operation in operations if "factor" in signature(operation.reference).parameters]
+    assert operations and takes == [operation.name for operation in operations if operation.factors]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
