@@ -21,6 +21,7 @@ from nxm_hf.config.values import (
     as_list,
     canonical_pattern,
     check_fraction,
+    check_places,
     describe_method,
     explain_unknown,
     looks_like_pattern,
@@ -107,7 +108,7 @@ class NxMConfig(PushToHubMixin):
 
     def __post_init__(self) -> None:
         if self.custom_method is None:
-            self._check_recipe()
+            check_places(self.recipe, self.pattern, recipes.names())
             self._set("recipe", recipes.RECIPES.find(self.recipe)[0])
         self._set("pattern", canonical_pattern(parse_json("pattern", self.pattern)))
         self._set("settings", parse_json("settings", self.settings) or {})
@@ -123,12 +124,6 @@ class NxMConfig(PushToHubMixin):
     def _set(self, name: str, value: Any) -> None:
         """Set a field while the frozen config is being made."""
         object.__setattr__(self, name, value)
-
-    def _check_recipe(self) -> None:
-        if isinstance(self.recipe, str) and looks_like_pattern(self.recipe):
-            raise ValueError(f"{self.recipe!r} is a pattern, and a recipe comes first. Write pattern={self.recipe!r}.")
-        if self.pattern != "dense" and self.pattern in recipes.names():  # "dense" is both
-            raise ValueError(f"{self.pattern!r} is a recipe, and no pattern. Write recipe={self.pattern!r}.")
 
     def _check_values(self) -> None:
         if self.on_indivisible not in ("error", "skip"):
@@ -345,7 +340,7 @@ class NxMConfig(PushToHubMixin):
         if isinstance(sparsity, dict):
             return cls.from_dict(sparsity)
         if isinstance(sparsity, Path):
-            return cls._from_path(sparsity)
+            return cls.from_dict(read_config_file(sparsity))
         if isinstance(sparsity, str):
             return cls._from_text(sparsity.strip())
         if isinstance(sparsity, Method):
@@ -359,22 +354,11 @@ class NxMConfig(PushToHubMixin):
     def _from_text(cls, text: str) -> "NxMConfig":
         if text.startswith("{"):
             return cls.from_dict(parse_json("sparsity", text))
-        if text.endswith(CONFIG_SUFFIXES):
-            return cls._from_path(Path(text))
-        if looks_like_pattern(text):
+        if looks_like_pattern(text) and not text.endswith(CONFIG_SUFFIXES):
             return cls(pattern=text)
-        if text and Path(text).exists() and text not in recipes.names():
-            return cls._from_path(Path(text))
+        if text.endswith(CONFIG_SUFFIXES) or (text not in recipes.names() and text and Path(text).exists()):
+            return cls.from_dict(read_config_file(Path(text)))
         return cls(recipe=text)
-
-    @classmethod
-    def _from_path(cls, path: Path) -> "NxMConfig":
-        if path.is_dir():
-            raise ValueError(
-                f"{path} is a directory. Write sparsity=NxMConfig.from_pretrained({str(path)!r}) for the config of the "
-                "model in it. To train that model with its masks, leave sparsity out."
-            )
-        return cls.from_dict(read_config_file(path))
 
     def to_json_string(self) -> str:
         """Return `to_dict` as JSON text."""

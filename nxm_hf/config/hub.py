@@ -190,8 +190,13 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file does not hold a mapping.
+        ValueError: If it is a directory, has another suffix, or does not hold a mapping.
     """
+    if path.is_dir():
+        raise ValueError(
+            f"{path} is a directory. Write sparsity=NxMConfig.from_pretrained({str(path)!r}) for the config of "
+            "the model in it. To train that model with its masks, leave sparsity out."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"There is no config file {path}. Write the path of a JSON or YAML file.")
     if path.suffix not in CONFIG_SUFFIXES:

@@ -158,6 +158,23 @@ def check_fraction(field: str, value: Any) -> None:
         raise ValueError(f"{field} is a fraction of training, 0 to below 1; got {value!r}. Write {field}=0.1.")
 
 
+def check_places(recipe: Any, pattern: Any, recipes: Collection[str]) -> None:
+    """Raise if a pattern stands in the place of the recipe, or the other way round.
+
+    Args:
+        recipe: What stands in the place of the recipe.
+        pattern: What stands in the place of the pattern.
+        recipes: The names of all recipes.
+
+    Raises:
+        ValueError: If they are exchanged.
+    """
+    if isinstance(recipe, str) and looks_like_pattern(recipe):
+        raise ValueError(f"{recipe!r} is a pattern, and a recipe comes first. Write pattern={recipe!r}.")
+    if pattern != "dense" and pattern in recipes:  # "dense" is both
+        raise ValueError(f"{pattern!r} is a recipe, and no pattern. Write recipe={pattern!r}.")
+
+
 def looks_like_pattern(text: str) -> bool:
     """Return True if a text is meant as a pattern, such as "2:4", "4x2", "2/4" or "block:4:0.5", and not as a recipe.
 

@@ -1,4 +1,4 @@
-"""What processes with sharded weights exchange beside their parts: data, sums over all of them, and results of one."""
+"""Exchange what processes with sharded weights need: data, sums over all of them, and results of one."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar

@@ -1,6 +1,5 @@
 """Prune a model in place without training, block by block, from a few hundred sentences."""
 
-import difflib
 import inspect
 import logging
 import time
@@ -15,11 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nxm_hf import pruners
 from nxm_hf.config import NxMConfig
-from nxm_hf.layers.modules import check_is_model, eval_no_grad
+from nxm_hf.layers.modules import eval_no_grad
 from nxm_hf.layers.plan import Plan
 from nxm_hf.layers.sharding import reshard
 from nxm_hf.permutation.permute import Permutation
 from nxm_hf.pruners import OneShot
+from nxm_hf.pruning.arguments import check_order, check_settings
 from nxm_hf.pruning.block_cache import BlockCache
 from nxm_hf.pruning.blockwise import prune_blocks
 from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
@@ -124,9 +124,10 @@ def prune(
         >>> prune(model, "1:4").density
         0.25
     """
-    _check_order(model, pattern)
+    check_order(model, pattern)
     method = method or default_method(calibration)
-    _check_settings(method, settings)
+    names = [name for name in inspect.signature(prune).parameters if name not in ("model", "settings")]
+    check_settings(method, settings, names)
     check_paths(calibration, evaluation)
     sampling = Sampling(samples, length, batch_size, pack, columns, seed)
     calibrates, fit = calibration is not None, Reconstruction.of(reconstruct)
@@ -146,53 +147,6 @@ def default_method(calibration: object) -> str:
         ('magnitude', 'alps')
     """
     return "magnitude" if calibration is None else "alps"
-
-
-def _check_order(model: object, pattern: object) -> None:
-    """Raise if a path stands where the model should, or another argument where the pattern should."""
-    if isinstance(pattern, nn.Module):
-        raise TypeError(f"prune takes the model first. Write prune(model, {model!r}).")
-    if isinstance(model, (str, Path)):
-        raise TypeError(
-            f"prune takes a model, and got the path {str(model)!r}. Load it with from_pretrained, or type "
-            f"`nxm prune {model} OUT`."
-        )
-    check_is_model(model)
-    if pattern in pruners.names():
-        raise ValueError(f"{pattern!r} is a method, and a pattern comes before it. Write method={pattern!r}.")
-
-
-# Names of other libraries for arguments of `prune`.
-_OTHER_NAMES = {
-    "nsamples": "samples",
-    "n_samples": "samples",
-    "num_samples": "samples",
-    "num_calibration_samples": "samples",
-    "seqlen": "length",
-    "seq_len": "length",
-    "max_length": "length",
-    "max_seq_length": "length",
-    "dataset": "calibration",
-    "calibration_data": "calibration",
-    "target_modules": "include",
-    "targets": "include",
-    "ignore": "exclude",
-    "sparsity": "pattern",
-    "sparsity_pattern": "pattern",
-    "recipe": "method",
-    "eval_dataset": "evaluation",
-}
-
-
-def _check_settings(method: str | OneShot, settings: Mapping[str, Any]) -> None:
-    """Raise for a setting that the method does not have and that looks like an argument of `prune`."""
-    own = pruners.settings(method) if isinstance(method, str) else {}
-    arguments = [name for name in inspect.signature(prune).parameters if name not in ("model", "settings")]
-    for name in settings:
-        near = difflib.get_close_matches(name, [*own, *arguments], n=1, cutoff=0.7)
-        meant = _OTHER_NAMES.get(name) or (near[0] if near else None)
-        if name not in own and meant is not None:
-            raise ValueError(f"prune has no {name}=; write {meant}=.")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import torch
 from transformers import BertForSequenceClassification, PreTrainedModel
 
 from nxm_hf import prune, verify
+from nxm_hf.storage.replacing import SAVING
 from nxm_hf.trainer.save_hook import SaveHook
-from tests.support.containers import make_encoder
+from tests.support.containers import Encoder, make_encoder
 from tests.support.models import assert_equal_weights, make_bert
 from tests.support.training import make_12_step_trainer
 
@@ -95,3 +96,18 @@ def test_a_save_after_one_that_failed_is_hooked_too(tmp_path):
         encoder.save(tmp_path / "file")
     encoder.save(tmp_path / "end")
     assert (tmp_path / "end/nxm_config.json").is_file()
+
+
+def test_a_save_that_is_called_by_another_one_is_done_once(tmp_path):
+    places = []
+
+    class Noting(Encoder):
+        def save(self, path, card=True):
+            places.append(path)
+            super().save(path, card=card)
+
+    encoder = Noting(make_encoder()[0].model)
+    SaveHook(encoder, encoder[0].model).attach()
+    prune(encoder, "2:4")
+    encoder.save_pretrained(str(tmp_path))
+    assert [place.count(SAVING) for place in places] == [1]
