@@ -107,12 +107,13 @@ def draw(variants: dict[float, Runs], results: ModelResults, task: str, limits: 
         left, right = figure.subplots(1, 2)
         bars = [deviation(runs.scores) for runs in variants.values()]
         left.errorbar(similar, scores, yerr=bars if bars[0] == bars[0] else None, fmt="o-", capsize=3)
-        for rho, x, y in zip(variants, similar, scores, strict=True):
-            left.annotate(f"{rho:g}", (x, y), textcoords="offset points", xytext=(5, 6))
+        for number, (rho, x, y) in enumerate(zip(variants, similar, scores, strict=True)):
+            above = 5 if number % 2 == 0 else -12  # so that the labels of two close points stay apart
+            left.annotate(f"{rho:g}", (x, y), textcoords="offset points", xytext=(-6, above), ha="right")
         for name, style in (("dense", "--"), ("asp", ":")):
             if runs := results.find(task, name):
                 left.axhline(mean(runs.scores), linestyle=style, color="tab:gray", label=name)
-        left.set(xlabel="mean similarity of masks between ADMM iterations; labels: rho", ylabel=metric)
+        left.set(xlabel="mask similarity between ADMM iterations; labels: rho", ylabel=metric)
         left.legend()
         right.semilogx(list(variants), similar, "s-", color="tab:orange", label="similarity (left)")
         for share, limit in zip(SHARES, limits, strict=True):
@@ -123,7 +124,8 @@ def draw(variants: dict[float, Runs], results: ModelResults, task: str, limits: 
         other.semilogx(list(variants), scores, "o-", color="tab:blue", label=f"{metric} (right)")
         other.set_ylabel(metric)
         handles = [*right.get_lines()[:1], *other.get_lines()]
-        right.legend(handles, [str(line.get_label()) for line in handles], loc="center left")
+        names = [str(line.get_label()) for line in handles]
+        right.legend(handles, names, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
         figure.savefig(output, metadata={"Date": None} if output.suffix == ".svg" else None)
 
 

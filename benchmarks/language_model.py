@@ -159,7 +159,7 @@ class Study:
                 if self.result(cell) is None:
                     began = time.process_time()
                     model = self._model(cell)
-                    found: dict[str, Any] = {**asdict(cell), **self._measure(model, cell)}
+                    found: dict[str, Any] = {**asdict(cell), "steps": self._steps(cell), **self._measure(model, cell)}
                     found["cpu_seconds"] = round(time.process_time() - began, 1)
                     _write_json(self.folder / "cells" / f"{cell.slug}.json", found)
                     print(f"{cell.slug}: perplexity {found['perplexity']:.2f}", flush=True)
@@ -178,8 +178,7 @@ class Study:
             return self._trained(cell)
         model = self._dense(cell.seed)
         if cell.how == "tuned":
-            steps = max(round(self.options.steps * self.options.share), 1)
-            return self._train(model, cell, steps, self.options.tuning_rate)
+            return self._train(model, cell, self.options.tuning_rate)
         prune(
             model,
             cell.pattern,
@@ -201,7 +200,7 @@ class Study:
         torch.manual_seed(cell.seed)
         model: PreTrainedModel = LlamaForCausalLM(self._shape())
         print(f"a model of {sum(weight.numel() for weight in model.parameters()) / 1e6:.2f} M weights", flush=True)
-        model = self._train(model, cell, self.options.steps, self.options.learning_rate)
+        model = self._train(model, cell, self.options.learning_rate)
         model.save_pretrained(self.folder / f"dense-{cell.seed}")
         return model
 
@@ -224,9 +223,15 @@ class Study:
             self.options.model or self.folder / f"dense-{seed}", dtype=torch.float32
         )
 
-    def _train(self, model: PreTrainedModel, cell: Cell, steps: int, rate: float) -> PreTrainedModel:
+    def _steps(self, cell: Cell) -> int:
+        """Return the number of steps that a cell trains for."""
+        if cell.how == "tuned":
+            return max(round(self.options.steps * self.options.share), 1)
+        return self.options.steps if cell.how == "trained" and not self.options.model else 0
+
+    def _train(self, model: PreTrainedModel, cell: Cell, rate: float) -> PreTrainedModel:
         """Train a model by the recipe of a cell, from the last checkpoint if there is one."""
-        folder = self.folder / "runs" / cell.slug
+        folder, steps = self.folder / "runs" / cell.slug, self._steps(cell)
         args = TrainingArguments(
             output_dir=str(folder),
             max_steps=steps,

@@ -39,6 +39,8 @@ def test_every_cell_is_measured_and_nothing_of_a_run_is_left(finished):
     assert len(found) == 6 and len(set(found.values())) == 6
     assert all(1 < value < 400 for value in found.values())
     assert not list((study.folder / "runs").iterdir())
+    steps = {"trained": 10, "pruned": 0, "tuned": 5}
+    assert all(study.result(cell)["steps"] == steps[cell.how] for cell in study.cells(0))
     assert len({study.result(cell)["tokens"] for cell in study.cells(0)}) == 1
 
 
@@ -58,7 +60,7 @@ def test_a_training_that_was_stopped_ends_as_an_unbroken_one(finished):
     read: list[torch.nn.Module] = []
 
     def stop_at_the_fourth_batch(module, inputs):
-        if isinstance(module, LlamaForCausalLM):
+        if isinstance(module, LlamaForCausalLM) and module.training:
             read.append(module)
             if len(read) == 4:
                 raise KeyboardInterrupt
@@ -66,10 +68,10 @@ def test_a_training_that_was_stopped_ends_as_an_unbroken_one(finished):
     hook = register_module_forward_pre_hook(stop_at_the_fourth_batch)
     with pytest.raises(KeyboardInterrupt):
         main(words)
-    hook.remove()
     assert (study.folder / "runs" / cell.slug / "checkpoint-3").is_dir() and study.result(cell) is None
     main(words)
-    assert numbers(study) == before
+    hook.remove()
+    assert len(read) == 6 and numbers(study) == before  # three steps, the fourth that was stopped, and two to the end
 
 
 def test_the_rows_that_are_measured_are_not_trained_on(finished):
