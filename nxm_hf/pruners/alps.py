@@ -17,6 +17,7 @@ from nxm_hf.settings import at_least_one, at_least_zero, one_of
 
 CHECK_EVERY = 3  # iterations between two comparisons of the mask
 RHO_GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))  # (share of the mask that changed, factor of rho above it)
+ROUGH = 0.1  # share of the least error at which the fit of a candidate stops, before one of them is chosen
 RESTART = 0.2  # factor of rho while the mask has never changed: the first rho was too large
 
 
@@ -70,14 +71,19 @@ class ALPS(OneShot):
     def _best(
         self, weight: Tensor, candidates: Sequence[PrunedWeight], hessian: Hessian, pattern: Pattern
     ) -> PrunedWeight:
-        """Return the candidate of least cost after its fit, chosen for each band of rows that the pattern couples."""
+        """Return the candidate of least cost, chosen for each band of rows that the pattern couples.
+
+        All candidates are fitted roughly before. The chosen rows then go on from there to the tolerance, together.
+        """
         band = 1 if isinstance(pattern, NM) else pattern.m if isinstance(pattern, Transposable) else len(weight)
-        fitted = [least_squares(weight, c.mask, c.weight, hessian, self.tolerance) for c in candidates]
+        rough = max(ROUGH, self.tolerance)
+        fitted = [least_squares(weight, c.mask, c.weight, hessian, rough) for c in candidates]
         costs = [hessian.cost(weight - one).unflatten(0, (-1, band)).sum(1) for one in fitted]
         best = torch.stack(costs).argmin(0).repeat_interleave(band)  # [out]: the index of the candidate
         rows = torch.arange(len(weight), device=weight.device)
         mask = torch.stack([c.mask for c in candidates])[best, rows]
-        return apply_mask(torch.stack(fitted)[best, rows], mask)
+        start = torch.stack(fitted)[best, rows]
+        return apply_mask(least_squares(weight, mask, start, hessian, self.tolerance), mask)
 
 
 def admm_search(weight: Tensor, hessian: Hessian, pattern: Pattern, rho: float, steps: int) -> PrunedWeight:

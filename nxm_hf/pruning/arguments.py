@@ -34,24 +34,20 @@ _OTHER_NAMES = {
 
 
 def check_order(model: object, pattern: object) -> None:
-    """Raise if a path stands where the model should, or another argument where the pattern should.
+    """Raise if another argument stands where the model or the pattern should.
 
     Args:
         model: The first argument of `prune`.
         pattern: The second one.
 
     Raises:
-        TypeError: If the first one is no model.
+        TypeError: If the first one is neither a model nor a path.
         ValueError: If the second one is a method.
     """
     if isinstance(pattern, nn.Module):
         raise TypeError(f"prune takes the model first. Write prune(model, {model!r}).")
-    if isinstance(model, (str, Path)):
-        raise TypeError(
-            f"prune takes a model, and got the path {str(model)!r}. Load it with from_pretrained, or type "
-            f"`nxm prune {model} OUT`."
-        )
-    check_is_model(model)
+    if not isinstance(model, (str, Path)):
+        check_is_model(model)
     if pattern in pruners.names():
         raise ValueError(f"{pattern!r} is a method, and a pattern comes before it. Write method={pattern!r}.")
 

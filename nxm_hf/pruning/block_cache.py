@@ -87,10 +87,6 @@ class BlockCache:
         }
         write_state(self.folder / block, header, tensors)
 
-    def clear(self) -> None:
-        """Delete the directory once the job is finished."""
-        shutil.rmtree(self.folder)
-
     def _difference(self, job: dict[str, Any]) -> str | None:
         """Return how the job in the directory differs from this one, or None if it is the same."""
         try:

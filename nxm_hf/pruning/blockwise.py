@@ -1,8 +1,10 @@
 """Prune a model block by block: each layer from the statistics of its inputs, which the earlier blocks determine."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
@@ -19,6 +21,7 @@ from nxm_hf.pruning.reconstruct_blocks import BlockReconstruction
 from nxm_hf.pruning.reconstruction import Reconstruction
 from nxm_hf.pruning.result import PrunedLayer, ReconstructedBlock
 from nxm_hf.pruning.sharded_layers import prune_by_owners
+from nxm_hf.pruning.streamed_blocks import StreamedBlocks
 from nxm_hf.solvers.entry_counts import count_entries
 from nxm_hf.text import shortened
 
@@ -35,6 +38,7 @@ def prune_blocks(
     cache: BlockCache | None = None,
     report: bool = True,
     reconstruction: Reconstruction | None = None,
+    streamed: StreamedBlocks | None = None,
 ) -> tuple[dict[str, PrunedLayer], list[ReconstructedBlock]]:
     """Prune one block after another, in the order in which the model calls them, in place.
 
@@ -49,6 +53,8 @@ def prune_blocks(
         report: Whether to compute the errors of the layers' outputs. Without it, only what the method needs is
             collected.
         reconstruction: How each block is fitted to the outputs of the dense block; None if it is not.
+        streamed: The blocks, if their weights stay in files. Finished ones are then in the cache alone. Without a
+            cache they are pruned again when they are read, which only a method that reads no inputs allows.
 
     Returns:
         Layer -> what was done to it; and what reconstruction did to each block.
@@ -63,28 +69,102 @@ def prune_blocks(
     fitting = BlockReconstruction(replay, reconstruction, dense_inputs) if replay and reconstruction else None
     layers: dict[str, PrunedLayer] = {}
     reconstructed: list[ReconstructedBlock] = []
-    unwritten: list[tuple[Sequence[Target], PrunedBlock]] = []
+    writer = _Writer(model, pruner, dense_inputs, cache, streamed)
     others = plan.shards is not None and share_of(plan.shards) > 0  # only the first process shows its progress
     pruned = [name for name in order if targets[name]]
     for name in tqdm(pruned, desc="Pruning blocks", dynamic_ncols=True, disable=others):
+        number = names.index(name)
         if fitting:
-            fitting.begin(names.index(name), name)
+            fitting.begin(number, name)
         block = cache.load(plain_name(name)) if cache else None
         if block is None:
+            if streamed:
+                streamed.load(number)
+                check_weights(targets[name])
             observe = fitting.observe if fitting else None
-            statistics = _collect(replay, names.index(name), targets[name], pruner, report, observe) if replay else None
+            statistics = _collect(replay, number, targets[name], pruner, report, observe) if replay else None
             block = PrunedBlock(_prune_layers(targets[name], pruner, statistics, report))
             if fitting:
                 block = fitting.fit(model, name, targets[name], block)
             if cache:
                 cache.save(plain_name(name), block)
-        unwritten.append((targets[name], block))
-        if not dense_inputs:  # with dense inputs, all blocks stay dense until the last one is collected
-            _write(model, unwritten)
+        writer.add(number, plain_name(name), targets[name], block)
         layers.update((layer.name, layer) for layer, _ in block.layers)
         reconstructed += [block.reconstructed] if block.reconstructed else []
-    _write(model, unwritten)
+        del block  # its memory, before that of the next one is taken
+    writer.close()
     return layers, reconstructed
+
+
+def check_weights(targets: Sequence[Target]) -> None:
+    """Raise if a weight has no values, or holds a NaN. If weights are sharded, every process calls this.
+
+    Args:
+        targets: The layers; at least one.
+
+    Raises:
+        ValueError: If no mask can be made of a weight.
+    """
+    for target in targets:
+        if target.layer.weight.is_meta:
+            raise ValueError(
+                f"{target.name} is on the meta device, where device_map= leaves what it offloads, and has no values. "
+                "Load the model without device_map=."
+            )
+    counts = torch.tensor([count_entries(target.matrix()).nans for target in targets])
+    if (shards := targets[0].shards) is not None:
+        counts = shards.total(counts)
+    for target, count in zip(targets, counts.tolist(), strict=True):
+        if count:
+            raise ValueError(f"{target.name} holds {count} NaN, of which no mask can be made. Load another checkpoint.")
+
+
+class _Writer:
+    """Writes finished blocks into the model: each at once, or all at the end if inputs are those of dense blocks."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pruner: OneShot,
+        at_end: bool,
+        cache: BlockCache | None,
+        streamed: StreamedBlocks | None,
+    ):
+        self._model, self._pruner, self._at_end = model, pruner, at_end
+        self._cache, self._streamed = cache, streamed
+        self._waiting: list[Callable[[], None]] = []
+
+    def add(self, number: int, name: str, targets: Sequence[Target], block: PrunedBlock) -> None:
+        if self._streamed is None:
+            self._waiting.append(partial(_write, self._model, targets, block))
+        else:
+            read_again = partial(self._write_again, name, targets)
+            self._waiting.append(partial(self._streamed.finished, number, read_again))
+            if not self._at_end and self._streamed.holds(number):
+                _write(self._model, targets, block)
+        if not self._at_end:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        if self._streamed is not None:
+            self._streamed.forget()
+
+    def _flush(self) -> None:
+        for write in self._waiting:
+            write()
+        self._waiting.clear()
+
+    def _write_again(self, name: str, targets: Sequence[Target]) -> None:
+        """Write a block that was finished before, and that has just been read from the files of the dense model."""
+        if self._cache is None:
+            for target in targets:
+                matrix = target.layer.matrix(target.layer.weight.detach())
+                matrix.copy_(self._pruner(matrix, None, None, target.pattern).weight)
+        elif block := self._cache.load(name):
+            _write(self._model, targets, block)
+        else:
+            raise ValueError(f"The finished block {name} can no longer be read. Type the same command again.")
 
 
 def _warn_of_experts(plan: Plan, pruner: OneShot) -> None:
@@ -119,18 +199,17 @@ def _collect(
     return statistics
 
 
-def _write(model: nn.Module, unwritten: list[tuple[Sequence[Target], PrunedBlock]]) -> None:
-    """Write finished blocks into the model, and empty the list."""
-    for targets, block in unwritten:
-        for target, (_, pruned) in zip(targets, block.layers, strict=True):
-            target.matrix().copy_(pruned.weight)
-            if pruned.bias is not None:
-                bias = target.layer.bias
-                assert bias is not None  # a pruner returns no bias for a layer without one
-                local(bias).copy_(pruned.bias)
-        for name, vector in block.vectors.items():
-            model.get_parameter(name).copy_(vector)
-    unwritten.clear()
+@torch.no_grad()
+def _write(model: nn.Module, targets: Sequence[Target], block: PrunedBlock) -> None:
+    """Write a finished block into the model."""
+    for target, (_, pruned) in zip(targets, block.layers, strict=True):
+        target.matrix().copy_(pruned.weight)
+        if pruned.bias is not None:
+            bias = target.layer.bias
+            assert bias is not None  # a pruner returns no bias for a layer without one
+            local(bias).copy_(pruned.bias)
+    for name, vector in block.vectors.items():
+        model.get_parameter(name).copy_(vector)
 
 
 def _prune_layers(

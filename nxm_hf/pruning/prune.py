@@ -1,45 +1,26 @@
-"""Prune a model in place without training, block by block, from a few hundred sentences."""
+"""Prune a model in place without training, block by block, from a few hundred sentences; or that of a directory."""
 
 import inspect
-import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from nxm_hf import pruners
-from nxm_hf.config import NxMConfig
-from nxm_hf.layers.modules import eval_no_grad
-from nxm_hf.layers.plan import Plan
-from nxm_hf.layers.sharding import reshard
-from nxm_hf.permutation.permute import Permutation
 from nxm_hf.pruners import OneShot
 from nxm_hf.pruning.arguments import check_order, check_settings
 from nxm_hf.pruning.block_cache import BlockCache
-from nxm_hf.pruning.blockwise import prune_blocks
-from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
-from nxm_hf.pruning.evaluation import Evaluation
-from nxm_hf.pruning.permute_first import permute_first
-from nxm_hf.pruning.perplexity import TextEvaluation, is_causal
+from nxm_hf.pruning.calibration import Sampling
+from nxm_hf.pruning.directory import prune_directory
+from nxm_hf.pruning.job import PruningJob, default_method
 from nxm_hf.pruning.reconstruction import Reconstruction
-from nxm_hf.pruning.result import PrunedLayer, PruningResult, peak_memory, record_pruning
+from nxm_hf.pruning.result import PruningResult
 from nxm_hf.pruning.text_rows import check_paths
-from nxm_hf.pruning.trainer_batches import forward_inputs, held_tokenizer
-from nxm_hf.solvers.entry_counts import count_entries
-from nxm_hf.storage.model_record import remove_record, set_record
-from nxm_hf.storage.verify import verify_targets
-from nxm_hf.text import shortened
-
-logger = logging.getLogger("nxm_hf")
 
 
 def prune(
-    model: nn.Module,
+    model: nn.Module | str | Path,
     pattern: str | dict[str, str] = "2:4",
     method: str | OneShot | None = None,
     calibration: str | Path | Iterable | None = None,
@@ -60,18 +41,21 @@ def prune(
     evaluation: str | Path | Iterable | None = None,
     cache: BlockCache | None = None,
     report: bool = True,
+    out: str | Path | None = None,
     **settings: Any,
 ) -> PruningResult:
-    """Prune a model in place, without training.
+    """Prune a model in place, without training; or the model of a directory into another directory.
 
     The model is pruned block by block, so calibration costs about two forward passes of the model. Block outputs are
-    cached in CPU memory.
+    cached in CPU memory. Of a directory, two blocks are in memory at a time, beside the embeddings and these outputs.
+    So the model may be larger than memory.
 
     A model that FSDP2 has sharded is pruned by all its processes. Every process calls this with the same arguments.
     Each reads its share of the batches, and prunes some layers of a block for all.
 
     Args:
-        model: A model with a stack of Transformer blocks; also in a container, such as a SentenceTransformer.
+        model: A model with a stack of Transformer blocks; also in a container, such as a SentenceTransformer. With
+            `out`, the directory of a saved model, or the name of a model on the Hub.
         pattern: Where zeros may stand, such as "2:4"; or a mapping by role, such as
             `{"ffn": "2:4", "default": "4:8"}`.
         method: A name of `nxm_hf.pruners.names()`, or a `nxm_hf.pruners.OneShot` object. By default "alps" with
@@ -103,9 +87,11 @@ def prune(
         evaluation: What to score the model on before and after, in a list or a file. For a model for sequence
             classification: labelled rows, with one or two columns of text and a column `label`. For a causal language
             model: a text, whose `perplexity` is computed.
-        cache: Where finished blocks are kept, so that a killed job can continue.
+        cache: Where finished blocks are kept, so that a killed job can continue. With `out`, they always are.
         report: Whether to compute the error of each layer's outputs. If False, "magnitude" reads no calibration
             data, and "wanda" collects the norms of inputs alone.
+        out: The directory to write if `model` is one; it must not exist, or be empty. After an interruption, the same
+            call continues after the last finished block.
         **settings: The settings of the method, if `method` is a name; see `nxm_hf.pruners.settings(method)`.
 
     Returns:
@@ -114,7 +100,7 @@ def prune(
     Raises:
         ValueError: If an argument is wrong, a layer does not fit the pattern, or weights or inputs are not finite.
             The model is not changed then, unless the error appears during calibration.
-        TypeError: If `model` is a path and not a model.
+        TypeError: If `model` is a path and there is no `out`, or the other way round.
         FileNotFoundError: If `calibration` or `evaluation` is neither a file nor a Hub dataset.
 
     Example:
@@ -125,246 +111,48 @@ def prune(
         0.25
     """
     check_order(model, pattern)
-    method = method or default_method(calibration)
     names = [name for name in inspect.signature(prune).parameters if name not in ("model", "settings")]
-    check_settings(method, settings, names)
-    check_paths(calibration, evaluation)
+    check_settings(method or default_method(calibration), settings, names)
     sampling = Sampling(samples, length, batch_size, pack, columns, seed)
-    calibrates, fit = calibration is not None, Reconstruction.of(reconstruct)
+    if isinstance(model, (str, Path)) or out is not None:
+        _check_directories(model, out, cache)
+        return prune_directory(
+            str(model),
+            str(out),
+            pattern,
+            method,
+            calibration,
+            tokenizer=tokenizer,
+            sampling=sampling,
+            settings=settings,
+            evaluation=evaluation,
+            inputs=inputs,
+            reconstruct=reconstruct,
+            permute=permute,
+            include=include,
+            exclude=exclude,
+            on_indivisible=on_indivisible,
+            report=report,
+        )
+    method = method or default_method(calibration)
     layers = dict(include=include, exclude=exclude, on_indivisible=on_indivisible)
+    check_paths(calibration, evaluation)
+    calibrates, fit = calibration is not None, Reconstruction.of(reconstruct)
     job = PruningJob.check(model, pattern, method, settings, inputs, layers, calibrates, fit, permute)
     return job.run(calibration, tokenizer, sampling, evaluation, cache, report)
 
 
-def default_method(calibration: object) -> str:
-    """Return the method that prunes if none is named: the best by our measurements in docs/log.md.
-
-    Args:
-        calibration: The calibration data, or None.
-
-    Example:
-        >>> default_method(None), default_method(["A sentence."])
-        ('magnitude', 'alps')
-    """
-    return "magnitude" if calibration is None else "alps"
-
-
-@dataclass(frozen=True)
-class PruningJob:
-    """A pruning of one model that was checked, and that has changed nothing yet.
-
-    Args:
-        model: The model, without wrappers.
-        config: The pattern, and the layers to prune.
-        plan: The layers of this model, each with its pattern.
-        pruner: The method.
-        dense_inputs: Whether blocks receive the outputs of dense blocks.
-        reconstruction: How blocks are fitted to the dense ones; None if they are not.
-        permutes: Whether channels are reordered before.
-    """
-
-    model: nn.Module
-    config: NxMConfig
-    plan: Plan
-    pruner: OneShot
-    dense_inputs: bool
-    reconstruction: Reconstruction | None = None
-    permutes: bool = False
-
-    @classmethod
-    def check(
-        cls,
-        model: nn.Module,
-        pattern: str | dict[str, str],
-        method: str | OneShot,
-        settings: Mapping[str, Any],
-        inputs: str,
-        layers: Mapping[str, Any],
-        calibrates: bool,
-        reconstruction: Reconstruction | None = None,
-        permutes: bool = False,
-    ) -> "PruningJob":
-        """Check the arguments of `prune`, and find the layers to prune.
-
-        Args:
-            model: The model.
-            pattern: Where zeros may stand.
-            method: A name of a method, or a method object.
-            settings: The settings of the method, if it is a name.
-            inputs: "pruned" or "dense".
-            layers: `include`, `exclude` and `on_indivisible`.
-            calibrates: Whether there is calibration data.
-            reconstruction: How blocks are fitted to the dense ones.
-            permutes: Whether channels are reordered before.
-
-        Returns:
-            The job.
-
-        Raises:
-            ValueError: If an argument is wrong, or a weight has no finite values to be pruned.
-        """
-        if isinstance(method, OneShot) and settings:
-            raise ValueError(f"A method object has its settings in it; got {', '.join(settings)}. Leave them out.")
-        pruner = method if isinstance(method, OneShot) else pruners.make(method, **settings)
-        config = check_arguments(pattern, pruner, inputs, layers, calibrates, reconstruction)
-        plan = Plan.of(model, config)
-        if plan.shards is not None:
-            _check_sharded(plan, reconstruction, permutes)
-        _check_weights(plan)
-        return cls(plan.model, config, plan, pruner, inputs == "dense", reconstruction, permutes)
-
-    def run(
-        self,
-        calibration: str | Path | Iterable | None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        sampling: Sampling | None = None,
-        evaluation: str | Path | Iterable | None = None,
-        cache: BlockCache | None = None,
-        report: bool = True,
-    ) -> PruningResult:
-        """Prune the model in place, and record in its config how.
-
-        Args:
-            calibration: See `prune`.
-            tokenizer: See `prune`.
-            sampling: How much text to read.
-            evaluation: See `prune`.
-            cache: See `prune`.
-            report: See `prune`.
-
-        Returns:
-            What was done to each layer.
-        """
-        if cache is not None and self.plan.shards is not None:
-            raise ValueError("The weights are sharded, and cache= needs whole ones; call prune before fully_shard.")
-        tokenizer = tokenizer or held_tokenizer(self.plan)
-        scored = cast(PreTrainedModel, self.model)  # an evaluation refuses any other model
-        scorer: Evaluation | TextEvaluation | None = None
-        if evaluation is not None:
-            make = TextEvaluation.from_text if is_causal(self.model) else Evaluation.from_rows
-            scorer = make(evaluation, scored, tokenizer)
-        before = scorer(scored) if scorer else {}
-        begin = time.perf_counter()
-        reads = calibration is not None and (report or self.pruner.needs_inputs or self.reconstruction is not None)
-        made = [] if calibration is None or not reads else make_batches(calibration, self.model, tokenizer, sampling)
-        batches = [part for batch in made for part in forward_inputs(batch, self.plan)]
-        with eval_no_grad(self.model):
-            permutation = self._permute(batches)
-            remove_record(self.model)
-            layers, blocks = prune_blocks(
-                self.model, self.plan, self.pruner, batches, self.dense_inputs, cache, report, self.reconstruction
-            )
-        reshard(self.model)
-        verify_targets(self.plan.targets).raise_for_problems()
-        result = self._result(layers, calibrated=bool(batches), seconds=time.perf_counter() - begin)
-        if permutation is not None:
-            result = replace(result, permuted=(permutation.before, permutation.after))
-        if self.reconstruction is not None:
-            result = replace(result, reconstruct=asdict(self.reconstruction), blocks=tuple(blocks))
-        set_record(self.model, record_pruning(self.config, result))
-        if scorer is None:
-            return result
-        scores = {metric: (before[metric], value) for metric, value in scorer(scored).items()}
-        return replace(result, scores=scores, rows=scorer.count, unit=scorer.unit)
-
-    def _permute(self, batches: Sequence[Batch]) -> Permutation | None:
-        """Reorder channels if that is asked for."""
-        if not self.permutes:
-            return None
-        by_inputs = self.pruner.needs_inputs and bool(batches)
-        return permute_first(self.model, self.plan, self.config, batches, by_inputs)
-
-    def _result(self, by_name: Mapping[str, PrunedLayer], calibrated: bool, seconds: float) -> PruningResult:
-        layers = tuple(by_name[target.name] for target in self.plan.targets)
-        tokens = [layer.tokens or 0 for layer in layers]
-        undetermined = [x for x in layers if x.tokens is not None and x.tokens < x.shape[1]]
-        if undetermined:
-            logger.warning(
-                "The calibration data has fewer tokens (%d) than %d of the layers have inputs (up to %d); "
-                "give more text, or larger samples= and length=.",
-                min(layer.tokens or 0 for layer in undetermined),
-                len(undetermined),
-                max(layer.shape[1] for layer in undetermined),
-            )
-        return PruningResult(
-            method=type(self.pruner).__name__.lower(),
-            settings=asdict(self.pruner) if is_dataclass(self.pruner) else {},
-            layers=layers,
-            skipped=self.plan.skipped,
-            tokens=max(tokens, default=0) if calibrated else None,
-            seconds=seconds,
-            peak_memory=peak_memory(),
+def _check_directories(model: object, out: str | Path | None, cache: BlockCache | None) -> None:
+    """Raise unless a directory is to be pruned into another one, which is where finished blocks are kept beside."""
+    if not isinstance(model, (str, Path)):
+        raise TypeError(
+            f"out= is for the directory of a saved model, and model is a {type(model).__name__}, which is pruned in "
+            "place. Leave out= away, and write model.save_pretrained(out) afterwards."
         )
-
-
-def check_arguments(
-    pattern: str | dict[str, str],
-    pruner: OneShot,
-    inputs: str,
-    layers: Mapping[str, Any],
-    calibrates: bool,
-    reconstruction: Reconstruction | None = None,
-) -> NxMConfig:
-    """Check the arguments of `prune` that can be checked without a model.
-
-    Args:
-        pattern: Where zeros may stand.
-        pruner: The method.
-        inputs: "pruned" or "dense".
-        layers: `include`, `exclude` and `on_indivisible`.
-        calibrates: Whether there is calibration data.
-        reconstruction: How blocks are fitted to the dense ones.
-
-    Returns:
-        The config that says what to prune.
-
-    Raises:
-        ValueError: If an argument is wrong.
-    """
-    config = NxMConfig(recipe="asp", **{"pattern": pattern, **layers})
-    name = type(pruner).__name__.lower()
-    if config.is_dense:
-        raise ValueError(f"pattern={config.pattern!r} prunes nothing. Write pattern='2:4', or any other.")
-    if inputs not in ("pruned", "dense"):
-        raise ValueError(f'inputs must be "pruned" or "dense"; got {inputs!r}. Write inputs="pruned".')
-    if reconstruction and not calibrates:
-        raise ValueError(
-            "Reconstruction fits blocks to the outputs of the dense model, so it needs calibration data. Write "
-            'calibration="texts.txt" (--calibration texts.txt), or reconstruct="none".'
+    if out is None:
+        raise TypeError(
+            f"prune takes a model, and got the path {str(model)!r}. Load it with from_pretrained, or name a directory "
+            f"to write with out=, as `nxm prune {model} OUT` does."
         )
-    if pruner.needs_inputs and not calibrates:
-        raise ValueError(
-            f"{name} scores weights by the inputs of each layer, so it needs calibration data: a list of texts, a "
-            "file, the name of a data set on the Hub, or ready batches. Write "
-            'calibration="texts.txt" (--calibration texts.txt), or choose method="magnitude".'
-        )
-    return config
-
-
-def _check_sharded(plan: Plan, reconstruction: Reconstruction | None, permutes: bool) -> None:
-    """Raise for what needs whole weights."""
-    experts = [target.name for target in plan.targets if target.layer.holds_experts]
-    needs_whole = {
-        'reconstruct="block"': reconstruction is not None,
-        "permute=True": permutes,
-        f"a container, {type(plan.whole).__name__}": plan.whole is not plan.model,
-        f"experts in one parameter ({shortened(experts)})": bool(experts),
-    }
-    for what, is_wanted in needs_whole.items():
-        if is_wanted:
-            raise ValueError(f"The weights are sharded, and {what} needs whole ones; call prune before fully_shard.")
-
-
-def _check_weights(plan: Plan) -> None:
-    for target in plan.targets:
-        if target.layer.weight.is_meta:
-            raise ValueError(
-                f"{target.name} is on the meta device, where device_map= leaves what it offloads, and has no values. "
-                "Load the model without device_map=."
-            )
-    counts = torch.tensor([count_entries(target.matrix()).nans for target in plan.targets])
-    if plan.shards is not None:
-        counts = plan.shards.total(counts)
-    for target, count in zip(plan.targets, counts.tolist(), strict=True):
-        if count:
-            raise ValueError(f"{target.name} holds {count} NaN, of which no mask can be made. Load another checkpoint.")
+    if cache is not None:
+        raise ValueError("With out=, finished blocks are kept beside it until it is written. Leave cache= away.")

@@ -43,5 +43,25 @@ class ConvertedWeights:
             raise KeyError(key)
         return whole.view(self._shapes[key])
 
+    def names(self, key: str) -> list[str]:
+        """Return the names in the files of a tensor of the model; of one that is saved in pieces, those of them all.
+
+        Args:
+            key: The name of the tensor in the state dict of the model.
+        """
+        return [self._names[key]] if key in self._names else list(self._pieces(key, "meta"))
+
+    def part(self, key: str, name: str, tensor: Tensor) -> Tensor:
+        """Return what is saved of a tensor under one of its names.
+
+        Args:
+            key: The name of the tensor in the state dict of the model.
+            name: One of `names(key)`.
+            tensor: The tensor.
+        """
+        if key in self._names:
+            return tensor
+        return tensor.flatten()[self._pieces(key, str(tensor.device))[name]]
+
     def _pieces(self, key: str, device: str) -> dict[str, Tensor]:
         return pieces_in_files(self._model, key, self._shapes[key], device) if key in self._shapes else {}

@@ -121,6 +121,23 @@ def model_files_since(folder: str | Path, before: dict[str, FileStamp]) -> list[
     return [name for name in written if any(fnmatch(name, pattern) for pattern in MODEL_FILES)]
 
 
+def file_digests(folder: str | Path, pattern: str) -> dict[str, str]:
+    """Return the digests of files of a directory. Those in its manifest are believed, and other files are read.
+
+    Args:
+        folder: The directory, whose files were compared with its manifest.
+        pattern: Which files, such as "*.safetensors".
+
+    Raises:
+        ValueError: If the manifest is damaged, or of a newer version.
+    """
+    names = sorted(path.name for path in Path(folder).glob(pattern))
+    recorded = read_manifest(folder) or {}
+    new = [name for name in names if name not in recorded]
+    entries = {**recorded, **_entries(Path(folder), new)}
+    return {name: entries[name]["digest"] for name in names}
+
+
 def read_manifest(folder: str | Path) -> dict[str, dict[str, Any]] | None:
     """Read the manifest of a directory.
 

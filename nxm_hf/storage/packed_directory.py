@@ -1,9 +1,7 @@
 """Pack a saved model into another directory, and unpack it again; each is written in full or not at all."""
 
-import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +22,10 @@ from nxm_hf.storage.model_files import skeleton
 from nxm_hf.storage.model_record import read_record
 from nxm_hf.storage.replacing import replaced
 from nxm_hf.storage.saving import bytes_of, check_free, copy_beside, write_record, written_whole
+from nxm_hf.storage.shard_writer import write_shards
 from nxm_hf.storage.verify import verify
-from nxm_hf.storage.weight_files import INDEX, WeightFiles
-from nxm_hf.storage.weight_writer import Entry, write_tensors
+from nxm_hf.storage.weight_files import WeightFiles
+from nxm_hf.storage.weight_writer import Entry
 from nxm_hf.text import shortened
 
 _RESULT = "nxm_pruning.json"  # of `nxm prune`; it describes the model in either form
@@ -91,7 +90,7 @@ def pack_directory(source: str | Path, out: str | Path) -> PackingResult:
         writer = _Packer(
             files, {names[layer]: row for layer, row in rows.items()}, {names[layer] for layer in transposed}
         )
-        _write_shards(files, folder, writer.entries, writer.read)
+        write_shards(files, folder, writer.entries, writer.read)
         config = NxMPackedConfig({layer: record.layers[layer] for layer in rows}, transposed, names)
         _write_beside(source, folder, {"quantization_config": config.to_dict()}, record)
         return _result(config, source, folder, folder, left_plain)
@@ -120,7 +119,7 @@ def unpack_directory(source: str | Path, out: str | Path) -> PackingResult:
             f"{type(model).__name__} in {source} is not packed. Name a directory that `nxm pack` or save_packed wrote."
         )
     with WeightFiles(source) as files, written_whole(out, 2 * bytes_of(source)) as folder:
-        _write_shards(files, folder, lambda name: [files.entry(name)], files.__getitem__)
+        write_shards(files, folder, lambda name: [files.entry(name)], files.__getitem__)
         _write_beside(source, folder, {}, _record(source))
         return _result(config, source, folder, source, {})
 
@@ -249,24 +248,6 @@ def _file_names(files: WeightFiles, model: PreTrainedModel, layers: list[str]) -
     if not all(f"{layer}.weight" in files for layer in layers):
         names = names_in_files(model, layers)
     return {layer: name for layer, name in names.items() if f"{name}.weight" in files}
-
-
-def _write_shards(
-    files: WeightFiles, folder: Path, entries: Callable[[str], list[Entry]], read: Callable[[str], Tensor]
-) -> None:
-    """Write a file for each file of the source, with the tensors that `entries` names, and an index if it has one."""
-    weight_map: dict[str, str] = {}
-    size = 0
-    for shard, names in files.shards.items():
-        written = [entry for name in names for entry in entries(name)]
-        if written:
-            write_tensors(folder / shard, written, read, files.metadata(shard))
-            weight_map |= {entry.name: shard for entry in written}
-            size += sum(entry.nbytes for entry in written)
-    if (files.folder / INDEX).is_file():
-        metadata = json.loads((files.folder / INDEX).read_text(encoding="utf-8")).get("metadata", {})
-        payload = {"metadata": {**metadata, "total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
-        write_json(folder, INDEX, payload)
 
 
 def _write_beside(source: Path, folder: Path, added: dict[str, Any], record: SparsityRecord | None) -> None:

@@ -25,6 +25,7 @@ from nxm_hf.storage.quantized import as_numbers, check_readable, quantization_of
 from nxm_hf.text import table
 
 _COUNTS = ("nonzeros", "violations", "negative_zeros", "not_finite")
+_AT_ONCE = 8  # layers that are read before files are closed
 UNMERGED = "The adapter stands beside them unmerged; `nxm merge BASE ADAPTER OUT` makes one sparse model of both."
 
 
@@ -304,6 +305,26 @@ def verify_targets(targets: Iterable[Target]) -> Verification:
         if target.pattern_here is not target.pattern:  # a pattern of all processes counts for all
             counts["violations"] = part.violations
         found.append(replace(part, shape=target.layer.shape, pattern=target.pattern, **counts))
+    return Verification(tuple(found))
+
+
+def verify_written(folder: str | Path, model: nn.Module, targets: Iterable[Target]) -> Verification:
+    """Check the weights of targets as they are in files. What was read counts as memory until a file is closed.
+
+    Args:
+        folder: Directory of the files, which are closed after every few layers.
+        model: A model of the class that saved them; its own weights are not looked at.
+        targets: Its layers, each with its pattern.
+
+    Returns:
+        What was found.
+    """
+    targets, found = tuple(targets), []
+    for begin in range(0, len(targets), _AT_ONCE):
+        part = targets[begin : begin + _AT_ONCE]
+        weights = layer_weights(folder, model, [target.layer for target in part])
+        matrices = (_matrix(target.layer, weight) for target, weight in zip(part, weights, strict=True))
+        found += [_look(target.layer, target.pattern, matrix) for target, matrix in zip(part, matrices, strict=True)]
     return Verification(tuple(found))
 
 

@@ -11,6 +11,22 @@ from torch import Tensor
 
 _WIDTHS = {"8": 1, "6": 2, "2": 4, "4": 8}  # by the last digit of a type such as F32 or BF16: its bytes
 
+_KINDS = {"bfloat16": "BF16", "bool": "BOOL", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """Return the name of a type in safetensors files.
+
+    Args:
+        dtype: The type.
+
+    Example:
+        >>> type_name(torch.bfloat16), type_name(torch.float32), type_name(torch.uint8)
+        ('BF16', 'F32', 'U8')
+    """
+    name = str(dtype).removeprefix("torch.")
+    return _KINDS.get(name) or name.replace("uint", "U").replace("float", "F").replace("int", "I")
+
 
 class Entry(NamedTuple):
     """Describe a tensor of a file.

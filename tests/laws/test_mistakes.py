@@ -27,7 +27,7 @@ CONFIGS = [
 ]
 PRUNINGS = [
     (lambda: prune("bert-dir"), "prune takes a model, and got the path 'bert-dir'. Load it with from_pretrained, or "
-     "type `nxm prune bert-dir OUT`."),
+     "name a directory to write with out=, as `nxm prune bert-dir OUT` does."),
     (lambda: prune(make_bert(), "2:4", "alps", make_texts(), nsamples=16), "prune has no nsamples=; write samples=."),
     (lambda: prune(make_bert(), sample=16), "prune has no sample=; write samples=."),
     (lambda: prune(make_bert(), seqlen=16), "prune has no seqlen=; write length=."),

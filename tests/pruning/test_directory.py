@@ -286,10 +286,10 @@ def test_an_unfinished_job_of_another_kind_is_begun_anew_and_that_is_said(dense,
 
     monkeypatch.setattr("nxm_hf.pruning.directory._write", lambda *args: (_ for _ in ()).throw(Stopped))
     with pytest.raises(Stopped):
-        prune_directory(dense, tmp_path / "out", "2:4", "magnitude")
+        prune_directory(dense, tmp_path / "out", "2:4", "magnitude", texts)
     monkeypatch.undo()
     assert len(list((tmp_path / ".out.unfinished").glob("*.layer.*"))) == 2
-    prune_directory(dense, tmp_path / "out", "1:4", "magnitude")
+    prune_directory(dense, tmp_path / "out", "1:4", "magnitude", texts)
     assert "holds an unfinished job with another pattern; starting anew" in caplog.text
     assert verify(tmp_path / "out", "1:4").ok and not (tmp_path / ".out.unfinished").exists()
     shutil.rmtree(tmp_path / "out")

@@ -20,6 +20,8 @@ ELSEWHERE = {
     "patterns/transposable.py": "patterns/test_patterns.py",
     "patterns/unstructured.py": "patterns/test_patterns.py",
     "pruners/magnitude.py": "pruners/test_base.py",
+    "pruning/job.py": "pruning/test_prune.py",
+    "pruning/streamed_files.py": "pruning/test_streamed_blocks.py",
     "recipes/dense.py": "trainer/test_trainer.py",
     "recipes/rigl.py": "methods/test_rewire.py",
     "recipes/set.py": "methods/test_rewire.py",
@@ -32,6 +34,7 @@ ELSEWHERE = {
     "solvers/nm_network.py": "solvers/test_solvers.py",
     "solvers/transposable_paths.py": "solvers/test_transposable_duals.py",
     "solvers/transposable_tiles.py": "solvers/test_transposable_duals.py",
+    "storage/shard_writer.py": "storage/test_packed_directory.py",
     "trainer/analysis_callback.py": "analysis/test_recording.py",
     "trainer/whole_checkpoints.py": "distributed/test_sharded.py",
 }
