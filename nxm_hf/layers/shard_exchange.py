@@ -1,4 +1,4 @@
-"""What processes with sharded weights exchange beside their parts: data, sums over all of them, and results of one."""
+"""Exchanges of processes with sharded weights beside their parts: shares of data, sums over all, results of one."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar

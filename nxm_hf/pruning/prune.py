@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -30,10 +29,9 @@ from nxm_hf.pruning.reconstruction import Reconstruction
 from nxm_hf.pruning.result import PrunedLayer, PruningResult, peak_memory, record_pruning
 from nxm_hf.pruning.text_rows import check_paths
 from nxm_hf.pruning.trainer_batches import forward_inputs, held_tokenizer
-from nxm_hf.solvers.entry_counts import count_entries
+from nxm_hf.pruning.weight_checks import check_shards, check_weights
 from nxm_hf.storage.model_record import remove_record, set_record
 from nxm_hf.storage.verify import verify_targets
-from nxm_hf.text import shortened
 
 logger = logging.getLogger("nxm_hf")
 
@@ -255,8 +253,8 @@ class PruningJob:
         config = check_arguments(pattern, pruner, inputs, layers, calibrates, reconstruction)
         plan = Plan.of(model, config)
         if plan.shards is not None:
-            _check_sharded(plan, reconstruction, permutes)
-        _check_weights(plan)
+            check_shards(plan, reconstruction is not None, permutes)
+        check_weights(plan)
         return cls(plan.model, config, plan, pruner, inputs == "dense", reconstruction, permutes)
 
     def run(
@@ -385,32 +383,3 @@ def check_arguments(
             'calibration="texts.txt" (--calibration texts.txt), or choose method="magnitude".'
         )
     return config
-
-
-def _check_sharded(plan: Plan, reconstruction: Reconstruction | None, permutes: bool) -> None:
-    """Raise for what needs whole weights."""
-    experts = [target.name for target in plan.targets if target.layer.holds_experts]
-    needs_whole = {
-        'reconstruct="block"': reconstruction is not None,
-        "permute=True": permutes,
-        f"a container, {type(plan.whole).__name__}": plan.whole is not plan.model,
-        f"experts in one parameter ({shortened(experts)})": bool(experts),
-    }
-    for what, is_wanted in needs_whole.items():
-        if is_wanted:
-            raise ValueError(f"The weights are sharded, and {what} needs whole ones; call prune before fully_shard.")
-
-
-def _check_weights(plan: Plan) -> None:
-    for target in plan.targets:
-        if target.layer.weight.is_meta:
-            raise ValueError(
-                f"{target.name} is on the meta device, where device_map= leaves what it offloads, and has no values. "
-                "Load the model without device_map=."
-            )
-    counts = torch.tensor([count_entries(target.matrix()).nans for target in plan.targets])
-    if plan.shards is not None:
-        counts = plan.shards.total(counts)
-    for target, count in zip(plan.targets, counts.tolist(), strict=True):
-        if count:
-            raise ValueError(f"{target.name} holds {count} NaN, of which no mask can be made. Load another checkpoint.")
