@@ -22,6 +22,7 @@ from nxm_hf.pruning.reconstruction import Reconstruction
 from nxm_hf.pruning.result import PrunedLayer, ReconstructedBlock
 from nxm_hf.pruning.sharded_layers import prune_by_owners
 from nxm_hf.pruning.streamed_blocks import StreamedBlocks
+from nxm_hf.pruning.weight_checks import check_weights
 from nxm_hf.solvers.entry_counts import count_entries
 from nxm_hf.text import shortened
 
@@ -94,29 +95,6 @@ def prune_blocks(
         del block  # its memory, before that of the next one is taken
     writer.close()
     return layers, reconstructed
-
-
-def check_weights(targets: Sequence[Target]) -> None:
-    """Raise if a weight has no values, or holds a NaN. If weights are sharded, every process calls this.
-
-    Args:
-        targets: The layers; at least one.
-
-    Raises:
-        ValueError: If no mask can be made of a weight.
-    """
-    for target in targets:
-        if target.layer.weight.is_meta:
-            raise ValueError(
-                f"{target.name} is on the meta device, where device_map= leaves what it offloads, and has no values. "
-                "Load the model without device_map=."
-            )
-    counts = torch.tensor([count_entries(target.matrix()).nans for target in targets])
-    if (shards := targets[0].shards) is not None:
-        counts = shards.total(counts)
-    for target, count in zip(targets, counts.tolist(), strict=True):
-        if count:
-            raise ValueError(f"{target.name} holds {count} NaN, of which no mask can be made. Load another checkpoint.")
 
 
 class _Writer:

@@ -19,7 +19,7 @@ from nxm_hf.layers.sharding import reshard
 from nxm_hf.permutation.permute import Permutation
 from nxm_hf.pruners import OneShot
 from nxm_hf.pruning.block_cache import BlockCache
-from nxm_hf.pruning.blockwise import check_weights, prune_blocks
+from nxm_hf.pruning.blockwise import prune_blocks
 from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
 from nxm_hf.pruning.evaluation import Evaluation
 from nxm_hf.pruning.permute_first import permute_first
@@ -28,9 +28,9 @@ from nxm_hf.pruning.reconstruction import Reconstruction
 from nxm_hf.pruning.result import PrunedLayer, PruningResult, peak_memory, record_pruning
 from nxm_hf.pruning.streamed_blocks import StreamedBlocks
 from nxm_hf.pruning.trainer_batches import forward_inputs, held_tokenizer
+from nxm_hf.pruning.weight_checks import check_shards, check_weights
 from nxm_hf.storage.model_record import remove_record, set_record
 from nxm_hf.storage.verify import verify_targets
-from nxm_hf.text import shortened
 
 logger = logging.getLogger("nxm_hf")
 
@@ -113,9 +113,9 @@ class PruningJob:
         config = check_arguments(pattern, pruner, inputs, layers, calibrates, reconstruction)
         plan = Plan.of(model, config)
         if plan.shards is not None:
-            _check_sharded(plan, reconstruction, permutes)
+            check_shards(plan, reconstruction is not None, permutes)
         if streamed is None:  # else each weight is checked when it is read
-            check_weights(plan.targets)
+            check_weights(plan.targets, plan.shards)
         return cls(plan.model, config, plan, pruner, inputs == "dense", reconstruction, permutes, streamed)
 
     def run(
@@ -255,17 +255,3 @@ def check_arguments(
             'calibration="texts.txt" (--calibration texts.txt), or choose method="magnitude".'
         )
     return config
-
-
-def _check_sharded(plan: Plan, reconstruction: Reconstruction | None, permutes: bool) -> None:
-    """Raise for what needs whole weights."""
-    experts = [target.name for target in plan.targets if target.layer.holds_experts]
-    needs_whole = {
-        'reconstruct="block"': reconstruction is not None,
-        "permute=True": permutes,
-        f"a container, {type(plan.whole).__name__}": plan.whole is not plan.model,
-        f"experts in one parameter ({shortened(experts)})": bool(experts),
-    }
-    for what, is_wanted in needs_whole.items():
-        if is_wanted:
-            raise ValueError(f"The weights are sharded, and {what} needs whole ones; call prune before fully_shard.")

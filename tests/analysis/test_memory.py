@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from nxm_hf import NxMConfig, attach, recipes
 from nxm_hf.analysis import state_bytes, training_memory
@@ -13,6 +14,11 @@ from nxm_hf.patterns import parse
 from tests.support.models import make_bert
 from tests.support.training import eventful
 
+PLANNED = {  # shapes of Llama
+    "7 B": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, vocab_size=32000),
+    "70 B": dict(hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, vocab_size=128256)
+    | dict(num_attention_heads=64, num_key_value_heads=8),
+}
 HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "fsdp.md"
 
 
@@ -51,3 +57,18 @@ def test_the_table_of_the_howto_is_that_of_the_recipes():
     shown = {name: int(row.split("|")[2]) for row in text.splitlines() for name in re.findall(r"`([\w-]+)`", row)}
     named = [name for name in recipes.names() if name != "dense"]
     assert shown == {name: state_bytes(NxMConfig(name), parse("2:4")) for name in named}
+
+
+def planned_row(name: str, recipe: str) -> str:
+    """Return a row of the table of the how-to: the GiB that each of several numbers of processes holds."""
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**PLANNED[name]))
+    planned = [training_memory(model, recipe, processes) for processes in (8, 16, 32, 64)]
+    held = [f"{(memory.total - memory.deployed) / 2**30:.1f}" for memory in planned]
+    return f"| {' | '.join((name, f'`{recipe}`', *held))} |"
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_the_plan_of_the_howto_is_computed(name):
+    rows = [planned_row(name, recipe) for recipe in ("asp", "admm", "sr-ste")]
+    assert "\n".join(rows) in HOWTO.read_text()

@@ -1,4 +1,4 @@
-"""What processes exchange beside their parts; in more than one process it is tested by tests/distributed."""
+"""Exchanges of processes beside their parts; in more than one process they are tested by tests/distributed."""
 
 import pytest
 import torch

@@ -1,5 +1,9 @@
 """Calls of modules that FSDP2 has sharded, by one process."""
 
+import gc
+import weakref
+from contextlib import suppress
+
 import pytest
 import torch
 from torch import nn
@@ -44,11 +48,17 @@ def test_replaced_calls_are_put_back(own):
 
 def test_a_replaced_call_gathers_nothing_unless_it_computes():
     with group_of_one() as shards:
-        model = sharded(shards)
-        first = model[0].layers[0]
-        with replaced_calls([first], lambda number, forward: lambda x: x), torch.no_grad():
+        model, gathered = sharded(shards), []
+        blocks = list(model[0].layers)
+        for block in blocks:  # after FSDP2's own hook, which gathers
+            block.register_forward_pre_hook(lambda block, _: gathered.append(block))
+
+        def second(number, forward):
+            return forward if number == 1 else lambda x: x
+
+        with replaced_calls(blocks, second):
             model(torch.randn(2, 8))
-            assert isinstance(first.five.weight, DTensor)
+        assert gathered == blocks[1:]
 
 
 @pytest.mark.parametrize("error", [Stopped, KeyError])
@@ -80,6 +90,28 @@ def test_fsdp_completes_a_call_that_is_broken_off_and_the_reason_is_raised(error
         reshard(model)
         assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
         assert "forward" not in vars(model) and torch.equal(model(x), expected)
+
+
+def test_what_a_broken_call_held_is_freed_at_once():
+    with group_of_one() as shards:
+        model, held = sharded(shards), torch.zeros(3)
+        seen, blocks = weakref.ref(held), list(model[0].layers)
+
+        def broken(number, forward, held=held):
+            def call(*args):
+                inside = held  # a local of a frame of the traceback
+                raise Stopped(len(inside))
+
+            return call
+
+        gc.disable()
+        try:
+            with suppress(Stopped), torch.no_grad(), replaced_calls(blocks, broken), completed_calls(model, blocks):
+                model(torch.randn(2, 8))
+            del broken, held
+            assert seen() is None
+        finally:
+            gc.enable()
 
 
 def test_an_error_of_the_caller_is_raised_as_it_is():

@@ -1,15 +1,19 @@
 """What cannot be trained is refused when the trainer is made."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin
+from torch import nn
 from transformers import Trainer, TrainerControl, TrainerState
 
 from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, prune, verify
 from nxm_hf.config.versions import forgets_best
+from nxm_hf.engine.requirements import check_shards
+from nxm_hf.layers.plan import Plan
 from nxm_hf.trainer.session import SparseTrainingSession
 from nxm_hf.trainer.unsupported import refuse_unsupported
 from tests.support.custom_methods import Shrinking
@@ -110,8 +114,6 @@ def shard(monkeypatch, **settings):
     [
         ({"fsdp_version": 1}, "ste", r"FSDP1.*\"version\": 2.*fsdp_version: 2.*accelerate to-fsdp2"),
         ({"cpu_ram_efficient_loading": True}, "ste", "fsdp_cpu_ram_efficient_loading: false"),
-        ({}, "admm", r'admm prunes with alps.*settings=\{"scores": "fisher"\}'),
-        ({}, NxMConfig("asp", settings={"scores": "wanda"}), r'asp prunes with wanda.*\{"scores": "fisher"\}'),
         ({}, NxMConfig("admm", "block:4:0.5", settings={"rho": "quantile"}), 'quantile.*"rho": "auto".*DDP'),
         ({}, NxMConfig(Shrinking()), 'Shrinking.* may look at whole weights.*DDP.*"sr-ste"'),
     ],
@@ -124,10 +126,19 @@ def test_what_shards_cannot_do_is_refused_in_one_sentence(settings, sparsity, us
     assert str(error.value).endswith(".") and str(error.value).count(". ") == 0
 
 
+def test_scores_from_training_data_are_refused_for_a_sharded_container():
+    config = NxMConfig("admm")
+    plan = Plan.of(make_bert(), config)
+    check_shards(plan, config)
+    with pytest.raises(ValueError, match=r'a Sequential as a whole; write .*\{"scores": "fisher"\}.*DDP'):
+        check_shards(replace(plan, whole=nn.Sequential(plan.model)), config)
+
+
 def test_sharded_trainings_pass_the_check_and_the_callback_asks_for_whole_models(arguments, monkeypatch):
     args, model = arguments(), make_bert()
     shard(monkeypatch)
-    for recipe in ("asp", "set", NxMConfig("ste", "block:4:0.5"), NxMConfig("admm", settings={"scores": "fisher"})):
+    scored = NxMConfig("asp", settings={"scores": "wanda"}, warmup=0.5)
+    for recipe in ("asp", "set", "admm", scored, NxMConfig("ste", "block:4:0.5")):
         SparseTrainingSession(NxMConfig.from_any(recipe)).check(args, model)
     plugin = AcceleratorState().fsdp_plugin
     assert "SHARDED" in str(plugin.state_dict_type)  # accelerate's default
