@@ -44,8 +44,8 @@ class Row:
 
     @property
     def order(self) -> tuple[int, str, str, bool, float]:
-        """Return what rows are sorted by: dense, 2:4, other patterns; then the task, and the most gap closed."""
-        place = {"-": 0, "2:4": 1}.get(self.pattern, 2)
+        """Return what rows are sorted by: 2:4, other patterns, dense; then the task, and the most gap closed."""
+        place = {"2:4": 0, "-": 2}.get(self.pattern, 1)
         return place, self.pattern, self.task, self.precision != "fp32", -number(self.gap_closed)
 
     @property

@@ -78,9 +78,9 @@ def test_a_page_gives_rows_in_order_with_their_numbers_and_link(tmp_path, monkey
         monkeypatch.setattr(leaderboard, name, value)
     link = "[bf16](../../benchmarks/glue/results/mine/comparison.md#cola)"
     assert [row.line for row in rows()] == [
-        f"| - | CoLA, Matthews | `dense` | 2 | 0.3000 | - | - | 1.000 | 1.000 | {link} |",
         f"| 1:4 | CoLA, Matthews | `admm` | 1 | 0.2000 | -0.1 [-0.2, +0.0] | 50.0% ? | - | 0.882 | {link} |",
         f"| 1:4 | CoLA, Matthews | `asp` | 1 | 0.1000 | -0.2 [-0.3, -0.1] | 0.0% | - | 0.763 | {link} |",
+        f"| - | CoLA, Matthews | `dense` | 2 | 0.3000 | - | - | 1.000 | 1.000 | {link} |",
     ]
 
 
