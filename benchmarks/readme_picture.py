@@ -14,7 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs/images/dense-and-sparse.svg"
 ACCURACY = ROOT / "benchmarks/glue/results/fp32/comparison.md"
-LOG = ROOT / "docs/log.md"
+LOG = ROOT / "docs/research/log"
+SIZES = LOG / "2026-11-29-packed-size-and-loading.md"
+TIMES = LOG / "2026-11-29-packed-weights-on-a-cpu.md"
 WIDTH, LABEL, BAR, GAP, LEFT, LONGEST = 640, 30, 27, 6, 150, 340
 STYLE = """
 svg { font: 17px system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; fill: #1f2328; }
@@ -73,10 +75,10 @@ def panels() -> list[Panel]:
     dense, asp, admm = (number(cells(ACCURACY, f"`{name}`")[1]) for name in ("dense", "asp", "admm"))
     shown = (("dense", "dense", dense), ("sparse", "2:4", admm), ("lost", "2:4 at once", asp))
     accuracy = tuple(Bar(kind, label, value, f"{value:.3f}") for kind, label, value in shown)
-    plain = number(cells(LOG, "fp32 plain")[2])
-    share = number(cells(LOG, "fp32 packed")[2])
+    plain = number(cells(SIZES, "fp32 plain")[2])
+    share = number(cells(SIZES, "fp32 packed")[2])
     size = _two(plain, plain * share / 100, "MB", 1)
-    slow, fast = (number(cell) for cell in cells(LOG, "MiniLM-L6", "8x128")[2:4])
+    slow, fast = (number(cell) for cell in cells(TIMES, "MiniLM-L6", "8x128")[2:4])
     return [
         Panel("Accuracy", "mean of MRPC, CoLA and STS-B, fine-tuned, three seeds", accuracy),
         Panel("Size", "all weights, packed", size),

@@ -36,7 +36,7 @@ logger = logging.getLogger("nxm_hf")
 
 
 def default_method(calibration: object) -> str:
-    """Return the method that prunes if none is named: the best by our measurements in docs/log.md.
+    """Return the method that prunes if none is named: the best by our measurements in docs/research/log.
 
     Args:
         calibration: The calibration data, or None.

@@ -50,7 +50,7 @@ DOCUMENTS = (
     "benchmarks/glue/README.md",
     *PAGES,
 )
-LANGUAGES = {"python", "shell", "diff", "text", "yaml", "mermaid", "bibtex"}
+LANGUAGES = {"python", "shell", "diff", "text", "yaml", "bibtex"}
 FENCE = re.compile(r'^```(\w*)(?: title="([^"\n]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 OUTPUT = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
