@@ -1,4 +1,4 @@
-"""Run `run_glue.py` for `compare.py`, and end when that process ends, for whatever reason.
+"""Run the script of a task for `compare.py`, and end when that process ends, for whatever reason.
 
 This process reads a pipe that nothing is written to. When `compare.py` is stopped, killed or crashes, the operating
 system closes the other end. The read then returns, and the training stops at once.
@@ -20,6 +20,6 @@ def exit_with_parent() -> None:
 if __name__ == "__main__":
     threading.Thread(target=exit_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
-    from comparison.example_scripts import run_glue  # type: ignore[import-not-found]  # a sibling of this script
+    from comparison.example_scripts import script_of  # type: ignore[import-not-found]  # a sibling of this script
 
-    sys.exit(run_glue.main())
+    sys.exit(script_of(sys.argv.pop(1)).main())

@@ -34,6 +34,8 @@ class ADMM(Method):
     - `projection` and `scores` are "magnitude" or "fisher", the metrics of `nxm_hf.methods.scores`. In the metric
       `projection`, Z is the nearest sparse weight to V; the state holds the mask of a metric that changes. `scores`
       choose what `finish` keeps: the largest sum of their squares.
+    - `pull` "pruned" leaves out the entries that Z keeps: they train as if there were no penalty. The state holds the
+      mask. Before the first update of start "A" there is no mask, and no pull.
     """
 
     pattern: Pattern
@@ -46,6 +48,7 @@ class ADMM(Method):
     scores: str = "magnitude"
     projection: str = "magnitude"
     growth: Schedule[float] = Constant(1.0)
+    pull: str = "all"
 
     def init(self, weight: Tensor, clock: Clock) -> State:
         if isinstance(self.update, EveryEpoch):
@@ -75,9 +78,13 @@ class ADMM(Method):
         if weight.grad is None:
             return
         if self.penalty == "decoupled":
-            weight.lerp_(state[Slot.R], min(self.contraction / self.update.interval(clock), 1.0))
+            fraction = min(self.contraction / self.update.interval(clock), 1.0)
+            if self.pull == "all":
+                weight.lerp_(state[Slot.R], fraction)
+            else:
+                weight.sub_(self._pull(weight, state), alpha=fraction)
             return
-        pull = weight.detach() - state[Slot.R]
+        pull = self._pull(weight, state)
         rho = self._rho(weight, pull, state, clock)
         if Slot.GROWTH in state:
             rho *= state[Slot.GROWTH].item()
@@ -92,6 +99,13 @@ class ADMM(Method):
         keep(weight, mask)
         return mask
 
+    def _pull(self, weight: Tensor, state: State) -> Tensor:
+        """Return W - Z + U, or its pruned entries alone."""
+        pull = weight.detach() - state[Slot.R]
+        if self.pull == "all":
+            return pull
+        return pruned_part(pull, state[Slot.MASK]) if Slot.MASK in state else torch.zeros_like(pull)
+
     @property
     def _grows(self) -> bool:
         return self.penalty == "coupled" and self.growth != Constant(1.0)
@@ -103,8 +117,8 @@ class ADMM(Method):
 
     @property
     def _keeps_mask(self) -> bool:
-        """Return True if the mask of Z is kept beside R, since it is not the nearest mask of R."""
-        return self._keeps_dual or self.projection != "magnitude"
+        """Return True if the mask of Z is kept beside R: it is not the nearest mask of R, or each step needs it."""
+        return self._keeps_dual or self.projection != "magnitude" or self.pull == "pruned"
 
     def _project(self, weight: Tensor, state: State, clock: Clock) -> None:
         """Begin with Z = project(W) and U = 0."""

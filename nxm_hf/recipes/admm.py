@@ -20,6 +20,7 @@ def admm(
     scores: str = "auto",
     rho_schedule: str = "constant",
     rho_start_ratio: float = RHO_START_RATIO,
+    pull: str = "all",
 ) -> ADMM:
     """Train the dense weight while ADMM pulls it towards a sparse one, then prune it.
 
@@ -51,6 +52,8 @@ def admm(
         rho_schedule: How the strength changes from update to update: "constant"; "linear" or "geometric", growing to
             `rho` at the last update. The dual variable is scaled so that its force stays the same.
         rho_start_ratio: The first strength of a growing schedule, as a fraction of `rho`.
+        pull: The weights that the penalty is on: "all", as in the paper; or "pruned", those that are zero in Z. Kept
+            weights then train freely. The mask takes memory, a byte for each weight.
 
     Raises:
         ValueError: If a setting has a wrong value, or is not a setting of this `penalty` or `rho`.
@@ -58,6 +61,7 @@ def admm(
     one_of("admm", "scores", scores, ("auto", *SCORES, *CALIBRATED_METHODS))
     one_of("admm", "penalty", penalty, ("coupled", "decoupled"))
     one_of("admm", "start", start, ("auto", "A", "B", "C"))
+    one_of("admm", "pull", pull, ("all", "pruned"))
     automatic = _is_automatic(rho, penalty)
     if penalty == "decoupled" and rho != "auto":
         raise ValueError(f'rho={rho!r} is for penalty="coupled"; with "decoupled" set contraction=1.0 instead.')
@@ -78,6 +82,7 @@ def admm(
         scores=scores if scores in SCORES else "fisher" if automatic else "magnitude",
         projection="fisher" if scores == "fisher" and not automatic else "magnitude",
         growth=_growth(rho_schedule, rho_start_ratio),
+        pull=pull,
     )
 
 

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
+from benchmarks.glue.comparison.example_scripts import script_of
 from benchmarks.glue.comparison.page import render
 from benchmarks.glue.comparison.runner import Runner
 from tests.support.comparison_trials import write_comparison, write_model, write_rows
-from tests.support.example_scripts import run_glue
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +40,6 @@ def trials_in_this_process(monkeypatch):
 
     def call(self, command, log, device):
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            return run_glue.main(command[2:])
+            return script_of(command[2]).main(command[3:])
 
     monkeypatch.setattr(Runner, "_call", call)

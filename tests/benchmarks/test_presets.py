@@ -7,6 +7,7 @@ import torch
 import transformers as T
 
 from benchmarks.glue.comparison import command_line
+from benchmarks.glue.comparison.example_scripts import question_answering
 from benchmarks.glue.comparison.presets import PRESETS, read_preset
 from benchmarks.glue.comparison.records import RecordFile
 from benchmarks.glue.comparison.trials import check_trial
@@ -30,7 +31,8 @@ ENCODERS = {
         T.RobertaConfig(**SHAPE, **TOKENS, max_position_embeddings=64),
     ),
 }
-GLUE = [name for name in PRESETS if read_preset(name).script == "run_glue"]
+SQUAD_WORDS = ["--preset", "squad", "--recipes", "dense", "admm", "--max_seq_length", "10", "--doc_stride", "2"]
+GLUE = [name for name in PRESETS if read_preset(name).script is None and name != "squad"]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def encoders(tmp_path_factory):
 
 
 def test_there_is_a_preset_for_each_kind_of_study():
-    assert {"nxmtransformer", "bert-glue", "opt-wikitext"} <= {*PRESETS}
+    assert {"nxmtransformer", "bert-glue", "opt-wikitext", "squad"} <= {*PRESETS}
     glue = read_preset("bert-glue")
     assert len(glue.tasks) == 8 and len(glue.seeds) == 5
     assert {Path(name).name for name in glue.models} == {*ENCODERS}
@@ -101,6 +103,67 @@ def test_bert_glue_runs_on_four_encoders_and_goes_on(encoders, tmp_path, capsys,
     assert "| NxMTransformer 2:4, its Table 1 | 90.8 |" in page and "ours: `asp`" in page
     assert command_line.main(words) == 0
     assert capsys.readouterr().out.count("1 trials, 0 to run") == len(encoders)
+
+
+def test_every_point_of_squad_is_one_that_its_script_accepts():
+    request = make_request("--preset", "squad", "--doc_stride", "64")
+    rhos = {variant.recipe: set() for _, variant in request.pairs}
+    for task, variant in request.pairs:
+        points = request.points(task, variant)
+        rhos[variant.recipe] |= {dict(point).get("rho") for point in points}
+        assert {dict(point)["learning_rate"] for point in points} == {"3e-5", "5e-5", "8e-5"}
+        for point in points:
+            trial = request.trial(task, variant, 0, point)
+            check_trial(trial)
+            script, sparsity, args = question_answering.read_options(trial.command_line(Path("out")))
+            assert script.dataset_name == "rajpurkar/squad" and script.doc_stride == 64 and script.hold_out == 0
+            assert args.num_train_epochs == 3 and sparsity == trial.config
+    assert rhos == {name: {None} for name in rhos} | {"admm": {"1e-3", "3e-3"}}
+
+
+@pytest.fixture
+def squad(tmp_path):
+    """Write a model with the name of BERT, and texts with questions that its windows cut."""
+    torch.manual_seed(0)
+    T.AutoModelForQuestionAnswering.from_config(question_answering.make_config()).save_pretrained(
+        tmp_path / "bert-base-uncased"
+    )
+    question_answering.make_tokenizer().save_pretrained(tmp_path / "bert-base-uncased")
+    for split, seed in (("train", 1), ("validation", 2)):
+        question_answering.make_rows(40, seed).to_parquet(tmp_path / "rows" / f"{split}-00000-of-00001.parquet")
+    return ["--model", str(tmp_path / "bert-base-uncased"), "--dataset_name", str(tmp_path / "rows")]
+
+
+def test_squad_runs_on_a_tiny_model_with_windows_to_the_page(squad, tmp_path, trials_in_this_process, capsys):
+    words = [*SQUAD_WORDS, *squad, "--seeds", "0", "--max_steps", "2", "--use_cpu", "--report_to", "none"]
+    words += ["--grid", "learning_rate=1e-3", "rho=1e-3,1e-2", "per_device_train_batch_size=4"]
+    words += ["--output_dir", str(tmp_path / "out")]
+    assert command_line.main(words) == 0
+    page, records = capsys.readouterr().out, RecordFile(tmp_path / "out/results.jsonl").records
+    final = {record["recipe"]: record for record in records.values() if not record["hold_out"]}
+    assert len(records) == 4 and {*final} == {"dense", "admm"}  # two points on rows held out, the better, and dense
+    for recipe, record in final.items():
+        assert len(record["predictions"]) == 40 and record["metrics"]["train_samples"] > 40  # rows, and windows
+        both = [100 * record["metrics"][f"eval_{name}"] for name in ("exact_match", "f1")]
+        assert sum(record["predictions"]) / 40 == pytest.approx(both[1] / 100)
+        assert f"| ours: `{recipe}` | {both[0]:.1f} / {both[1]:.1f} |" in page
+    assert "sparse-1_2, its card, mean of five seeds | 80.5 / 88.2 |" in page
+    assert "| recipe | seeds | f1 | exact_match | agrees with dense | gap closed |" in page
+    assert "Tried on 10% of the training rows, held out" in page
+    assert command_line.main(words) == 0
+    assert "2 trials, 0 to run" in capsys.readouterr().out
+
+
+def test_what_question_answering_has_no_use_for_is_refused(squad, tmp_path):
+    words = [*SQUAD_WORDS, *squad, "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    for more, told in (
+        (["--max_train_samples", "5"], "max_train_samples"),
+        (["--recipes", "small", "--from_scratch", "True"], "no pre-trained weights to answer questions with"),
+        (["--train_sampling_strategy", "group_by_length"], "lose their order"),
+    ):
+        with pytest.raises(SystemExit, match=told):
+            command_line.main([*words, *more])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ def test_a_page_has_our_numbers_in_percent_below_the_published_ones(tmp_path, wi
         assert cell.strip() == f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
     assert "| asp 2:4, NxMTransformer, Table 1 | 88.7 | 88.1 |" in text
     assert "card, mean of five seeds | 88.8 | - |" in text
+    assert "BERT's paper" not in text  # it has numbers of neither task
 
 
 def test_a_model_of_which_nothing_is_published_has_no_such_table(page):

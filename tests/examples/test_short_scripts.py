@@ -104,7 +104,7 @@ def test_a_script_takes_a_model_and_data_from_disk(name, tmp_path):
     script = load(name)
     for split, seed in (("train", 1), ("validation", 2)):
         script.make_rows(16, seed).to_parquet(tmp_path / "rows" / f"{split}-00000-of-00001.parquet")
-    script.main([*SHORT, "--max_steps", "1", "--output_dir", str(tmp_path / "one")])
+    script.main([*SHORT, "--recipe", "dense", "--max_steps", "1", "--output_dir", str(tmp_path / "one")])
     names = ["--model_name_or_path", str(tmp_path / "one"), "--dataset_name", str(tmp_path / "rows")]
     script.main([*SHORT, *names, "--recipe", "asp", "--max_steps", "1", "--output_dir", str(tmp_path / "two")])
     assert verify(tmp_path / "two", "2:4").ok

@@ -28,7 +28,15 @@ from tests.support.toy_training import OPTIMIZERS, Toy, loss_at, weights
 
 
 def by_three_tensors(
-    make_optimizer, rho=0.0, every=4, start="C", dual=1.0, contraction=0.0, growth=lambda done: 1.0, fisher=False
+    make_optimizer,
+    rho=0.0,
+    every=4,
+    start="C",
+    dual=1.0,
+    contraction=0.0,
+    growth=lambda done: 1.0,
+    fisher=False,
+    pruned_only=False,
 ):
     """Sub-problem 1 by the optimizer, on the loss with its penalty; sub-problem 2 and the dual step each K steps."""
     model = Toy(dtype=torch.float64)
@@ -36,6 +44,7 @@ def by_three_tensors(
     layers = [linear.weight for linear in model.linears]
     z = [w.detach().clone() for w in layers]
     u = [torch.zeros_like(w) for w in layers]
+    pulled = [torch.full_like(w, not pruned_only) for w in layers]  # 1 where there is a penalty
 
     def metric(w):
         return optimizer.state[w]["exp_avg_sq"].sqrt() if fisher and "exp_avg_sq" in optimizer.state[w] else 1.0
@@ -43,21 +52,27 @@ def by_three_tensors(
     def update(scale=1.0):
         for i, w in enumerate(layers):
             moved = w.detach() + u[i]
-            z[i] = moved * top(moved.abs() * metric(w), PATTERN)
+            mask = top(moved.abs() * metric(w), PATTERN)
+            z[i] = moved * mask
+            pulled[i] = 1.0 - mask.to(w.dtype) if pruned_only else pulled[i]
             u[i] = scale * (u[i] + dual * (w.detach() - z[i]))
 
     if start == "C":
         update()
     if start == "B":
-        z = [w.detach() * top(w.detach().abs(), PATTERN) for w in layers]
+        masks = [top(w.detach().abs(), PATTERN) for w in layers]
+        z = [w.detach() * mask for w, mask in zip(layers, masks, strict=True)]
+        pulled = [
+            1.0 - mask.to(w.dtype) if pruned_only else torch.ones_like(w) for w, mask in zip(layers, masks, strict=True)
+        ]
     strength = rho * growth(0.0)
     for t in range(1, STEPS + 1):
         used = weights(model)
         optimizer.zero_grad()
-        penalty = sum(((w - a + b) ** 2).sum() for w, a, b in zip(layers, z, u, strict=True))
+        penalty = sum((on * (w - a + b) ** 2).sum() for w, a, b, on in zip(layers, z, u, pulled, strict=True))
         (loss_at(t - 1, model) + strength / 2 * penalty).backward()
-        for w, a, b in zip(layers, z, u, strict=True):
-            w.data -= contraction / every * (w.data - a + b)
+        for w, a, b, on in zip(layers, z, u, pulled, strict=True):
+            w.data -= contraction / every * on * (w.data - a + b)
         optimizer.step()
         if t % every == 0:
             before, strength = strength, rho * growth(t / STEPS)
@@ -91,6 +106,34 @@ def test_projections_in_the_metric_of_the_second_moment_are_those_of_three_tenso
     for ours, theirs in zip(by_attach(method, OPTIMIZERS[optimizer]), expected, strict=True):
         for one, other in zip([*ours[0], *ours[1]], [*theirs[0], *(theirs[1] if ours[1] else [])], strict=True):
             torch.testing.assert_close(one, other, **CLOSE)
+
+
+@OVER_OPTIMIZERS
+@pytest.mark.parametrize("start", ["A", "B", "C"])
+@pytest.mark.parametrize("dual", [0.0, 0.6, 1.0])
+def test_a_pull_on_pruned_weights_alone_is_a_penalty_without_the_kept_ones(dual, start, optimizer):
+    make_optimizer, growth = OPTIMIZERS[optimizer], Growth("geometric", 0.05)
+    shared = {"start": start, "dual": dual, "pruned_only": True}
+    expected = by_three_tensors(make_optimizer, 2.0, growth=lambda done: 0.05 ** (1 - done), **shared)
+    method = replace(COUPLED, rho=2.0, start=start, dual=dual, growth=growth, pull="pruned")
+    assert_agrees(method, make_optimizer, expected)
+    expected = by_three_tensors(make_optimizer, contraction=0.9, **shared)
+    assert_agrees(replace(DECOUPLED, start=start, dual=dual, pull="pruned"), make_optimizer, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("text", ["2:4", "2:4-transposable", "block:4x4:0.5", "unstructured:0.4"])
+@pytest.mark.parametrize("method", [COUPLED, DECOUPLED], ids=["coupled", "decoupled"])
+def test_a_pull_on_pruned_weights_changes_no_bit_of_a_kept_one(method, text, dtype):
+    method = replace(method, pattern=parse(text), pull="pruned")
+    w = nn.Parameter(torch.randn(16, 32, generator=torch.Generator().manual_seed(0)).to(dtype))
+    before, w.grad = w.detach().clone(), torch.full_like(w, 0.25)
+    with torch.no_grad():  # as in an engine
+        state = method.init(w, Clock(0, 8))
+        method.before_step(w, state, Clock(0, 8))
+    kept = method.pattern.nearest(before)
+    moved = (w.detach() != before) | (w.grad != 0.25)
+    assert not moved[kept].any() and moved[~kept].float().mean() > 0.9
 
 
 @pytest.mark.parametrize("text", ["2:4", "4:8", "2:4-transposable", "block:4x4:0.5", "unstructured:0.4"])

@@ -24,6 +24,7 @@ from nxm_hf.patterns import parse
         ({"rho": 0.1, "rho_start_ratio": 0.1}, 'is for a growing rho. Write rho_schedule="geometric"'),
         ({"rho": 0.1, "rho_schedule": "linear", "rho_start_ratio": 0}, "above 0 and at most 1; got 0.0. Write 0.001"),
         ({"rho": 0.1, "rho_schedule": "linear", "rho_start_ratio": 2}, "above 0 and at most 1; got 2"),
+        ({"rho": 0.1, "pull": "kept"}, "'all', 'pruned'; got 'kept'"),
         ({"rho": "large"}, "rho of admm must be a number of at least 0; got 'large'"),
     ],
 )

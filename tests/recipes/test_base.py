@@ -36,6 +36,7 @@ OTHERS = {
     ("admm", "scores"): ({}, "magnitude"),
     ("admm", "rho_schedule"): ({"rho": 10.0}, "geometric"),
     ("admm", "rho_start_ratio"): ({"rho": 10.0, "rho_schedule": "geometric"}, 0.5),
+    ("admm", "pull"): ({"rho": 10.0}, "pruned"),
     ("fade", "scores"): ({}, "magnitude"),
     ("fade", "refresh"): ({}, 1),
 }

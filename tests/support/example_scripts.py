@@ -1,4 +1,4 @@
-"""The scripts of examples/glue, which are flat files and not a package."""
+"""The scripts of examples and of examples/glue, which are flat files and not packages."""
 
 import importlib
 import sys
@@ -9,11 +9,13 @@ GLUE = Path(__file__).resolve().parents[2] / "examples" / "glue"
 
 def _load(*names: str) -> tuple:
     """Import modules with their folder on `sys.path` for no longer than that takes."""
-    sys.path.insert(0, str(GLUE))
+    folders = [str(GLUE), str(GLUE.parent)]
+    sys.path[:0] = folders
     try:
         return tuple(map(importlib.import_module, names))
     finally:
-        sys.path.remove(str(GLUE))
+        for folder in folders:
+            sys.path.remove(folder)
 
 
-run_glue, demo, glue_metric = _load("run_glue", "demo", "glue_metric")
+run_glue, demo, glue_metric, question_answering = _load("run_glue", "demo", "glue_metric", "question_answering")

@@ -39,7 +39,8 @@ written on the command line replaces it. nxmtransformer is Table 3 of the paper.
 learning rates 5e-5, 7e-5, 9e-5, 1e-4, rho 3e-3, 6e-3, 1e-2, 10 epochs. MNLI, QNLI, SST-2 (and QQP): 1e-5, 3e-5, 5e-5,
 rho 4e-4, 1e-3, 3e-3, 5 epochs. Batches of 16 and 32 everywhere; rho for recipes that have it; dense and asp with the
 paper's rates for them. The paper took the best result on the validation rows; here it is chosen on rows held out.
-bert-glue is that on four encoders and eight tasks. opt-wikitext is perplexity, by benchmarks/language_model.py, whose
+bert-glue is that on four encoders and eight tasks. squad is exact match and F1, by examples/question_answering.py.
+opt-wikitext is perplexity, by benchmarks/language_model.py, whose
 options can be added."""
 
 
@@ -236,7 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options, more = parse_arguments(arguments)
     try:
-        if options.script != "run_glue":
+        if options.script:
             compare_language_models(options, more)
         elif options.render:
             print(render(Path(options.output_dir)))

@@ -1,4 +1,4 @@
-"""The scripts of examples/glue, which this benchmark runs and measures, and the one for language models.
+"""The scripts of examples, which this benchmark runs and measures, and the one for language models.
 
 Those of examples are flat files for people to copy, not a package. Folders are put on `sys.path` here and nowhere else.
 """
@@ -10,15 +10,26 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "examples" / "glue"
-sys.path.insert(0, str(EXAMPLES))
+sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent)]
 
 import demo  # noqa: E402
 import glue_metric  # noqa: E402
+import question_answering  # noqa: E402
 import run_glue  # noqa: E402
 
-TASKS = run_glue.TASKS
+SQUAD = "squad"
+TASKS = {**run_glue.TASKS, SQUAD: run_glue.Task(("question", "context"), best="f1")}
 
-__all__ = ["EXAMPLES", "TASKS", "demo", "glue_metric", "language_model", "run_glue"]
+__all__ = ["EXAMPLES", "SQUAD", "TASKS", "demo", "glue_metric", "language_model", "question_answering", "run_glue"]
+
+
+def script_of(task: str) -> ModuleType:
+    """Return the script that trains a task.
+
+    Args:
+        task: The task.
+    """
+    return question_answering if task == SQUAD else run_glue
 
 
 def language_model() -> ModuleType:

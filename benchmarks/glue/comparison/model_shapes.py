@@ -7,13 +7,19 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from nxm_hf import NxMConfig
 from nxm_hf.analysis import mask_diversity, training_flops
 from nxm_hf.layers.plan import Plan
 
-from .example_scripts import TASKS
+from .example_scripts import SQUAD, TASKS
 from .options import option_value
 
 # The names that model families give to the width between two FFN layers.
@@ -30,19 +36,21 @@ class Shape:
     overrides: str = "{}"  # changes of the config, as JSON
     revision: str = "main"
     trust: bool = False
+    answers: bool = False  # questions, rather than classifies texts
 
     @classmethod
     def from_options(cls, model: str, task: str, options: Sequence[str]) -> "Shape":
-        """Return the shape of the model that `run_glue.py` would train.
+        """Return the shape of the model that the script of a task would train.
 
         Args:
             model: A model on the Hub, or a directory.
             task: The task, which decides the number of labels.
-            options: Further options of `run_glue.py`.
+            options: Further options of the script.
         """
         trust = (option_value(options, "trust_remote_code") or "false").lower() in ("true", "1", "yes")
         overrides, revision = option_value(options, "config_overrides"), option_value(options, "revision")
-        return cls(model, len(TASKS[task].labels) or 1, overrides or "{}", revision or "main", trust)
+        labels = 2 if task == SQUAD else len(TASKS[task].labels) or 1  # a start and an end, for the former
+        return cls(model, labels, overrides or "{}", revision or "main", trust, task == SQUAD)
 
     @property
     def error(self) -> str:
@@ -64,8 +72,9 @@ class Shape:
 
     def build(self) -> PreTrainedModel:
         """Return a model of this shape whose weights take no memory."""
+        head = AutoModelForQuestionAnswering if self.answers else AutoModelForSequenceClassification
         with torch.device("meta"):
-            return AutoModelForSequenceClassification.from_config(self.config, trust_remote_code=self.trust)
+            return head.from_config(self.config, trust_remote_code=self.trust)
 
     def replace(self, **widths: int) -> "Shape":
         """Return the shape with other widths, by their names in the config."""

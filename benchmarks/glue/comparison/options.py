@@ -4,10 +4,11 @@ import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from functools import cache
+from typing import Any
 
 import transformers
 
-from .example_scripts import run_glue
+from .example_scripts import question_answering, run_glue
 
 BUDGETS = ("num_train_epochs", "max_steps")
 # Options that differ from trial to trial, and what to write in their place.
@@ -22,8 +23,9 @@ SHARED_SPARSITY_OPTIONS = ("include", "exclude", "on_indivisible")
 
 @cache
 def known_options() -> frozenset[str]:
-    """Return the name of every option of `run_glue.py` that is not one of the recipe."""
-    classes = (run_glue.DataOptions, run_glue.ModelOptions, transformers.TrainingArguments)
+    """Return the name of every option of the scripts that is not one of the recipe."""
+    classes: tuple[Any, ...] = (run_glue.DataOptions, run_glue.ModelOptions, question_answering.Script)
+    classes = (*classes, transformers.TrainingArguments)
     return frozenset(field.name for options in classes for field in fields(options) if field.init)
 
 

@@ -20,7 +20,7 @@ class Preset:
     Args:
         about: A line for `--help`.
         extends: The preset whose grids come first.
-        script: "run_glue", or "language_model" of benchmarks/language_model.py.
+        script: "language_model" of benchmarks/language_model.py, or none: the preset is then run as trials.
         models: The models; none leaves them to the command line, like all that follows.
         tasks: The tasks.
         recipes: The recipes.
@@ -31,7 +31,7 @@ class Preset:
 
     about: str
     extends: str | None = None
-    script: str = "run_glue"
+    script: str | None = None
     models: Sequence[str] = ()
     tasks: Sequence[str] = ()
     recipes: Sequence[str] = ()

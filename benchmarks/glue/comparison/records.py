@@ -12,7 +12,7 @@ from filelock import FileLock
 
 import nxm_hf
 
-from .example_scripts import TASKS
+from .example_scripts import SQUAD, TASKS
 from .options import BUDGETS
 from .trials import Trial
 
@@ -85,15 +85,21 @@ def predictions_file(folder: Path, task: str) -> Path:
         folder: The output directory of a trial.
         task: The task.
     """
-    return folder / f"eval_results_{task}{TASKS[task].splits[0]}.txt"
+    name = "predictions.jsonl" if task == SQUAD else f"eval_results_{task}{TASKS[task].splits[0]}.txt"
+    return folder / name
 
 
 def read_predictions(path: Path) -> tuple[list[str], list[str]]:
-    """Return the predictions and the labels of a file that `run_glue.py` wrote.
+    """Return the predictions and the labels of a file that the script of a task wrote.
+
+    Of answers to questions they are the F1 of each, and 1.
 
     Args:
         path: The file, see `predictions_file`.
     """
+    if path.suffix == ".jsonl":
+        scores = [str(json.loads(line)["f1"]) for line in path.read_text(encoding="utf-8").splitlines()]
+        return scores, ["1.0"] * len(scores)
     rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
     return [row[1] for row in rows], [row[2] for row in rows]
 
@@ -130,7 +136,7 @@ def make_record(trial: Trial, folder: Path, seconds: float, teacher: Record | No
 
     Args:
         trial: The trial.
-        folder: What `run_glue.py` wrote for it.
+        folder: What the script of its task wrote for it.
         seconds: How long it took.
         teacher: The record of its teacher, if it has one.
     """

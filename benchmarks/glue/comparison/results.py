@@ -11,6 +11,7 @@ import numpy as np
 
 from nxm_hf import NxMConfig
 
+from .example_scripts import SQUAD
 from .model_shapes import Shape, flops, masks_per_weight
 from .options import BUDGETS, option_value, without_budget
 from .records import (
@@ -27,7 +28,8 @@ from .records import (
 from .statistics import Difference, mean, paired_difference, row_scores, score
 from .trials import Trial
 
-DEFAULT_LENGTH = 128  # tokens of a row, where `run_glue.py` was given no other length
+DEFAULT_LENGTH = 128  # tokens of a row, where the script was given no other length
+SQUAD_LENGTH = 384  # that of question_answering.py
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,8 @@ class ModelResults:
             The ratio; NaN if the config of the model cannot be read.
         """
         trial = trial_of(runs.first)
-        tokens = int(option_value(trial.more, "max_seq_length") or DEFAULT_LENGTH)
+        default = SQUAD_LENGTH if trial.task == SQUAD else DEFAULT_LENGTH
+        tokens = int(option_value(trial.more, "max_seq_length") or default)
         config = NxMConfig.from_dict(runs.first["config"]).to_json_string()
         try:
             shape = Shape.from_options(trial.model, trial.task, trial.more)

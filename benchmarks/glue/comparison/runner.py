@@ -194,7 +194,7 @@ class Runner:
         partial = folder.with_name(f"{trial.name}.partial-{os.getpid()}")
         began = time.perf_counter()
         with folder.with_suffix(".log").open("w", encoding="utf-8") as log:
-            code = self._call([sys.executable, RUN_TRIAL, *trial.command_line(partial)], log, device)
+            code = self._call([sys.executable, RUN_TRIAL, trial.task, *trial.command_line(partial)], log, device)
         seconds = time.perf_counter() - began
         if code:
             self._print_failure(trial)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .example_scripts import TASKS, glue_metric
+from .example_scripts import SQUAD, TASKS, glue_metric
 from .records import Record
 
 REPLICATES = 1000
@@ -29,9 +29,21 @@ def metrics_of(task: str) -> dict[str, Metric]:
     Args:
         task: The task.
     """
+    if task == SQUAD:
+        return {"f1": _mean_f1, "exact_match": _unknown}
     metrics = {metric.__name__: metric for metric in glue_metric.TASKS[task]}
     main = TASKS[task].best
     return {main: metrics.pop(main), **metrics}
+
+
+def _mean_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean of the F1 of answers, which a record has in place of predictions."""
+    return float(predictions.mean())
+
+
+def _unknown(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return NaN: F1 alone does not tell whether an answer matches exactly."""
+    return math.nan
 
 
 def score(record: Record, metric: str | None = None) -> float:
@@ -105,12 +117,13 @@ def gap_closed(value: float, low: float, high: float) -> float:
 
 
 def paper_metrics(task: str) -> list[str]:
-    """Return the names of the metrics that papers give for a task: two for MNLI, one for others.
+    """Return the names of the metrics that papers give for a task: two for MNLI and SQuAD, one for others.
 
     >>> paper_metrics("stsb"), paper_metrics("qqp")
     (['spearmanr'], ['accuracy'])
     """
     names = {"stsb": ["spearmanr"], "mnli": ["accuracy", "mismatched_accuracy"], "qqp": ["accuracy"]}
+    names[SQUAD] = ["exact_match", "f1"]
     return names.get(task, [TASKS[task].best])
 
 

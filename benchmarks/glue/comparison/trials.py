@@ -9,10 +9,11 @@ from pathlib import Path
 
 from nxm_hf import NxMConfig
 
-from .example_scripts import run_glue
+from .example_scripts import SQUAD, script_of
 from .model_shapes import Shape, narrower_shape
 from .recipe_text import belongs_to_recipe, is_small, parse_value, read_recipe, read_teaching
 
+DATASET = ("--dataset_name", "rajpurkar/squad")  # unless another one follows
 HELD_OUT = 0.1  # the fraction of the training rows that settings are chosen on
 Point = tuple[tuple[str, str], ...]  # options of `run_glue.py` or settings of the recipe, with their values
 
@@ -59,7 +60,7 @@ class Trial:
         return narrower_shape(shape, self.config.pattern) if is_small(self.recipe) else shape
 
     def command_line(self, folder: Path) -> list[str]:
-        """Return the arguments of `run_glue.py` that run this trial.
+        """Return the arguments that the script of the task runs this trial with.
 
         Args:
             folder: Where the trial writes to. Its teacher is read from beside it.
@@ -70,8 +71,9 @@ class Trial:
             arguments += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
         for key, value in self.grid:
             arguments += [] if belongs_to_recipe(key) else [f"--{key}", value]
-        arguments += ["--model_name_or_path", self.model, "--task_name", self.task, "--seed", str(self.seed)]
-        arguments += ["--do_train", "--do_eval", "--save_strategy", "no", "--hold_out", str(self.hold_out)]
+        arguments += ["--model_name_or_path", self.model, "--seed", str(self.seed)]
+        arguments += DATASET if self.task == SQUAD else ["--task_name", self.task, "--do_train", "--do_eval"]
+        arguments += ["--save_strategy", "no", "--hold_out", str(self.hold_out)]
         arguments += self.more
         if self.teacher:
             distillation = {key: value for key, value in read_teaching(self.recipe).items() if key != "teacher"}
@@ -83,18 +85,20 @@ class Trial:
 
 
 def check_trial(trial: Trial) -> None:
-    """Check that `run_glue.py` accepts the command line of a trial.
+    """Check that the script of its task accepts the command line of a trial.
 
     Args:
         trial: The trial; nothing is run.
 
     Raises:
-        ValueError: It does not; the message is that of `run_glue.py`.
+        ValueError: It does not; the message is that of the script.
     """
+    if trial.task == SQUAD and is_small(trial.recipe):
+        raise ValueError("The baseline 'small' has no pre-trained weights to answer questions with; leave it out.")
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            run_glue.read_options(trial.command_line(Path("out")))
+            script_of(trial.task).read_options(trial.command_line(Path("out")))
     except SystemExit:
         message = errors.getvalue().strip().splitlines()[-1].partition("error: ")[2]
         raise ValueError(f"{trial.recipe} {dict(trial.grid)}: {message}; write another value.") from None
