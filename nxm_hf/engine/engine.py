@@ -82,7 +82,7 @@ class Engine:
         warn_of_resets_that_never_come(self._methods.values(), total_steps)
         self._states: dict[str, State] = {}
         self._steps, self._dense_steps = weight_steps(optimizer, self._trained)
-        self._training: dict[str, Tensor] | None = None  # the training view, while the deployed view is shown
+        self._training: Tensors | None = None  # while deployed: the training view of the weights that differ from it
         self.verification: Verification | None = None  # of the weights that were last deployed
         self._versions: list[int] = []  # of the weights, when they were verified
         self.finished = self._warned = False
@@ -149,12 +149,21 @@ class Engine:
         self._dense_steps.forget()
 
     @torch.no_grad()
-    def _finish_weights(self) -> None:
-        """Call `finish` of every weight's method: each weight then holds its pattern."""
+    def _finish_weights(self, training: Tensors) -> None:
+        """Call `finish` of every weight's method, so that each weight holds its pattern.
+
+        Args:
+            training: Gets a copy of each weight that this changes. One with a frozen mask is the same in both views.
+        """
         clock = self._hooks.clock()
         for target in self._trained:
             with self._visit(target, clock) as (method, weight, clock_of_weight):
-                method.finish(weight, self._states[target.name], clock_of_weight)
+                state = self._states[target.name]
+                # Of a part of a weight all processes have to finish, or none.
+                if target.part is None and method.is_finished(weight, state, clock_of_weight):
+                    continue
+                training[target.name] = weight.detach().clone()
+                method.finish(weight, state, clock_of_weight)
 
     def _prune_if_due(self, clock: Clock) -> None:
         """Prune with calibration data if the phase that needs it begins at this step."""
@@ -191,7 +200,7 @@ class Engine:
 
     @contextmanager
     def deployed(self) -> Iterator[None]:
-        """Show the deployed view inside the block, and go back to the training view after it."""
+        """Show the deployed view inside the block, and the training view after it. The block must change no weight."""
         if self.is_deployed:
             yield
             return
@@ -206,9 +215,9 @@ class Engine:
         """Show the deployed view, and write the sparsity record into the model's config."""
         if self.is_deployed:
             return
-        self._training = {target.name: target.matrix().detach().clone() for target in self._trained}
+        self._training = {}
         try:
-            self._finish_weights()
+            self._finish_weights(self._training)
         except BaseException:
             self.undeploy()
             raise
@@ -220,7 +229,8 @@ class Engine:
         if self._training is None:
             return
         for target in self._trained:
-            target.matrix().copy_(self._training[target.name])
+            if target.name in self._training:
+                target.matrix().copy_(self._training[target.name])
         self._training = None
         remove_record(self.plan.model, only_if_trained=True)
 
@@ -314,7 +324,7 @@ class Engine:
             yield target, self._states[target.name].get(Slot.DENSE, self._training_view(target))
 
     def _training_view(self, target: Target) -> Tensor:
-        return target.matrix().detach() if self._training is None else self._training[target.name]
+        return (self._training or {}).get(target.name, target.matrix().detach())
 
     def metrics(self) -> dict[str, float]:
         """Return what is logged beside the loss, such as `nxm/density`; empty after the training."""

@@ -85,6 +85,16 @@ class Method(ABC):
             clock: The clock at the steps done, this one included.
         """
 
+    def is_finished(self, weight: Tensor, state: State, clock: Clock) -> bool:
+        """Return True if `finish` would change no bit of the weight. Where that is not known, return False.
+
+        Args:
+            weight: The weight that the model computes with.
+            state: The state of the method.
+            clock: The clock at the steps done.
+        """
+        return False
+
     @abstractmethod
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor | None:
         """Write a weight that holds the pattern into `weight`, and leave the state unchanged.

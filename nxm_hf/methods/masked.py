@@ -9,6 +9,7 @@ from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State, restore_dense
 from nxm_hf.methods.schedules import NEVER, Clock, Constant, Every, Schedule
 from nxm_hf.methods.scores import best_mask
 from nxm_hf.patterns import Pattern
+from nxm_hf.solvers.entry_counts import holds_mask
 from nxm_hf.solvers.masked_ops import (
     pull_pruned,
     remask_and_show,
@@ -109,16 +110,20 @@ class Masked(Method):
         else:
             self._show(weight.detach(), trained is dense, state, clock)
 
+    def is_finished(self, weight: Tensor, state: State, clock: Clock) -> bool:
+        return self._has_final_mask(state, _at_end(clock)) and holds_mask(weight, state[Slot.MASK])
+
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor:
         restore_dense(weight, state)
-        end = replace(clock, step=clock.total)  # the final pattern is due, whichever holds now
-        mask = state[Slot.MASK]
-        # A frozen mask is final. It is solved again only if it does not hold the final pattern yet, as in a dense
-        # turn of `acdc`.
-        if Slot.DENSE in state or self.pattern(end).violations(mask):
+        end, mask = _at_end(clock), state[Slot.MASK]
+        if not self._has_final_mask(state, end):
             mask = self._solve(weight, end)
         keep(weight, mask)
         return mask
+
+    def _has_final_mask(self, state: State, end: Clock) -> bool:
+        """Return True if the mask is frozen and holds the final pattern. In a dense turn of `acdc` it does not."""
+        return Slot.DENSE not in state and not self.pattern(end).violations(state[Slot.MASK])
 
     def _after_frozen_step(self, weight: Tensor, state: State, clock: Clock) -> None:
         step, mask = clock.weight_step, state[Slot.MASK]
@@ -180,3 +185,8 @@ class Masked(Method):
         if self.reset(clock):
             keep(weight, mask)
             clock.clear_moments(~mask, self.clear)
+
+
+def _at_end(clock: Clock) -> Clock:
+    """Return the clock of the last step: the pattern that is due then is final, whichever holds now."""
+    return replace(clock, step=clock.total)

@@ -54,6 +54,10 @@ class Phases(Method):
         state.clear()
         state.update(next_state)
 
+    def is_finished(self, weight: Tensor, state: State, clock: Clock) -> bool:
+        method, own_clock = self._current(state, clock)
+        return hasattr(method, "is_finished") and method.is_finished(weight, state, own_clock)
+
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor | None:
         method, own_clock = self._current(state, clock)
         return method.finish(weight, state, own_clock)

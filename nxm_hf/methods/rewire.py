@@ -9,6 +9,7 @@ from torch import Tensor
 from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State
 from nxm_hf.methods.schedules import Clock
 from nxm_hf.patterns import Pattern
+from nxm_hf.solvers.entry_counts import holds_mask
 from nxm_hf.solvers.masked_ops import scale_pruned
 from nxm_hf.solvers.weight_ops import keep, mask_change, refuse_nan
 
@@ -51,6 +52,9 @@ class Rewiring(Method):
 
     def after_step(self, weight: Tensor, state: State, clock: Clock) -> None:
         keep(weight, state[Slot.MASK])
+
+    def is_finished(self, weight: Tensor, state: State, clock: Clock) -> bool:
+        return holds_mask(weight, state[Slot.MASK])
 
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor:
         keep(weight, state[Slot.MASK])

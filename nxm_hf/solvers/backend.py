@@ -86,6 +86,11 @@ class Backend(Generic[K]):
             return None
 
     @property
+    def is_loaded(self) -> bool:
+        """Return True if the kernels have been imported already. Imports nothing."""
+        return vars(self).get("_kernels") is not None
+
+    @property
     def kernels(self) -> K:
         """Return the module that launches the kernels.
 

@@ -10,6 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nxm_hf.solvers import cpu
+from nxm_hf.solvers.base import NMPattern, Operation, integer_view
+from nxm_hf.solvers.self_test import Counts
+
 PART = 2**17  # entries looked at together: their flags and numbers fit into the second cache of a core
 
 _INTEGERS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -58,6 +62,12 @@ def count_entries(weight: Tensor, n: int = 1, m: int = 1) -> EntryCounts:
     weight = weight.detach()
     if not _can_be_viewed(weight):
         return _counts_in_torch(weight, n, m)
+    # The import of a compiler costs more than it saves here, so kernels count only where others are in use.
+    groups = Counts(n, m) if m > 1 else Counts(4, 4)
+    if cpu.BACKEND.is_loaded and cpu.BACKEND.supports(COUNT_ENTRIES, groups, weight):
+        number = cpu.BACKEND.runner(COUNT_ENTRIES, groups)(weight)
+        if 0 <= number < 1 << 32:  # nothing is wrong
+            return EntryCounts(number)
     bits = _bits(weight)
     infinity = _INFINITY.get(weight.dtype)
     part = max(PART // m, 1) * m
@@ -89,6 +99,29 @@ def count_full_columns(weight: Tensor, n: int, m: int) -> int:
         tall = flags.view(np.uint8).reshape(-1, m, rows.shape[1]).sum(1, dtype=np.uint16)
         full += int(np.count_nonzero(tall > n))
     return full
+
+
+def holds_mask(weight: Tensor, mask: Tensor) -> bool:
+    """Return True if all that a mask prunes is +0.0 and nothing is -0.0, so that `keep` would change no number.
+
+    Args:
+        weight: A weight of floats.
+        mask: A mask of its shape, True where an entry is kept.
+    """
+    weight = weight.detach()
+    if not (_can_be_viewed(weight) and weight.is_contiguous() and mask.is_contiguous() and mask.device.type == "cpu"):
+        bits = integer_view(weight)
+        stray = (bits != 0) & ~mask | (bits == torch.iinfo(bits.dtype).min)
+        return not stray.any()
+    rows, kept = _bits(weight), _bits(mask).view(bool)
+    flags = np.empty(min(PART, rows.size), dtype=bool)
+    for start in range(0, rows.size, PART):
+        bits_here, flags_here = rows[start : start + PART], flags[: rows.size - start]
+        np.not_equal(bits_here, 0, out=flags_here)
+        np.greater(flags_here, kept[start : start + PART], out=flags_here)
+        if flags_here.any() or bits_here.view(f"i{bits_here.itemsize}").min() == -int(_sign_bit(bits_here)):
+            return False
+    return True
 
 
 def _can_be_viewed(weight: Tensor) -> bool:
@@ -166,3 +199,12 @@ def _full_groups_in_torch(weight: Tensor, n: int, m: int) -> int:
         return 0
     groups = weight.unflatten(-1, (weight.shape[-1] // m, m))
     return int((groups.count_nonzero(-1) > n).sum())
+
+
+def _counts_as_one_number(pattern: NMPattern, weight: Tensor) -> int:
+    """Return the non-zeros, plus 2**32 times the violations and -0.0; or -1 if there is a NaN."""
+    counts = count_entries(weight, pattern.n, pattern.m)
+    return -1 if counts.nans else counts.nonzeros + ((counts.violations + counts.negative_zeros) << 32)
+
+
+COUNT_ENTRIES = Operation("count_entries", _counts_as_one_number, ("float",))

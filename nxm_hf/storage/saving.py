@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nxm_hf.config import SparsityRecord
 from nxm_hf.config.hub import model_folder
@@ -20,6 +18,7 @@ from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, record_model
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_files import saved_weights
 from nxm_hf.storage.replacing import check_parents, sync, sync_files
+from nxm_hf.storage.same_bits import same_bits
 from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import Verification
 from nxm_hf.storage.weight_files import INDEX, WEIGHTS
@@ -39,7 +38,6 @@ _LEFTOVERS = (
     RUN_FILE,
     "report.html",
 )
-_COMPARED = 1 << 18  # bytes that are compared at a time: they stay in the cache
 _LEFTOVER_FOLDERS = ("onnx", "openvino", "runs", "report")
 
 
@@ -82,20 +80,8 @@ def check_written(folder: str | Path, plan: Plan, expected: str | None = None) -
             raise RuntimeError(f"The weights in {folder} are not those that were saved; is the disk full or failing?")
         return
     for layer, (name, weight) in zip(layers, saved_weights(folder, plan.model, layers), strict=True):
-        if not _same_bits(weight.detach(), layer.weight.detach().cpu()):
+        if not same_bits(weight, layer.weight.cpu()):
             raise RuntimeError(f"{name} in {folder} is not the weight that was saved; the disk may be full or failing.")
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    """Return True if two tensors hold the same bits. Equal numbers may differ in them, as 0.0 and -0.0 do."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    # NumPy takes two thirds of the time of torch.equal.
-    views = [x.contiguous().view(-1).view(torch.uint8).numpy() for x in (a, b)]
-    return all(
-        np.array_equal(views[0][start : start + _COMPARED], views[1][start : start + _COMPARED])
-        for start in range(0, views[0].size, _COMPARED)
-    )
 
 
 def check_free(out: str | Path) -> None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nxm_hf import NxMConfig, attach, verify
 from nxm_hf.patterns import parse
@@ -236,3 +237,44 @@ def test_releasing_gives_back_what_the_optimizer_trained(recipe, window):
         engine.release()
         assert same(expected, weights(model))
     assert same(expected, weights(model)) and engine.finished
+
+
+class _Clones(TorchDispatchMode):
+    """Records the sizes of all clones in its block."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.clone.default:
+            self.sizes.append(args[0].numel())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("recipe, copied", [("asp", False), ("set", False), ("rigl", False), ("admm rho=1", True)])
+@pytest.mark.parametrize("optimizer", [adamw, lambda model: torch.optim.SGD(model.parameters(), 0.1, 0.9)])
+def test_weights_with_a_frozen_mask_are_deployed_without_a_copy(recipe, copied, optimizer):
+    name, _, setting = recipe.partition(" rho=")
+    model = Toy()
+    chosen = optimizer(model)
+    engine = attach(model, chosen, short(name, settings={"rho": 1.0} if setting else {}), total_steps=TOTAL)
+    for _ in train(model, chosen, 0, TOTAL - 1):
+        pass
+    before = all_tensors(model, engine)
+    with _Clones() as clones:
+        engine.deploy()
+    assert_sparse(model)
+    engine.undeploy()
+    assert bool(clones.sizes) == copied and same(before, all_tensors(model, engine))
+
+
+def test_a_weight_that_was_changed_between_steps_is_masked_where_it_is_deployed_and_comes_back():
+    model, engine = trained(short("asp"), steps=4, total=TOTAL)
+    with torch.no_grad():
+        model.linears[0].weight.fill_(-0.5)
+        model.linears[1].weight[model.linears[1].weight == 0] = -0.0
+    before = all_tensors(model, engine)
+    with engine.deployed():
+        assert_sparse(model)
+    assert same(before, all_tensors(model, engine))

@@ -87,3 +87,17 @@ def test_a_transposed_weight_is_trained_as_its_transpose(name):
             method.after_step(weight, state, Clock(step + 1, STEPS))
         torch.testing.assert_close(plain, stored.t(), rtol=1e-5, atol=1e-6)
         assert turned.data_ptr() == stored.data_ptr()
+
+
+@pytest.mark.parametrize("spoiled", [None, "dense", "negative zero", "negative zero that is kept"])
+def test_a_method_that_calls_a_weight_finished_would_change_no_bit_of_it(spoiled):
+    weight = torch.randn(8, 8).abs()
+    method = Masked(TWO_FOUR, freeze=lambda clock: True)
+    state, clock = method.init(weight, Clock(0, 2)), Clock(1, 2)
+    row, column = (state["mask"] == (spoiled == "negative zero that is kept")).nonzero()[0].tolist()
+    if spoiled:
+        weight[row, column] = 1.0 if spoiled == "dense" else -0.0
+    before = weight.clone()
+    claimed = method.is_finished(weight, state, clock)
+    method.finish(weight, state, clock)
+    assert claimed == (spoiled is None) == torch.equal(before.view(torch.int32), weight.view(torch.int32))

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from nxm_hf.patterns import parse
-from nxm_hf.solvers.entry_counts import PART, EntryCounts, count_entries, count_full_columns
+from nxm_hf.solvers.base import integer_view
+from nxm_hf.solvers.entry_counts import PART, EntryCounts, count_entries, count_full_columns, holds_mask
+from nxm_hf.solvers.weight_ops import keep
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 GROUPS = ((1, 2), (2, 4), (3, 5), (4, 8), (7, 12), (8, 16), (16, 32), (33, 40), (200, 256))
@@ -103,3 +105,21 @@ def test_full_columns_of_several_parts_are_counted():
 def test_an_empty_weight_has_no_entries():
     assert count_entries(torch.empty(0, 4), 2, 4) == EntryCounts()
     assert count_full_columns(torch.empty(0, 4), 2, 4) == 0
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("value", [0.0, -0.0, 1.0, -1.0])
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_mask_is_held_if_keeping_it_would_change_no_bit(dtype, value, kept, transposed):
+    weight = torch.randn(514, 260, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert weight.numel() > PART
+    mask = weight > 0
+    weight[~mask] = 0
+    for place in ((0, 0), (300, 7), (513, 259)):
+        one, own = weight.clone(), mask.clone()
+        one[place], own[place] = value, kept
+        one, own = (one.t(), own.t()) if transposed else (one, own)
+        after = one.clone()
+        keep(after, own)
+        assert holds_mask(one, own) == torch.equal(integer_view(after), integer_view(one))

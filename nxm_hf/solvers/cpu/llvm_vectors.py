@@ -130,10 +130,16 @@ def count(b: IRBuilder, flags: Sequence[Value]) -> Value:
         flags: Vectors of flags.
     """
     in_lanes = reduce(b.add, (b.zext(flag, vector_of(I32)) for flag in flags))
-    return b.zext(_sum_of_lanes(b, in_lanes), I64)
+    return b.zext(sum_of_lanes(b, in_lanes), I64)
 
 
-def _sum_of_lanes(b: IRBuilder, vector: Value) -> Value:
+def sum_of_lanes(b: IRBuilder, vector: Value) -> Value:
+    """Return the sum of the lanes of a vector, in 32 bits.
+
+    Args:
+        b: The builder that the code is appended to.
+        vector: The vector.
+    """
     width = LANES
     while width > 1:
         width //= 2

@@ -30,6 +30,8 @@ from nxm_hf.solvers.cpu.llvm_vectors import (
     pointer,
     splat,
     store,
+    sum_of_lanes,
+    transposed,
     vector_of,
 )
 
@@ -244,6 +246,21 @@ def _show(g: Groups, dense: Value, mask: Value, weight: Value, gain: Value) -> V
     return ZERO
 
 
+def _count_entries(g: Groups, weight: Value, *_: Value) -> Value:
+    """Count the entries that are not zero, plus 2**32 times the groups with more than n of them and each -0.0.
+
+    Return -1 if there is a NaN.
+    """
+    b, row = g.b, g.load(weight)
+    keys = g.magnitudes(row)
+    ones = [b.zext(b.icmp_signed("!=", key, splat(0)), vector_of(I32)) for key in keys]
+    of_groups = reduce(b.add, transposed(b, ones))
+    negative_zeros = [b.icmp_signed("==", bits, splat(-(1 << (g.entry.width - 1)))) for bits in row]
+    wrong = count(b, [b.icmp_signed(">", of_groups, splat(g.n)), *negative_zeros])
+    nonzeros = b.zext(sum_of_lanes(b, of_groups), I64)
+    return g.unless_nan(keys, b.add(nonzeros, b.shl(wrong, Constant(I64, 32))))
+
+
 OPERATIONS: dict[str, Body] = {
     "mask": _mask,
     "magnitude_mask": _magnitude_mask,
@@ -257,6 +274,7 @@ OPERATIONS: dict[str, Body] = {
     "pull": _pull,
     "store": _store,
     "show": _show,
+    "count_entries": _count_entries,
 }
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nxm_hf.patterns import parse
-from nxm_hf.solvers import cpu, masked_ops, weight_ops
+from nxm_hf.solvers import cpu, entry_counts, masked_ops, weight_ops
 from nxm_hf.solvers.base import Operation
 from tests.support.cpu_kernels import FLOATS, INF, PLAIN, in_torch, weights
 from tests.support.toy_training import same
@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("kernels_for_every_size")
 KERNELS = {
     each.name: each
-    for module in (weight_ops, masked_ops)
+    for module in (weight_ops, masked_ops, entry_counts)
     for each in vars(module).values()
     if isinstance(each, Operation)
 }
@@ -82,3 +82,16 @@ def test_every_kernel_passes_its_self_test_here(name):
 
 def test_every_kernel_has_an_operation():
     assert {*KERNELS, "mask"} == set(cpu.BACKEND.kernels.OPERATIONS)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("text", ["2:4", "1:2", "16:32", "unstructured:0.5"])
+@pytest.mark.parametrize("wrong", [None, 1.0, -0.0, torch.nan, -torch.nan, INF])
+def test_entries_are_counted_as_torch_counts_them(dtype, text, wrong):
+    pattern = parse(text)
+    for place in (0, 517, 1023):
+        weight = pattern.project(torch.randn(16, 64).to(dtype))
+        if wrong is not None:
+            weight.view(-1)[place - place % 32 : place + 1] = wrong
+        assert cpu.BACKEND.is_loaded
+        assert pattern.count(weight) == in_torch(lambda weight=weight: pattern.count(weight))
