@@ -8,6 +8,8 @@ from nxm_hf._version import __version__
 from nxm_hf.config.config import NxMConfig
 from nxm_hf.config.hub import CONFIG_FILE, MODEL_CONFIG_KEY, read_payload, write_json
 
+_LONGEST = 1000  # characters of a message about a record, whose keys and values may be a stranger's
+
 
 @dataclass(frozen=True)
 class SparsityRecord:
@@ -57,6 +59,10 @@ class SparsityRecord:
             raise ValueError(
                 f"The record of a sparse model cannot be read ({reason}). Save the model again."
             ) from error
+        except ValueError as error:
+            if len(text := str(error)) <= _LONGEST:
+                raise
+            raise ValueError(f"{text[:_LONGEST]}... Save the model again.") from error
         layers = payload.get("layers")
         if layers is None:
             return None

@@ -206,8 +206,12 @@ def _model_types(model: nn.Module) -> dict[str, str]:
 
 def _model_type_of(name: str, types: Mapping[str, str]) -> str | None:
     """Return the model type of the innermost module around a layer that has one."""
-    around = [prefix for prefix in types if f"{name}.".startswith(f"{prefix}." if prefix else "")]
-    return types[max(around, key=len)] if around else None
+    around = f"{name}."
+    while around:
+        around = around.rpartition(".")[0]
+        if around in types:
+            return types[around]
+    return None
 
 
 def _left_dense(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:

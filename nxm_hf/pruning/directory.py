@@ -24,7 +24,7 @@ from nxm_hf.pruning.streamed_files import write_streamed
 from nxm_hf.pruning.text_rows import check_paths
 from nxm_hf.storage.card_facts import CardFacts
 from nxm_hf.storage.manifest import RESTORE, check_unchanged, file_digests, record_model
-from nxm_hf.storage.model_files import find_device, load_with_missing, model_class, read_model_config
+from nxm_hf.storage.model_files import find_device, load_with_missing, skeleton
 from nxm_hf.storage.model_source import model_directory
 from nxm_hf.storage.saving import (
     bytes_of,
@@ -142,7 +142,7 @@ def _load(
     Its blocks stay in the files if `streams` asks for that and the files allow it. `from_pretrained` maps files into
     memory without reading them, so it costs little then.
     """
-    model, missing = load_with_missing(model_class(read_model_config(source), source), source)
+    model, missing = load_with_missing(type(skeleton(source)), source)
     if absent := [layer.name for layer in find_layers(model) if layer.key in missing]:
         raise ValueError(f"{source} holds no weight of {shortened(absent)}. Save the model again.")
     if streams and (streamed := StreamedBlocks.of(model, source, device, dtype)):

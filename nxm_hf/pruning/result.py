@@ -65,7 +65,7 @@ class PrunedLayer:
         _check_types(layer, str, "name", "role", "pattern", "note")
         _check_types(layer, _NUMBER, "density", "kept_energy")
         _check_types(layer, (*_NUMBER, type(None)), "magnitude_error", "error", "tokens")
-        if [type(side) for side in layer.shape] != [int, int]:
+        if [type(side) for side in layer.shape] != [int, int] or max(map(abs, layer.shape)) > _LARGEST:
             raise TypeError(f"shape is {str(payload['shape'])[:60]}")
         return layer
 

@@ -1,7 +1,5 @@
 """Files of a saved model: read its config, its skeleton and single weights, or load it whole."""
 
-import math
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,17 +10,13 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
-from nxm_hf.config.hub import model_folder, read_json
+from nxm_hf.config.hub import model_folder
 from nxm_hf.layers.find import Layer
 from nxm_hf.packing import NxMPackedConfig, read_packed_config
 from nxm_hf.storage.converted_weights import ConvertedWeights
+from nxm_hf.storage.size_limits import check_bytes, check_counts, limited_parameters
 from nxm_hf.storage.weight_files import WeightFiles
 from nxm_hf.text import shortened
-
-MAX_COUNT = 1000  # layers, labels or experts that a config may ask for without as many tensors
-MAX_GROWTH = 16  # times as large as its files a model may be in memory: 4 bits become 32, and some are shared
-_ALWAYS = 64 << 20  # bytes that a model may have in any case
-_COUNTED = re.compile(r"(layers?|labels|depths?|experts|blocks)$")
 
 
 def skeleton(folder: str | Path) -> PreTrainedModel:
@@ -43,7 +37,7 @@ def skeleton(folder: str | Path) -> PreTrainedModel:
         del config.quantization_config
     cls = model_class(config, folder)
     path = model_folder(folder) / "config.json"
-    with _one_line_errors(path, "is not the config of a model"), torch.device("meta"):
+    with limited_parameters(path), _one_line_errors(path, "is not the config of a model"), torch.device("meta"):
         return cls(config)
 
 
@@ -63,40 +57,9 @@ def read_model_config(folder: str | Path) -> Any:
     path = model_folder(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no config.json; it must be a directory that save_pretrained wrote.")
-    _check_counts(path)
+    check_counts(path)
     with _one_line_errors(path, "is not the config of a model"):
         return AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
-
-
-def _check_counts(path: Path) -> None:
-    """Raise if a config asks for far more layers, labels or experts than its directory has tensors.
-
-    Building such a model takes time and memory that no file pays for.
-    """
-    config = read_json(path.parent, path.name, {}) or {}
-    asked = {key: most for key, most in _counts(config) if most > MAX_COUNT}
-    if asked:
-        try:
-            with WeightFiles(path.parent) as files:
-                tensors = sum(len(names) for names in files.shards.values())
-        except (OSError, ValueError):
-            tensors = 0
-        if beyond := [f"{key}={most:.3g}" for key, most in asked.items() if most > tensors]:
-            raise ValueError(
-                f"{path} asks for {', '.join(beyond)}, and the weights beside it are {tensors} tensors. Save it again."
-            )
-
-
-def _counts(payload: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the numbers of a config whose key says that they count parts of the model."""
-    if isinstance(payload, dict):
-        for inner, value in payload.items():
-            yield from _counts(value, inner)
-    elif isinstance(payload, list):
-        for value in payload:
-            yield from _counts(value, key)
-    elif isinstance(payload, int | float) and _COUNTED.search(key):
-        yield key, payload if abs(payload) < 1e300 else math.inf
 
 
 @contextmanager
@@ -143,7 +106,7 @@ def load_model(folder: str | Path) -> PreTrainedModel:
         ValueError: If a weight is missing, because transformers would fill it with random numbers.
     """
     empty = skeleton(folder)
-    _check_bytes(folder, empty)
+    check_bytes(folder, empty)
     model, missing = load_with_missing(type(empty), folder)
     if missing:
         raise ValueError(f"{folder} lacks {shortened(missing)}. Name a directory that holds the complete model.")
@@ -184,17 +147,6 @@ def find_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises these for what is not there
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise ValueError(f"device={name} cannot be used: {reason}. Write cpu, cuda or cuda:1.") from None
-
-
-def _check_bytes(folder: str | Path, model: nn.Module) -> None:
-    """Raise if the weights of a model are far larger than the files of its directory. All would be in memory."""
-    asked = sum(math.prod(parameter.shape) for parameter in model.parameters()) * 4
-    held = sum(path.stat().st_size for path in model_folder(folder).iterdir() if path.is_file())
-    if asked > MAX_GROWTH * held + _ALWAYS:
-        raise ValueError(
-            f"{folder} asks for weights of {asked:,} bytes in its config.json, and has files of {held:,}. Save the "
-            "model again."
-        )
 
 
 def load_with_missing(
@@ -247,7 +199,7 @@ def saved_weights(folder: str | Path, model: nn.Module, layers: Sequence[Layer])
         if all(layer.key in converted for layer in layers):
             yield from ((layer.name, converted[layer.key]) for layer in layers)
             return
-    _check_bytes(folder, model)
+    check_bytes(folder, model)
     loaded, missing = load_with_missing(cast(type[PreTrainedModel], type(model)), folder)
     if absent := [layer.name for layer in layers if layer.key in missing]:
         raise ValueError(f"{folder} holds no weight of {shortened(absent)}. Save the model again.")

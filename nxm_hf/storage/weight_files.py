@@ -50,8 +50,11 @@ class WeightFiles:
                 file = self._stack.enter_context(safe_open(path, "pt"))
             except (SafetensorError, OSError) as error:
                 raise ValueError(f"{path} cannot be read ({error}). Save the model again.") from error
-            self._file_of.update(dict.fromkeys(file.keys(), file))
-            self.shards[path.name] = sorted(set(file.keys()) - indices)
+            names = file.keys()
+            if odd := next((name for name in names if not name.isprintable()), None):  # transformers logs them
+                raise ValueError(f"{path} names a tensor {odd[:200]!a}, which cannot be printed. Save the model again.")
+            self._file_of.update(dict.fromkeys(names, file))
+            self.shards[path.name] = sorted(set(names) - indices)
         return self
 
     def __exit__(self, *error: object) -> None:

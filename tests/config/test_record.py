@@ -59,3 +59,15 @@ def test_a_value_of_a_stranger_that_no_reader_takes_is_refused_in_a_sentence(key
     payload = SparsityRecord(NxMConfig("asp"), {"layer.0": "2:4"}, 0.5).to_dict()
     with pytest.raises(ValueError, match=rf"^{key} (must be|names) .* Save the model again\.$"):
         SparsityRecord.from_dict({**payload, key: value})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"x" * 10**5: 1}, {"recipe": "x" * 10**5}, {"include": [["x" * 10**5]]}, {"pattern": "x" * 10**5}],
+    ids=lambda change: min(change, key=len)[:10],
+)
+def test_a_message_about_a_record_stays_short_whatever_its_keys_and_values_are(change):
+    payload = SparsityRecord(NxMConfig("asp"), {"layer.0": "2:4"}, 0.5).to_dict()
+    with pytest.raises(ValueError) as error:
+        SparsityRecord.from_dict({**payload, **change})
+    assert 20 < len(str(error.value)) < 1100

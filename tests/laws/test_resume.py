@@ -155,7 +155,7 @@ def test_the_callback_asks_for_resume_from_when_the_checkpoint_is_elsewhere(unbr
 
 def test_resuming_without_a_checkpoint_says_what_to_do(tmp_path):
     trainer = make_trainer(tmp_path, "ste")
-    with pytest.raises(ValueError, match=r"holds no complete checkpoint to resume from\. Train without resume"):
+    with pytest.raises(ValueError, match=r"^No valid checkpoint found in .*\. Train without resume"):
         trainer.train(resume_from_checkpoint=True)
 
 

@@ -99,6 +99,8 @@ def test_a_part_with_a_config_of_its_own_has_the_roles_of_its_family():
     roles = {layer.name: layer.role for layer in find_layers(model)}
     assert roles["blocks.0.gate_proj"] == "ffn_in"
     assert roles["decoder.block.0.layer.1.EncDecAttention.q"] == "cross_query"
+    roles = {layer.name: layer.role for layer in find_layers(model.decoder)}  # the part is all that is looked at
+    assert roles["block.0.layer.1.EncDecAttention.q"] == "cross_query"
 
 
 def test_the_encoder_of_pytorch_is_a_stack():

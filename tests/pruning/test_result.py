@@ -32,7 +32,11 @@ def test_a_result_is_read_as_it_was_saved(tmp_path):
     assert PruningResult.read(tmp_path) == result
 
 
-@pytest.mark.parametrize("change", [{"format": 99}, {"layers": None}, {"unknown": 1}])
+LAYER = dict(name="a", role="query", shape=[10**400, 32], pattern="2:4", density=0.5, kept_energy=0.9)
+LAYER |= dict(magnitude_error=None, error=None, tokens=None)
+
+
+@pytest.mark.parametrize("change", [{"format": 99}, {"layers": None}, {"unknown": 1}, {"layers": [LAYER]}])
 def test_a_result_that_cannot_be_read_is_an_error_that_names_the_file(change, tmp_path):
     payload = prune(make_bert()).to_dict() | change
     (tmp_path / RESULT_FILE).write_text(json.dumps(payload))

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from nxm_hf.storage.weight_files import INDEX, WeightFiles
 from tests.support.packed_models import damage, save_both, tensors_of
@@ -68,3 +69,10 @@ def test_an_index_names_regular_files_beside_it(name, tmp_path):
             continue
         with pytest.raises(ValueError, match="which is no file beside it"), WeightFiles(plain):
             pass
+
+
+def test_a_name_that_clears_the_screen_is_refused_and_shown_as_text(tmp_path):
+    save_file({"fine": torch.zeros(1), "odd\x1b[2J": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"'odd\\x1b\[2J', which cannot be printed") as error, WeightFiles(tmp_path):
+        pass
+    assert str(error.value).isprintable()

@@ -1,0 +1,70 @@
+"""A config may ask for a model only as large as the files beside it pay for."""
+
+import json
+import threading
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CONFIG_MAPPING
+
+from nxm_hf.storage.model_files import skeleton
+from nxm_hf.storage.size_limits import limited_parameters
+
+ALWAYS, WITHOUT_FILES = 8192, 1 << 15  # parameters
+# Counts that multiply, or whose names do not say that they count.
+CONFIGS = {
+    "albert": ("AlbertForSequenceClassification", dict(num_hidden_layers=1, inner_group_num=10**7)),
+    "bart": ("BartForConditionalGeneration", dict(encoder_layers=1000, decoder_layers=1000)),
+    "funnel": ("FunnelForSequenceClassification", dict(block_sizes=[10**7])),
+    "swin": ("SwinForImageClassification", dict(depths=[1000] * 50, num_heads=[1] * 50, embed_dim=1)),
+}
+
+
+def write_tensors(folder, count):
+    """Write a file of so many tensors, and return the path of the config beside it."""
+    save_file({f"tensor.{number}": torch.zeros(1) for number in range(count)}, folder / "model.safetensors")
+    return folder / "config.json"
+
+
+def build(parameters):
+    """Make a module of so many parameters on the meta device."""
+    with torch.device("meta"):
+        return nn.ParameterList(nn.Parameter(torch.empty(())) for _ in range(parameters))
+
+
+@pytest.mark.parametrize(("tensors", "limit"), [(1, ALWAYS), (4096, ALWAYS), (5000, 10_000), (None, WITHOUT_FILES)])
+def test_two_parameters_for_each_tensor_are_allowed_and_no_more(tensors, limit, tmp_path):
+    path = tmp_path / "config.json" if tensors is None else write_tensors(tmp_path, tensors)
+    with limited_parameters(path):
+        build(limit)
+    beside = "no weights can be read" if tensors is None else f"the weights beside it are {tensors} tensors"
+    with pytest.raises(ValueError, match=rf"config\.json asks for more than {limit:,} parameters, and {beside}"):
+        with limited_parameters(path):
+            build(limit + 1)
+    build(limit + 1)  # nothing is counted after the block
+
+
+def test_a_model_that_another_thread_builds_is_not_counted(tmp_path):
+    built = []
+    with limited_parameters(write_tensors(tmp_path, 1)):
+        thread = threading.Thread(target=lambda: built.append(build(ALWAYS + 1)))
+        thread.start()
+        thread.join()
+        build(ALWAYS)
+    assert len(built[0]) == ALWAYS + 1
+
+
+def test_other_errors_of_the_block_stay_as_they_are(tmp_path):
+    with pytest.raises(KeyError, match="own"), limited_parameters(write_tensors(tmp_path, 1)):
+        raise KeyError("own")
+
+
+@pytest.mark.parametrize("model_type", [name for name in CONFIGS if name in CONFIG_MAPPING])
+def test_counts_that_multiply_are_refused_while_the_model_is_built(model_type, tmp_path):
+    architecture, counts = CONFIGS[model_type]
+    path = write_tensors(tmp_path, 40)
+    path.write_text(json.dumps({"model_type": model_type, "architectures": [architecture], **counts}))
+    with pytest.raises(ValueError, match=r"asks for more than 8,192 parameters, and the weights beside it are 40"):
+        skeleton(tmp_path)
