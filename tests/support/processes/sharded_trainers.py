@@ -1,4 +1,4 @@
-"""The program of the tests of Trainers with FSDP2: two processes train as users set it up. Run it as `-m ... FOLDER`."""
+"""The program of the tests of Trainers with FSDP2: two processes train as users do. Run it as `-m ... FOLDER`."""
 
 import importlib.util
 import logging
