@@ -7,6 +7,7 @@ from torch import nn
 
 from nxm_hf.adapters.masked import mask_adapter
 from nxm_hf.layers.modules import has_adapter, without_wrappers
+from nxm_hf.layers.sharding import shard_like
 from nxm_hf.storage.adapter_files import ADAPTER_CONFIG, check_adapter_weights, read_adapter
 from nxm_hf.storage.model_source import model_directory
 from nxm_hf.text import shortened
@@ -61,10 +62,12 @@ def restore_adapter(folder: str | Path, model: nn.Module) -> None:
 
     Args:
         folder: The checkpoint.
-        model: The model with the adapter.
+        model: The model with the adapter. If it is sharded, each process keeps its own part.
     """
     peft, inner = import_peft(), without_wrappers(model)
-    peft.set_peft_model_state_dict(inner, peft.load_peft_weights(str(folder), device="cpu"), inner.active_adapter)
+    own, saved = peft.get_peft_model_state_dict(inner), peft.load_peft_weights(str(folder), device="cpu")
+    parts = {name: shard_like(weight, own.get(name, weight)) for name, weight in saved.items()}
+    peft.set_peft_model_state_dict(inner, parts, inner.active_adapter)
 
 
 def import_peft() -> Any:

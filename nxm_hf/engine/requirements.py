@@ -69,10 +69,6 @@ def check_shards(plan: Plan, config: NxMConfig) -> None:
     Raises:
         ValueError: If the recipe or a layer needs whole weights.
     """
-    if has_adapter(plan.whole) or len(plan.trained) < len(plan.targets):
-        raise ValueError(
-            "FSDP2 is not supported with an adapter or frozen sparse layers; train them with DDP (torchrun) instead."
-        )
     if (start := config.calibrated_start) is not None and plan.whole is not plan.model:
         raise ValueError(
             f"{config.recipe} prunes with {start.method} here, and FSDP2 shards a {type(plan.whole).__name__} as a "

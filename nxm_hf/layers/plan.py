@@ -107,11 +107,11 @@ class Plan:
             ValueError: If a pattern does not fit a layer and `on_indivisible` is "error", if no layer is left, or if
                 a container holds several models.
         """
-        whole, model = without_wrappers(model), unwrap(model)
+        given, whole, model = model, without_wrappers(model), unwrap(model)
         if config.is_dense:
             return cls(model, (), {}, whole)
         _check_one_model(whole)
-        shards = Shards.of(whole)
+        shards = Shards.of(given)  # with torch.compile, accelerate shards its wrapper
         targets, skipped = [], {}
         for layer in find_layers(model, config.include, config.exclude):
             pattern = _pattern_of(layer.role, config.patterns())

@@ -25,7 +25,7 @@ class Shards:
     """The processes that share the weights of a model, and what they exchange.
 
     Args:
-        model: The model that FSDP2 has sharded.
+        model: The model that FSDP2 has sharded, in its wrappers.
         mesh: The processes, in one dimension. With hybrid sharding these are the processes of one set.
         replicas: With hybrid sharding, the processes that hold the same parts, one of each set.
     """

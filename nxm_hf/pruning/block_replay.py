@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from nxm_hf.layers.modules import without_wrappers
 from nxm_hf.layers.shard_exchange import computing_device, exchange, own_share
 from nxm_hf.layers.sharding import Shards
 from nxm_hf.pruning.calibration import Batch
 from nxm_hf.pruning.call_graph import CallGraph
 from nxm_hf.pruning.input_statistics import InputStatistics
-from nxm_hf.pruning.sharded_calls import completed_calls, replaced_calls
+from nxm_hf.pruning.sharded_calls import completed_calls, replaced_calls, uncompiled
 
 # (number of the call, number of the block, its forward with its arguments) -> the output to use
 CallHandler = Callable[[int, int, partial], Any]
@@ -45,7 +46,7 @@ class BlockReplay:
     Create one with `BlockReplay.trace`, which runs the model to find these facts.
 
     Args:
-        model: The model.
+        model: The model; if its weights are sharded, in its wrappers.
         batches: The calibration batches that this process replays.
         blocks: The blocks of the model.
         calls: The number of the block of each call in a forward pass.
@@ -90,6 +91,7 @@ class BlockReplay:
         Returns:
             A replay that has computed no block yet.
         """
+        model = model if shards is None else shards.model
         graph = CallGraph()
         with torch.enable_grad():
             _run(model, batches[0], blocks, graph.record)
@@ -156,9 +158,10 @@ class BlockReplay:
     ) -> Any:
         """Handle a call in the pass for the block that is called at `own_calls`."""
         if call >= len(self.calls) or self.calls[call] != block:
+            name = type(without_wrappers(self.model)).__name__
             raise ValueError(
-                f"{type(self.model).__name__} calls its blocks in another order in some batches; calibration needs "
-                "one order. Give batches that are alike."
+                f"{name} calls its blocks in another order in some batches; calibration needs one order. Give batches "
+                "that are alike."
             )
         if call < self._cached:
             return _to_device_of(self.model, outputs[call])
@@ -194,9 +197,10 @@ def _cache_reproduces(
 
 def _run(model: nn.Module, batch: Batch, blocks: Sequence[nn.Module], handler: CallHandler) -> None:
     """Call the model with a batch, and the handler in place of the forward of each block."""
-    accepted: Mapping[str, Any] = inspect.signature(model.forward).parameters
+    accepted: Mapping[str, Any] = inspect.signature(without_wrappers(model).forward).parameters
     options = {"use_cache": False} if "use_cache" in accepted else {}
-    with replaced_calls(blocks, _handled_by(handler)), suppress(_PassEnds), completed_calls(model, blocks):
+    handled = replaced_calls(blocks, _handled_by(handler))
+    with uncompiled(model), handled, suppress(_PassEnds), completed_calls(model, blocks):
         model(**{**options, **_to_device_of(model, batch, copy=False)})
 
 

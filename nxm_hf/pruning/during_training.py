@@ -119,8 +119,9 @@ class CalibratedPruner:
         config, method = self._config, self._start.method
         with _random_state_kept():
             batches = self._batches_of_all()
+            shards = self._plan.shards
             result = prune(
-                self._plan.model,
+                self._plan.model if shards is None else shards.model,
                 config.pattern,
                 method,
                 batches,
@@ -237,6 +238,6 @@ def _put_back_weights(plan: Plan, saved: list[Tensor]) -> None:
 
 
 def _parameters(plan: Plan) -> Iterator[nn.Parameter]:
-    reshard(plan.whole)
+    reshard(plan.whole if plan.shards is None else plan.shards.model)
     # Once each: the two products of experts are of one module.
     return iter(dict.fromkeys(p for target in plan.targets for p in target.layer.module.parameters()))

@@ -170,7 +170,7 @@ class PruningJob:
             settings = self.dense_inputs, cache, report, self.reconstruction, self.streamed
             layers, blocks = prune_blocks(self.model, self.plan, self.pruner, batches, *settings)
         if self.streamed is None:
-            reshard(self.model)
+            reshard(self.model if self.plan.shards is None else self.plan.shards.model)
             verify_targets(self.plan.targets).raise_for_problems()
         result = self._result(layers, calibrated=bool(batches), seconds=time.perf_counter() - begin)
         if permutation is not None:

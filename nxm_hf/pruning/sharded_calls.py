@@ -8,6 +8,8 @@ from typing import Any
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
+from nxm_hf.layers.modules import without_wrappers
+
 
 @contextmanager
 def replaced_calls(blocks: Sequence[nn.Module], replace: Callable[[int, Callable], Callable]) -> Iterator[None]:
@@ -31,6 +33,24 @@ def replaced_calls(blocks: Sequence[nn.Module], replace: Callable[[int, Callable
             vars(block).pop(name, None)
             if value is not None:
                 setattr(block, name, value)
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Have a model that torch.compile wraps computed without it. The hooks of FSDP2 on the wrapper are still called.
+
+    Args:
+        model: The model. Without a wrapper nothing is done.
+    """
+    inside = without_wrappers(model)
+    if inside is model:
+        yield
+        return
+    compiled, model.forward = model.forward, inside.__call__
+    try:
+        yield
+    finally:
+        model.forward = compiled
 
 
 @contextmanager

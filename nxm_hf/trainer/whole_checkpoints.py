@@ -7,9 +7,10 @@ from typing import Any
 from torch import nn
 from transformers import Trainer
 
+from nxm_hf.adapters.loading import restore_adapter
 from nxm_hf.engine.optimizer_state import unwrapped
 from nxm_hf.engine.sharded_state import cut_optimizer, gather_optimizer
-from nxm_hf.layers.modules import without_wrappers
+from nxm_hf.layers.modules import has_adapter, without_wrappers
 from nxm_hf.storage.restoring import load_weights, needs_conversion
 from nxm_hf.trainer.unsupported import is_fsdp
 
@@ -48,15 +49,20 @@ class WholeCheckpoints(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if not self._restores(resume_from_checkpoint):
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        assert self.model is not None
-        load_weights(resume_from_checkpoint, without_wrappers(self.model))
+        self._restore(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
         if best is None or not self._restores(best):
             return super()._load_best_model()
+        self._restore(best)
+
+    def _restore(self, folder: str) -> None:
         assert self.model is not None
-        load_weights(best, without_wrappers(self.model))
+        if has_adapter(self.model):
+            restore_adapter(folder, self.model)
+        else:
+            load_weights(folder, without_wrappers(self.model))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self._is_sharded:

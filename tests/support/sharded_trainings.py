@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.state import DistributedType
+from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
 
@@ -59,6 +60,7 @@ def train(
     rows=None,
     kind: str = "NxMTrainer",
     prepare: Callable[[Trainer], object] = id,
+    model: nn.Module | None = None,
     **changes,
 ) -> dict:
     """Train with DDP, or with FSDP2 if it is given settings, and return what is compared.
@@ -72,6 +74,7 @@ def train(
         rows: The training data.
         kind: "NxMTrainer", or "NxMCallback" in a plain Trainer.
         prepare: Is called with the Trainer before it trains.
+        model: The model; by default a BERT.
         changes: Arguments of TrainingArguments.
     """
     words = dict(max_steps=12, save_steps=6, per_device_train_batch_size=4, max_grad_norm=0, logging_steps=2)
@@ -80,7 +83,7 @@ def train(
     if fsdp is not None:  # accelerate shards over GPUs only, unless it takes these processes for some
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     watch, rows = Watch(), rows or make_rows(32)
-    model = make_bert(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    model = model or make_bert(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     torch.manual_seed(1)
     data = dict(train_dataset=rows, eval_dataset=rows[:16])
     if kind == "NxMTrainer":

@@ -146,14 +146,12 @@ def test_sharded_trainings_pass_the_check_and_the_callback_asks_for_whole_models
     assert "FULL" in str(plugin.state_dict_type) and plugin.optim_state_dict_config.rank0_only
 
 
-def test_frozen_sparse_layers_are_not_sharded(arguments, monkeypatch):
+def test_frozen_sparse_layers_may_be_sharded(arguments, monkeypatch):
     args, model = arguments(), make_bert()
     prune(model, "2:4")
     model.bert.requires_grad_(False)
-    SparseTrainingSession(NxMConfig("asp")).check(args, model)
     shard(monkeypatch)
-    with pytest.raises(ValueError, match=r"not supported with an adapter or frozen sparse layers.*DDP"):
-        SparseTrainingSession(NxMConfig("asp")).check(args, model)
+    SparseTrainingSession(NxMConfig("asp")).check(args, model)
 
 
 def test_fsdp_that_accelerate_does_not_do_is_a_warning(arguments, monkeypatch, caplog):
