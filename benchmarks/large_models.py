@@ -1,10 +1,11 @@
 """Whether large models pass through all that the library does, and the memory that each part of it takes.
 
     python benchmarks/large_models.py deep                   a Llama of 1000 layers, 16 wide
-    python benchmarks/large_models.py wide --recipe sr-ste   a Llama of half a billion weights, in bfloat16
+    python benchmarks/large_models.py wide --optimizer sgd   a Llama of half a billion weights
 
-Weights and tokens are random. The parts are: training to the middle, and saving there; verifying the checkpoint;
-resuming in a new process, to the end; and pruning a model by magnitude. What each part writes is verified.
+Weights and tokens are random, and all weights are float32. AdamW would keep two more for each. The parts are: training
+to the middle, and saving there; verifying the checkpoint; resuming in a new process, to the end; and pruning a model by
+magnitude. What each part writes is verified.
 
 Each part is a process of its own, so that its peak is its own: the largest resident size, which counts torch (about
 0.4 GiB) and the files that it maps.
@@ -40,7 +41,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "deep": dict(TINY, num_hidden_layers=1000),
     "wide": dict(HALF_A_BILLION, num_hidden_layers=28, vocab_size=16384, tie_word_embeddings=True),
 }
-DTYPES = {"deep": torch.float32, "wide": torch.bfloat16}
 PARTS = ("train and save", "verify", "resume", "prune")
 
 
@@ -52,11 +52,7 @@ def make_model(name: str) -> LlamaForCausalLM:
     """
     torch.manual_seed(0)
     config = LlamaConfig(**CONFIGS[name], max_position_embeddings=128, pad_token_id=0, use_cache=False)
-    torch.set_default_dtype(DTYPES[name])
-    try:
-        return LlamaForCausalLM(config)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    return LlamaForCausalLM(config)
 
 
 def make_trainer(name: str, folder: Path, given: argparse.Namespace) -> Trainer:

@@ -33,7 +33,7 @@ def test_a_result_is_read_as_it_was_saved(tmp_path):
 
 
 LAYER = dict(name="a", role="query", shape=[10**400, 32], pattern="2:4", density=0.5, kept_energy=0.9)
-LAYER |= dict(magnitude_error=None, error=None, tokens=None)
+LAYER |= dict.fromkeys(["magnitude_error", "error", "tokens"])
 
 
 @pytest.mark.parametrize("change", [{"format": 99}, {"layers": None}, {"unknown": 1}, {"layers": [LAYER]}])
