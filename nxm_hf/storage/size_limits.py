@@ -14,7 +14,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from nxm_hf.config.hub import model_folder, read_json
 from nxm_hf.storage.weight_files import WeightFiles
 
-MAX_COUNT = 1000  # layers, labels or experts that a config may ask for without as many tensors
+MAX_COUNT = 1000  # layers or experts that a config may ask for without as many tensors
+MAX_LABELS = 100_000  # labels likewise, all of which one tensor can hold: ImageNet-22k has 21,841
 MAX_GROWTH = 16  # times as large as its files a model may be in memory: 4 bits become 32, and some are shared
 _ALWAYS = 64 << 20  # bytes that a model may have in any case
 _PARAMETERS = 8192  # parameters that a model may have in any case
@@ -35,7 +36,7 @@ def check_counts(path: Path) -> None:
         ValueError: If it asks for too many.
     """
     config = read_json(path.parent, path.name, {}) or {}
-    asked = {key: most for key, most in _counts(config) if most > MAX_COUNT}
+    asked = {key: most for key, most in _counts(config) if most > (MAX_LABELS if "labels" in key else MAX_COUNT)}
     tensors = _tensors(path.parent) or 0 if asked else 0
     if beyond := [f"{key}={most:.3g}" for key, most in asked.items() if most > tensors]:
         raise ValueError(

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING
 
 from nxm_hf.storage.model_files import skeleton
-from nxm_hf.storage.size_limits import limited_parameters
+from nxm_hf.storage.size_limits import check_counts, limited_parameters
 
 ALWAYS, WITHOUT_FILES = 8192, 1 << 15  # parameters
 # Counts that multiply, or whose names do not say that they count.
@@ -44,6 +44,26 @@ def test_two_parameters_for_each_tensor_are_allowed_and_no_more(tensors, limit, 
         with limited_parameters(path):
             build(limit + 1)
     build(limit + 1)  # nothing is counted after the block
+
+
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        ({"num_hidden_layers": 1000, "num_labels": 21_841}, True),
+        ({"num_hidden_layers": 1001}, False),
+        ({"text_config": {"num_experts": 1001}}, False),
+        ({"num_qa_labels": 100_001}, False),
+    ],
+)
+def test_one_tensor_can_hold_many_labels_but_no_layers(asked, fits, tmp_path):
+    path = write_tensors(tmp_path, 1)
+    path.write_text(json.dumps(asked))
+    if fits:
+        return check_counts(path)
+    with pytest.raises(
+        ValueError, match=r"config\.json asks for \w+=1e\+0[35], and the weights beside it are 1 tensors"
+    ):
+        check_counts(path)
 
 
 def test_a_model_that_another_thread_builds_is_not_counted(tmp_path):
