@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from benchmarks.glue.comparison.example_scripts import TASKS, run_glue
 from benchmarks.glue.comparison.recipe_text import read_recipe
@@ -102,6 +100,9 @@ def draw(variants: dict[float, Runs], results: ModelResults, task: str, limits: 
     """
     metric, similar = TASKS[task].best, [runs.similarity for runs in variants.values()]
     scores = [mean(runs.scores) for runs in variants.values()]
+    from matplotlib import rc_context  # which `pip install nxm-hf[report]` brings
+    from matplotlib.figure import Figure
+
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "similarity", "font.size": 9}):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)

@@ -5,6 +5,7 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -270,14 +271,16 @@ class SparseTrainingSession:
             RuntimeError: If the processes hold different weights.
         """
         engine = self.started_engine()
-        prints = fingerprints(engine.plan)
-        if args.world_size > 1 and any(other != prints for other in gather_object([prints])):
+        prints, here = fingerprints(engine.plan), (gethostname(), str(Path(folder).resolve()))
+        each = gather_object([(prints, here)])  # of all processes
+        if any(other != prints for other, _ in each):
             raise RuntimeError("The processes hold different weights; do they use the same seed?")
         tensors = engine.tensors(keep=args.should_save)
         if args.should_save:
             header = {**engine.header(), **prints, "teacher": self._teacher_description(), HAS_MANIFEST: True}
             header["masked_adapter"] = is_masked(engine.model)
-            header[PROCESSES] = 1 if args.save_on_each_node else args.world_size
+            # Others write their random states on other machines, or into directories of their own.
+            header[PROCESSES] = sum(where == here for _, where in each)
             write_state(folder, header, tensors)
         return prints
 

@@ -48,6 +48,7 @@ def test_masks_rest_above_the_ratio_and_flip_below_it(factor, rests):
 
 
 def test_the_figure_and_the_table_have_every_strength(comparison, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
     words = ["--comparison", str(comparison), "--task", "mrpc", "--batches", "2", "--output", str(tmp_path / "a.svg")]
     main(words)
     shown, drawn = capsys.readouterr().out, (tmp_path / "a.svg").read_text()
@@ -58,6 +59,7 @@ def test_the_figure_and_the_table_have_every_strength(comparison, tmp_path, caps
 
 
 def test_thresholds_are_those_of_the_weights_that_are_named(comparison, tmp_path, capsys, model):
+    pytest.importorskip("matplotlib")
     copytree(model, tmp_path / "other")
     make_bert(seed=1).save_pretrained(tmp_path / "other")
     words = ["--comparison", str(comparison), "--task", "mrpc", "--batches", "2", "--output", str(tmp_path / "a.svg")]

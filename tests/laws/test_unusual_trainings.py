@@ -161,7 +161,7 @@ def test_sharing_that_the_class_does_not_declare_is_refused_at_the_save_and_leav
     trainer = make_trainer(tmp_path, "asp", model=model, **{**SHORT, "save_strategy": "steps", "save_steps": 2})
     with pytest.raises(RuntimeError, match=r"shared tensors.*layer\.1\.intermediate\.dense\.weight"):
         trainer.train()
-    with pytest.raises(ValueError, match="no complete checkpoint"):
+    with pytest.raises(ValueError, match="No valid checkpoint found"):
         newest_complete(tmp_path)
 
 
