@@ -1,6 +1,5 @@
 """Processes of DDP that die or stop: the others end in time, and what is left can be resumed, also by fewer."""
 
-import json
 import signal
 from pathlib import Path
 
@@ -10,16 +9,11 @@ from safetensors.torch import load_file
 import nxm_hf
 from nxm_hf.storage.checkpoints import missing_parts, newest_complete
 from nxm_hf.storage.manifest import changed_files
-from tests.support.processes import command, run_group
+from tests.support.processes import OF_GLOO, command, read_facts, run_group
 from tests.support.processes.killed_ranks import DEATHS, LIMIT, PATIENCE
 
 pytestmark = pytest.mark.slow
 SECONDS = 580  # until the program counts as hung
-OF_GLOO = ("gloo", "Connection", "Application timeout")  # what its errors say; not all of them name it
-
-
-def read(path: Path):
-    return json.loads(path.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +28,10 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("death", DEATHS)
 def test_the_others_end_with_an_error_and_within_the_limit_of_a_communication(death, folder):
     victim = DEATHS[death][0]
-    assert read(folder / f"ends-{death}.json") == [-signal.SIGKILL if rank == victim else 1 for rank in range(2)]
-    left = read(folder / f"facts-{death}-{1 - victim}.json")
+    assert read_facts(folder / f"ends-{death}.json") == [-signal.SIGKILL if rank == victim else 1 for rank in range(2)]
+    left = read_facts(folder / f"facts-{death}-{1 - victim}.json")
     assert any(words in left["error"] for words in OF_GLOO), left["error"]
-    unbroken = read(folder / f"facts-unbroken-{DEATHS[death][2]}-0.json")["seconds"]
+    unbroken = read_facts(folder / f"facts-unbroken-{DEATHS[death][2]}-0.json")["seconds"]
     patience = LIMIT if death == "stop" else PATIENCE
     assert left["seconds"] < patience.total_seconds() + 20 * unbroken
 
@@ -52,17 +46,17 @@ def test_the_newest_checkpoint_that_counts_is_whole(death, folder):
 
 @pytest.mark.parametrize("death", DEATHS)
 def test_as_many_processes_resume_the_unbroken_run_bit_for_bit(death, folder):
-    unbroken = read(folder / f"facts-unbroken-{DEATHS[death][2]}-0.json")
+    unbroken = read_facts(folder / f"facts-unbroken-{DEATHS[death][2]}-0.json")
     assert unbroken["ok"] and unbroken["newest"] is None
     for rank in range(2):
-        facts = read(folder / f"facts-{death}-by-2-{rank}.json")
+        facts = read_facts(folder / f"facts-{death}-by-2-{rank}.json")
         assert facts["newest"] == "checkpoint-4" and facts["ok"], facts.get("error")
         assert facts["weights"] == unbroken["weights"]
 
 
 @pytest.mark.parametrize("death", DEATHS)
 def test_one_process_resumes_what_two_began(death, folder):
-    facts = read(folder / f"facts-{death}-by-1-0.json")
+    facts = read_facts(folder / f"facts-{death}-by-1-0.json")
     assert facts["newest"] == "checkpoint-4" and facts["ok"], facts.get("error")
     end = folder / f"{death}-by-1" / "checkpoint-12"
     assert missing_parts(end) == [] and changed_files(end) == {}

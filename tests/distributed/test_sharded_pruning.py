@@ -1,37 +1,25 @@
 """Pruning with FSDP2: all processes together make of sharded weights what one process makes of whole ones."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.processes import command, run_group
+from tests.support.processes import facts_of, run_sharded
 from tests.support.processes.sharded_pruning import PRUNED, SETS
 
 pytestmark = pytest.mark.slow
-LIMIT = 600  # seconds until the program counts as hung
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Where the program's trainings leave their checkpoints, with the facts of its processes."""
-    folder = tmp_path_factory.mktemp("sharded-pruning")
-    code, output = run_group(command("sharded_pruning", folder), LIMIT, OMP_NUM_THREADS="1")
-    errors = [facts["error"] for path in folder.glob("facts-*.json") if "error" in (facts := _read(path))]
-    assert code == 0 and not errors, "\n".join(errors) or output
-    return folder
+    return run_sharded("sharded_pruning", tmp_path_factory.mktemp("sharded_pruning"))
 
 
 @pytest.fixture(scope="module")
 def two(folder):
     """The facts of a group of two processes."""
-    return [_read(folder / f"facts-2-{rank}.json") for rank in range(2)]
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text())
+    return facts_of(folder, 2, 2)
 
 
 def assert_as_one_process(facts: list[dict]) -> None:
@@ -56,14 +44,14 @@ def test_sharded_weights_are_pruned_by_magnitude_without_data(two):
 
 
 def test_processes_with_few_rows_or_none_take_part(folder):
-    facts = [_read(folder / f"facts-3-{rank}.json")["uneven"] for rank in range(3)]
+    facts = [each["uneven"] for each in facts_of(folder, 3, 3)]
     assert [fact["rows"] for fact in facts] == [1, 0, 0]
     assert_as_one_process(facts)
 
 
 @pytest.mark.parametrize("case", SETS, ids="-".join)
 def test_two_sets_of_two_processes_prune_as_one_process(case, folder):
-    assert_as_one_process([_read(folder / f"facts-4-{rank}.json")["/".join(("sets", *case))] for rank in range(4)])
+    assert_as_one_process([facts["/".join(("sets", *case))] for facts in facts_of(folder, 4, 4)])
 
 
 def test_only_computed_blocks_are_gathered_and_passes_end_as_fsdp_expects(two):

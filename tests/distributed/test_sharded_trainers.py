@@ -1,39 +1,27 @@
 """Trainers with FSDP2 in the ways that users set them up: what Trainer changes around a model changes no mask."""
 
-import json
-from pathlib import Path
-
 import pytest
 from safetensors.torch import load_file
 
 import nxm_hf
 from nxm_hf.storage.checkpoints import missing_parts
-from tests.support.processes import command, run_group
+from tests.support.processes import facts_of, run_sharded
 from tests.support.processes.sharded_trainers import MODES
 from tests.support.training import assert_same
 
 pytestmark = pytest.mark.slow
-LIMIT = 600  # seconds until the program counts as hung
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Where the program's trainings leave their checkpoints, with the facts of its processes."""
-    folder = tmp_path_factory.mktemp("sharded-trainers")
-    code, output = run_group(command("sharded_trainers", folder), LIMIT, OMP_NUM_THREADS="1")
-    errors = [facts["error"] for path in folder.glob("facts-*.json") if "error" in (facts := _read(path))]
-    assert code == 0 and not errors, "\n".join(errors) or output
-    return folder
+    return run_sharded("sharded_trainers", tmp_path_factory.mktemp("sharded_trainers"))
 
 
 @pytest.fixture(scope="module")
 def two(folder):
     """The facts of the two processes."""
-    return [_read(folder / f"facts-2-{rank}.json") for rank in range(2)]
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text())
+    return facts_of(folder, 2, 2)
 
 
 @pytest.mark.parametrize("mode", MODES)
