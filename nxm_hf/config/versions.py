@@ -8,6 +8,7 @@ Supported are transformers 4.57.1 to 5.x, huggingface_hub 0.34, accelerate 1.15,
 - 4.57 marks no tensor that it has loaded, and leaves the config of packed layers in a model that was unpacked. See
   `QuantizerOfAllVersions`.
 - 4.57 to 5.3 do not load the best model with `save_strategy="best"`. See `forgets_best`.
+- 4.57 takes the tokenizer of a Trainer under its old name too. See `takes_tokenizer`.
 - 4.57 has no name `PreTrainedConfig`. `transformers.PretrainedConfig` is the same class in every version.
 - 4.57 leaves `bf16=True` of one training on for all later ones of the process.
 - Models of 4.57 that ignore `num_items_in_batch` do not accept it, so Trainer divides their loss itself.
@@ -115,3 +116,16 @@ def forgets_best(version: str = transformers.__version__) -> bool:
         (True, False)
     """
     return tuple(int(part) for part in version.split(".")[:2]) < (5, 4)
+
+
+def takes_tokenizer(version: str = transformers.__version__) -> bool:
+    """Return True if Trainer still takes `tokenizer=`, the old name of `processing_class=`.
+
+    Args:
+        version: The version of transformers.
+
+    Example:
+        >>> takes_tokenizer("4.57.6"), takes_tokenizer("5.0.0")
+        (True, False)
+    """
+    return int(version.split(".")[0]) < 5

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from nxm_hf.config import NxMConfig
+from nxm_hf.config.versions import takes_tokenizer
 from nxm_hf.layers.modules import check_is_model
 
 _NAMES = list(inspect.signature(Trainer.__init__).parameters)[1:]
@@ -28,15 +29,15 @@ def check_arguments(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> No
         TypeError: If a name is unknown, or the model, the training arguments or the callbacks are of another kind.
 
     Example:
-        >>> check_arguments([], {"tokenizer": None})
+        >>> check_arguments([], {"optimizer": None})
         Traceback (most recent call last):
         ...
-        TypeError: NxMTrainer has no tokenizer=. Write processing_class=...
+        TypeError: NxMTrainer has no optimizer=. Write optimizers=...
     """
     if len(arguments) > len(_NAMES):
         raise TypeError(f"sparsity is given by name. Write sparsity={arguments[len(_NAMES)]!r}.")
     for name in keywords:
-        if name not in _NAMES:
+        if name not in _NAMES and not (name == "tokenizer" and takes_tokenizer()):
             raise TypeError(f"NxMTrainer has no {name}=. {_meant(name, keywords[name])}")
     given = {**dict(zip(_NAMES, arguments, strict=False)), **keywords}
     if given.get("model") is not None:

@@ -4,6 +4,7 @@ import pytest
 from transformers import BertForSequenceClassification, Trainer
 
 from nxm_hf import NxMCallback, NxMTrainer
+from nxm_hf.config.versions import takes_tokenizer
 from nxm_hf.trainer.arguments import check_arguments
 from tests.support.models import make_arguments, make_bert, make_rows, make_tokenizer
 
@@ -15,7 +16,7 @@ WRONG = {
     ),
     "a path as the arguments": (dict(args="runs"), "Write args=TrainingArguments('runs')."),
     "a dict as the arguments": (dict(args={"seed": 1}), "Write args=TrainingArguments('out')."),
-    "the old name of the tokenizer": (dict(tokenizer=make_tokenizer()), "Write processing_class=..."),
+    "one optimizer": (dict(optimizer=None), "Write optimizers=..."),
     "a typing error": (dict(sparsty="asp"), "Write sparsity=..."),
     "a field of the config": (dict(recipe="asp"), "Write sparsity=NxMConfig(recipe='asp')."),
     "a name that is near nothing": (dict(magic=1), "It has model, args, data_collator,"),
@@ -30,6 +31,16 @@ def test_an_argument_of_another_kind_or_name_is_answered_with_what_to_write(case
     with pytest.raises(TypeError) as raised:
         NxMTrainer(**{**given, **changes})
     assert answer in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore:`tokenizer` is deprecated:FutureWarning")
+def test_the_old_name_of_the_tokenizer_is_taken_where_trainer_takes_it(tmp_path):
+    given = dict(model=make_bert(), args=make_arguments(tmp_path), sparsity="asp", tokenizer=make_tokenizer())
+    if not takes_tokenizer():
+        with pytest.raises(TypeError, match=r"has no tokenizer=\. Write processing_class="):
+            NxMTrainer(**given)
+    else:
+        assert NxMTrainer(**given).processing_class is given["tokenizer"]
 
 
 def test_the_sparsity_is_not_taken_by_its_place():
