@@ -99,7 +99,7 @@ class NxMCallback(TrainerCallback):
             found = None if engine.plan.shards is None else lambda: engine.verification
             SaveHook(kwargs["model"], engine.model, lambda: self._session.card_facts(engine.model), found).attach()
         if args.eval_on_start:
-            engine.deploy()
+            engine.deploy(preview=True)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -118,7 +118,7 @@ class NxMCallback(TrainerCallback):
     ) -> None:
         self._prepare(_trained(args, kwargs)[0], state, control)
         if control.should_training_stop:
-            self._session.started_engine().deploy()  # later callbacks see the deployed weights
+            self._session.started_engine().deploy(preview=True)  # later callbacks see the deployed weights
 
     def on_evaluate(
         self,
@@ -206,7 +206,7 @@ class NxMCallback(TrainerCallback):
         save = control.should_save or (args.save_strategy == "best" and control.should_evaluate)
         if not (save or control.should_evaluate) or not engine.plan.targets:
             return
-        engine.deploy()
+        engine.deploy(preview=True)
         if save:
             folder = _checkpoint(args, state)
             if args.should_save:
