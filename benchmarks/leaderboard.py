@@ -138,9 +138,9 @@ def step_shares(recipe: str, pattern: str) -> dict[str, float]:
     """
     name, *words = recipe.split()
     settings = dict(word.split("=") for word in words)
-    fractions = {key: float(settings.pop(key, 0)) for key in ("warmup", "settle")}
+    first, last = (float(settings.pop(key, 0)) for key in ("warmup", "settle"))
     values = {key: float(value) if value[0].isdigit() else value for key, value in settings.items()}
-    warmup, settle = NxMConfig(name, pattern, settings=values, **fractions).phases
+    warmup, settle = NxMConfig(name, pattern, settings=values, warmup=first, settle=last).phases
     rest = 1 - warmup - settle
     shares = {"asp warmup=0.1": settle}  # a mask that is frozen in the middle of a training
     if name == "asp":
