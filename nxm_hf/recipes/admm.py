@@ -37,7 +37,7 @@ def admm(
         pattern: The final pattern.
         rho: The strength of the coupled penalty. "auto" measures it for each weight, as 0.003 of its gradient's norm.
             "quantile" measures, over the first 20 steps, the strength at which nine groups of ten can keep their mask.
-        steps: The number of steps from one update of Z and U to the next; "epoch"; or "auto", about 80 steps, with
+        steps: The number of steps from one update of Z and U to the next, or "epoch". "auto" is about 80 steps, with
             at most 50 updates in all and the last at the end.
         penalty: "coupled" adds the penalty to the gradient; "decoupled" moves the weight before the step.
         contraction: The strength of the decoupled penalty: the fraction of the way to Z - U between two updates.
@@ -45,8 +45,8 @@ def admm(
             the nearest sparse weight, with a number or "quantile" for `rho`, and "C" otherwise.
         dual: The step of the dual variable U, a number from 0 to 1: U + dual * (W - Z). True is 1; with False there is
             no U. A number in between keeps U in memory, as large as the weight.
-        scores: The scores of the final mask: "magnitude"; "fisher", |W| times the root of the optimizer's mean
-            squared gradient; or a method of `nxm_hf.prune`, which prunes with rows of the training data when the
+        scores: The scores of the final mask. "magnitude" is |W|. "fisher" is |W| times the root of the optimizer's
+            mean squared gradient. A method of `nxm_hf.prune` prunes with rows of the training data when the
             frozen-mask phase starts. "auto" is "alps" with `rho="auto"`, or "fisher" if there are no rows, and
             "magnitude" with any other `rho`. Unless `rho="auto"`, "fisher" is the metric of the updates' projections
             as well. All other scores leave them to the magnitude.

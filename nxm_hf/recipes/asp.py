@@ -16,10 +16,10 @@ def asp(pattern: Pattern, scores: str = "magnitude", preview: bool = False) -> M
 
     Args:
         pattern: The pattern of the mask.
-        scores: "magnitude"; "fisher", |W| times the root of the optimizer's mean squared gradient, which needs a
-            `warmup`; or "wanda", "sparsegpt", "adaprune" or "alps", which prune the model as `nxm_hf.prune` does,
-            with rows of the training data, and train the resulting weights. A model that holds its pattern already
-            is not pruned again.
+        scores: The scores of the mask. "magnitude" is |W|. "fisher" is |W| times the root of the optimizer's mean
+            squared gradient, and needs a `warmup`. "wanda", "sparsegpt", "adaprune" and "alps" prune the model as
+            `nxm_hf.prune` does, with rows of the training data. Training continues from the resulting weights. A
+            model that holds its pattern already is not pruned again.
         preview: In the warm-up, evaluate and save what such a method would make of the weights. Each costs one more
             pruning. False shows the weights pruned by magnitude.
     """
