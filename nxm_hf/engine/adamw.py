@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
 from nxm_hf.layers.sharding import local
@@ -80,7 +81,7 @@ class AdamW(torch.optim.AdamW):
             fused=fused,
         )
         self._masks: dict[int, Tensor] = {}  # of the next step, by the id of the parameter
-        self._groups: dict[int, dict[str, Any]] | None = None  # the same, while a step is prepared
+        self._with_kernel: set[int] | None = None  # while a step is prepared: the parameters of groups with a kernel
         if fused is None and not (foreach or capturable or differentiable):
             self._use_fused_step()
 
@@ -96,7 +97,7 @@ class AdamW(torch.optim.AdamW):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._masks, self._groups = {}, None
+        self._masks, self._with_kernel = {}, None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state dict of this optimizer or of `torch.optim.AdamW`. The form of the step stays as it is.
@@ -122,12 +123,11 @@ class AdamW(torch.optim.AdamW):
         """
         if parameter.grad is None or getattr(self, "grad_scale", None) is not None:
             return False
-        group = self._group_of(parameter)
-        moments = [self.state[parameter][name] for name in MOMENTS] if self.state.get(parameter) else []
-        if group is None or not _has_kernel(group):
+        if not self._has_kernel_for(parameter):
             return False
-        tensors = [local(each.detach()) for each in (parameter, parameter.grad, *moments)]
-        if not fits_kernel(tensors[0], mask, *tensors[1:]):
+        state = self.state.get(parameter)
+        moments = [_part(state[name]) for name in MOMENTS] if state else []
+        if not fits_kernel(_part(parameter), mask, _part(parameter.grad), *moments):
             return False
         self._masks[id(parameter)] = mask
         return True
@@ -143,37 +143,43 @@ class AdamW(torch.optim.AdamW):
     def forget_masks(self) -> None:
         """Forget the masks that no step has used yet."""
         self._masks.clear()
-        self._groups = None
+        self._with_kernel = None
 
     def _init_group(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], *others: Any) -> Any:
         """Collect what torch's step takes of a group, after the step of masked weights, which it does not get."""
         found = super()._init_group(group, params, grads, *others)
-        masked = [i for i, parameter in enumerate(params) if id(parameter) in self._masks]
+        masked = [parameter for parameter in params if id(parameter) in self._masks]
         if masked:
-            self._step_masked(group, [params[i] for i in masked])
+            left = [i for i, parameter in enumerate(params) if id(parameter) not in self._masks]
             lists = [each for each in (params, grads, *others) if isinstance(each, list) and len(each) == len(grads)]
+            self._step_masked(group, masked)
             for each in lists:
-                each[:] = [value for i, value in enumerate(each) if i not in set(masked)]
-            self._groups = None
+                each[:] = [each[i] for i in left]
+            self._with_kernel = None
         return found
 
     def _step_masked(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        states = [self.state[parameter] for parameter in parameters]
+        torch._foreach_add_([state["step"] for state in states], 1)
+        numbers = [float(state["step"]) for state in states]
+        steps = {number: _step_of(group, number) for number in set(numbers)}
         weights: list[Weight] = []
-        steps: list[AdamWStep] = []
-        for parameter in parameters:
-            state, gradient = self.state[parameter], parameter.grad
-            assert gradient is not None
-            state["step"] += 1
-            first, second = (local(state[name]) for name in MOMENTS)
-            weight, gradient = local(parameter.detach()), local(gradient.detach())
-            weights.append((weight, gradient, self._masks.pop(id(parameter)), first, second))
-            steps.append(_step_of(group, float(state["step"])))
-        step_by_kernel(weights, steps)
+        for parameter, state in zip(parameters, states, strict=True):
+            assert parameter.grad is not None
+            first, second = (_part(state[name]) for name in MOMENTS)
+            weights.append((_part(parameter), _part(parameter.grad), self._masks.pop(id(parameter)), first, second))
+        step_by_kernel(weights, [steps[number] for number in numbers])
 
-    def _group_of(self, parameter: Tensor) -> dict[str, Any] | None:
-        if self._groups is None:
-            self._groups = {id(each): group for group in self.param_groups for each in group["params"]}
-        return self._groups.get(id(parameter))
+    def _has_kernel_for(self, parameter: Tensor) -> bool:
+        if self._with_kernel is None:
+            groups = [group for group in self.param_groups if _has_kernel(group)]
+            self._with_kernel = {id(each) for group in groups for each in group["params"]}
+        return id(parameter) in self._with_kernel
+
+
+def _part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a tensor; of a whole one, which is most often given, without the cost of a call."""
+    return local(tensor) if isinstance(tensor, DTensor) else tensor
 
 
 def _has_kernel(group: dict[str, Any]) -> bool:

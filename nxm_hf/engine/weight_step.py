@@ -57,7 +57,7 @@ class WeightStep:
         self._masks = False
         optimizer, layer = self._optimizer, self._target.layer
         if isinstance(optimizer, AdamW) and only_hooks_of_one(optimizer):
-            part = local(layer.weight.detach())
+            part = layer.weight if self._target.shards is None else local(layer.weight.detach())
             matrix = layer.matrix(part)
             if matrix.is_contiguous() and mask.is_contiguous() and matrix.shape == mask.shape:
                 self._masks = optimizer.mask_next_step(layer.weight, mask.view(part.shape))

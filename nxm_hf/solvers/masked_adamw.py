@@ -6,7 +6,7 @@ As in `weight_ops`, the pass is a kernel's where a backend has one, with the bit
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ class AdamWStep:
         """Return True if kernels can take a step with these settings."""
         return 1 - self.betas[0] < 0.5  # torch averages in another order where the new gradient counts for more
 
+    @cached_property
     def numbers(self) -> Tensor:
         """Return what kernels read of the settings, in fp32 as torch's fused AdamW rounds it."""
         first, second = self.betas
@@ -93,8 +94,7 @@ def step_by_kernel(weights: Sequence[Weight], steps: Sequence[AdamWStep]) -> Non
     """
     kernel = _kernel()
     assert kernel is not None
-    numbers = {step: step.numbers() for step in set(steps)}
-    kernel([(*weight, numbers[step]) for weight, step in zip(weights, steps, strict=True)])
+    kernel([(*weight, step.numbers) for weight, step in zip(weights, steps, strict=True)])
     torch.autograd.graph.increment_version([each for w, _, _, m, v in weights for each in (w, m, v)])
 
 
@@ -146,7 +146,7 @@ def _kernel_is_right(run: Kernel) -> bool:
         ours, theirs = ([each.clone() for each in (weight, first, second.abs())] for _ in range(2))
         for number, gradient in enumerate(gradients, start=1 + 40 * seed):
             step = AdamWStep(number, 0.1**number, (0.9, 0.95 + 0.049 * seed), 1e-8, 0.1 * seed, maximize)
-            run([(ours[0], gradient, mask, *ours[1:], step.numbers())])
+            run([(ours[0], gradient, mask, *ours[1:], step.numbers)])
             step_in_torch((theirs[0], gradient, mask, theirs[1], theirs[2]), step)
             if not all(map(same_bits, ours, theirs)):
                 return False

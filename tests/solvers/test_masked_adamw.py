@@ -82,7 +82,7 @@ def test_every_rounding_of_the_kernel_is_a_step_of_adamw(rounding):
     for step in (STEP, replace(STEP, maximize=True, weight_decay=0.0)):
         tensors = copied(drawn())
         expected = written_out(tensors, step)
-        kernel([(*tensors, step.numbers())])
+        kernel([(*tensors, step.numbers)])
         for each, exact in zip((tensors[0], *tensors[3:]), expected, strict=True):
             assert torch.allclose(each.double(), exact, rtol=2e-6, atol=1e-7)
 
