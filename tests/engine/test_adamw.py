@@ -9,10 +9,14 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Shard
 from transformers.pytorch_utils import Conv1D
 
-from nxm_hf import AdamW, attach
+from nxm_hf import AdamW, NxMConfig, attach
+from nxm_hf.methods import Masked
+from nxm_hf.methods.schedules import ALWAYS, NEVER
 from nxm_hf.solvers import base, reference_only
 from tests.support.grids import BOTH_WINDOWS, FEW, SPARSE, WINDOW, pairs
 from tests.support.group_of_one import group_of_one
+from tests.support.method_runs import TWO_FOUR
+from tests.support.step_views import Noting
 from tests.support.toy_training import TOTAL, Toy, adamw, load_run, loss_at, same, save_run, short, train, weights
 
 SETTINGS = dict(lr=0.02, weight_decay=0.1)
@@ -141,6 +145,16 @@ def test_a_frozen_mask_is_left_to_the_step(recipe):
         optimizer = ours(model)
         attach(model, optimizer, recipe, total_steps=2)
         assert [masks_itself(model) for _ in train(model, optimizer, 0, 1)] == [False]
+
+
+def test_no_pass_sets_zeros_after_a_step_that_has_masked():
+    pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+    for make, expected in ((ours, {True}), (fused, {False})):
+        noting = Noting(Masked(TWO_FOUR, refresh=NEVER, freeze=ALWAYS), [])
+        model = Toy()
+        optimizer = make(model)
+        attach(model, optimizer, NxMConfig(recipe=noting), total_steps=1)
+        assert list(train(model, optimizer, 0, 1)) == [1] and noting.answers("leaves_zeros", 1) == expected
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_a_training_with_any_optimizer_resumes_as_the_unbroken_one(recipe, optim
 
 @pytest.mark.parametrize("recipe", FEW)
 def test_a_training_resumes_with_another_optimizer_of_the_same_bits(recipe, monkeypatch, tmp_path):
-    """NxMTrainer trains with `nxm_hf.AdamW`, which masks within its step. Torch's AdamW leaves masking to the engine."""
+    """NxMTrainer trains with `nxm_hf.AdamW`, which masks within its step. With torch's, the engine masks."""
     monkeypatch.setattr(base, "MIN_NUMEL", 0)  # kernels for tiny weights, too
     theirs = {"optimizer_cls_and_kwargs": (torch.optim.AdamW, {"lr": SHORT["learning_rate"], "fused": True})}
     optimizers = {nxm_hf.AdamW: {"optim": "adamw_torch_fused"}, torch.optim.AdamW: theirs}
