@@ -73,7 +73,7 @@ def measure(model: nn.Module, recipe: str | None, steps: int) -> list[tuple[str,
         recipe: A recipe with its settings, or None for all forms of plain AdamW.
         steps: How many steps count.
     """
-    kinds = [(form, None) for form in FORMS] if recipe is None else []
+    kinds: list[tuple[str, str | None]] = [(form, None) for form in FORMS]
     if recipe is not None:
         kinds = [("torch, fused", None), ("torch, fused", recipe), ("nxm_hf", recipe)]
     sides = [Side(model, form, name, WARMUP + steps) for form, name in kinds]

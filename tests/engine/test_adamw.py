@@ -6,13 +6,16 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from transformers.pytorch_utils import Conv1D
 
 from nxm_hf import AdamW, NxMConfig, attach
+from nxm_hf.layers.sharding import local
 from nxm_hf.methods import Masked
 from nxm_hf.methods.schedules import ALWAYS, NEVER
 from nxm_hf.solvers import base, reference_only
+from nxm_hf.solvers.masked_adamw import fits_kernel
 from tests.support.grids import BOTH_WINDOWS, FEW, SPARSE, WINDOW, pairs
 from tests.support.group_of_one import group_of_one
 from tests.support.method_runs import TWO_FOUR
@@ -270,6 +273,28 @@ def test_the_shard_of_a_weight_is_stepped_as_a_whole_weight():
         assert isinstance(states[0]["exp_avg"], DTensor)
         assert same([part.to_local(), states[0]["exp_avg"].to_local()], [whole.detach(), states[1]["exp_avg"]])
     assert not bool(whole[~mask].any())
+
+
+@pytest.mark.parametrize("recipe", FEW)
+def test_a_training_of_shards_has_the_bits_of_one_with_fused_adamw(recipe):
+    """In the last phase, where the mask is frozen, gradients are left unmasked by one of the two alone."""
+    config, ends, left = short(recipe, **WINDOW), [], []
+    for make in (ours, fused):
+        with group_of_one() as shards:
+            model = Toy()
+            for each in (*model.blocks, model):
+                fully_shard(each, mesh=shards.mesh)
+            optimizer = make(model)
+            engine = attach(model, optimizer, config, total_steps=TOTAL)
+            for _ in train(model, optimizer, 0, TOTAL):
+                pass
+            parts = [(local(linear.weight.detach()), local(linear.weight.grad)) for linear in model.linears]
+            left.append(any(bool(gradient[weight == 0].any()) for weight, gradient in parts))
+            engine.finish()
+            states = [optimizer.state[linear.weight] for linear in model.linears]
+            ends.append([local(value).clone() for state in states for value in state.values()])
+            ends[-1] += [weight.clone() for weight, _ in parts]
+    assert same(*ends) and left == [fits_kernel(torch.ones(8, 16), torch.ones(8, 16).bool()), False]
 
 
 def test_a_parameter_of_another_optimizer_or_without_a_gradient_is_not_masked():
