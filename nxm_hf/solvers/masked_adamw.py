@@ -95,7 +95,9 @@ def step_by_kernel(weights: Sequence[Weight], steps: Sequence[AdamWStep]) -> Non
     kernel = _kernel()
     assert kernel is not None
     kernel([(*weight, step.numbers) for weight, step in zip(weights, steps, strict=True)])
-    torch.autograd.graph.increment_version([each for w, _, _, m, v in weights for each in (w, m, v)])
+    for matrix, _, _, first, second in weights:
+        for each in (matrix, first, second):
+            torch.autograd.graph.increment_version(each)  # as torch does for what its own steps write
 
 
 def step_in_torch(weight: Weight, step: AdamWStep) -> None:
