@@ -26,6 +26,7 @@ from nxm_hf.config import NxMConfig
 from nxm_hf.distillation import DistillationConfig
 from nxm_hf.distillation.teacher import Teacher
 from nxm_hf.engine import Engine
+from nxm_hf.engine.adamw import AdamW
 from nxm_hf.methods import Method
 from nxm_hf.storage.checkpoints import begin_checkpoint, checkpoint_to_resume, is_checkpoint
 from nxm_hf.storage.manifest import record_model
@@ -204,6 +205,12 @@ class NxMTrainer(WholeCheckpoints):
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._session.unlock_output()  # after an error too
+
+    @classmethod
+    def get_optimizer_cls_and_kwargs(cls, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Return what Trainer does, but `nxm_hf.AdamW` for torch's fused AdamW: it gives the same bits."""
+        optimizer, settings = super().get_optimizer_cls_and_kwargs(*args, **kwargs)
+        return AdamW if optimizer is torch.optim.AdamW and settings.get("fused") else optimizer, settings
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Do one training step as Trainer does; the first batch is also used to check the scale of the loss."""
