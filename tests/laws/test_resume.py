@@ -169,8 +169,17 @@ def test_the_callback_finds_the_checkpoint_in_output_dir_by_itself(unbroken, tmp
     assert_same_end(whole, trainer, 3)
 
 
-def test_the_callback_asks_for_resume_from_when_the_checkpoint_is_elsewhere(unbroken, tmp_path):
-    trainer = make_trainer(tmp_path, eventful("admm"), "NxMCallback")
+def test_the_callback_finds_the_checkpoint_that_a_script_names_among_its_arguments(unbroken, tmp_path):
+    whole = unbroken("admm", "NxMCallback")
+    named = str(checkpoint_of(whole, 3))
+    trainer = make_trainer(tmp_path, eventful("admm"), "NxMCallback", begin=5, resume_from_checkpoint=named)
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    assert_same_end(whole, trainer, 3)
+
+
+@pytest.mark.parametrize("argument", [None, "True"])
+def test_the_callback_asks_for_resume_from_when_the_checkpoint_is_elsewhere(argument, unbroken, tmp_path):
+    trainer = make_trainer(tmp_path, eventful("admm"), "NxMCallback", resume_from_checkpoint=argument)
     with pytest.raises(FileNotFoundError, match=r"Write NxMCallback\(\.\.\., resume_from=PATH\)"):
         trainer.train(resume_from_checkpoint=str(checkpoint_of(unbroken("admm", "NxMCallback"), 3)))
 
