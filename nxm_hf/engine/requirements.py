@@ -121,6 +121,17 @@ def check_held(plan: Plan, optimizer: torch.optim.Optimizer) -> None:
     )
 
 
+def warn_of_skipped(plan: Plan) -> None:
+    """Warn of layers that stay dense, if there are any.
+
+    Args:
+        plan: The layers to prune, and those that are skipped.
+    """
+    if plan.skipped:
+        share = 100 * plan.skipped_share
+        logger.warning("Left dense: %s. They hold %.1f %% of the model's weights.", plan.reasons, share)
+
+
 def warn_of_resets_that_never_come(methods: Iterable[Method], total_steps: int) -> None:
     """Warn if pruned weights are to be reset less often than once in a training.
 

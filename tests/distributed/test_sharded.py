@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import nxm_hf
 from nxm_hf.analysis import training_memory
+from nxm_hf.methods.rho import MEASURED_STEPS
 from nxm_hf.storage.checkpoints import missing_parts
 from nxm_hf.storage.state_file import fingerprint, read_state
 from tests.support.grids import SPARSE
@@ -147,10 +148,13 @@ def test_the_bytes_of_the_first_process_are_those_that_are_planned(recipe, name,
 
 
 def test_no_step_communicates_but_the_one_that_measures_rho(two):
+    """It measures all layers together: one sum of their norms, or four of the counts that a quantile needs."""
     for facts in two:
         for recipe in FEW:
-            assert facts[f"looped/{recipe}/gpt2"]["sharded"]["counts"] == [0] * 12
-        assert facts["measured"]["counts"] == [facts["measured"]["layers"], 0, 0, 0]
+            for name in MAKE:
+                assert facts[f"looped/{recipe}/{name}"]["sharded"]["counts"] == [0] * 12
+        assert facts["measured"]["counts"] == [1, 0, 0, 0] and facts["measured"]["layers"] > 1
+        assert facts["measured_exactly"]["counts"] == [0] * (MEASURED_STEPS - 1) + [4, 0, 0]
 
 
 def test_a_measured_rho_differs_by_rounding_alone(two):
