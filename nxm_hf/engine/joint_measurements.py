@@ -44,10 +44,11 @@ def add_up_in_turns(measurements: Iterable[Measurement], total: Callable[[Tensor
         measurements: The measurements, in the same order in every process.
         total: Return the sums of a vector of doubles over all processes.
     """
-    measurements = list(measurements)
-    asked = [advance(measurement) for measurement in measurements]
-    while running := [pair for pair in zip(measurements, asked, strict=True) if pair[1] is not None]:
-        measurements = [measurement for measurement, _ in running]
-        numbers = [numbers.double() for _, numbers in running]
-        sums = total(torch.cat(numbers)).split([len(each) for each in numbers])
-        asked = [advance(*pair) for pair in zip(measurements, sums, strict=True)]
+    running = [(measurement, numbers) for measurement in measurements if (numbers := advance(measurement)) is not None]
+    while running:
+        sums = total(torch.cat([numbers.double() for _, numbers in running]))
+        parts = sums.split([len(numbers) for _, numbers in running])
+        answers = [
+            (measurement, advance(measurement, part)) for (measurement, _), part in zip(running, parts, strict=True)
+        ]
+        running = [(measurement, numbers) for measurement, numbers in answers if numbers is not None]

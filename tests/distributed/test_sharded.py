@@ -249,17 +249,15 @@ def test_trainer_with_hybrid_sharding_gives_the_bits_and_files_of_ddp(four, fold
         assert_same(*(torch.load(path / "optimizer.pt", weights_only=True) for path in (hybrid, ddp)))
 
 
-@pytest.mark.parametrize(("death", "victim"), [("step", 0), ("save", 2)])
-def test_a_killed_process_ends_the_others_and_leaves_a_checkpoint_that_fewer_resume(death, victim, folder):
-    ends = read_facts(folder / f"ends-{death}.json")
-    assert ends == [-signal.SIGKILL if rank == victim else 1 for rank in range(3)]
-    for rank in {0, 1, 2} - {victim}:
-        error = read_facts(folder / f"facts-{death}-{rank}.json")["error"]
+def test_a_process_that_is_killed_in_a_step_ends_the_others_and_fewer_resume(folder):
+    assert read_facts(folder / "ends-step.json") == [-signal.SIGKILL, 1, 1]
+    for rank in (1, 2):
+        error = read_facts(folder / f"facts-step-{rank}.json")["error"]
         assert any(words in error for words in OF_GLOO), error
-    for rank in range(2):
-        facts = read_facts(folder / f"facts-revived-{rank}.json")[f"revived/{death}"]
+    for facts in facts_of(folder, "revived", 2):
+        facts = facts["revived/step"]
         assert facts["newest"] == "checkpoint-4" and facts["sharded"] == [True] * 8 and facts["ok"]
-    assert missing_parts(folder / death / "checkpoint-12") == []
+    assert missing_parts(folder / "step" / "checkpoint-12") == []
 
 
 @pytest.mark.parametrize(

@@ -211,12 +211,6 @@ def step(folder: Path) -> dict:
     return train(folder, config_of("sr-ste"), LAYERS, prepare=prepare, save_steps=4)
 
 
-def save(folder: Path) -> dict:
-    """Train until the last of the processes is killed in a save."""
-    prepare = {2: die_in_save}.get(dist.get_rank(), id)
-    return train(folder, config_of("sr-ste"), LAYERS, prepare=prepare, save_steps=4)
-
-
 def revived(folder: Path, death: str) -> dict:
     """Resume after such a death in another number of processes."""
     begun = folder.parents[1] / death
@@ -310,10 +304,9 @@ GROUPS: Groups = {
     "3": (3, {loaded: [(recipe,) for recipe in FEW], selected: [()]}),
     "4": (4, {across: [case[:3] for case in ACROSS], hybrid: [(recipe,) for recipe in FEW], launched: [("sr-ste",)]}),
     "step": (3, {step: [()]}),  # one of them dies
-    "save": (3, {save: [()]}),
-    "revived": (2, {revived: [("step",), ("save",)]}),
+    "revived": (2, {revived: [("step",)]}),
 }
 
 
 if __name__ == "__main__":
-    main(GROUPS, sys.argv[1], failing=("step", "save"))
+    main(GROUPS, sys.argv[1], failing=("step",))
