@@ -84,7 +84,9 @@ def load(name: str) -> PreTrainedModel:
     if name == "bert-base":
         return BertForSequenceClassification(BertConfig(**head))
     if name == "llama-0.1b":
-        sizes = dict(hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12)
+        sizes: dict[str, Any] = dict(
+            hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12
+        )
         return LlamaForSequenceClassification(LlamaConfig(**sizes, pad_token_id=0, **head))
     return AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32, **head)
 
@@ -365,7 +367,9 @@ def measure_sharded(options: argparse.Namespace) -> list[Row]:
 def parse() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", help='directory of a model, "bert-base" or "llama-0.1b"; repeat it for more')
+    parser.add_argument(
+        "--model", action="append", help='directory of a model, "bert-base" or "llama-0.1b"; repeat it for more'
+    )
     parser.add_argument("--shape", nargs="+", default=["16x128", "8x64"], help="rows x tokens of a batch")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument(

@@ -76,11 +76,6 @@ def check_shards(plan: Plan, config: NxMConfig) -> None:
             f'whole; write NxMConfig("{config.recipe}", settings={{"scores": "fisher"}}, ...), or use DDP (torchrun) '
             "instead."
         )
-    if experts := [target.name for target in plan.targets if target.layer.holds_experts]:
-        raise ValueError(
-            f"FSDP2 shards {len(experts)} parameters by their experts, and a sparse training needs rows; write "
-            f"exclude=[...], which leaves them dense, or use DDP (torchrun). They are: {shortened(experts)}."
-        )
     for target in plan.targets:
         method, is_cut = config.method(target.pattern).method, target.pattern_here is not target.pattern
         if isinstance(method, ADMM) and method.rho == "quantile" and (is_cut or not isinstance(target.pattern, NM)):

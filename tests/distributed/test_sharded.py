@@ -125,6 +125,17 @@ def test_the_callback_in_a_plain_trainer_gives_the_bits_of_ddp_and_resumes(two, 
             assert_same(read_state(written), read_state(folder / "called_back" / "admm" / "ddp" / written.name))
 
 
+def test_experts_in_one_parameter_are_trained_and_saved_as_with_ddp(two, folder):
+    for facts in two:
+        ddp, fsdp = facts["mixed"]["ddp"], facts["mixed"]["fsdp"]
+        assert fsdp["sharded"] == [True] * 2 and fsdp["weights"] == ddp["weights"] and fsdp["ok"]
+    ddp, fsdp = (folder / "mixed" / kind / "checkpoint-4" for kind in ("ddp", "fsdp"))
+    assert missing_parts(fsdp) == [] and nxm_hf.verify(fsdp).ok
+    assert_same(read_state(fsdp), read_state(ddp))
+    assert_same(load_file(fsdp / "model.safetensors"), load_file(ddp / "model.safetensors"))
+    assert_same(*(torch.load(path / "optimizer.pt", weights_only=True) for path in (fsdp, ddp)))
+
+
 @pytest.mark.parametrize("name", MAKE)
 @pytest.mark.parametrize("recipe", FEW)
 def test_a_custom_loop_trains_uneven_empty_and_transposed_shards_as_whole_weights(recipe, name, two):

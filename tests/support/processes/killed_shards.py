@@ -138,15 +138,13 @@ def main(folder: str, which: str = "") -> None:
     audit_torch()
     fork_groups({"unbroken": (2, {unbroken: [(kind,) for kind in KINDS]})}, folder)
     points = chosen(Path(folder), which == "all")
-    for number, point in enumerate(points):
-        resuming = (2, 1) if which == "all" else ((2,), (1,), ())[number % 3]
-        name = "-".join(point)
-        groups = {name: (2, {killed: [point]})}
-        groups |= {
-            f"{name}-by-{processes}": (processes, {resumed: [(*point, str(processes))]}) for processes in resuming
-        }
-        fork_groups(groups, folder, failing=(name,))
     (Path(folder) / "points.json").write_text(json.dumps(points))
+    for point in points:
+        fork_groups({"-".join(point): (2, {killed: [point]})}, folder, failing=("-".join(point),))
+    for number, point in enumerate(points):
+        for processes in (2, 1) if which == "all" else ((2,), (1,), ())[number % 3]:
+            name = "-".join((*point, f"by-{processes}"))
+            fork_groups({name: (processes, {resumed: [(*point, str(processes))]})}, folder)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ from nxm_hf.storage.verify import verify_targets
 from tests.support.custom_methods import Shrinking
 from tests.support.forked_groups import Groups, main
 from tests.support.grids import SPARSE
+from tests.support.model_types import MIXTURES
 from tests.support.models import make_model, make_rows
-from tests.support.sharded_loops import ACROSS, MAKE, Uneven, bytes_of, config_of, loop, loss_of
+from tests.support.sharded_loops import ACROSS, MAKE, MIXTURE, Uneven, bytes_of, config_of, loop, loss_of
 from tests.support.sharded_modes import MODES, modes
 from tests.support.sharded_trainings import LAYERS, train
 
@@ -71,6 +72,17 @@ def called_back(folder: Path, recipe: str) -> dict:
     sharded = {**LAYERS, "state_dict_type": "SHARDED_STATE_DICT"}
     kinds = {"ddp": (None, None), "fsdp": (sharded, None), "resumed": (sharded, folder / "fsdp" / "checkpoint-6")}
     return {kind: train(folder / kind, config_of(recipe), *how, **words) for kind, how in kinds.items()}
+
+
+def mixed(folder: Path) -> dict:
+    """Train a mixture of experts with DDP, and resume from the middle with FSDP2."""
+    words = dict(rows=next(kind for kind in MIXTURES if kind.name == "mixtral").rows(32), max_steps=4, save_steps=2)
+    layers, middle = {"transformer_layer_cls_to_wrap": ["MixtralDecoderLayer"]}, folder / "ddp" / "checkpoint-2"
+    kinds = {"ddp": (None, None), "fsdp": (layers, middle)}
+    return {
+        kind: train(folder / kind, config_of("admm"), *how, model=MIXTURE["mixtral"](), **words)
+        for kind, how in kinds.items()
+    }
 
 
 def looped(folder: Path, recipe: str, name: str) -> dict:
@@ -150,7 +162,7 @@ def across(folder: Path, recipe: str, pattern: str, name: str) -> dict:
         config = config.replace(include="query")
     weight_part.GATHERED = 0 if name == "uneven" else 2**20
     for kind in ("sharded", "whole")[: 2 if dist.get_rank() == 0 else 1]:
-        make = MAKE.get(name, lambda: make_model(name))
+        make = {**MAKE, **MIXTURE}.get(name, lambda: make_model(name))
         model, engine, counts = loop(make(), config, kind == "sharded", steps=5, total=5)
         state = engine.state_dict()
         facts[kind] = {"state": fingerprint(state.items()), "metrics": engine.metrics(), "counts": counts}
@@ -293,6 +305,7 @@ GROUPS: Groups = {
             crossed: [(recipe,) for recipe in RESUMED],
             best: [(recipe,) for recipe in FEW],
             called_back: [("admm",)],
+            mixed: [()],
             looped: [(recipe, name) for recipe in FEW for name in MAKE],
             measured: [()],
             measured_exactly: [()],
