@@ -20,7 +20,7 @@ from tests.support.processes.killed_shards import KINDS
 from tests.support.saving import step_of
 
 pytestmark = pytest.mark.slow
-SECONDS = 580  # until the program counts as hung
+SECONDS = 900  # until the program counts as hung
 
 
 @pytest.fixture(scope="module")
