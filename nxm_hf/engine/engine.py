@@ -34,6 +34,7 @@ from nxm_hf.storage.model_record import record_of, remove_record, set_record
 from nxm_hf.storage.state_file import Header, Tensors, by_layer, check_same_run, pack, unpack
 from nxm_hf.storage.verify import Verification, verify_targets
 
+
 class Engine:
     """Train the weights of a plan with a recipe, and show them as they would be deployed.
 
