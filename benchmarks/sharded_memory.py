@@ -14,7 +14,6 @@ import gc
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,7 +28,6 @@ from nxm_hf import Engine, NxMConfig
 from nxm_hf.analysis import training_memory
 from nxm_hf.layers.modules import find_blocks
 from nxm_hf.layers.plan import Plan
-from nxm_hf.text import table
 
 TRAINED = "admm, in training"  # which prunes by ALPS at its third step
 ROWS = ("wanda", "sparsegpt", "alps", TRAINED)
@@ -154,20 +152,19 @@ def planned(row: str, given: argparse.Namespace) -> int:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print each row of the table as soon as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--row", nargs="+", choices=ROWS, default=ROWS, help="what to measure")
     for name, default in dict(processes=2, blocks=12, width=512, vocabulary=2048, rows=32, tokens=64).items():
         parser.add_argument(f"--{name}", type=int, default=default, help="(%(default)s)")
     given = parser.parse_args()
-    lines: list[list[Any]] = []
+    print("| MiB | planned | held after | most beside |\n|---|--:|--:|--:|")
     for row in given.row:
         with tempfile.TemporaryDirectory() as folder:
             torch.multiprocessing.spawn(measure, (row, given, folder), nprocs=given.processes)
             found = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(given.processes)]
         numbers = [" and ".join(f"{each / 2**20:.0f}" for each in column) for column in zip(*found, strict=True)]
-        lines.append([row, f"{planned(row, given) / 2**20:.0f}", *numbers])
-    print(table(("MiB", "planned", "held after", "most beside"), lines))
+        print("| " + " | ".join((row, f"{planned(row, given) / 2**20:.0f}", *numbers)) + " |", flush=True)
 
 
 if __name__ == "__main__":
