@@ -3,10 +3,11 @@
     python benchmarks/sharded_memory.py
     python benchmarks/sharded_memory.py --blocks 4 --width 256 --processes 1
 
-The model is a Llama of random weights in fp32. Each row of the table has groups of processes of its own. `held` is what
-the process has at rest, and `most` the largest resident size beside that: while `nxm_hf.prune` runs, or in the step in
-which `admm` prunes the sharded model with ALPS. `planned` is what `nxm_hf.analysis.training_memory` says of such a
-training; a model that is only pruned has its weights alone.
+The model is a Llama of random weights in fp32. Each row of the table has a group of processes of its own. `most beside`
+is the largest resident size of each process beside what it had before: while `nxm_hf.prune` runs, or in the step in
+which `admm` prunes the sharded model with ALPS. A tiny model is pruned first, so that code that is loaded does not
+count. `planned` is what a process holds all the time, by `nxm_hf.analysis.training_memory`; a model that is only pruned
+has its weights alone.
 """
 
 import argparse
@@ -124,16 +125,15 @@ def measure(rank: int, row: str, given: argparse.Namespace, folder: str) -> None
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=given.processes)
     try:
-        before, model = resident("VmRSS"), make_model(given)
-        for _, block in find_blocks(model):
-            fully_shard(block)
-        fully_shard(model)
-        rows = make_rows(given)
-        dist.barrier()
-        gc.collect()
-        most = prune_in_training(model, rows) if row == TRAINED else prune_alone(row, model, rows)
-        gc.collect()
-        Path(folder, f"{rank}.json").write_text(json.dumps([resident("VmRSS") - before, most]))
+        tiny = argparse.Namespace(**{**vars(given), "width": 64})  # loads and compiles code, which is not counted
+        for sizes in (tiny, given):
+            model, rows = make_model(sizes), make_rows(sizes)
+            for _, block in find_blocks(model):
+                fully_shard(block)
+            fully_shard(model)
+            dist.barrier()
+            most = prune_in_training(model, rows) if row == TRAINED else prune_alone(row, model, rows)
+        Path(folder, f"{rank}.json").write_text(json.dumps(most))
     finally:
         dist.destroy_process_group()
 
@@ -158,13 +158,13 @@ def main() -> None:
     for name, default in dict(processes=2, blocks=12, width=512, vocabulary=2048, rows=32, tokens=64).items():
         parser.add_argument(f"--{name}", type=int, default=default, help="(%(default)s)")
     given = parser.parse_args()
-    print("| MiB | planned | held after | most beside |\n|---|--:|--:|--:|")
+    print("| MiB | planned | most beside |\n|---|--:|--:|")
     for row in given.row:
         with tempfile.TemporaryDirectory() as folder:
             torch.multiprocessing.spawn(measure, (row, given, folder), nprocs=given.processes)
             found = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(given.processes)]
-        numbers = [" and ".join(f"{each / 2**20:.0f}" for each in column) for column in zip(*found, strict=True)]
-        print("| " + " | ".join((row, f"{planned(row, given) / 2**20:.0f}", *numbers)) + " |", flush=True)
+        most = " and ".join(f"{each / 2**20:.0f}" for each in found)
+        print(f"| {row} | {planned(row, given) / 2**20:.0f} | {most} |", flush=True)
 
 
 if __name__ == "__main__":
