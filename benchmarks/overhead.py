@@ -6,7 +6,8 @@
 
 Two copies of a model take steps in turn on the same batch, one plain and one attached to an engine, so that other load
 on the machine slows both alike. A step is forward, backward, clipping, `optimizer.step()` and `zero_grad()`; nothing
-is logged. `bert-base` is made by config, with random weights; anything else is loaded with `from_pretrained`.
+is logged. `bert-base` and `llama-0.1b` are made by config, with random weights; anything else is loaded with
+`from_pretrained`.
 
 All times are CPU time of the process, and medians. Beside each row stands its floor: what the optimizer itself takes,
 and one pass of `torch.abs(out=)` over the pruned weights. "over plain" is (plain + what step() takes more) / plain.
@@ -38,6 +39,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
     PreTrainedModel,
     Trainer,
     TrainerCallback,
@@ -72,14 +75,19 @@ PROCESSES = 2  # that share the weights under FSDP2
 
 
 def load(name: str) -> PreTrainedModel:
-    """Return the model of a directory, or a BERT-base of random weights.
+    """Return the model of a directory, or one of random weights.
 
     Args:
-        name: The directory, or "bert-base".
+        name: The directory, or "bert-base", or "llama-0.1b": 110 M parameters, of which 85 M are pruned.
     """
     head: dict[str, Any] = {"num_labels": 2, "problem_type": "single_label_classification"}
     if name == "bert-base":
         return BertForSequenceClassification(BertConfig(**head))
+    if name == "llama-0.1b":
+        sizes: dict[str, Any] = dict(
+            hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12
+        )
+        return LlamaForSequenceClassification(LlamaConfig(**sizes, pad_token_id=0, **head))
     return AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32, **head)
 
 
@@ -300,16 +308,9 @@ def through_trainers(
     for ours in (True, False, False, True):
         watch = StepTimes()
         with tempfile.TemporaryDirectory() as folder:
-            arguments = TrainingArguments(
-                output_dir=folder,
-                max_steps=WARMUP + options.steps // 2,
-                save_strategy="no",
-                use_cpu=True,
-                per_device_train_batch_size=len(rows),
-                bf16=precision == "bf16",
-                disable_tqdm=True,
-                logging_steps=10**6,
-            )
+            words: dict[str, Any] = dict(max_steps=WARMUP + options.steps // 2, save_strategy="no", use_cpu=True)
+            words |= dict(bf16=precision == "bf16", disable_tqdm=True, logging_steps=10**6)
+            arguments = TrainingArguments(folder, per_device_train_batch_size=len(rows), **words)
             kwargs: dict[str, Any] = {"model": deepcopy(model), "args": arguments}
             kwargs |= {"train_dataset": rows, "callbacks": [watch]}
             trainer = nxm_hf.NxMTrainer(sparsity=config_of(recipe), **kwargs) if ours else Trainer(**kwargs)
@@ -366,7 +367,9 @@ def measure_sharded(options: argparse.Namespace) -> list[Row]:
 def parse() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", help='directory of a model, or "bert-base"; repeat it for more')
+    parser.add_argument(
+        "--model", action="append", help='directory of a model, "bert-base" or "llama-0.1b"; repeat it for more'
+    )
     parser.add_argument("--shape", nargs="+", default=["16x128", "8x64"], help="rows x tokens of a batch")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument(

@@ -1,15 +1,16 @@
 """The engine: applies a method to every weight around `optimizer.step()`, and shows the weights to deploy."""
 
-import logging
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nxm_hf.config import NxMConfig, SparsityRecord
+from nxm_hf.engine.joint_measurements import measure_together
 from nxm_hf.engine.method_of_part import method_of_part
 from nxm_hf.engine.metrics import mask_movement, residual, training_metrics
 from nxm_hf.engine.optimizer_state import Moments, check_moments
@@ -20,6 +21,7 @@ from nxm_hf.engine.requirements import (
     check_trainable,
     warn_of_end,
     warn_of_resets_that_never_come,
+    warn_of_skipped,
 )
 from nxm_hf.engine.sharded_state import cut, gather
 from nxm_hf.engine.step_hooks import StepHooks
@@ -31,8 +33,6 @@ from nxm_hf.pruning.during_training import CalibratedPruner
 from nxm_hf.storage.model_record import record_of, remove_record, set_record
 from nxm_hf.storage.state_file import Header, Tensors, by_layer, check_same_run, pack, unpack
 from nxm_hf.storage.verify import Verification, verify_targets
-
-logger = logging.getLogger("nxm_hf")
 
 
 class Engine:
@@ -85,9 +85,7 @@ class Engine:
         self.verification: Verification | None = None  # of the weights that were last deployed
         self._versions: list[int] = []  # of the weights, when they were verified
         self.finished = self._warned = False
-        if plan.skipped:
-            share = plan.skipped_share
-            logger.warning("Left dense: %s. They hold %.1f %% of the model's weights.", plan.reasons, 100 * share)
+        warn_of_skipped(plan)
         self._begin()
         self._hooks.attach()
 
@@ -129,6 +127,7 @@ class Engine:
             )
         self._dense_steps.forget()  # of a step that was interrupted
         self._prune_if_due(clock)
+        measure_together(self.plan.shards, self._trained, self._states, partial(self._visit, clock=clock))
         for target in self._trained:
             with torch.no_grad(), self._visit(target, clock) as (method, weight, clock_of_weight):
                 method.before_step(weight, self._states[target.name], clock_of_weight)

@@ -76,11 +76,6 @@ def check_shards(plan: Plan, config: NxMConfig) -> None:
             f'whole; write NxMConfig("{config.recipe}", settings={{"scores": "fisher"}}, ...), or use DDP (torchrun) '
             "instead."
         )
-    if experts := [target.name for target in plan.targets if target.layer.holds_experts]:
-        raise ValueError(
-            f"FSDP2 shards {len(experts)} parameters by their experts, and a sparse training needs rows; write "
-            f"exclude=[...], which leaves them dense, or use DDP (torchrun). They are: {shortened(experts)}."
-        )
     for target in plan.targets:
         method, is_cut = config.method(target.pattern).method, target.pattern_here is not target.pattern
         if isinstance(method, ADMM) and method.rho == "quantile" and (is_cut or not isinstance(target.pattern, NM)):
@@ -119,6 +114,17 @@ def check_held(plan: Plan, optimizer: torch.optim.Optimizer) -> None:
         [target.name for target in plan.targets if id(target.layer.weight) not in held],
         "are not held by the optimizer. Make it from model.parameters(), or leave them out with exclude=[...].",
     )
+
+
+def warn_of_skipped(plan: Plan) -> None:
+    """Warn of layers that stay dense, if there are any.
+
+    Args:
+        plan: The layers to prune, and those that are skipped.
+    """
+    if plan.skipped:
+        share = 100 * plan.skipped_share
+        logger.warning("Left dense: %s. They hold %.1f %% of the model's weights.", plan.reasons, share)
 
 
 def warn_of_resets_that_never_come(methods: Iterable[Method], total_steps: int) -> None:

@@ -36,6 +36,17 @@ def as_matrix(module: nn.Module, stack: Tensor) -> Tensor:
     return matrix.t() if module.is_transposed else matrix
 
 
+def shape_of_stack(module: nn.Module, stack: Tensor) -> tuple[int, int]:
+    """Return the shape of the matrix of all experts.
+
+    Args:
+        module: The module of the experts.
+        stack: A tensor with the shape of one of its parameters.
+    """
+    rows, columns = shape_of_one(module, stack)
+    return (rows, len(stack) * columns) if module.is_transposed else (len(stack) * rows, columns)
+
+
 def shape_of_one(module: nn.Module, stack: Tensor) -> tuple[int, int]:
     """Return the shape [out, in] of the matrix of one expert.
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nxm_hf.families import BY_MODEL_TYPE, GROUPS, ROLES, role_of, scope_of
-from nxm_hf.layers.experts import as_matrix, expert_stacks, shape_of_one
+from nxm_hf.layers.experts import as_matrix, expert_stacks, shape_of_one, shape_of_stack
 from nxm_hf.layers.modules import find_blocks, is_linear, is_transposed, plain_name, unwrap
 from nxm_hf.layers.selection import Selection
 from nxm_hf.text import shortened
@@ -69,6 +69,8 @@ class Layer:
     @property
     def shape(self) -> tuple[int, int]:
         """The shape (out, in) of the matrix, regardless of how it is stored."""
+        if self.holds_experts:  # DTensor cannot show a stack that is sharded unevenly as a matrix
+            return shape_of_stack(self.module, self.weight)
         rows, columns = self.matrix(self.weight).shape
         return rows, columns
 

@@ -2,7 +2,7 @@
 
 FSDP2 (`fully_shard`) cuts a weight into runs of rows, one for each process. A group of an N:M pattern lies along a row,
 so the mask of a part is that part of the mask. With hybrid sharding (HSDP), several sets of processes share the weights
-in this way. All sets hold the same.
+in this way. All sets hold the same. A stack of the matrices of experts is cut between two experts.
 """
 
 from collections.abc import Callable
@@ -130,14 +130,25 @@ class Shards:
         Returns:
             The matrix [out, in].
         """
-        shape, part = shape or layer.shape, part.contiguous()
+        (rows, columns), part = shape or layer.shape, part.contiguous()
+        if not layer.holds_experts:
+            return self._gathered(part, torch.Size((rows, columns)), int(is_cut_by_inputs(layer)))
+        experts = len(layer.weight)
+        if not is_cut_by_inputs(layer):
+            stack = torch.Size((experts, rows // experts, columns))
+            return self._gathered(part.view(-1, *stack[1:]), stack, 0).view(rows, columns)
+        stack = torch.Size((experts, columns // experts, rows))
+        return self._gathered(part.t().contiguous().view(-1, *stack[1:]), stack, 0).view(columns, rows).t()
+
+    def _gathered(self, part: Tensor, shape: torch.Size, dimension: int) -> Tensor:
+        """Return the tensor that is cut along a dimension, as torch cuts it."""
         spread = DTensor.from_local(
             part.view(torch.uint8) if part.dtype == torch.bool else part,  # gloo gathers no bool
             self.mesh,
-            [Shard(int(is_cut_by_inputs(layer)))],
+            [Shard(dimension)],
             run_check=False,
-            shape=torch.Size(shape),
-            stride=(shape[1], 1),
+            shape=shape,
+            stride=torch.empty(shape, device="meta").stride(),
         )
         return spread.full_tensor().view(part.dtype)
 
@@ -147,7 +158,7 @@ class Shards:
         Args:
             bias: The whole bias.
         """
-        return _part(bias, 0, self.mesh)
+        return bias.narrow(0, *_span(part_sizes(len(bias), self.processes), self.rank))
 
     def solve_part(self, layer: Layer, whole: Tensor, tile: int, solve: Callable[[Tensor], Tensor]) -> Tensor:
         """Return this process's part of a mask that is solved tile by tile; only the tiles that the part meets are.
@@ -159,7 +170,7 @@ class Shards:
             solve: Return the mask of a run of whole tiles.
         """
         dimension = int(is_cut_by_inputs(layer))
-        begin, size = _span(whole.shape[dimension], self.mesh)
+        begin, size = self._span(layer, whole.shape[dimension])
         first, last = begin // tile * tile, ceil((begin + size) / tile) * tile
         return solve(whole.narrow(dimension, first, last - first)).narrow(dimension, begin - first, size)
 
@@ -170,7 +181,12 @@ class Shards:
             layer: The layer.
             whole: A matrix [out, in] of the layer, such as its mask.
         """
-        return _part(whole, int(is_cut_by_inputs(layer)), self.mesh)
+        dimension = int(is_cut_by_inputs(layer))
+        return whole.narrow(dimension, *self._span(layer, whole.shape[dimension]))
+
+    def _span(self, layer: Layer, size: int) -> tuple[int, int]:
+        """Return where this process's rows, or columns, of a matrix of a layer begin, and how many they are."""
+        return _span(_sizes_of(layer, size, self.processes), self.rank)
 
 
 def part_sizes(size: int, processes: int) -> list[int]:
@@ -242,7 +258,8 @@ def shard_like(whole: Tensor, parameter: Tensor) -> Tensor:
     if not isinstance(parameter, DTensor):
         return whole
     sharded = torch.empty_like(parameter, dtype=whole.dtype)  # on the device of the parts, which may be the CPU
-    local(sharded).copy_(_part(whole, 0, _set_of(parameter.device_mesh)))
+    mesh = _set_of(parameter.device_mesh)
+    local(sharded).copy_(whole.narrow(0, *_span(part_sizes(len(whole), mesh.size()), mesh.get_local_rank())))
     return sharded
 
 
@@ -265,16 +282,18 @@ def tiles_are_whole(layer: Layer, rows: int, columns: int, processes: int) -> bo
         processes: The number of processes.
     """
     size, unit = (layer.shape[1], columns) if is_cut_by_inputs(layer) else (layer.shape[0], rows)
-    return all(part % unit == 0 for part in part_sizes(size, processes))
+    return all(part % unit == 0 for part in _sizes_of(layer, size, processes))
 
 
 def is_cut_by_inputs(layer: Layer) -> bool:
     """Return True if the rows of a weight, by which it is cut, are inputs: the columns of the matrix [out, in].
 
+    So are those of experts that are stored transposed: the matrix has them side by side.
+
     Args:
         layer: The layer.
     """
-    return is_transposed(layer.module)
+    return bool(layer.module.is_transposed) if layer.holds_experts else is_transposed(layer.module)
 
 
 def _is_of_fsdp(tensor: DTensor) -> bool:
@@ -293,12 +312,12 @@ def _replicas_of(mesh: DeviceMesh) -> DeviceMesh | None:
     return None if mesh.ndim == 1 else mesh[mesh.mesh_dim_names[0]]  # type: ignore[index]
 
 
-def _part(whole: Tensor, dimension: int, mesh: DeviceMesh) -> Tensor:
-    begin, size = _span(whole.shape[dimension], mesh)
-    return whole.narrow(dimension, begin, size)
+def _sizes_of(layer: Layer, size: int, processes: int) -> list[int]:
+    """Return how many rows, or columns, of a matrix of a layer each process gets. It gets whole experts."""
+    units = len(layer.weight) if layer.holds_experts else size
+    return [count * (size // units) for count in part_sizes(units, processes)]
 
 
-def _span(size: int, mesh: DeviceMesh) -> tuple[int, int]:
-    """Return where this process's rows begin, and how many they are."""
-    sizes, rank = part_sizes(size, mesh.size()), mesh.get_local_rank()
+def _span(sizes: list[int], rank: int) -> tuple[int, int]:
+    """Return where the part of a process begins, and its size."""
     return sum(sizes[:rank]), sizes[rank]

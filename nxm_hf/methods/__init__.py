@@ -1,7 +1,7 @@
 """Methods: how a dense weight becomes a sparse one while it trains. This list is the registry of methods."""
 
 from nxm_hf.methods.admm import ADMM
-from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State, restore_dense
+from nxm_hf.methods.base import NO_CHANGE, Measurement, Method, Slot, State, restore_dense
 from nxm_hf.methods.dense import DenseTraining
 from nxm_hf.methods.masked import Masked
 from nxm_hf.methods.phases import PHASES, Phases
@@ -19,6 +19,7 @@ __all__ = [
     "Clock",
     "DenseTraining",
     "Masked",
+    "Measurement",
     "Method",
     "Phases",
     "Rewiring",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State
+from nxm_hf.methods.base import NO_CHANGE, Measurement, Method, Slot, State, measure_alone
 from nxm_hf.methods.rho import measure_by_norms, measure_by_quantile
 from nxm_hf.methods.schedules import Clock, Constant, Evenly, EveryEpoch, PeriodicSchedule, Schedule
 from nxm_hf.methods.scores import nearest_mask
@@ -74,9 +74,22 @@ class ADMM(Method):
             self._project(weight, state, clock)
         return state
 
+    def measure(self, weight: Tensor, state: State, clock: Clock) -> Measurement:
+        if weight.grad is None or self.penalty != "coupled" or isinstance(self.rho, float | int):
+            return
+        # A state that was saved with other settings has no rho.
+        if state.setdefault(Slot.RHO, torch.zeros((), dtype=torch.float64)) != 0:
+            return
+        if self.rho is None:
+            state[Slot.RHO] = yield from measure_by_norms(self._pull(weight, state), weight.grad, clock)
+        else:
+            state[Slot.RHO] = yield from measure_by_quantile(weight, state, self.pattern, self.projection, clock)
+
     def before_step(self, weight: Tensor, state: State, clock: Clock) -> None:
         if weight.grad is None:
             return
+        if clock.whole is None:
+            measure_alone(self.measure(weight, state, clock))
         if self.penalty == "decoupled":
             fraction = min(self.contraction / self.update.interval(clock), 1.0)
             if self.pull == "all":
@@ -85,7 +98,7 @@ class ADMM(Method):
                 weight.sub_(self._pull(weight, state), alpha=fraction)
             return
         pull = self._pull(weight, state)
-        rho = self._rho(weight, pull, state, clock)
+        rho = self.rho if isinstance(self.rho, float | int) else state[Slot.RHO].item()
         if Slot.GROWTH in state:
             rho *= state[Slot.GROWTH].item()
         weight.grad.add_(pull, alpha=rho * clock.loss_scale)
@@ -165,20 +178,6 @@ class ADMM(Method):
         if self._keeps_dual:
             state[Slot.DUAL] = dual
         return None if before is None else mask_change(before, mask)
-
-    def _rho(self, weight: Tensor, pull: Tensor, state: State, clock: Clock) -> float:
-        """Return the strength of the penalty, and measure it first if it is not known yet; 0 as long as it is not."""
-        if isinstance(self.rho, float | int):
-            return self.rho
-        # A state that was saved with other settings has none.
-        rho = state.setdefault(Slot.RHO, torch.zeros((), dtype=torch.float64))
-        if rho == 0 and weight.grad is not None:
-            if self.rho is None:
-                rho = measure_by_norms(pull, weight.grad, clock)
-            else:
-                rho = measure_by_quantile(weight, state, self.pattern, self.projection, clock)
-            state[Slot.RHO] = rho
-        return rho.item()
 
 
 def mask_of_z(pattern: Pattern, state: State) -> Tensor:

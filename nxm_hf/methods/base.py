@@ -1,6 +1,7 @@
 """The interface of a method: what happens to one weight just before and just after each optimizer step."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Generator
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from nxm_hf.methods.schedules import Clock
 
 State = dict[str, Tensor]
+Measurement = Generator[Tensor, Tensor, None]  # yields numbers of this process, and is sent those of all added up
 
 
 class Slot:
@@ -65,6 +67,22 @@ class Method(ABC):
             The state of the method for this weight.
         """
 
+    def measure(self, weight: Tensor, state: State, clock: Clock) -> Measurement:
+        """Measure, before `before_step`, what the processes that hold parts of the weight have to measure together.
+
+        Only a part of a weight is measured so; a whole one is measured by `before_step` itself. All weights are
+        measured in turns. What they yield in a turn is added up in one exchange. Every process yields equally often.
+
+        Args:
+            weight: The part of the weight, with its gradient; it is not edited.
+            state: The state of the method; edited in place.
+            clock: The clock that `before_step` gets, too.
+
+        Yields:
+            Numbers of this process, in one dimension. Their sums over the processes are sent back, as doubles.
+        """
+        yield from ()
+
     @abstractmethod
     def before_step(self, weight: Tensor, state: State, clock: Clock) -> None:
         """Edit the weight and its gradient in place, just before the optimizer steps.
@@ -107,6 +125,30 @@ class Method(ABC):
         Returns:
             The mask that was used, or None if the method does not tell it.
         """
+
+
+def measure_alone(measurement: Measurement) -> None:
+    """Measure what one process measures by itself: its numbers are the sums.
+
+    Args:
+        measurement: What `Method.measure` has returned.
+    """
+    numbers = advance(measurement)
+    while numbers is not None:
+        numbers = advance(measurement, numbers)
+
+
+def advance(measurement: Measurement, sums: Tensor | None = None) -> Tensor | None:
+    """Return what a measurement yields next, or None at its end.
+
+    Args:
+        measurement: The measurement.
+        sums: The sums of what it has yielded last; None at its beginning.
+    """
+    try:
+        return next(measurement) if sums is None else measurement.send(sums)
+    except StopIteration:
+        return None
 
 
 def restore_dense(weight: Tensor, state: State) -> None:

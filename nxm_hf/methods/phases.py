@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nxm_hf.methods.base import Method, Slot, State
+from nxm_hf.methods.base import Measurement, Method, Slot, State
 from nxm_hf.methods.dense import DenseTraining
 from nxm_hf.methods.masked import Masked
 from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant
@@ -37,6 +37,10 @@ class Phases(Method):
 
     def init(self, weight: Tensor, clock: Clock) -> State:
         return self._begin(self.phase_at(clock), weight, clock)
+
+    def measure(self, weight: Tensor, state: State, clock: Clock) -> Measurement:
+        method, own_clock = self._current(state, clock)
+        yield from method.measure(weight, state, own_clock)
 
     def before_step(self, weight: Tensor, state: State, clock: Clock) -> None:
         method, own_clock = self._current(state, clock)

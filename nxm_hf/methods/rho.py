@@ -1,6 +1,11 @@
-"""Two ways to measure rho, the strength of ADMM's penalty, from the gradients of a weight."""
+"""Two ways to measure rho, the strength of ADMM's penalty, from the gradients of a weight.
+
+Both are generators. Of a weight in parts, they yield the numbers of this process and are sent those of all processes
+added up, as `Method.measure` says.
+"""
 
 import math
+from collections.abc import Generator
 
 import torch
 from torch import Tensor
@@ -13,10 +18,10 @@ from nxm_hf.patterns import NM, Block, Pattern, Transposable
 PULL_OVER_GRADIENT = 0.003  # the ratio of norms that `measure_by_norms` aims at
 MEASURED_STEPS = 20  # the gradients that `measure_by_quantile` averages
 QUANTILE = 0.9  # the share of groups that shall have a fixed point
-_INFINITY = 0x7F800000  # the bits of an infinite float32; those of positive numbers are in the order of the numbers
+_DIGIT = 8  # bits of a value that one exchange decides: four exchanges of 256 counts decide all 32 of a float32
 
 
-def measure_by_norms(pull: Tensor, grad: Tensor, clock: Clock) -> Tensor:
+def measure_by_norms(pull: Tensor, grad: Tensor, clock: Clock) -> Generator[Tensor, Tensor, Tensor]:
     """Return the rho for which the pull is `PULL_OVER_GRADIENT` times as large as the gradient.
 
     Args:
@@ -27,14 +32,21 @@ def measure_by_norms(pull: Tensor, grad: Tensor, clock: Clock) -> Tensor:
     Returns:
         rho as a double on the CPU; 0 without a pull or a gradient.
     """
-    pull_norm, grad_norm = clock.norms(pull, grad)
+    if clock.whole is None:
+        pull_norm, grad_norm = pull.norm().double(), grad.norm().double()
+    else:
+        squares = torch.stack([tensor.square().sum(dtype=torch.float64) for tensor in (pull, grad)])
+        del pull  # all weights are measured in turns, and each would hold its own
+        pull_norm, grad_norm = (yield squares).sqrt()
     grad_norm = grad_norm / clock.loss_scale
     if pull_norm > 0 and grad_norm > 0:
         return (PULL_OVER_GRADIENT * grad_norm / pull_norm).cpu()
     return torch.zeros((), dtype=torch.float64)
 
 
-def measure_by_quantile(weight: Tensor, state: State, pattern: Pattern, scores: str, clock: Clock) -> Tensor:
+def measure_by_quantile(
+    weight: Tensor, state: State, pattern: Pattern, scores: str, clock: Clock
+) -> Generator[Tensor, Tensor, Tensor]:
     """Add a gradient to the mean in the state; once there are `MEASURED_STEPS`, return the rho that they call for.
 
     A weight can only come to rest if rho is at least max |G pruned| / min |W kept| in each group, with the mean
@@ -62,8 +74,15 @@ def measure_by_quantile(weight: Tensor, state: State, pattern: Pattern, scores: 
     state[Slot.GRADIENT], state[Slot.GRADIENTS] = mean, count
     if int(count) < MEASURED_STEPS:
         return unknown
-    mask = nearest_mask(weight, pattern, scores, clock)
-    rho = quantile(_ratios(scored(mean, scores, clock), scored(weight, scores, clock), mask, pattern), QUANTILE, clock)
+    rho = yield from quantile(
+        _ratios(
+            scored(mean, scores, clock),
+            scored(weight, scores, clock),
+            nearest_mask(weight, pattern, scores, clock),
+            pattern,
+        ),
+        QUANTILE,
+    )
     if not 0 < rho < math.inf:
         return unknown
     del state[Slot.GRADIENT], state[Slot.GRADIENTS]
@@ -83,26 +102,30 @@ def _ratios(grad: Tensor, weight: Tensor, mask: Tensor, pattern: Pattern) -> Ten
     return grad[~mask] / weight[mask].amin() if bool(mask.any()) else grad[mask]
 
 
-def quantile(values: Tensor, share: float, clock: Clock) -> float:
+def quantile(values: Tensor, share: float) -> Generator[Tensor, Tensor, float]:
     """Return the smallest of the values, in single precision, that at least a share of them does not exceed.
 
+    The bits of positive numbers are in the order of the numbers. Each exchange counts the next `_DIGIT` bits of the
+    values that are still undecided. One exchange would have to be of all 2^31 values that there may be.
+
     Args:
-        values: Numbers of at least 0, or this process's part of them.
+        values: Numbers of at least 0, or this process's part of them. NaN counts as infinite.
         share: The share, above 0 and at most 1.
-        clock: The clock of the weight that the values belong to.
+
+    Yields:
+        Counts of this process.
 
     Returns:
         The value; 0 if there are none.
     """
-
-    def count(kept: Tensor) -> float:
-        number = kept.sum(dtype=torch.float64).reshape(1)
-        return (number if clock.whole is None else clock.whole.total(number)).item()
-
-    bits = values.float().contiguous().view(torch.int32)
-    wanted = share * count(bits >= 0)
-    low, high = 0, _INFINITY
-    while low < high:  # the same number of rounds in every process
-        middle = (low + high) // 2
-        low, high = (low, middle) if count(bits <= middle) >= wanted else (middle + 1, high)
-    return torch.tensor(low, dtype=torch.int32).view(torch.float32).item()
+    undecided = values.float().nan_to_num(torch.inf, torch.inf).view(torch.int32)
+    del values
+    found, below, wanted = 0, 0.0, None
+    for place in range(32 - _DIGIT, -1, -_DIGIT):
+        digits = undecided >> place & 2**_DIGIT - 1
+        counts = (yield torch.bincount(digits, minlength=2**_DIGIT)).cpu().double()
+        wanted = share * counts.sum().item() if wanted is None else wanted
+        digit = int((below + counts.cumsum(0) >= wanted).nonzero()[0])
+        found, below = found | digit << place, below + counts[:digit].sum().item()
+        undecided = undecided[digits == digit]
+    return torch.tensor(found, dtype=torch.int32).view(torch.float32).item()

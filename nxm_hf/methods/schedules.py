@@ -129,17 +129,6 @@ class Clock:
         if which != "none" and self.moments is not None:
             self.moments.clear(where, which)
 
-    def norms(self, *tensors: Tensor) -> list[Tensor]:
-        """Return the Euclidean norm of each tensor, in double precision; of a weight in parts, that of the whole.
-
-        Args:
-            tensors: Tensors with the shape of the weight.
-        """
-        if self.whole is None:
-            return [tensor.norm().double() for tensor in tensors]
-        squares = torch.stack([tensor.square().sum(dtype=torch.float64) for tensor in tensors])
-        return list(self.whole.total(squares).sqrt())
-
     def count(self, mask: Tensor) -> int:
         """Return how many entries a mask of the whole weight keeps.
 

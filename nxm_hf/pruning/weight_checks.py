@@ -7,7 +7,6 @@ import torch
 from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.layers.sharding import Shards
 from nxm_hf.solvers.entry_counts import count_entries
-from nxm_hf.text import shortened
 
 
 def check_shards(plan: Plan, reconstructs: bool, permutes: bool) -> None:
@@ -21,12 +20,10 @@ def check_shards(plan: Plan, reconstructs: bool, permutes: bool) -> None:
     Raises:
         ValueError: If the job needs whole weights.
     """
-    experts = [target.name for target in plan.targets if target.layer.holds_experts]
     needs_whole = {
         'reconstruct="block"': reconstructs,
         "permute=True": permutes,
         f"a container, {type(plan.whole).__name__}": plan.whole is not plan.model,
-        f"experts in one parameter ({shortened(experts)})": bool(experts),
     }
     for what, is_wanted in needs_whole.items():
         if is_wanted:

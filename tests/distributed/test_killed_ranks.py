@@ -1,5 +1,10 @@
-"""Processes of DDP that die or stop: the others end in time, and what is left can be resumed, also by fewer."""
+"""Processes that die or stop: the others end in time, and what is left can be resumed, also by fewer.
 
+`NXM_KILLS=all python -m pytest tests/distributed/test_killed_ranks.py -k file_operation` kills a save of FSDP2 at every
+file operation of either process.
+"""
+
+import os
 import signal
 from pathlib import Path
 
@@ -9,11 +14,13 @@ from safetensors.torch import load_file
 import nxm_hf
 from nxm_hf.storage.checkpoints import missing_parts, newest_complete
 from nxm_hf.storage.manifest import changed_files
-from tests.support.processes import OF_GLOO, command, read_facts, run_group
+from tests.support.processes import OF_GLOO, command, facts_of, read_facts, run_group
 from tests.support.processes.killed_ranks import DEATHS, LIMIT, PATIENCE
+from tests.support.processes.killed_shards import KINDS
+from tests.support.saving import step_of
 
 pytestmark = pytest.mark.slow
-SECONDS = 580  # until the program counts as hung
+SECONDS = 900  # until the program counts as hung
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +28,17 @@ def folder(tmp_path_factory):
     """Where the program's trainings leave their checkpoints, with the facts of its processes."""
     folder = tmp_path_factory.mktemp("killed_ranks")
     code, output = run_group(command("killed_ranks", folder), SECONDS, OMP_NUM_THREADS="1")
+    assert code == 0, output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(request, tmp_path_factory):
+    """Where saves of sharded weights were killed, with the facts of those that resumed what they left."""
+    if os.environ.get("NXM_KILLS") != "all":
+        return request.getfixturevalue("folder") / "shards"
+    folder = tmp_path_factory.mktemp("killed_shards")
+    code, output = run_group(command("killed_shards", folder, "all"), 3600, OMP_NUM_THREADS="1")
     assert code == 0, output
     return folder
 
@@ -61,3 +79,41 @@ def test_one_process_resumes_what_two_began(death, folder):
     end = folder / f"{death}-by-1" / "checkpoint-12"
     assert missing_parts(end) == [] and changed_files(end) == {}
     assert all(weight.isfinite().all() for weight in load_file(end / "model.safetensors").values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kill_at_a_file_operation_of_a_sharded_save_ends_the_other_process_and_leaves_a_whole_checkpoint(
+    kind, shards
+):
+    """Also one in the middle of a file. The old checkpoint goes as soon as the new one is there."""
+    found: dict[str, list[int]] = {"0": [], "1": []}
+    for of, rank, where in read_facts(shards / "points.json"):
+        if of != kind:
+            continue
+        victim, name, left = int(rank), f"{of}-{rank}-{where}", shards / "killed" / of / rank / where
+        died_by = signal.SIGXFSZ if "bytes" in where else signal.SIGKILL
+        assert read_facts(shards / f"ends-{name}.json") == [-died_by if r == victim else 1 for r in range(2)], name
+        error = read_facts(shards / f"facts-{name}-{1 - victim}.json")["error"]
+        assert any(words in error for words in OF_GLOO), error
+        newest = Path(newest_complete(left))
+        assert missing_parts(newest) == [] and changed_files(newest) == {} and nxm_hf.verify(newest).ok, name
+        if died_by == signal.SIGKILL:
+            found[rank].append(step_of(newest))
+        else:
+            assert step_of(newest) == 2, name
+    operations = [facts[f"unbroken/{kind}"]["operations"] for facts in facts_of(shards, "unbroken", 2)]
+    assert len(operations[0]) >= 20 and len(operations[1]) >= 2
+    if os.environ.get("NXM_KILLS") == "all":
+        assert [len(steps) for steps in found.values()] == [len(each) for each in operations]
+        assert found["0"] == sorted(found["0"]) and set(found["0"]) == {2, 4} and set(found["1"]) == {2}
+
+
+@pytest.mark.parametrize("processes", [2, 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_kill_at_a_file_operation_leaves_is_resumed_to_the_bits_of_the_unbroken_run(kind, processes, shards):
+    unbroken = facts_of(shards, "unbroken", 2)[0][f"unbroken/{kind}"]["end"]
+    resumed = [path for path in shards.glob(f"facts-{kind}-*-by-{processes}-*.json")]
+    assert len(resumed) >= processes
+    for path in resumed:
+        (facts,) = read_facts(path).values()
+        assert facts["end"] == unbroken, path.name

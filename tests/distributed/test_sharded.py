@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import nxm_hf
 from nxm_hf.analysis import training_memory
+from nxm_hf.methods.rho import MEASURED_STEPS
 from nxm_hf.storage.checkpoints import missing_parts
 from nxm_hf.storage.state_file import fingerprint, read_state
 from tests.support.grids import SPARSE
@@ -124,6 +125,17 @@ def test_the_callback_in_a_plain_trainer_gives_the_bits_of_ddp_and_resumes(two, 
             assert_same(read_state(written), read_state(folder / "called_back" / "admm" / "ddp" / written.name))
 
 
+def test_experts_in_one_parameter_are_trained_and_saved_as_with_ddp(two, folder):
+    for facts in two:
+        ddp, fsdp = facts["mixed"]["ddp"], facts["mixed"]["fsdp"]
+        assert fsdp["sharded"] == [True] * 2 and fsdp["weights"] == ddp["weights"] and fsdp["ok"]
+    ddp, fsdp = (folder / "mixed" / kind / "checkpoint-4" for kind in ("ddp", "fsdp"))
+    assert missing_parts(fsdp) == [] and nxm_hf.verify(fsdp).ok
+    assert_same(read_state(fsdp), read_state(ddp))
+    assert_same(load_file(fsdp / "model.safetensors"), load_file(ddp / "model.safetensors"))
+    assert_same(*(torch.load(path / "optimizer.pt", weights_only=True) for path in (fsdp, ddp)))
+
+
 @pytest.mark.parametrize("name", MAKE)
 @pytest.mark.parametrize("recipe", FEW)
 def test_a_custom_loop_trains_uneven_empty_and_transposed_shards_as_whole_weights(recipe, name, two):
@@ -147,10 +159,13 @@ def test_the_bytes_of_the_first_process_are_those_that_are_planned(recipe, name,
 
 
 def test_no_step_communicates_but_the_one_that_measures_rho(two):
+    """It measures all layers together: one sum of their norms, or four of the counts that a quantile needs."""
     for facts in two:
         for recipe in FEW:
-            assert facts[f"looped/{recipe}/gpt2"]["sharded"]["counts"] == [0] * 12
-        assert facts["measured"]["counts"] == [facts["measured"]["layers"], 0, 0, 0]
+            for name in MAKE:
+                assert facts[f"looped/{recipe}/{name}"]["sharded"]["counts"] == [0] * 12
+        assert facts["measured"]["counts"] == [1, 0, 0, 0] and facts["measured"]["layers"] > 1
+        assert facts["measured_exactly"]["counts"] == [0] * (MEASURED_STEPS - 1) + [4, 0, 0]
 
 
 def test_a_measured_rho_differs_by_rounding_alone(two):
@@ -245,17 +260,15 @@ def test_trainer_with_hybrid_sharding_gives_the_bits_and_files_of_ddp(four, fold
         assert_same(*(torch.load(path / "optimizer.pt", weights_only=True) for path in (hybrid, ddp)))
 
 
-@pytest.mark.parametrize(("death", "victim"), [("step", 0), ("save", 2)])
-def test_a_killed_process_ends_the_others_and_leaves_a_checkpoint_that_fewer_resume(death, victim, folder):
-    ends = read_facts(folder / f"ends-{death}.json")
-    assert ends == [-signal.SIGKILL if rank == victim else 1 for rank in range(3)]
-    for rank in {0, 1, 2} - {victim}:
-        error = read_facts(folder / f"facts-{death}-{rank}.json")["error"]
+def test_a_process_that_is_killed_in_a_step_ends_the_others_and_fewer_resume(folder):
+    assert read_facts(folder / "ends-step.json") == [-signal.SIGKILL, 1, 1]
+    for rank in (1, 2):
+        error = read_facts(folder / f"facts-step-{rank}.json")["error"]
         assert any(words in error for words in OF_GLOO), error
-    for rank in range(2):
-        facts = read_facts(folder / f"facts-revived-{rank}.json")[f"revived/{death}"]
+    for facts in facts_of(folder, "revived", 2):
+        facts = facts["revived/step"]
         assert facts["newest"] == "checkpoint-4" and facts["sharded"] == [True] * 8 and facts["ok"]
-    assert missing_parts(folder / death / "checkpoint-12") == []
+    assert missing_parts(folder / "step" / "checkpoint-12") == []
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from nxm_hf import NxMConfig, attach, prune, verify
-from nxm_hf.engine.requirements import check_shards
 from nxm_hf.layers.experts import as_matrix, expert_stacks, shape_of_one
 from nxm_hf.layers.find import find_layers, left_dense
 from nxm_hf.layers.plan import Plan
+from nxm_hf.layers.sharding import tiles_are_whole
 from nxm_hf.permutation.coupled_layers import find_coupled_layers
 from nxm_hf.storage.model_record import is_frozen, read_record
 from nxm_hf.storage.packed_directory import save_packed
+from tests.support.group_of_one import group_of_one
 from tests.support.model_types import MIXTURES
 from tests.support.versions import not_in_4
 
@@ -143,12 +144,24 @@ def test_frozen_experts_are_part_of_a_frozen_model(model):
     assert not is_frozen(model)
 
 
-def test_experts_are_refused_where_their_parameter_is_sharded(model):
-    config = NxMConfig("sr-ste")
-    with pytest.raises(ValueError, match=r"FSDP2 shards 2 parameters by their experts.*exclude=\[\.\.\.\]"):
-        check_shards(Plan.of(model, config), config)
-    config = NxMConfig("sr-ste", exclude=["experts"])
-    check_shards(Plan.of(model, config), config)
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_each_process_gets_whole_experts_of_a_sharded_stack(processes, model):
+    """Of 4 experts, three processes get 2, 2 and none, and five get one each, or none."""
+    for layer in experts_of(model):
+        rows, columns = layer.shape_of_one
+        assert tiles_are_whole(layer, rows, columns, processes)
+        assert tiles_are_whole(layer, 2 * rows, 2 * columns, processes) == (processes < 5)
+        assert not tiles_are_whole(layer, 3 * rows, 3 * columns, processes)
+
+
+def test_what_one_process_holds_of_a_stack_is_the_matrix_of_all_experts(model):
+    with group_of_one() as shards:
+        for layer in experts_of(model):
+            matrix = layer.matrix(layer.weight.detach())
+            assert layer.shape == matrix.shape
+            for whole in (matrix, matrix > 0):
+                part = shards.part(layer, whole)
+                assert torch.equal(part, whole) and torch.equal(shards.whole(layer, part), whole)
 
 
 def test_modules_that_do_not_say_how_their_matrices_lie_have_no_stacks(model):

@@ -1,6 +1,6 @@
 """Measured strengths of ADMM: from norms at one step, and from a quantile over the first steps."""
 
-from types import SimpleNamespace
+import contextlib
 
 import numpy as np
 import pytest
@@ -132,22 +132,47 @@ def test_without_a_gradient_of_any_size_there_is_no_pull_and_the_mean_goes_on():
     assert float(states[-1]["rho"]) > 0 and added[-1].any()
 
 
+def quantiles(*parts, share):
+    """Return the quantile that each of several processes finds, in which each holds a part of the values."""
+    found = [quantile(part, share) for part in parts]
+    counts = [next(each) for each in found]
+    ends = []
+    while not ends:
+        sums, counts = torch.stack(counts).sum(0), []
+        for each in found:
+            try:
+                counts.append(each.send(sums))
+            except StopIteration as end:
+                ends.append(end.value)
+    return ends
+
+
 def test_a_quantile_is_the_value_that_numpy_finds():
     values = np.random.default_rng(0).lognormal(sigma=3, size=997).astype(np.float32)
     for share in (0.001, 0.5, 0.9, 1.0):
         expected = np.quantile(values, share, method="inverted_cdf")
-        assert quantile(torch.from_numpy(values), share, Clock(0, 1)) == expected
-    assert quantile(torch.tensor([]), 0.9, Clock(0, 1)) == 0.0
+        assert quantiles(torch.from_numpy(values), share=share) == [expected]
+    assert quantiles(torch.tensor([]), share=0.9) == [0.0]
+    assert quantiles(torch.tensor([0.0, torch.nan, -torch.nan]), share=0.9) == [torch.inf]
 
 
-def test_a_quantile_over_two_processes_is_that_of_all_values():
-    """In each round both processes count, and both are told the sum."""
+def test_a_quantile_over_several_processes_is_that_of_all_values():
+    """Values that differ in their last bits alone, and equal ones; the last process has none."""
     values = torch.rand(120, generator=torch.Generator().manual_seed(0))
-    rounds = []
-    quantile(values, 0.9, Clock(0, 1, whole=SimpleNamespace(total=lambda count: rounds.append(count) or count)))
-    counts = iter(rounds)  # the sums, which the first process is told whatever it counts by itself
-    told = quantile(values[:50], 0.9, Clock(0, 1, whole=SimpleNamespace(total=lambda count: next(counts))))
-    assert told == quantile(values, 0.9, Clock(0, 1)) and next(counts, None) is None
+    values[60:] = 0.5 + torch.arange(60).div(3).floor() * 2**-23
+    for share in (0.2, 0.6, 0.9):
+        expected = np.quantile(values.numpy(), share, method="inverted_cdf")
+        assert quantiles(values[:50], values[50:], values[:0], share=share) == [expected] * 3
+
+
+def test_a_quantile_takes_four_exchanges_of_a_few_counts():
+    counts = []
+    exchanged = quantile(torch.rand(9), 0.5)
+    with contextlib.suppress(StopIteration):
+        counts.append(next(exchanged))
+        while True:
+            counts.append(exchanged.send(counts[-1]))
+    assert [len(count) for count in counts] == [256] * 4
 
 
 @pytest.mark.parametrize("at", [5, MEASURED_STEPS - 1, MEASURED_STEPS, MEASURED_STEPS + 3])

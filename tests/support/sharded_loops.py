@@ -1,6 +1,8 @@
 """Custom loops on sharded weights: models, losses, and a training of a few steps."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from nxm_hf import Engine, NxMConfig, attach
 from nxm_hf.layers.modules import find_blocks
 from nxm_hf.layers.sharding import local
+from tests.support.model_types import MIXTURES
 from tests.support.models import make_model
 from tests.support.training import eventful
 
@@ -111,7 +114,14 @@ def bytes_of(model: nn.Module, engine: Engine) -> dict[str, int]:
     return {name: sum(local(t.detach()).nbytes for t in tensors) for name, tensors in held.items()}
 
 
+def make_mixture(name: str) -> nn.Module:
+    """Return a mixture of 5 experts: some processes of four get two of them, one gets one, and one gets none."""
+    kind = next(kind for kind in MIXTURES if kind.name == name)
+    return replace(kind, config={**kind.config, "num_local_experts": 5}).model(0)
+
+
 MAKE = {"uneven": Uneven, "gpt2": lambda: make_model("gpt2")}
+MIXTURE = {name: partial(make_mixture, name) for name in ("mixtral", "gpt_oss")}  # [out, in] and [in, out]
 # A recipe, a pattern, a model, and the most communications of a weight in a refresh of four processes. The weights of
 # "uneven" are counted in histograms, as large ones are, and all others are gathered.
 ACROSS = [
@@ -125,4 +135,7 @@ ACROSS = [
     ("gradual", "16:32", "gpt2", 1),  # 8 of 32 inputs cut a group
     ("set", "2:4", "uneven", 4),  # how many are kept, and which stay, of equal ones among them
     ("rigl", "unstructured:0.3", "gpt2", 5),
+    ("admm", "2:4", "mixtral", 0),
+    ("ste", "2:4-transposable", "gpt_oss", 0),
+    ("rigl", "block:4x4:0.5", "gpt_oss", 5),
 ]

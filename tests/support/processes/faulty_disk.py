@@ -27,11 +27,10 @@ from nxm_hf import prune, save_packed
 from nxm_hf.pruning.directory import prune_directory
 from nxm_hf.report import write_report
 from nxm_hf.storage.packed_directory import pack_directory, pack_in_place
+from tests.support.file_operations import changes_files
 from tests.support.models import make_bert, spare_imports
 from tests.support.training import make_trainer
 
-WATCHED = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree")
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 ERRORS = ("ENOSPC", "EIO", "EACCES", "EROFS")
 THOROUGH = ("save", "pack")  # jobs with faults at all operations; the others at every third
 SIZES = (0, 300, 2_000, 20_000, 60_000, 100_000)
@@ -44,8 +43,7 @@ class Disk:
         self.folder, self.fail_at, self.fault, self.count = folder, fail_at, fault, 0
 
     def __call__(self, event: str, args: tuple) -> None:
-        writes = event == "open" and (args[2] or 0) & WRITING
-        if not (writes or event in WATCHED) or self.folder not in str(args[0]) or ".lock" in str(args[0]):
+        if not changes_files(event, args, self.folder):
             return
         self.count += 1
         if self.count - 1 != self.fail_at:

@@ -1,7 +1,8 @@
 """The program of the tests of killed processes of DDP: it forks groups of two, of which one dies, and then resumes.
 
 Run as `-m ... FOLDER`. Process r of a group leaves `FOLDER/facts-GROUP-r.json`, and `FOLDER/ends-GROUP.json` holds the
-exit codes. The groups are forked after the imports, which take longer than a training.
+exit codes. The groups are forked after the imports, which take longer than a training. So killed saves of FSDP2, in
+FOLDER/shards, follow in the same program; see `killed_shards`.
 """
 
 import json
@@ -23,6 +24,7 @@ from transformers import Trainer, TrainerCallback
 from nxm_hf.storage.checkpoints import newest_complete
 from nxm_hf.storage.state_file import fingerprint
 from tests.support.models import spare_imports
+from tests.support.processes import killed_shards
 from tests.support.processes.sharded import DieInStep, die_in_save
 from tests.support.sharded_loops import config_of
 from tests.support.sharded_trainings import train
@@ -138,6 +140,8 @@ def main(folder: str) -> None:
         for processes in (2, 1):
             name = f"{death}-by-{processes}"
             fork(root, name, [partial(trained, root, name, begun=root / death, kind=kind)] * processes)
+    (root / "shards").mkdir()
+    killed_shards.main(str(root / "shards"))
 
 
 if __name__ == "__main__":

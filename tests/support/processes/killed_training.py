@@ -22,12 +22,11 @@ import torch
 from transformers import TrainerCallback
 
 from nxm_hf.storage.checkpoints import newest_complete
+from tests.support.file_operations import WATCHED, WRITING
 from tests.support.models import spare_imports
 from tests.support.training import eventful, make_trainer
 
 ARGUMENTS = dict(save_steps=2, save_total_limit=1, data_seed=0)
-WATCHED = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree")
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 LIMITS = (100, 2_000, 50_000, 100_000, 160_000)  # bytes; who makes a longer file dies of it, and leaves it torn
 
 

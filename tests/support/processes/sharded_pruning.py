@@ -22,7 +22,7 @@ from nxm_hf.pruning.block_cache import BlockCache
 from nxm_hf.storage.state_file import fingerprint
 from tests.support.forked_groups import Groups, main
 from tests.support.models import make_batches, make_model
-from tests.support.sharded_loops import Uneven
+from tests.support.sharded_loops import MIXTURE, Uneven
 from tests.support.sharded_trainings import LAYERS, train
 
 # A model, a method, a pattern and the number of batches: of one batch, one process has none to read.
@@ -32,6 +32,7 @@ PRUNED = [
     ("t5", "sparsegpt", "1:4", "1"),  # two stacks
     ("albert", "alps", "2:4-transposable", "2"),  # one block is called twice
     ("bert", "wanda", "unstructured:0.5", "2"),
+    ("mixtral", "alps", "2:4", "2"),  # 3 and 2 of 5 experts
 ]
 SETS = [("llama", "alps", "2:4", "6"), ("gpt2", "sparsegpt", "2:4", "2")]
 CONFIGS = {
@@ -57,7 +58,7 @@ def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def compared(name: str, method: str, pattern: str, batches: list, mesh: DeviceMesh | None = None, **words) -> dict:
     """Prune a model with sharded weights, and in the first process with whole ones; return how they differ."""
-    make = Uneven if name == "uneven" else lambda: make_model(name)
+    make = {"uneven": Uneven, **MIXTURE}.get(name, lambda: make_model(name))
     model = shard(make(), mesh)
     result = nxm_hf.prune(model, pattern, method, batches, **words)
     weights, ok = whole_weights(model), name == "uneven" or nxm_hf.verify(model).ok
