@@ -83,8 +83,8 @@ def sample(root: Path, folders: Sequence[str], count: int, seed: int) -> list[Mu
 class Campaign:
     """Runs mutants, and keeps what came of them in a file, from which a later run goes on.
 
-    A mutant meets tests in three turns, until one fails: tests of its file that reach its line, the shortest first; the
-    other tests of its file, which may reach it in processes of their own; and further tests that reach its line.
+    A mutant meets tests in turns, until one fails: tests of its file that reach its line, the shortest first; the other
+    tests of its file, which may reach it in processes of their own; and further tests that reach its line, by pattern.
 
     Args:
         root: The root of the tree, which is copied and then left alone.
@@ -146,7 +146,7 @@ class Campaign:
         return "survived"
 
     def _turns(self, mutant: Mutant, lines: range, pytest: Pytest) -> Iterator[Run]:
-        own, further = self._tests(mutant.file), self._files(self.further_tests_of(mutant.file))
+        own = self._tests(mutant.file)
         reach = self._reach(own, mutant.file, pytest)
         limit = max(self.least_seconds, FACTOR * reach.seconds)
         first = reach.of(lines)
@@ -154,7 +154,7 @@ class Campaign:
             yield Run(own, first, limit=limit)
         if not set(reach.times) <= set(first):
             yield Run(own, [name for name in reach.times if name not in first], limit=limit)
-        if further:
+        for further in filter(None, (self._files([pattern]) for pattern in self.further_tests_of(mutant.file))):
             reach = self._reach(further, mutant.file, pytest, QUICK)
             last = [name for name in reach.of(lines) if not name.startswith(tuple(f"{file}::" for file in own))]
             if last:

@@ -82,6 +82,7 @@ def of_text(text: str) -> set[tuple[str, str]]:
         ("f(a, b)", {("swap", "(f(b, a))"), ("statement", "pass")}),
         ("x = max(a, b)", {("function", "x = (min(a, b))")}),
         ("x = f(a=b)", {("argument", "x = (f())")}),
+        ("x = zip(a, b, strict=True)", {("swap", "x = (zip(b, a, strict=True))")}),
         ("x = y.clone()", {("call", "x = (y)")}),
         ("y.zero_()", {("statement", "pass")}),
         ("x = min(y)", {("function", "x = (max(y))")}),
