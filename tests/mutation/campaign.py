@@ -15,7 +15,7 @@ from tests.mutation.pytest_runs import NO_TESTS, NOT_RUN, Pytest, Reach, Run
 LEFT_OUT = (".git", "__pycache__", "out", "*.log", ".*_cache", ".hypothesis", "*.egg-info", "build", "dist")
 QUICK = ("-m", "not slow")
 REACHES = ".reach"  # the end of the name of a file beside the results: which tests reach which lines
-FACTOR = 4  # a mutant may take this many times as long as the tests take without it
+FACTOR = 4  # a mutant may take this many times as long as its tests take without it
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Campaign:
         tests_of: Return the glob pattern, from the root, of the test files of a file.
         further_tests_of: Return glob patterns of further test files, of whose tests those marked as slow are left out.
         equivalents: Mutants that are not run.
-        least_seconds: The shortest time limit.
+        least_seconds: The shortest time limit, in CPU seconds.
         options: Further options of pytest.
         modules: Modules that no test changes, which are imported once for all runs.
     """
@@ -148,17 +148,18 @@ class Campaign:
     def _turns(self, mutant: Mutant, lines: range, pytest: Pytest) -> Iterator[Run]:
         own = self._tests(mutant.file)
         reach = self._reach(own, mutant.file, pytest)
-        limit = max(self.least_seconds, FACTOR * reach.seconds)
         first = reach.of(lines)
-        if first:
-            yield Run(own, first, limit=limit)
-        if not set(reach.times) <= set(first):
-            yield Run(own, [name for name in reach.times if name not in first], limit=limit)
+        for names in (first, [name for name in reach.times if name not in first]):
+            if names:
+                yield Run(own, names, limit=self._limit(reach, names))
         for further in filter(None, (self._files([pattern]) for pattern in self.further_tests_of(mutant.file))):
             reach = self._reach(further, mutant.file, pytest, QUICK)
             last = [name for name in reach.of(lines) if not name.startswith(tuple(f"{file}::" for file in own))]
             if last:
-                yield Run(further, last, QUICK, max(self.least_seconds, FACTOR * reach.seconds))
+                yield Run(further, last, QUICK, self._limit(reach, last))
+
+    def _limit(self, reach: Reach, names: Sequence[str]) -> float:
+        return max(self.least_seconds, FACTOR * reach.seconds(names))
 
     def _code_with(self, mutant: Mutant, text: str, pytest: Pytest, run: Run) -> int | None:
         """Return how a run ends with the mutant in the copy of the tree."""
