@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +47,43 @@ def test_a_clock_last_acted_one_step_ago_unless_it_says_otherwise():
     assert Clock(5, 10).last == 4
     assert Clock(5, 10, since=2).last == 2
     assert Clock(5, 10, since=0).last == 0
+
+
+def test_clocks_of_one_step_are_equal_whatever_tensors_they_give_access_to():
+    clock = Clock(5, 10)
+    for name in ("moments", "whole", "weight_step"):
+        other = clock.but(**{name: torch.ones(2)})
+        assert other == clock and hash(other) == hash(clock) and repr(other) == repr(clock)
+    assert clock.but(step=6) != clock
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_norms_counts_and_largest_entries_are_those_of_the_whole_weight(dtype):
+    weight = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    mask = weight > 0
+    norm, largest = weight.double().norm(), weight.abs().max()
+
+    def check(clock, weight, mask):
+        norms = clock.norms(weight, 2 * weight)
+        assert [each.dtype for each in norms] == [torch.float64] * 2
+        assert torch.allclose(
+            torch.stack(norms), norm * torch.tensor([1.0, 2.0], dtype=torch.float64), rtol=torch.finfo(dtype).eps
+        )
+        assert clock.count(mask) == int((mask if clock.whole is None else torch.cat([mask, other > 0])).sum())
+        assert clock.largest(weight.abs()) == largest
+
+    check(Clock(0, 1), weight, mask)
+    for own, other in ((weight[:3], weight[3:]), (weight[3:], weight[:3])):
+        squares = other.double().square().sum()
+
+        def total(numbers, squares=squares, other=other):
+            counts = not numbers.is_floating_point()
+            return numbers + ((other > 0).sum() if counts else squares * torch.tensor([1.0, 4.0], dtype=torch.float64))
+
+        def most(number, other=other):
+            return torch.maximum(number, other.abs().max())
+
+        check(Clock(0, 1, whole=SimpleNamespace(total=total, largest=most)), own, own > 0)
 
 
 @given(st.integers(1, 300), st.integers(1, 40))

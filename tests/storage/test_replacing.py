@@ -1,5 +1,6 @@
 """Files that replace others together, and the rest of a replacement that was stopped."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -58,6 +59,19 @@ def test_an_error_leaves_the_old_files_and_nothing_else(tmp_path):
             write(new, a_txt="new")
             raise KeyError
     assert hashes_of(tmp_path) == before and not (tmp_path / "missing").exists()
+
+
+def test_a_directory_that_takes_no_folder_is_named_with_the_reason(tmp_path, monkeypatch):
+    def refuse(path, *args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    write(tmp_path / "old", a_txt="old")
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    for folder in ("old", "missing"):
+        with pytest.raises(OSError, match=r"could not be written: Permission denied.*Make it writable"):
+            with replaced(tmp_path / folder, 0):
+                pass
+    assert os.listdir(tmp_path) == ["old"]
 
 
 def test_weights_and_a_manifest_of_other_names_are_outdated(tmp_path):
