@@ -248,6 +248,17 @@ def test_the_momentum_of_a_pruned_weight_decays_and_never_reaches_it():
             assert not has_negative_zeros(weight)
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 2.0])
+def test_the_step_trains_the_dense_weight_itself_unless_its_update_is_scaled(scale):
+    method, weight, given = Masked(TWO_FOUR, grad_scale=Constant(scale)), torch.randn(4, 8), []
+    step = SimpleNamespace(train=lambda dense: given.append(dense) or True)
+    state = method.init(weight, Clock(0, 1))
+    shown = weight.clone()
+    method.before_step(weight, state, Clock(0, 1, weight_step=step))
+    assert len(given) == (scale == 1.0) and all(dense is state["dense"] for dense in given)
+    assert torch.equal(weight, shown if given else state["dense"])
+
+
 def test_a_frozen_weight_holds_its_mask_after_every_step_and_moments_are_cleared_where_the_mask_changes():
     """Also where the pattern becomes sparser or dense again while the mask is frozen, as in `gradual` and `acdc`."""
     stages = Frames((NM(3, 4), NM(2, 4), Dense(), NM(1, 4)))
