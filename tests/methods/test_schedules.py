@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant, Decay, Evenly, Every, EveryEpoch
+from nxm_hf.methods.schedules import (
+    ALWAYS,
+    NEVER,
+    Clock,
+    Constant,
+    Decay,
+    Evenly,
+    Every,
+    EveryEpoch,
+    Frames,
+    Growth,
+    ShareOfTheRest,
+)
 
 CATALOGUE = [Constant(0.5), ALWAYS, NEVER, Every(3), EveryEpoch(), Evenly(80), Evenly(80, most=3)]
 
@@ -120,6 +133,34 @@ def test_what_is_due_at_a_skipped_step_happens_at_the_next_one_taken(schedule, t
     taken = [step for step in range(1, total + 1) if step not in skipped]
     due = {next((step for step in taken if step >= event), None) for event in events(schedule, total)} - {None}
     assert events(schedule, total, skipped) == sorted(due)
+
+
+@given(st.sampled_from(["linear", "geometric"]), st.floats(0.01, 0.99), st.integers(1, 200))
+def test_a_growing_factor_begins_and_ends_where_it_should_in_equal_steps(kind, begin, total):
+    factors = [Growth(kind, begin)(Clock(step, total)) for step in range(total + 1)]
+    assert factors[0] == pytest.approx(begin) and factors[-1] == 1.0
+    scaled = factors if kind == "linear" else [math.log(factor) for factor in factors]
+    steps = [later - earlier for earlier, later in pairwise(scaled)]
+    assert steps == pytest.approx([(scaled[-1] - scaled[0]) / total] * total)
+
+
+@given(st.integers(1, 60), st.sets(st.integers(1, 60)))
+def test_shares_of_the_rest_leave_the_part_of_training_that_is_left(total, skipped):
+    """Whatever steps are skipped, and nothing once training is over."""
+    left, last = 1.0, 0
+    for step in range(1, total + 4):
+        if step not in skipped:
+            left -= left * ShareOfTheRest()(Clock(step, total, since=last))
+            last = step
+            assert left == pytest.approx(max(total - step, 0) / total)
+
+
+@given(st.integers(1, 5), st.integers(0, 60))
+def test_frames_are_equal_stretches_in_their_order(count, total):
+    shown = [Frames(tuple(range(count)))(Clock(step, total)) for step in range(-2, total + 3)]
+    assert shown == sorted(shown) and shown[-1] == count - 1 and (total < 1 or shown[0] == 0)
+    lengths = [shown[2 : total + 2].count(frame) for frame in range(count)]
+    assert sum(lengths) == total and max(lengths) - min(lengths) <= 1
 
 
 def test_an_epoch_ends_after_its_steps():

@@ -176,6 +176,20 @@ def test_names_inside_a_directory_are_told_from_others(name):
         assert not is_inside(wrong), wrong
 
 
+def test_all_files_are_on_the_disk_before_a_rename_says_that_they_are_complete(tmp_path, monkeypatch):
+    events, fsync, rename = [], os.fsync, os.rename
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (events.append(os.readlink(f"/proc/self/fd/{handle}")), fsync(handle))
+    )
+    monkeypatch.setattr(os, "rename", lambda *paths: (events.append((*map(str, paths),)), rename(*paths)))
+    with replaced(tmp_path, 0) as new:
+        write(new / "inner", a_txt="a")
+    said = events.index((str(tmp_path / SAVING), str(tmp_path / COMPLETE)))
+    needed = [new / "inner" / "a.txt", new / "inner", new, tmp_path / SAVING]
+    if Path("/proc/self/fd").exists():
+        assert {*map(str, needed)} <= {*events[:said]} and str(tmp_path) in events[said:]
+
+
 def test_every_file_is_synced_and_named(tmp_path, monkeypatch):
     write(tmp_path / "inner", a_txt="a")
     write(tmp_path, b_txt="b")
