@@ -234,6 +234,29 @@ def test_adapters_routers_positions_and_steps_between_stages_are_never_pruned(na
         find_layers(model, exclude=f"blocks.1.{name}")
 
 
+class Experts(nn.Module):
+    """Two stacks of experts that say how they lie, and parameters of other shapes and names."""
+
+    is_transposed = False
+
+    def __init__(self):
+        super().__init__()
+        shapes = {"gate_up_proj": (4, 16, 8), "down_proj": (4, 8, 16), "heads": (4, 8, 8), "thin": (1, 8, 8)}
+        for name, shape in {**shapes, "flat": (4, 8), "deep": (2, 2, 8, 8)}.items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+
+
+def test_several_matrices_in_one_parameter_are_a_layer_or_listed_as_dense_and_never_both():
+    model = Plain()
+    for block in model.blocks:
+        block.experts = Experts()
+        block.convolution = nn.Conv1d(8, 8, 3)
+    known = [f"blocks.{i}.experts.{name}" for i in range(2) for name in ("gate_up_proj", "down_proj")]
+    assert sorted(names_of(model)) == sorted([*PLAIN_NAMES, *known])
+    assert [*stacked_weights(model)] == ["blocks.0.experts.heads", "blocks.1.experts.heads"]
+    assert {*stacked_weights(model)} <= left_dense(model).keys() and not left_dense(model).keys() & {*known}
+
+
 def test_convolutions_are_no_stacks_of_matrices():
     model = MODELS["squeezebert"]()
     assert stacked_weights(model) == {} and not left_dense(model).keys() & set(names_of(model))
