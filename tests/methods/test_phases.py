@@ -82,6 +82,18 @@ def test_a_method_sees_the_clock_of_its_own_steps_alone(warmup, settle):
     assert ends == [("init", 0), *([("finish", own)] if settle else [])]
 
 
+@pytest.mark.parametrize("early", [0, 1, 5, 99])
+@pytest.mark.parametrize("settle", [0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("warmup", [0, 0.25, 0.5])
+def test_a_mask_is_frozen_early_by_so_many_steps_as_leave_one_to_the_method(warmup, settle, early):
+    begin, latest = round(12 * warmup), 12 - round(12 * settle)
+    window = Phases(Masked(TWO_FOUR), PATTERN, warmup, settle, early).window(Clock(0, 12))
+    if not settle:
+        assert window == (begin, 12)
+    else:
+        assert window == (begin, latest - early if latest - early > begin else min(begin + 1, latest))
+
+
 def test_a_phase_is_entered_when_the_state_is_of_an_earlier_one():
     method = Phases(Masked(TWO_FOUR), PATTERN, warmup=0.25, settle=0.25)
     states = [None, *({"phase": torch.tensor(phase)} for phase in range(3))]
