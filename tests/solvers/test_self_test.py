@@ -9,6 +9,7 @@ from nxm_hf.solvers.backend import MASK
 from nxm_hf.solvers.transposable_duals import by_duals
 from nxm_hf.solvers.unstructured_threshold import keep_highest
 from tests.support.references import top
+from tests.support.toy_training import same
 
 OPERATIONS = [
     MASK,
@@ -93,7 +94,7 @@ def test_what_an_operation_says_of_itself_is_what_its_torch_form_does(operation)
             except ValueError:  # it refuses the NaN that it has made
                 makes_nan = infinite
             floats = [pair for pair in zip(before, after, strict=True) if pair[0].is_floating_point()]
-            overwrites |= not all(self_test._same_bits(*pair) for pair in floats)
+            overwrites |= not all(same([x], [y]) for x, y in floats)
             makes_nan |= infinite and any(bool(tensor.isnan().any()) for _, tensor in floats)
     assert operation.in_place == (overwrites and operation.name != "project")  # whose second tensor is the result
     assert operation.finite == makes_nan
