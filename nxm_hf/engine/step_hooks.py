@@ -61,7 +61,6 @@ class StepHooks:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
         _ATTACHED.pop(self.optimizer, None)
 
     def clock(self, ahead: int = 0) -> Clock:

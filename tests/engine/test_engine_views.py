@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nxm_hf import NxMConfig, attach, verify
+from nxm_hf import NxMConfig, attach, prune, verify
+from nxm_hf.layers.find import find_layers
 from nxm_hf.patterns import parse
 from tests.support.grids import EACH_SPARSE_RECIPE, WINDOWS
 from tests.support.models import assert_equal_weights, make_bert
@@ -102,6 +103,20 @@ def test_the_stamp_stands_in_the_config_only_while_the_weights_are_deployed():
         assert model.config.nxm_config["recipe"] == "ste" and verify(model).ok
         json.dumps(model.config.nxm_config)
     assert not hasattr(model.config, "nxm_config")
+
+
+def test_the_stamp_of_sparse_layers_that_are_all_frozen_stays_in_every_view():
+    prune(model := make_bert(), "2:4")
+    for layer in find_layers(model):
+        layer.weight.requires_grad_(False)
+    recorded = model.config.nxm_config["layers"]
+    engine = attach(model, adamw(model), "asp", total_steps=2)
+    assert model.config.nxm_config["layers"] == recorded
+    with engine.deployed():
+        assert verify(model).ok and model.config.nxm_config["layers"] == recorded
+    assert model.config.nxm_config["layers"] == recorded
+    engine.release()
+    assert verify(model).ok
 
 
 @EACH_SPARSE_RECIPE

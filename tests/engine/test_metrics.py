@@ -38,6 +38,17 @@ def test_metrics_say_where_the_run_is(recipe, window):
             assert engine.metrics() == metrics
 
 
+@EACH_SPARSE_RECIPE
+def test_the_residual_is_the_share_of_the_norm_that_pruning_takes(recipe):
+    _, engine = trained(short(recipe), steps=3, total=TOTAL)
+    lost = total = 0.0
+    for target, weight in engine.trained_weights():
+        exact = weight.double()
+        lost += float((exact - target.pattern.project(exact)).square().sum())
+        total += float(exact.square().sum())
+    assert engine.metrics()["nxm/residual"] == pytest.approx((lost / total) ** 0.5, rel=1e-4)
+
+
 @pytest.mark.parametrize("pattern", ["2:4", "2:4-transposable"])
 @pytest.mark.parametrize("dual", [True, False])
 def test_disagreement_is_the_distance_of_w_from_the_sparse_z(pattern, dual):

@@ -255,6 +255,19 @@ def test_what_others_write_between_two_steps_is_seen(name):
     assert not pair.leaves(5) and pair.leaves(STEPS) == ("moments" not in name)
 
 
+def test_moments_that_become_zero_again_are_found_at_one_of_the_next_looks():
+    def clear(model, optimizer, engine):
+        for linear in model.linears:
+            optimizer.state[linear.weight]["exp_avg"].masked_fill_(linear.weight == 0, 0.0)
+
+    pair = Pair(total=20).train(until=4)
+    pair.each(WRITERS["moments"])
+    pair.train(until=7)
+    pair.each(clear)
+    pair.train(until=20)
+    assert pair.leaves(4) and not pair.leaves(7) and pair.leaves(20)
+
+
 def test_a_look_at_the_deployed_weights_costs_one_step():
     pair = Pair().train(until=4)
     for engine in pair.engines:

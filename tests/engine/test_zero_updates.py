@@ -69,8 +69,10 @@ def test_what_moves_them_is_found(name):
     assert not found(MOVE[name])
 
 
-def test_what_cannot_be_tried_is_not_trusted():
-    assert not found(lambda p: NeedsWords(p, "word"))
+def test_what_cannot_be_tried_is_not_trusted_and_the_reason_is_logged(caplog):
+    with caplog.at_level("DEBUG", "nxm_hf"):
+        assert not found(lambda p: NeedsWords(p, "word"))
+    assert "NeedsWords could not be tried on a small weight: AttributeError" in caplog.text
 
 
 def test_a_trial_leaves_no_trace_on_the_optimizer_or_on_random_numbers():

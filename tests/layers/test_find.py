@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig
 
+from nxm_hf.families import FAMILIES, role_of
 from nxm_hf.layers.find import Layer, find_layers, left_dense, stacked_weights
 from tests.support.layers import BERT_NAMES, MODELS, PLAIN_NAMES, T5, Block, Plain, classifier, names_of
 
@@ -101,6 +102,37 @@ def test_a_part_with_a_config_of_its_own_has_the_roles_of_its_family():
     assert roles["decoder.block.0.layer.1.EncDecAttention.q"] == "cross_query"
     roles = {layer.name: layer.role for layer in find_layers(model.decoder)}  # the part is all that is looked at
     assert roles["block.0.layer.1.EncDecAttention.q"] == "cross_query"
+
+
+def part_of(family, model_type):
+    """A stack of two blocks with a layer for each suffix of a family's table, and a config of a model type."""
+    part = nn.Module()
+    part.config = PretrainedConfig()
+    part.config.model_type = model_type
+    part.blocks = nn.ModuleList(nn.Module() for _ in range(2))
+    for block in part.blocks:
+        for number, suffix in enumerate(family.roles):
+            module = block
+            *path, last = f"part{number}.{suffix}".split(".")
+            for component in path:
+                if not hasattr(module, component):
+                    module.add_module(component, nn.Module())
+                module = getattr(module, component)
+            module.add_module(last, nn.Linear(1, 1))
+    return part
+
+
+@pytest.mark.parametrize("number", range(len(FAMILIES)), ids=[family.name for family in FAMILIES])
+def test_the_model_type_at_the_root_rules_the_parts_that_have_no_family_of_their_own(number):
+    family, other = FAMILIES[number], FAMILIES[number - 1]
+    root, own = family.model_types[0], other.model_types[0]
+    model = part_of(family, root)
+    model.encoder = part_of(family, "a type without a family")
+    model.decoder = part_of(other, own)
+    layers = find_layers(model)
+    assert len(layers) == 2 * (2 * len(family.roles) + len(other.roles))
+    for layer in layers:
+        assert layer.role == role_of(own if layer.name.startswith("decoder.") else root, layer.name), layer.name
 
 
 def test_the_encoder_of_pytorch_is_a_stack():
@@ -200,6 +232,29 @@ def test_adapters_routers_positions_and_steps_between_stages_are_never_pruned(na
     assert names_of(model) == PLAIN_NAMES
     with pytest.raises(ValueError, match=f"blocks.1.{name} is never pruned, because it is an adapter, a router"):
         find_layers(model, exclude=f"blocks.1.{name}")
+
+
+class Experts(nn.Module):
+    """Two stacks of experts that say how they lie, and parameters of other shapes and names."""
+
+    is_transposed = False
+
+    def __init__(self):
+        super().__init__()
+        shapes = {"gate_up_proj": (4, 16, 8), "down_proj": (4, 8, 16), "heads": (4, 8, 8), "thin": (1, 8, 8)}
+        for name, shape in {**shapes, "flat": (4, 8), "deep": (2, 2, 8, 8)}.items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+
+
+def test_several_matrices_in_one_parameter_are_a_layer_or_listed_as_dense_and_never_both():
+    model = Plain()
+    for block in model.blocks:
+        block.experts = Experts()
+        block.convolution = nn.Conv1d(8, 8, 3)
+    known = [f"blocks.{i}.experts.{name}" for i in range(2) for name in ("gate_up_proj", "down_proj")]
+    assert sorted(names_of(model)) == sorted([*PLAIN_NAMES, *known])
+    assert [*stacked_weights(model)] == ["blocks.0.experts.heads", "blocks.1.experts.heads"]
+    assert {*stacked_weights(model)} <= left_dense(model).keys() and not left_dense(model).keys() & {*known}
 
 
 def test_convolutions_are_no_stacks_of_matrices():

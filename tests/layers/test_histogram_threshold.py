@@ -53,6 +53,15 @@ def test_parts_keep_what_one_process_keeps(parts, share, dtype):
         assert torch.equal(torch.cat(together(held, count)), keep_highest(whole, count))
 
 
+@pytest.mark.parametrize("count", [0, 1, 13, 23, 24])
+def test_parts_may_have_any_shape(count):
+    parts = [torch.randn(3, 4), torch.zeros(0, 5), torch.randn(2, 3, 2).transpose(0, 2)]
+    masks = together(parts, count)
+    assert [mask.shape for mask in masks] == [part.shape for part in parts]
+    flat = torch.cat([part.flatten() for part in parts])
+    assert torch.equal(torch.cat([mask.flatten() for mask in masks]), keep_highest(flat, count))
+
+
 def test_scores_that_differ_in_their_last_bit_are_told_apart():
     scores = torch.tensor([1.0, torch.tensor(1.0).nextafter(torch.tensor(2.0)), 1.0])
     assert [mask.tolist() for mask in together(list(scores.split(1)), 1)] == [[False], [True], [False]]

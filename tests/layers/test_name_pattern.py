@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from nxm_hf.layers.find import find_layers
-from nxm_hf.layers.name_pattern import MAX_LENGTH, NamePattern
+from nxm_hf.layers.name_pattern import MAX_DEPTH, MAX_LENGTH, MAX_NODES, NamePattern
 from tests.support.layers import classifier
 
 ATOMS = ["a", "b", ".", r"\.", "[ab]", "[^a]", r"\d", r"\W", "^", "$", r"\b", r"\B", r"\Z", "0", "é", "]", "}", "[]a]"]
@@ -78,6 +78,24 @@ def test_no_expression_takes_long(text):
 def test_what_cannot_be_searched_is_refused_in_a_sentence(text, problem):
     with pytest.raises(ValueError, match=problem):
         NamePattern(text)
+
+
+@pytest.mark.parametrize(
+    ("build", "limit"),
+    [
+        (lambda size: "a" * size, MAX_LENGTH),
+        # One node is the end, "a" is one, and each repetition is two.
+        (lambda size: f"a{{{(size - 1) // 2}}}" + "a" * ((size - 1) % 2), MAX_NODES),
+        (lambda size: "(" * size + "a" + ")" * size, MAX_DEPTH),
+        (lambda size: "(?=" * size + "a" + ")" * size, MAX_DEPTH),
+        (lambda size: "(?:(" * (size // 2) + "b|(a)" * (size % 2) + "a" + "))" * (size // 2), MAX_DEPTH),
+    ],
+    ids=["length", "nodes", "groups", "lookaheads", "groups of two kinds"],
+)
+def test_what_is_as_large_as_a_limit_is_searched_and_what_is_larger_is_refused(build, limit):
+    assert NamePattern(build(limit)).is_in("a" * max(limit, MAX_NODES))
+    with pytest.raises(ValueError, match=r"longer than 500|repeats too much|more than 30 groups"):
+        NamePattern(build(limit + 1))
 
 
 def test_random_text_is_an_expression_or_refused():

@@ -6,14 +6,7 @@ from torch import nn
 
 from nxm_hf.layers import shard_exchange
 from nxm_hf.layers.sharding import Shards, part_sizes
-from tests.support.group_of_one import group_of_one
-
-
-class Group:
-    """The size of a dimension of a mesh, and the place of a process in it."""
-
-    def __init__(self, size: int, rank: int):
-        self.size, self.get_local_rank = lambda: size, lambda: rank
+from tests.support.group_of_one import OneOfMany, group_of_one
 
 
 @pytest.mark.parametrize(("sets", "processes"), [(1, 2), (1, 5), (2, 2), (3, 2)])
@@ -22,8 +15,8 @@ def test_the_shares_of_all_processes_are_all_values_in_order(sets, processes, co
     values, shares = list(range(count)), []
     for number in range(sets):
         for rank in range(processes):
-            replicas = Group(sets, number) if sets > 1 else None
-            shards = Shards(nn.Module(), Group(processes, rank), replicas)
+            replicas = OneOfMany(sets, number) if sets > 1 else None
+            shards = Shards(nn.Module(), OneOfMany(processes, rank), replicas)
             assert shard_exchange.share_of(shards) == len(shares)
             shares.append(shard_exchange.own_share(shards, values))
     assert [value for share in shares for value in share] == values

@@ -2,9 +2,23 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from nxm_hf.layers.find import find_layers
-from nxm_hf.layers.sharding import Shards, local, part_sizes, shard_like, tiles_are_whole, whole
+from nxm_hf.layers.sharding import (
+    Shards,
+    is_sharded_by_rows,
+    local,
+    part_sizes,
+    shard_like,
+    tiles_are_whole,
+    whole,
+)
+from nxm_hf.patterns import parse
+from tests.support.group_of_one import OneOfMany, group_of_one
 from tests.support.models import make_bert, make_model
 
 
@@ -32,3 +46,65 @@ def test_whole_weights_have_no_shards_and_are_left_as_they_are():
     weight = next(model.parameters())
     assert Shards.of(model) is None
     assert local(weight) is weight and whole(weight) is weight and shard_like(weight, weight) is weight
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5, 40])
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_the_parts_of_all_processes_are_the_whole(kind, processes):
+    """Of a matrix, of a bias, and of a mask that each process solves for its own tiles."""
+    layer, pattern = find_layers(make_model(kind))[0], parse("2:4-transposable")
+    cut = int(kind == "gpt2")  # stored as [in, out], and cut by inputs
+    matrix, bias = torch.rand(layer.shape), torch.rand(32)
+    every = [Shards(nn.Module(), OneOfMany(processes, rank)) for rank in range(processes)]
+    parts = [shards.part(layer, matrix) for shards in every]
+    assert [part.shape[cut] for part in parts] == part_sizes(32, processes)
+    assert torch.equal(torch.cat(parts, cut), matrix)
+    assert torch.equal(torch.cat([shards.part_of_bias(bias) for shards in every]), bias)
+    solved = []
+
+    def solve(scores):
+        solved.append(scores.shape[cut])
+        return pattern.mask(scores)
+
+    masks = [shards.solve_part(layer, matrix, 4, solve) for shards in every]
+    assert torch.equal(torch.cat(masks, cut), pattern.mask(matrix))
+    for size, part in zip(solved, parts, strict=True):
+        assert size % 4 == 0 and size < part.shape[cut] + 8  # no more tiles than the part meets
+
+
+@pytest.mark.parametrize("names", [("shard",), ("replicate", "shard")], ids=len)
+def test_a_model_that_one_process_shards_has_whole_parts(names):
+    with group_of_one():
+        mesh = init_device_mesh("cpu", (1,) * len(names), mesh_dim_names=names)
+        model = make_bert()
+        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        fully_shard(model, mesh=mesh)
+        shards = Shards.of(model)
+        assert (shards.processes, shards.rank, shards.mesh.mesh_dim_names) == (1, 0, ("shard",))
+        assert (shards.replicas is None) == (len(names) == 1)
+        for layer in find_layers(model):
+            matrix = shards.matrix(layer)
+            assert torch.equal(matrix, before[layer.key]) and matrix.data_ptr() == local(layer.weight).data_ptr()
+            assert matrix.grad is None and torch.equal(shards.whole(layer, matrix > 0), before[layer.key] > 0)
+        layer.weight.grad = layer.weight.detach().clone()
+        assert torch.equal(shards.matrix(layer).grad, before[layer.key])
+        numbers = torch.tensor([1.0, 2.0])
+        assert shards.total(numbers).tolist() == shards.largest(numbers).tolist() == [1.0, 2.0]
+        assert shards.of_each(numbers).tolist() == [[1.0, 2.0]] and shards.total(numbers) is not numbers
+        spread = layer.weight
+        assert torch.equal(whole(spread), before[layer.key])
+        values = torch.arange(spread.numel(), dtype=torch.float64).view(spread.shape)
+        like = shard_like(values, spread)
+        assert like.placements == spread.placements and torch.equal(whole(like), values)
+
+
+def test_weights_are_sharded_by_rows_or_not_at_all():
+    with group_of_one() as group:
+        for placement, by_rows in ((Shard(0), True), (Shard(1), False), (Replicate(), False)):
+            weight = DTensor.from_local(torch.zeros(4, 4), group.mesh, [placement])
+            assert is_sharded_by_rows(weight) == by_rows
+            model = nn.Linear(4, 4)
+            model.weight = nn.Parameter(weight)
+            with pytest.raises(ValueError, match=r"spread over a mesh of .*only FSDP2 is supported"):
+                Shards.of(model)
+    assert not is_sharded_by_rows(torch.zeros(4, 4))

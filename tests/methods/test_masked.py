@@ -6,6 +6,7 @@ it is printed (see `tests.support.references`); and ASP in place, as apex does i
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from nxm_hf.methods import Masked
-from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant, Every
-from nxm_hf.patterns import NM
+from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant, Every, Frames
+from nxm_hf.patterns import NM, Dense
 from tests.support.method_runs import (
     MASKED,
     OVER_OPTIMIZERS,
@@ -245,6 +246,42 @@ def test_the_momentum_of_a_pruned_weight_decays_and_never_reaches_it():
             method.after_step(weight, state, Clock(step + 1, 2))
             assert near(weight, w) and near(optimizer.state[weight]["momentum_buffer"], buffer)
             assert not has_negative_zeros(weight)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 2.0])
+def test_the_step_trains_the_dense_weight_itself_unless_its_update_is_scaled(scale):
+    method, weight, given = Masked(TWO_FOUR, grad_scale=Constant(scale)), torch.randn(4, 8), []
+    step = SimpleNamespace(train=lambda dense: given.append(dense) or True)
+    state = method.init(weight, Clock(0, 1))
+    shown = weight.clone()
+    method.before_step(weight, state, Clock(0, 1, weight_step=step))
+    assert len(given) == (scale == 1.0) and all(dense is state["dense"] for dense in given)
+    assert torch.equal(weight, shown if given else state["dense"])
+
+
+def test_a_frozen_weight_holds_its_mask_after_every_step_and_moments_are_cleared_where_the_mask_changes():
+    """Also where the pattern becomes sparser or dense again while the mask is frozen, as in `gradual` and `acdc`."""
+    stages = Frames((NM(3, 4), NM(2, 4), Dense(), NM(1, 4)))
+    method = Masked(stages, refresh=Every(1), freeze=ALWAYS, clear="both")
+    weight, cleared = nn.Parameter(torch.randn(8, 8)), []
+    optimizer = torch.optim.SGD([weight], lr=0.5, momentum=0.9)
+    moments = SimpleNamespace(squares=None, clear=lambda where, which: cleared.append((where.clone(), which)))
+    changes = 0
+    with torch.no_grad():
+        state = method.init(weight, Clock(0, 8))
+        for step in range(8):
+            before = state["mask"].clone()
+            weight.grad = torch.randn(8, 8)
+            method.before_step(weight, state, Clock(step, 8, moments=moments))
+            assert not weight.grad[~before].any()
+            optimizer.step()
+            method.after_step(weight, state, Clock(step + 1, 8, moments=moments))
+            assert not weight[~state["mask"]].any() and not stages(Clock(step + 1, 8)).violations(weight)
+            [(where, which)] = cleared
+            assert which == "both" and torch.equal(where, before ^ state["mask"])
+            changes += int(where.any())
+            cleared.clear()
+    assert changes >= 3
 
 
 # Small facts

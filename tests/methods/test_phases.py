@@ -49,6 +49,51 @@ def test_the_phase_of_a_step_follows_from_warmup_and_settle(warmup, settle, phas
     assert "".join(str(method.phase_at(Clock(step, 12))) for step in range(12)) == phases
 
 
+@pytest.mark.parametrize("settle", [0, 0.25])
+@pytest.mark.parametrize("warmup", [0, 0.25, 0.5])
+def test_a_method_sees_the_clock_of_its_own_steps_alone(warmup, settle):
+    seen = []
+
+    class Notes:
+        def init(self, weight, clock):
+            seen.append(("init", clock))
+            return {}
+
+        def before_step(self, weight, state, clock):
+            seen.append(("before", clock))
+
+        def after_step(self, weight, state, clock):
+            seen.append(("after", clock))
+
+        def finish(self, weight, state, clock):
+            seen.append(("finish", clock))
+            return weight != 0
+
+    method, weight = Phases(Notes(), PATTERN, warmup, settle), torch.randn(4, 8)
+    state = method.init(weight, Clock(0, 12))
+    for step in range(12):
+        method.before_step(weight, state, Clock(step, 12, since=step))
+        method.after_step(weight, state, Clock(step + 1, 12, since=step))
+    own = 12 - round(12 * warmup) - round(12 * settle)
+    each_step = [verb for step in range(own) for verb in (("before", step, step), ("after", step + 1, step))]
+    found = [(verb, clock.step, clock.last) for verb, clock in seen if verb not in ("init", "finish")]
+    assert found == each_step and all(clock.total == own for _, clock in seen)
+    ends = [(verb, clock.step) for verb, clock in seen if verb in ("init", "finish")]
+    assert ends == [("init", 0), *([("finish", own)] if settle else [])]
+
+
+@pytest.mark.parametrize("early", [0, 1, 5, 99])
+@pytest.mark.parametrize("settle", [0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("warmup", [0, 0.25, 0.5])
+def test_a_mask_is_frozen_early_by_so_many_steps_as_leave_one_to_the_method(warmup, settle, early):
+    begin, latest = round(12 * warmup), 12 - round(12 * settle)
+    window = Phases(Masked(TWO_FOUR), PATTERN, warmup, settle, early).window(Clock(0, 12))
+    if not settle:
+        assert window == (begin, 12)
+    else:
+        assert window == (begin, latest - early if latest - early > begin else min(begin + 1, latest))
+
+
 def test_a_phase_is_entered_when_the_state_is_of_an_earlier_one():
     method = Phases(Masked(TWO_FOUR), PATTERN, warmup=0.25, settle=0.25)
     states = [None, *({"phase": torch.tensor(phase)} for phase in range(3))]

@@ -2,12 +2,27 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant, Decay, Evenly, Every, EveryEpoch
+from nxm_hf.methods.schedules import (
+    ALWAYS,
+    NEVER,
+    Clock,
+    Constant,
+    Decay,
+    Evenly,
+    Every,
+    EveryEpoch,
+    Frames,
+    Growth,
+    ShareOfTheRest,
+)
 
 CATALOGUE = [Constant(0.5), ALWAYS, NEVER, Every(3), EveryEpoch(), Evenly(80), Evenly(80, most=3)]
 
@@ -47,6 +62,43 @@ def test_a_clock_last_acted_one_step_ago_unless_it_says_otherwise():
     assert Clock(5, 10, since=0).last == 0
 
 
+def test_clocks_of_one_step_are_equal_whatever_tensors_they_give_access_to():
+    clock = Clock(5, 10)
+    for name in ("moments", "whole", "weight_step"):
+        other = clock.but(**{name: torch.ones(2)})
+        assert other == clock and hash(other) == hash(clock) and repr(other) == repr(clock)
+    assert clock.but(step=6) != clock
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_norms_counts_and_largest_entries_are_those_of_the_whole_weight(dtype):
+    weight = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    mask = weight > 0
+    norm, largest = weight.double().norm(), weight.abs().max()
+
+    def check(clock, weight, mask):
+        norms = clock.norms(weight, 2 * weight)
+        assert [each.dtype for each in norms] == [torch.float64] * 2
+        assert torch.allclose(
+            torch.stack(norms), norm * torch.tensor([1.0, 2.0], dtype=torch.float64), rtol=torch.finfo(dtype).eps
+        )
+        assert clock.count(mask) == int((mask if clock.whole is None else torch.cat([mask, other > 0])).sum())
+        assert clock.largest(weight.abs()) == largest
+
+    check(Clock(0, 1), weight, mask)
+    for own, other in ((weight[:3], weight[3:]), (weight[3:], weight[:3])):
+        squares = other.double().square().sum()
+
+        def total(numbers, squares=squares, other=other):
+            counts = not numbers.is_floating_point()
+            return numbers + ((other > 0).sum() if counts else squares * torch.tensor([1.0, 4.0], dtype=torch.float64))
+
+        def most(number, other=other):
+            return torch.maximum(number, other.abs().max())
+
+        check(Clock(0, 1, whole=SimpleNamespace(total=total, largest=most)), own, own > 0)
+
+
 @given(st.integers(1, 300), st.integers(1, 40))
 def test_every_is_due_at_each_multiple(total, steps):
     assert events(Every(steps), total) == list(range(steps, total + 1, steps))
@@ -81,6 +133,34 @@ def test_what_is_due_at_a_skipped_step_happens_at_the_next_one_taken(schedule, t
     taken = [step for step in range(1, total + 1) if step not in skipped]
     due = {next((step for step in taken if step >= event), None) for event in events(schedule, total)} - {None}
     assert events(schedule, total, skipped) == sorted(due)
+
+
+@given(st.sampled_from(["linear", "geometric"]), st.floats(0.01, 0.99), st.integers(1, 200))
+def test_a_growing_factor_begins_and_ends_where_it_should_in_equal_steps(kind, begin, total):
+    factors = [Growth(kind, begin)(Clock(step, total)) for step in range(total + 1)]
+    assert factors[0] == pytest.approx(begin) and factors[-1] == 1.0
+    scaled = factors if kind == "linear" else [math.log(factor) for factor in factors]
+    steps = [later - earlier for earlier, later in pairwise(scaled)]
+    assert steps == pytest.approx([(scaled[-1] - scaled[0]) / total] * total)
+
+
+@given(st.integers(1, 60), st.sets(st.integers(1, 60)))
+def test_shares_of_the_rest_leave_the_part_of_training_that_is_left(total, skipped):
+    """Whatever steps are skipped, and nothing once training is over."""
+    left, last = 1.0, 0
+    for step in range(1, total + 4):
+        if step not in skipped:
+            left -= left * ShareOfTheRest()(Clock(step, total, since=last))
+            last = step
+            assert left == pytest.approx(max(total - step, 0) / total)
+
+
+@given(st.integers(1, 5), st.integers(0, 60))
+def test_frames_are_equal_stretches_in_their_order(count, total):
+    shown = [Frames(tuple(range(count)))(Clock(step, total)) for step in range(-2, total + 3)]
+    assert shown == sorted(shown) and shown[-1] == count - 1 and (total < 1 or shown[0] == 0)
+    lengths = [shown[2 : total + 2].count(frame) for frame in range(count)]
+    assert sum(lengths) == total and max(lengths) - min(lengths) <= 1
 
 
 def test_an_epoch_ends_after_its_steps():

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import random
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -15,7 +17,10 @@ from tests.mutation.pytest_runs import NO_TESTS, NOT_RUN, Pytest, Reach, Run
 LEFT_OUT = (".git", "__pycache__", "out", "*.log", ".*_cache", ".hypothesis", "*.egg-info", "build", "dist")
 QUICK = ("-m", "not slow")
 REACHES = ".reach"  # the end of the name of a file beside the results: which tests reach which lines
-FACTOR = 4  # a mutant may take this many times as long as the tests take without it
+FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+::.*?)(?: - .*)?$", re.MULTILINE)  # in what pytest prints
+FEW = 2  # mutants of a file for which its tests are not run without a mutant first
+UNKNOWN = 10  # times the shortest limit is that of tests whose time is not known
+FACTOR = 4  # a mutant may take this many times as long as its tests take without it
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,10 @@ def sample(root: Path, folders: Sequence[str], count: int, seed: int) -> list[Mu
 class Campaign:
     """Runs mutants, and keeps what came of them in a file, from which a later run goes on.
 
-    A mutant meets tests in three turns, until one fails: tests of its file that reach its line, the shortest first; the
-    other tests of its file, which may reach it in processes of their own; and further tests that reach its line.
+    A mutant meets tests in turns, until one fails: tests of its file that reach its line, the shortest first; the other
+    tests of its file, which may reach it in processes of their own; and further tests that reach its line, by pattern.
+    Which tests reach a line takes a run of all of them. So the tests of a file with few mutants are run in their order;
+    the one that fails is run again without the mutant.
 
     Args:
         root: The root of the tree, which is copied and then left alone.
@@ -93,7 +100,7 @@ class Campaign:
         tests_of: Return the glob pattern, from the root, of the test files of a file.
         further_tests_of: Return glob patterns of further test files, of whose tests those marked as slow are left out.
         equivalents: Mutants that are not run.
-        least_seconds: The shortest time limit.
+        least_seconds: The shortest time limit, in CPU seconds.
         options: Further options of pytest.
         modules: Modules that no test changes, which are imported once for all runs.
     """
@@ -107,7 +114,7 @@ class Campaign:
     least_seconds: float = 30.0
     options: Sequence[str] = ("-p", "xdist", "-n0")
     modules: Sequence[str] = ()
-    _mutated: Sequence[str] = ()
+    _counts: Counter[str] = field(default_factory=Counter)
 
     def run(self, mutants: Sequence[Mutant]) -> Iterator[tuple[Mutant, str]]:
         """Yield each mutant with what came of it: "killed", "timed out", "survived" or "equivalent".
@@ -120,7 +127,7 @@ class Campaign:
         """
         shutil.copytree(self.root, self.work, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True)
         known = self._read()
-        self._mutated = sorted({mutant.file for mutant in mutants})
+        self._counts = Counter(mutant.file for mutant in mutants)
         with Pytest(self.work, [*self.options, "-x", "-q", "--doctest-modules"], self.modules) as pytest:
             for mutant in mutants:
                 if any(equivalent.is_(mutant) for equivalent in self.equivalents):
@@ -137,7 +144,10 @@ class Campaign:
 
     def _outcome(self, mutant: Mutant, pytest: Pytest) -> str:
         text = (self.work / mutant.file).read_text()
-        for run in self._turns(mutant, lines_of_statement(text, mutant.line), pytest):
+        seen = self._is_seen_in_order(mutant, text, pytest) if self._counts[mutant.file] <= FEW else None
+        if seen:
+            return "killed"
+        for run in self._turns(mutant, lines_of_statement(text, mutant.line), pytest, own_too=seen is None):
             code = self._code_with(mutant, text, pytest, run)
             if code is None:
                 return "timed out"
@@ -145,20 +155,34 @@ class Campaign:
                 return "killed"
         return "survived"
 
-    def _turns(self, mutant: Mutant, lines: range, pytest: Pytest) -> Iterator[Run]:
-        own, further = self._tests(mutant.file), self._files(self.further_tests_of(mutant.file))
-        reach = self._reach(own, mutant.file, pytest)
-        limit = max(self.least_seconds, FACTOR * reach.seconds)
-        first = reach.of(lines)
-        if first:
-            yield Run(own, first, limit=limit)
-        if not set(reach.times) <= set(first):
-            yield Run(own, [name for name in reach.times if name not in first], limit=limit)
-        if further:
+    def _is_seen_in_order(self, mutant: Mutant, text: str, pytest: Pytest) -> bool | None:
+        """Run the tests of a file in their order. Return whether one fails with the mutant alone; None if not sure."""
+        own = self._tests(mutant.file)
+        if self._key(own, mutant.file, ()) in self._read(REACHES):
+            return None
+        run = Run(own, limit=UNKNOWN * self.least_seconds)
+        code = self._code_with(mutant, text, pytest, run)
+        failed = FAILED.findall(pytest.output.read_text())
+        if code == 0:
+            return False
+        return True if code and failed and pytest.run(replace(run, order=failed[:1])) == 0 else None
+
+    def _turns(self, mutant: Mutant, lines: range, pytest: Pytest, own_too: bool) -> Iterator[Run]:
+        own = self._tests(mutant.file)
+        if own_too:
+            reach = self._reach(own, mutant.file, pytest)
+            first = reach.of(lines)
+            for names in (first, [name for name in reach.times if name not in first]):
+                if names:
+                    yield Run(own, names, limit=self._limit(reach, names))
+        for further in filter(None, (self._files([pattern]) for pattern in self.further_tests_of(mutant.file))):
             reach = self._reach(further, mutant.file, pytest, QUICK)
             last = [name for name in reach.of(lines) if not name.startswith(tuple(f"{file}::" for file in own))]
             if last:
-                yield Run(further, last, QUICK, max(self.least_seconds, FACTOR * reach.seconds))
+                yield Run(further, last, QUICK, self._limit(reach, last))
+
+    def _limit(self, reach: Reach, names: Sequence[str]) -> float:
+        return max(self.least_seconds, FACTOR * reach.seconds(names))
 
     def _code_with(self, mutant: Mutant, text: str, pytest: Pytest, run: Run) -> int | None:
         """Return how a run ends with the mutant in the copy of the tree."""
@@ -171,9 +195,8 @@ class Campaign:
 
     def _reach(self, tests: tuple[str, ...], file: str, pytest: Pytest, options: Sequence[str] = ()) -> Reach:
         """Return which of some tests reach the lines of a file, from a run without a mutant, or from the results."""
-        files = [file] if file in tests else self._mutated
-        key = " ".join((self._digest([*tests, *files]), file, *options))
-        kept = self._read(REACHES)
+        files = self._reached(tests, file)
+        key, kept = self._key(tests, file, options), self._read(REACHES)
         if key not in kept:
             code, reaches = pytest.reach(tests, files, options)
             if code and not (code == NO_TESTS and file not in tests):
@@ -182,6 +205,12 @@ class Campaign:
             kept |= {key.replace(file, name): reach.to_json() for name, reach in reaches.items()}
             self._write(kept, REACHES)
         return Reach.from_json(kept[key])
+
+    def _reached(self, tests: tuple[str, ...], file: str) -> Sequence[str]:
+        return [file] if file in tests else sorted(self._counts)
+
+    def _key(self, tests: tuple[str, ...], file: str, options: Sequence[str]) -> str:
+        return " ".join((self._digest([*tests, *self._reached(tests, file)]), file, *options))
 
     def _tests(self, file: str) -> tuple[str, ...]:
         found = self._files([self.tests_of(file)])

@@ -106,13 +106,14 @@ def lines_of_statement(text: str, line: int) -> range:
 def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
     """Yield the statements and expressions that may be changed, each with the function around it.
 
-    Types, decorators, messages of errors and f-strings stay as they are.
+    Types, decorators, messages of errors and f-strings stay as they are. So does `strict=` of `zip`: in this library
+    both lengths come from one list, and it only guards against changes of the code.
     """
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         function = f"{function}.{node.name}".removeprefix(".")
     if isinstance(node, ast.stmt | ast.expr) and not isinstance(node, ast.FunctionDef | ast.ClassDef):
         yield node, function
-    if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom):
+    if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom) or _is_strict(node):
         return
     if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
         return
@@ -124,6 +125,10 @@ def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.stmt | ast.expr,
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST):
                 yield from _places(child, function)
+
+
+def _is_strict(node: ast.AST) -> bool:
+    return isinstance(node, ast.keyword) and node.arg == "strict"
 
 
 def _changes(node: ast.stmt | ast.expr) -> Iterator[tuple[str, ast.AST]]:
@@ -180,8 +185,9 @@ def _of_calls(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     starred = any(isinstance(argument, ast.Starred) for argument in node.args[:2])
     if len(node.args) >= 2 and not starred and name not in _SYMMETRIC:
         yield "swap", _but(node, args=[node.args[1], node.args[0], *node.args[2:]])
-    for number in range(len(node.keywords)):
-        yield "argument", _but(node, keywords=[*node.keywords[:number], *node.keywords[number + 1 :]])
+    for number, keyword in enumerate(node.keywords):
+        if not _is_strict(keyword):
+            yield "argument", _but(node, keywords=[*node.keywords[:number], *node.keywords[number + 1 :]])
     if isinstance(node.func, ast.Attribute) and not node.args and not node.keywords and node.func.attr != "cpu":
         yield "call", node.func.value
     if isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS:

@@ -22,7 +22,7 @@ class Run:
         tests: Test files, from the root of the tree.
         order: The tests to run, in this order; None for all tests of the files.
         options: Further options of pytest.
-        limit: Seconds after which all that runs is ended; None for no limit.
+        limit: CPU seconds after which all that runs is ended; None for no limit.
     """
 
     tests: Sequence[str]
@@ -56,10 +56,13 @@ class Reach:
         """Return what JSON can hold."""
         return asdict(self)
 
-    @property
-    def seconds(self) -> float:
-        """Return the seconds of all tests."""
-        return sum(self.times.values())
+    def seconds(self, names: Sequence[str]) -> float:
+        """Return the seconds that some tests take together.
+
+        Args:
+            names: The tests.
+        """
+        return sum(self.times[name] for name in names)
 
     def of(self, lines: range) -> list[str]:
         """Return the tests that reach any of some lines, the shortest first.

@@ -82,6 +82,7 @@ def of_text(text: str) -> set[tuple[str, str]]:
         ("f(a, b)", {("swap", "(f(b, a))"), ("statement", "pass")}),
         ("x = max(a, b)", {("function", "x = (min(a, b))")}),
         ("x = f(a=b)", {("argument", "x = (f())")}),
+        ("x = zip(a, b, strict=True)", {("swap", "x = (zip(b, a, strict=True))")}),
         ("x = y.clone()", {("call", "x = (y)")}),
         ("y.zero_()", {("statement", "pass")}),
         ("x = min(y)", {("function", "x = (max(y))")}),
@@ -183,8 +184,9 @@ def test_listed_equivalents_are_not_run(shop):
     assert not (shop.parent / "results.json").exists()
 
 
-def test_tests_that_fail_without_a_mutant_stop_the_campaign(shop):
-    mutants = mutants_of("shop/prices.py", PRICES)
+@pytest.mark.parametrize("count", [1, 20])
+def test_tests_that_fail_without_a_mutant_stop_the_campaign(count, shop):
+    mutants = mutants_of("shop/prices.py", PRICES)[:count]
     (shop / "tests/test_prices.py").write_text("def test_nothing():\n    assert False\n")
     with pytest.raises(RuntimeError, match="without a mutant"):
         next(campaign(shop).run(mutants))

@@ -81,6 +81,21 @@ def test_complex_numbers_are_counted_by_torch():
     assert count_entries(weight, 2, 4) == EntryCounts(nonzeros=3, violations=1)
 
 
+class Foreign(Tensor):
+    """A tensor whose memory NumPy is not to read, as that of a GPU or of a quantization."""
+
+
+@pytest.mark.parametrize("n, m", GROUPS)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_torch_counts_what_numpy_counts(dtype, n, m):
+    weight = unusual_weight(dtype, 2 * m, 3 * m)
+    foreign = weight.as_subclass(Foreign)
+    assert count_entries(foreign, n, m) == count_entries(weight, n, m)
+    assert count_full_columns(foreign, n, m) == count_full_columns(weight, n, m)
+    real = weight.nan_to_num(1.0, 1.0, 1.0)
+    assert count_entries(real.to(torch.complex128), n, m).violations == count_entries(real, n, m).violations
+
+
 def test_a_transposed_weight_is_counted_as_it_reads():
     weight = parse("2:4").project(torch.randn(8, 16))
     assert count_entries(weight.T.contiguous().T, 2, 4).violations == 0

@@ -82,6 +82,19 @@ def test_the_scale_of_a_weight_makes_no_difference(text, dtype, scale):
         assert distance(whole, pattern) == pytest.approx(least_distance(whole, pattern), rel=1e-9)
 
 
+@pytest.mark.parametrize(("dtype", "scale"), SCALED, ids=str)
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_signs_of_a_weight_make_no_difference_at_any_scale_or_beside_an_infinity(text, dtype, scale):
+    pattern = parse(text)
+    for seed in range(2):
+        weight = (seeded(*shape_of(pattern), seed=seed).double() * scale).to(dtype).abs()
+        for largest in (weight[0, 1].item(), INF):
+            weight[0, 1] = largest
+            mixed = weight * seeded(*shape_of(pattern), seed=seed + 9).sign().to(dtype)
+            expected = pattern.nearest(weight)
+            assert torch.equal(pattern.nearest(-weight), expected) and torch.equal(pattern.nearest(mixed), expected)
+
+
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_tiles_that_differ_in_scale_are_each_solved_to_the_last_digit(text, dtype):

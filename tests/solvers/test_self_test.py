@@ -9,6 +9,7 @@ from nxm_hf.solvers.backend import MASK
 from nxm_hf.solvers.transposable_duals import by_duals
 from nxm_hf.solvers.unstructured_threshold import keep_highest
 from tests.support.references import top
+from tests.support.toy_training import same
 
 OPERATIONS = [
     MASK,
@@ -74,6 +75,29 @@ def right(operation, run, dtype=torch.float32):
 def test_the_torch_form_does_what_the_operation_says(operation):
     for dtype in base.FLOATS[:1] if operation.in_place else base.FLOATS:
         assert right(operation, lambda *tensors, **factor: written_out(operation, *tensors, **factor), dtype)
+
+
+@each_operation
+def test_what_an_operation_says_of_itself_is_what_its_torch_form_does(operation):
+    """It overwrites floats that it has read, and makes NaN of infinities, or not."""
+    overwrites = makes_nan = False
+    for number in [{"factor": factor} for factor in operation.factors] or [{}]:
+        for infinite in (False, True):
+            before = self_test._inputs(operation, PATTERN.m, torch.float32, "cpu", 0)
+            if infinite:
+                before = [tensor.sign() * torch.inf if tensor.is_floating_point() else tensor for tensor in before]
+                before = [tensor.nan_to_num(1.0, torch.inf, -torch.inf) for tensor in before]
+            after = [tensor.clone() for tensor in before]
+            try:
+                with base.reference_only():
+                    operation.reference(PATTERN, *after, **number)
+            except ValueError:  # it refuses the NaN that it has made
+                makes_nan = infinite
+            floats = [pair for pair in zip(before, after, strict=True) if pair[0].is_floating_point()]
+            overwrites |= not all(same([x], [y]) for x, y in floats)
+            makes_nan |= infinite and any(bool(tensor.isnan().any()) for _, tensor in floats)
+    assert operation.in_place == (overwrites and operation.name != "project")  # whose second tensor is the result
+    assert operation.finite == makes_nan
 
 
 @each_operation

@@ -88,6 +88,15 @@ def test_as_many_infinities_stay_as_can(n, m):
     assert float(scores[mask & ~infinite].double().sum()) == pytest.approx(both - 2 * m * m * round(most), abs=1e-5)
 
 
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**-20, 2.0**100])
+@each_size
+def test_beside_infinities_the_scale_of_the_others_makes_no_difference(n, m, scale):
+    scores = torch.rand(2 * m, m, generator=generator())
+    infinite = torch.rand(2 * m, m, generator=generator(2)) < 0.2
+    first, other = ((scores * factor).masked_fill(infinite, INF) for factor in (1.0, scale))
+    assert torch.equal(by_duals(other, Transposable(n, m)), by_duals(first, Transposable(n, m)))
+
+
 def test_what_stands_beside_a_giant_is_still_told_apart():
     """Rounding all to parts of the largest would leave nothing of the others."""
     small = torch.rand(32, 32, generator=generator()).double()

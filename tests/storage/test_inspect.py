@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nxm_hf import prune
 from nxm_hf.layers.gpu_kernels import GPU_KERNELS
 from nxm_hf.storage.inspect import inspect
 from tests.support.models import make_bert
@@ -32,6 +33,17 @@ def test_the_rule_of_shapes_is_the_same_in_every_precision(dtype, saved):
         )  # fmt: skip
         assert [one.refusal(kernel) for kernel in GPU_KERNELS] == [other.refusal(kernel) for kernel in GPU_KERNELS]
         assert one.row()[-1] == other.row()[-1]
+
+
+def test_a_model_is_sparse_if_any_of_its_layers_is(tmp_path):
+    for pattern, sparse in ((None, 0), ({"ffn": "2:4"}, 4), ("2:4", 12)):
+        model = make_bert()
+        if pattern is not None:
+            prune(model, pattern)
+        model.save_pretrained(tmp_path / str(sparse))
+        found = inspect(tmp_path / str(sparse))
+        assert sum(layer.pattern == "2:4" for layer in found.layers) == sparse
+        assert found.is_sparse == bool(sparse) and ("once they hold 2:4" in str(found)) != bool(sparse)
 
 
 def test_a_kernel_takes_multiples_of_its_sides_alone(saved):

@@ -10,6 +10,7 @@ from transformers import AutoConfig, BertTokenizer
 
 from nxm_hf import verify
 from nxm_hf.layers.find import find_layers
+from nxm_hf.storage.model_files import find_device
 from tests.support.models import make_rows
 from tests.support.saving import train_two_steps
 
@@ -152,3 +153,10 @@ def test_a_pipeline_loads_it_where_this_library_is_absent(families, answers):
     # Not to the last bit: on some CPUs a pipeline's sums end otherwise there than a plain forward pass.
     expected = {f"LABEL_{i}": pytest.approx(x.item(), rel=1e-4) for i, x in enumerate(logits)}
     assert {x["label"]: x["score"] for x in found} == expected
+
+
+@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "cpu:x"])
+def test_a_device_that_is_not_there_is_an_error_of_one_line_that_says_what_to_write(name):
+    with pytest.raises(ValueError, match=rf"^device={name} cannot be used: .+[^.]\. Write cpu, cuda or cuda:1\.$"):
+        find_device(name)
+    assert find_device(None) == find_device("cpu") == torch.device("cpu")

@@ -1,5 +1,6 @@
 """Files that replace others together, and the rest of a replacement that was stopped."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -58,6 +59,19 @@ def test_an_error_leaves_the_old_files_and_nothing_else(tmp_path):
             write(new, a_txt="new")
             raise KeyError
     assert hashes_of(tmp_path) == before and not (tmp_path / "missing").exists()
+
+
+def test_a_directory_that_takes_no_folder_is_named_with_the_reason(tmp_path, monkeypatch):
+    def refuse(path, *args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    write(tmp_path / "old", a_txt="old")
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    for folder in ("old", "missing"):
+        with pytest.raises(OSError, match=r"could not be written: Permission denied.*Make it writable"):
+            with replaced(tmp_path / folder, 0):
+                pass
+    assert os.listdir(tmp_path) == ["old"]
 
 
 def test_weights_and_a_manifest_of_other_names_are_outdated(tmp_path):
@@ -160,6 +174,20 @@ def test_names_inside_a_directory_are_told_from_others(name):
     assert is_inside(name)
     for wrong in ("", "/a", "../a", "a/../../b", "a\\b", "C:a", "a\n", "a\0", "x" * 300, "a/" * 600 + "a", "\x1b[2J"):
         assert not is_inside(wrong), wrong
+
+
+def test_all_files_are_on_the_disk_before_a_rename_says_that_they_are_complete(tmp_path, monkeypatch):
+    events, fsync, rename = [], os.fsync, os.rename
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (events.append(os.readlink(f"/proc/self/fd/{handle}")), fsync(handle))
+    )
+    monkeypatch.setattr(os, "rename", lambda *paths: (events.append((*map(str, paths),)), rename(*paths)))
+    with replaced(tmp_path, 0) as new:
+        write(new / "inner", a_txt="a")
+    said = events.index((str(tmp_path / SAVING), str(tmp_path / COMPLETE)))
+    needed = [new / "inner" / "a.txt", new / "inner", new, tmp_path / SAVING]
+    if Path("/proc/self/fd").exists():
+        assert {*map(str, needed)} <= {*events[:said]} and str(tmp_path) in events[said:]
 
 
 def test_every_file_is_synced_and_named(tmp_path, monkeypatch):

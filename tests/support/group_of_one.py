@@ -1,4 +1,4 @@
-"""A process group of this process alone, whose "part" of a weight is the whole of it."""
+"""A process group of this process alone, and what stands for a process of a larger group."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,3 +18,10 @@ def group_of_one() -> Iterator[Shards]:
         yield Shards(nn.Module(), init_device_mesh("cpu", (1,)))
     finally:
         dist.destroy_process_group()
+
+
+class OneOfMany:
+    """Stands for a mesh of several processes where no message is sent: their number, and the place of one of them."""
+
+    def __init__(self, size: int, rank: int):
+        self.size, self.get_local_rank = lambda: size, lambda: rank

@@ -27,3 +27,10 @@ def test_threads_change_no_mask_and_are_as_many_as_torch_uses(text, monkeypatch)
     finally:
         torch.set_num_threads(1)
     assert threading.active_count() <= before + 2
+
+
+def test_kernels_run_without_the_interpreters_lock():
+    """With it threads take turns, which gives the same masks in more time."""
+    kernels = sys.modules["nxm_hf.solvers.cpu.kernels"]
+    for kernel in (kernels.tile_kernel(4, 8), kernels.group_kernel("mask", 2, 4, 32, 0x7F800000)):
+        assert kernel.targetoptions["nogil"] is True
