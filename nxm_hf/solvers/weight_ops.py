@@ -65,6 +65,10 @@ def magnitude_mask(weight: Tensor, pattern: MaskPattern) -> Tensor:
     if kernel := kernel_of(MAGNITUDE_MASK, pattern, weight, mask):
         run_refusing_nan(kernel, weight, mask)
         return mask
+    if cpu.supports_magnitudes(weight, pattern):
+        if cpu.fill_magnitude_mask(weight, pattern, mask) < 0:
+            refuse_nan(weight)
+        return mask
     return pattern.mask(weight.abs())
 
 

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from nxm_hf.solvers.base import INFINITY_BITS
-from nxm_hf.solvers.cpu import LANES, unstructured
-from nxm_hf.solvers.cpu.kernels import group_kernel, tile_kernel
+from nxm_hf.solvers.cpu import LANES
+from nxm_hf.solvers.cpu.kernels import Kernel, enumeration_kernel, group_kernel, tile_kernel
 from nxm_hf.solvers.cpu.nm_groups import OPERATIONS as BODIES
 from nxm_hf.solvers.cpu.threads import pieces, run_jobs
+from nxm_hf.solvers.cpu.unstructured import ALL_BITS, MAGNITUDE, mark_highest
 from nxm_hf.solvers.self_test import Counts
 from nxm_hf.solvers.transposable_duals import by_duals
+from nxm_hf.solvers.transposable_enumeration import by_enumeration
 
 OPERATIONS = frozenset(BODIES)
+SMALL_TILE = 4  # of this side all masks are tried
 
 
 def run(operation: str, n: int, m: int, *tensors: Tensor, factor: float = 0.0) -> int:
@@ -66,7 +69,7 @@ def _over_groups(
     return totals
 
 
-def over_tiles(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+def over_tiles(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor], magnitudes: bool = False) -> int:
     """Write the best transposable masks of a list of scores.
 
     Args:
@@ -74,34 +77,53 @@ def over_tiles(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]
         m: Side of a tile.
         scores: Contiguous fp32 scores.
         masks: Contiguous bool tensors of their shapes.
+        magnitudes: Whether the scores are the magnitudes of these numbers.
+
+    Returns:
+        0, or -1 where there is a NaN.
     """
-    kernel, jobs, wide_tiles = tile_kernel(n, m), [], []
+    jobs, units = [], []
     for each, mask in zip(scores, masks, strict=True):
-        wide = torch.zeros(each.numel() // m**2, dtype=torch.int8)
-        wide_tiles.append(wide)
-        for first, last in pieces(len(wide), m**2):
-            arguments = each.data_ptr(), mask.data_ptr(), each.shape[-1], wide.numpy()
+        unit, kernel = _tiles_of_a_unit(n, m, each.shape[-1])
+        wide = torch.zeros(each.numel() // (m**2 * unit), dtype=torch.int8)
+        units.append((unit, wide))
+        for first, last in pieces(len(wide), m**2 * unit):
+            readable = MAGNITUDE if magnitudes else ALL_BITS
+            arguments = each.data_ptr(), mask.data_ptr(), each.shape[-1], readable, wide.numpy()
             jobs.append(partial(kernel, first, last, *arguments))
-    run_jobs(jobs, sum(each.numel() for each in scores))
-    for each, mask, wide in zip(scores, masks, wide_tiles, strict=True):
-        if wide.any():
-            _solve_wide_tiles(each, Counts(n, m), mask, wide.bool())
+    broken = min(run_jobs(jobs, sum(each.numel() for each in scores)), default=0)
+    for each, mask, (unit, wide) in zip(scores, masks, units, strict=True):
+        if wide.any() and broken == 0:
+            _solve_wide_tiles(each, Counts(n, m), mask, wide.bool(), unit, magnitudes)
+    return broken
 
 
-def _solve_wide_tiles(scores: Tensor, pattern: Counts, mask: Tensor, wide: Tensor) -> None:
-    """Solve the flagged tiles, counted along strips, with the wider integers of the solver for any device."""
-    m = pattern.m
-    tiles, kept = (x.view(-1, m, x.shape[-1] // m, m).transpose(1, 2) for x in (scores, mask))
+def _tiles_of_a_unit(n: int, m: int, width: int) -> tuple[int, Kernel]:
+    """Return how many tiles side by side the kernel for a width takes as one, and the kernel."""
+    if m == SMALL_TILE and width % (LANES * m) == 0:
+        return LANES, enumeration_kernel(n, m)
+    return 1, tile_kernel(n, m)
+
+
+def _solve_wide_tiles(scores: Tensor, pattern: Counts, mask: Tensor, wide: Tensor, unit: int, magnitudes: bool) -> None:
+    """Solve the flagged units of tiles, counted along strips, with the solvers for any device."""
+    m, solver = pattern.m, by_duals if unit == 1 else by_enumeration
+    tiles, kept = (x.view(-1, m, x.shape[-1] // (m * unit), m * unit).transpose(1, 2) for x in (scores, mask))
     wide = wide.view(tiles.shape[:2])
-    kept[wide] = by_duals(tiles[wide].flatten(0, 1), pattern).view(-1, m, m)
+    chosen = tiles[wide].flatten(0, 1)
+    kept[wide] = solver(chosen.abs() if magnitudes else chosen, pattern).view(-1, m, m * unit)
 
 
-def highest_of_row(scores: Tensor, count: int, mask: Tensor) -> None:
+def highest_of_row(scores: Tensor, count: int, mask: Tensor, magnitudes: bool = False) -> int:
     """Write the mask of the highest scores of a row.
 
     Args:
         scores: A contiguous row of fp32 scores.
         count: How many to keep.
         mask: A contiguous bool row of the same length.
+        magnitudes: Whether the scores are the magnitudes of these numbers.
+
+    Returns:
+        0, or -1 where a magnitude is NaN.
     """
-    unstructured.mark_highest(scores, count, mask)
+    return mark_highest(scores, count, mask, MAGNITUDE if magnitudes else ALL_BITS)

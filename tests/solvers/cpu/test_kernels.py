@@ -40,6 +40,41 @@ def test_transposable_masks_of_kernels_and_torch_are_worth_the_same(text):
         assert bool((ours >= theirs - 1e-6 * theirs.abs()).all()), name
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("width", [64, 192])
+def test_small_tiles_get_the_bits_of_torch(n, dtype, width):
+    pattern = parse(f"{n}:4-transposable")
+    for scores in [
+        *distributions(64, width).values(),
+        torch.full((8, width), torch.finfo(torch.float32).max).mul_(torch.linspace(0.1, 1, width)),
+    ]:
+        signed = (scores * (torch.arange(width) % 3 - 1)).to(dtype)
+        assert torch.equal(solve(signed, pattern), in_torch(lambda signed=signed: solve(signed, pattern)))
+        assert torch.equal(pattern.largest(signed), in_torch(lambda signed=signed: pattern.largest(signed)))
+
+
+@pytest.mark.parametrize("text", [*TILED, "unstructured:0.5"])
+def test_a_mask_of_magnitudes_is_that_of_their_absolute_values(text):
+    pattern = parse(text)
+    weight = torch.randn(64, 224 // getattr(pattern, "m", 4) * getattr(pattern, "m", 4))
+    weight[:4] = (2 * weight[:4]).round() / 2
+    weight[9, 9], weight[9, 10] = INF, -INF
+    assert torch.equal(pattern.largest(weight), pattern.mask(weight.abs()))
+
+
+@pytest.mark.parametrize("place", [(0, 0), (37, 100), (63, 191)])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("text", ["2:4-transposable", "4:8-transposable", "unstructured:0.5"])
+def test_a_nan_is_refused_in_the_pass_that_makes_the_mask(text, sign, place):
+    weight = torch.randn(64, 192)
+    weight[place] = sign * torch.nan
+    with pytest.raises(ValueError, match="1 NaN of"):
+        parse(text).largest(weight)
+    with pytest.raises(ValueError, match="1 NaN of"):
+        parse(text).largest(weight.bfloat16())
+
+
 @pytest.mark.parametrize("text", TILED)
 def test_a_transposable_mask_has_the_largest_infinities(text):
     scores = torch.randn(64, 96, generator=torch.Generator().manual_seed(0))
