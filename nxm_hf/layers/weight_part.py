@@ -185,8 +185,9 @@ class SharedPattern(Pattern):
             return self._keep_blocks(block_squares(weight, pattern), weight, pattern)
         return self._solve(pattern.nearest, weight)
 
-    def project(self, weight: Tensor) -> Tensor:
-        projected = weight.detach().clone()
+    def project(self, weight: Tensor, out: Tensor | None = None) -> Tensor:
+        projected = torch.empty_like(weight.detach()) if out is None else out
+        projected.copy_(weight.detach())
         keep(projected, self.nearest(weight))
         return projected
 

@@ -207,9 +207,14 @@ def _new_mask(g: Groups, row: list[Value], out: Value) -> tuple[list[Value], lis
 
 def _keep(g: Groups, weight: Value, mask: Value, *_: Value) -> Value:
     """Write +0.0 where the mask prunes, in place, and for -0.0."""
+    return _kept(g, weight, mask, weight)
+
+
+def _kept(g: Groups, weight: Value, mask: Value, out: Value, *_: Value) -> Value:
+    """Write what the mask keeps of a weight, and +0.0 elsewhere and for -0.0."""
     for i, (bits, flag) in enumerate(zip(g.load(weight), g.load_flags(mask), strict=True)):
         kept = g.b.and_(flag, g.b.icmp_signed("!=", magnitude(g.b, bits, g.entry), splat(0)))
-        g.store(g.b.select(kept, bits, splat(0)), weight, i)
+        g.store(g.b.select(kept, bits, splat(0)), out, i)
     return ZERO
 
 
@@ -293,6 +298,7 @@ OPERATIONS: dict[str, Body] = {
     "remask_with_gain": _remask,
     "remask_from": _remask_from,
     "keep": _keep,
+    "kept": _kept,
     "scale": _scale,
     "pull": _pull,
     "store": _store,
