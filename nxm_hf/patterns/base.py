@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from nxm_hf.solvers import solve, weight_ops
+from nxm_hf.solvers.base import refuse_nan
 from nxm_hf.solvers.entry_counts import EntryCounts, count_entries
-from nxm_hf.solvers.weight_ops import refuse_nan
 
 
 class Pattern(ABC):
@@ -139,8 +139,8 @@ class Pattern(ABC):
         Args:
             weight: The weight.
             out: A contiguous tensor to write into, of the weight's type, shape and device. It may be the weight itself,
-                which is partly overwritten if it holds a NaN. By default a new tensor, whose memory costs more time than
-                the projection.
+                which is partly overwritten if it holds a NaN. By default a new tensor, whose memory takes longer
+                than the projection.
 
         Raises:
             ValueError: The shape does not fit the pattern, the weight holds a NaN, or `out` does not fit the weight.

@@ -5,7 +5,7 @@ Where a NaN is refused, tensors may have been partly overwritten.
 """
 
 import math
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy
 import torch
@@ -21,33 +21,14 @@ from nxm_hf.solvers.base import (
     integer_view,
     is_nm,
     is_shared,
+    raise_nan,
+    refuse_nan,
 )
 from nxm_hf.solvers.nearest import NEAREST
 from nxm_hf.solvers.self_test import Counts, Run
 
 PART = 2**20  # entries processed at a time: they stay in a CPU's last cache, and calls cost little beside them
 ANY_FOUR = Counts(0, 4)  # the pattern of the kernel that reads each entry alone
-
-
-def refuse_nan(scores: Tensor) -> None:
-    """Raise an error if scores hold a NaN, which has no place in an order.
-
-    Args:
-        scores: Scores, or a weight.
-
-    Raises:
-        ValueError: There is a NaN.
-    """
-    # A sum is NaN if any score is, and is much cheaper than `isnan`.
-    if scores.is_floating_point() and scores.sum().isnan() and (count := int(scores.isnan().sum())):
-        _raise_nan(f"Scores hold {count} NaN of {scores.numel()}")
-
-
-def _raise_nan(problem: str) -> NoReturn:
-    raise ValueError(
-        f"{problem}; a mask needs numbers. "
-        "Look for the step that made them: a learning rate too high, or an fp16 overflow."
-    )
 
 
 def magnitude_mask(weight: Tensor, pattern: MaskPattern) -> Tensor:
@@ -85,7 +66,6 @@ def nearest_mask(weight: Tensor, pattern: MaskPattern) -> Tensor:
     solve_nearest = NEAREST[pattern.kind]
     if solve_nearest is None or not weight.numel():
         return magnitude_mask(weight, pattern)
-    refuse_nan(weight)
     return solve_nearest(weight.contiguous(), pattern)
 
 
@@ -298,10 +278,10 @@ def _update(
 
 
 def _write_nearest_mask(weight: Tensor, pattern: PatternLike, mask: Tensor, magnitudes: Tensor) -> None:
-    refuse_nan(torch.abs(weight, out=magnitudes))
     if solve_nearest := NEAREST[pattern.kind]:
-        mask.copy_(solve_nearest(magnitudes, pattern))
+        mask.copy_(solve_nearest(weight.contiguous(), pattern))
     else:
+        refuse_nan(torch.abs(weight, out=magnitudes))
         choose(magnitudes, pattern).fill([magnitudes], pattern, [mask])
 
 
@@ -348,7 +328,7 @@ def run_refusing_nan(kernel: Run, *tensors: Tensor, **factor: float) -> int:
     if count < 0:
         for tensor in tensors:
             refuse_nan(tensor)
-        _raise_nan("A weight or the state of its method held a NaN")  # that was overwritten
+        raise_nan("A weight or the state of its method held a NaN")  # that was overwritten
     return count
 
 

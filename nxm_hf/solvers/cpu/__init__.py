@@ -4,7 +4,7 @@ numba is imported, and a kernel compiled and tested, when the first tensor comes
 or with one that does not work here, torch computes the masks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -24,6 +24,8 @@ class _CPUKernels(Kernels, Protocol):
     def over_tiles(
         self, n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor], magnitudes: bool = False
     ) -> int: ...
+
+    def nearest_tiles(self, n: int, m: int, weight: Tensor, mask: Tensor, solve: Callable[[Tensor], Tensor]) -> int: ...
 
     def highest_of_row(self, scores: Tensor, count: int, mask: Tensor, magnitudes: bool = False) -> int: ...
 
@@ -136,6 +138,31 @@ def fill_magnitude_mask(weight: Tensor, pattern: Any, mask: Tensor) -> int:
         return BACKEND.kernels.over_tiles(pattern.n, pattern.m, [numbers], [mask], magnitudes=True)
     kept = pattern.kept(weight.shape)
     return BACKEND.kernels.highest_of_row(numbers.view(-1), kept, mask.view(-1), magnitudes=True)
+
+
+def supports_nearest_tiles(weight: Tensor, pattern: NMPattern) -> bool:
+    """Return whether a kernel adds up squares of a weight as it reads them. There is one for tiles of 4 x 4.
+
+    Args:
+        weight: The weight.
+        pattern: The transposable pattern.
+    """
+    return pattern.m == 4 and supports_tiles(weight, pattern)
+
+
+def fill_nearest_tiles(weight: Tensor, pattern: NMPattern, mask: Tensor, solve: Callable[[Tensor], Tensor]) -> int:
+    """Write the transposable mask that keeps the largest sums of squares.
+
+    Args:
+        weight: A weight that is supported.
+        pattern: The transposable pattern.
+        mask: A contiguous bool tensor of its shape.
+        solve: Return the masks of strips of tiles, (strips, m, width), whose squares need more care.
+
+    Returns:
+        0, or -1 where the weight holds a NaN.
+    """
+    return BACKEND.kernels.nearest_tiles(pattern.n, pattern.m, weight.float().contiguous(), mask, solve)
 
 
 SOLVERS: dict[str, Solver[Any]] = {

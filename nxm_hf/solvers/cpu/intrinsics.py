@@ -101,6 +101,7 @@ price_cols = _tile_step(transposable_tiles.price_cols)
 keep_all = _tile_step(transposable_tiles.keep_all)
 miscounted = _tile_step(transposable_tiles.miscounted)
 keep_best = _tile_step(transposable_enumeration.keep_best)
+keep_nearest = _tile_step(transposable_enumeration.keep_nearest)
 
 
 def compiled(function: Callable[..., int], signature: Signature) -> Callable[..., int]:

@@ -15,6 +15,7 @@ from nxm_hf.solvers.cpu.intrinsics import (
     helper,
     keep_all,
     keep_best,
+    keep_nearest,
     miscounted,
     price_cols,
     price_rows,
@@ -129,22 +130,24 @@ def tile_kernel(n: int, m: int) -> Kernel:
 
 
 @cache
-def enumeration_kernel(n: int, m: int) -> Kernel:
+def enumeration_kernel(n: int, m: int, squares: bool = False) -> Kernel:
     """Return a function like that of `tile_kernel`, which tries every mask of a tile.
 
-    It counts sixteen tiles side by side as one, so the width must be a multiple of those. It flags those with scores
-    so large that sums may overflow.
+    It counts sixteen tiles side by side as one, and leaves out what remains of the width. It flags those whose sums may
+    overflow, or lose too many digits.
 
     Args:
         n: Kept entries of a row and of a column.
         m: Side of a tile; 4.
+        squares: Whether the squares of the scores are added.
     """
+    keep = keep_nearest if squares else keep_best
 
     def run(first: int, last: int, scores: int, mask: int, width: int, readable: int, wide: np.ndarray) -> int:
         across, found = width // (LANES * m), 0
         for i in range(first, last):
             at = i // across * m * width + i % across * LANES * m
-            problem = keep_best(n, m, scores + 4 * at, mask + at, width, readable)
+            problem = keep(n, m, scores + 4 * at, mask + at, width, readable)
             if problem:
                 wide[i] = 1
                 found |= problem

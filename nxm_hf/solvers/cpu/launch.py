@@ -1,7 +1,7 @@
 """From tensors to kernels: a whole list of tensors is cut into jobs, which threads share."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -19,6 +19,7 @@ from nxm_hf.solvers.transposable_enumeration import by_enumeration
 
 OPERATIONS = frozenset(BODIES)
 SMALL_TILE = 4  # of this side all masks are tried
+TileSolver = Callable[[Tensor], Tensor]  # strips of tiles, (strips, m, width), -> their masks
 
 
 def run(operation: str, n: int, m: int, *tensors: Tensor, factor: float = 0.0) -> int:
@@ -82,36 +83,70 @@ def over_tiles(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]
     Returns:
         0, or -1 where there is a NaN.
     """
-    jobs, units = [], []
+
+    def solve(tiles: Tensor) -> Tensor:
+        solver = by_enumeration if m == SMALL_TILE else by_duals
+        return solver((tiles.abs() if magnitudes else tiles).flatten(0, 1), Counts(n, m))
+
+    small = m == SMALL_TILE
+    kernel = enumeration_kernel(n, m) if small else tile_kernel(n, m)
+    readable = MAGNITUDE if magnitudes else ALL_BITS
+    return _over_units(kernel, m, LANES if small else 1, scores, masks, readable, solve)
+
+
+def nearest_tiles(n: int, m: int, weight: Tensor, mask: Tensor, solve: TileSolver) -> int:
+    """Write the transposable mask that keeps the largest sums of squares.
+
+    Args:
+        n: Kept entries of a row and of a column.
+        m: Side of a tile; 4.
+        weight: A contiguous fp32 weight.
+        mask: A contiguous bool tensor of its shape.
+        solve: Return the masks of strips of tiles whose squares need more care.
+
+    Returns:
+        0, or -1 where there is a NaN.
+    """
+    kernel = enumeration_kernel(n, m, squares=True)
+    return _over_units(kernel, m, LANES, [weight], [mask], ALL_BITS, solve)
+
+
+def _over_units(
+    kernel: Kernel,
+    m: int,
+    unit: int,
+    scores: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    readable: int,
+    solve: TileSolver,
+) -> int:
+    """Run a kernel that takes so many tiles side by side as a unit. Solve the units that it flags, and what is left."""
+    jobs, flags = [], []
     for each, mask in zip(scores, masks, strict=True):
-        unit, kernel = _tiles_of_a_unit(n, m, each.shape[-1])
-        wide = torch.zeros(each.numel() // (m**2 * unit), dtype=torch.int8)
-        units.append((unit, wide))
+        width = each.shape[-1]
+        wide = torch.zeros(each.numel() // width // m * (width // (m * unit)), dtype=torch.int8)
+        flags.append(wide)
         for first, last in pieces(len(wide), m**2 * unit):
-            readable = MAGNITUDE if magnitudes else ALL_BITS
-            arguments = each.data_ptr(), mask.data_ptr(), each.shape[-1], readable, wide.numpy()
-            jobs.append(partial(kernel, first, last, *arguments))
+            jobs.append(partial(kernel, first, last, each.data_ptr(), mask.data_ptr(), width, readable, wide.numpy()))
     broken = min(run_jobs(jobs, sum(each.numel() for each in scores)), default=0)
-    for each, mask, (unit, wide) in zip(scores, masks, units, strict=True):
-        if wide.any() and broken == 0:
-            _solve_wide_tiles(each, Counts(n, m), mask, wide.bool(), unit, magnitudes)
-    return broken
+    for each, mask, wide in zip(scores, masks, flags, strict=True):
+        strips, kept = (x.view(-1, m, x.shape[-1]) for x in (each, mask))
+        even = each.shape[-1] // (m * unit) * m * unit
+        rest = strips[..., even:]
+        if broken or rest.isnan().any():
+            return -1
+        if rest.numel():
+            kept[..., even:] = solve(rest).view(rest.shape)
+        if wide.any():
+            _solve_wide_units(strips[..., :even], kept[..., :even], wide.bool(), m * unit, solve)
+    return 0
 
 
-def _tiles_of_a_unit(n: int, m: int, width: int) -> tuple[int, Kernel]:
-    """Return how many tiles side by side the kernel for a width takes as one, and the kernel."""
-    if m == SMALL_TILE and width % (LANES * m) == 0:
-        return LANES, enumeration_kernel(n, m)
-    return 1, tile_kernel(n, m)
-
-
-def _solve_wide_tiles(scores: Tensor, pattern: Counts, mask: Tensor, wide: Tensor, unit: int, magnitudes: bool) -> None:
-    """Solve the flagged units of tiles, counted along strips, with the solvers for any device."""
-    m, solver = pattern.m, by_duals if unit == 1 else by_enumeration
-    tiles, kept = (x.view(-1, m, x.shape[-1] // (m * unit), m * unit).transpose(1, 2) for x in (scores, mask))
-    wide = wide.view(tiles.shape[:2])
-    chosen = tiles[wide].flatten(0, 1)
-    kept[wide] = solver(chosen.abs() if magnitudes else chosen, pattern).view(-1, m, m * unit)
+def _solve_wide_units(strips: Tensor, kept: Tensor, wide: Tensor, across: int, solve: TileSolver) -> None:
+    """Solve the flagged units of strips, each so many entries wide, with a solver for any device."""
+    units, masks = (x.unflatten(-1, (-1, across)).transpose(1, 2) for x in (strips, kept))
+    chosen = units[wide.view(units.shape[:2])]
+    masks[wide.view(units.shape[:2])] = solve(chosen).view(chosen.shape)
 
 
 def highest_of_row(scores: Tensor, count: int, mask: Tensor, magnitudes: bool = False) -> int:
