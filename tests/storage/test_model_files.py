@@ -10,6 +10,7 @@ from transformers import AutoConfig, BertTokenizer
 
 from nxm_hf import verify
 from nxm_hf.layers.find import find_layers
+from nxm_hf.storage import model_files
 from tests.support.models import make_rows
 from tests.support.saving import train_two_steps
 
@@ -152,3 +153,26 @@ def test_a_pipeline_loads_it_where_this_library_is_absent(families, answers):
     # Not to the last bit: on some CPUs a pipeline's sums end otherwise there than a plain forward pass.
     expected = {f"LABEL_{i}": pytest.approx(x.item(), rel=1e-4) for i, x in enumerate(logits)}
     assert {x["label"]: x["score"] for x in found} == expected
+
+
+@pytest.mark.parametrize("at_once, opened", [(0, 13), (1 << 20, 2)])
+def test_files_are_closed_after_every_few_layers(at_once, opened, tmp_path, monkeypatch):
+    """What was read of a mapped file counts as memory until it is closed."""
+    opens = []
+
+    class Counted(model_files.WeightFiles):
+        def __enter__(self):
+            opens.append(self.folder)
+            return super().__enter__()
+
+    config = transformers.BertConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=20
+    )
+    model = transformers.BertForSequenceClassification(config)
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr(model_files, "WeightFiles", Counted)
+    monkeypatch.setattr(model_files, "READ_AT_ONCE", at_once)
+    layers = find_layers(model)
+    for layer, (name, weight) in zip(layers, model_files.saved_weights(tmp_path, model, layers), strict=True):
+        assert name == layer.name and torch.equal(weight, layer.weight)
+    assert len(layers) == 12 and len(opens) == opened
