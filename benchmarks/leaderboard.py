@@ -3,7 +3,8 @@
     python benchmarks/leaderboard.py
 
 It reads the pages of `benchmarks/glue/results`, and writes the rows between the marks of `docs/research/results.md`.
-A new folder of results with a page needs no change here.
+A new folder of results with a page needs no change here. The column "step" is computed from `benchmarks/step_costs`,
+two files that `benchmarks/overhead.py` wrote.
 """
 
 import json
@@ -12,10 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nxm_hf import NxMConfig
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/glue/results"
 PAGE = ROOT / "docs/research/results.md"
-COSTS = ROOT / "docs/research/log/2026-11-29-cost-of-a-recipe.md"
+STEPS = ROOT / "benchmarks/step_costs"
 BEGIN, END = "<!-- leaderboard: begin -->\n", "<!-- leaderboard: end -->"
 MODEL = "all-MiniLM-L6-v2"
 OWN_PAGES = {"minilm": "RESULTS.md"}  # folders whose page stands elsewhere, written by hand around the same tables
@@ -115,27 +118,59 @@ def pages() -> dict[Path, str]:
     return found
 
 
-def step_costs() -> dict[str, str]:
-    """Return what a training step takes over a dense one at 16x128 in fp32, by the recipe that was timed."""
-    table = next(table for table in tables(COSTS.read_text()) if "asp" in table)
-    return {recipe: row["16x128 fp32"].split(" → ")[1].split(" ")[0] for recipe, row in table.items()}
+def step_costs() -> dict[str, float]:
+    """Return the CPU milliseconds that `optimizer.step()` takes more, by the recipe that was timed.
+
+    "dense" is a whole step of dense training at 16x128 in fp32.
+    """
+    added, plain = (json.loads((STEPS / f"{name}.json").read_text())["rows"] for name in ("added", "plain"))
+    return {row["recipe"]: row["step() more ms"] for row in added} | {"dense": plain[0]["plain ms"]}
 
 
-def step_cost(recipe: str, pattern: str, costs: dict[str, str]) -> str:
-    """Return the cost of a step of a recipe, or "-" if it was not timed.
+def step_shares(recipe: str, pattern: str) -> dict[str, float]:
+    """Return the recipes that were timed, with the share of the steps in which a recipe trains as they do.
 
-    Scores change nothing but the time of the one pruning. The timed `asp warmup=0.1` trains as `asp warmup=0.5` does.
+    Scores are left out: they change only the one pruning.
 
     Args:
         recipe: The recipe with its settings.
-        pattern: Its pattern; other patterns than 2:4 were not timed.
+        pattern: Its pattern.
+    """
+    name, *words = recipe.split()
+    settings = dict(word.split("=") for word in words)
+    first, last = (float(settings.pop(key, 0)) for key in ("warmup", "settle"))
+    values = {key: float(value) if value[0].isdigit() else value for key, value in settings.items()}
+    warmup, settle = NxMConfig(name, pattern, settings=values, warmup=first, settle=last).phases
+    rest = 1 - warmup - settle
+    shares = {"asp warmup=0.1": settle}  # a mask that is frozen in the middle of a training
+    if name == "asp":
+        shares = {"asp warmup=0.1" if warmup else "asp": rest}
+    elif name == "admm":  # Z and U are updated about every 80 steps
+        form = "admm rho=0.003" if "rho" in settings else "admm settle=0.05"
+        shares |= {form: rest * 79 / 80, f"{form} steps=1": rest / 80}
+    else:
+        shares["fix settle=0.05" if name == "fix" else name] = rest
+    suffix = "" if pattern == "2:4" else f" pattern={pattern}"
+    parts = {f"{timed}{suffix}": share for timed, share in shares.items()} | {"asp warmup=0.9": warmup}
+    return {timed: share for timed, share in parts.items() if share}
+
+
+def step_cost(recipe: str, pattern: str, costs: dict[str, float]) -> str:
+    """Return the mean CPU time of a step over a dense one, or "-" if a part of it was not timed.
+
+    Args:
+        recipe: The recipe with its settings. A teacher was not timed.
+        pattern: Its pattern.
         costs: What was timed, see `step_costs`.
     """
     if recipe == "dense":
         return "1.000"
-    words = [word for word in recipe.split() if not word.startswith(("scores=", "grad="))]
-    name = " ".join("warmup=0.1" if word.startswith("warmup=") else word for word in words)
-    return costs.get(name, "-") if pattern == "2:4" else "-"
+    if "teacher=" in recipe:
+        return "-"
+    shares = step_shares(recipe, pattern)
+    if not shares.keys() <= costs.keys():
+        return "-"
+    return f"{1 + sum(share * costs[timed] for timed, share in shares.items()) / costs['dense']:.3f}"
 
 
 def rows() -> list[Row]:
@@ -160,7 +195,7 @@ def _row(
     scores: dict[str, str],
     differences: dict[str, str],
     computing: dict[str, str],
-    costs: dict[str, str],
+    costs: dict[str, float],
     precision: str,
     link: str,
 ) -> Row:

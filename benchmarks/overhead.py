@@ -87,12 +87,13 @@ def config_of(text: str) -> NxMConfig:
     """Return the config of a recipe with settings.
 
     Args:
-        text: The name of the recipe, then settings, such as "ste refresh=10 settle=0.5".
+        text: The name of the recipe, then settings, such as "ste refresh=10 settle=0.5 pattern=1:4".
     """
     name, *words = text.split()
     pairs = {key: value for key, _, value in (word.partition("=") for word in words)}
     windows: dict[str, Any] = {key: float(pairs.pop(key)) for key in ("warmup", "settle") if key in pairs}
-    return NxMConfig(name, settings={key: _value(value) for key, value in pairs.items()}, **windows)
+    pattern = pairs.pop("pattern", "2:4")
+    return NxMConfig(name, pattern, settings={key: _value(value) for key, value in pairs.items()}, **windows)
 
 
 def _value(text: str) -> Any:

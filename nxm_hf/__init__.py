@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nxm_hf.config import NxMConfig, SparsityRecord
     from nxm_hf.distillation import DistillationConfig
     from nxm_hf.engine import Engine
+    from nxm_hf.engine.adamw import AdamW
     from nxm_hf.engine.attach import attach
     from nxm_hf.inference import InferenceReport
     from nxm_hf.inference.conversion import to_inference
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from nxm_hf.trainer import AnalysisCallback, NxMCallback, NxMTrainer
 
 __all__ = [
+    "AdamW",
     "AnalysisCallback",
     "DistillationConfig",
     "Engine",
@@ -79,6 +81,7 @@ _NAMES = {
     "config": ("NxMConfig", "SparsityRecord"),
     "distillation": ("DistillationConfig",),
     "engine": ("Engine",),
+    "engine.adamw": ("AdamW",),
     "engine.attach": ("attach",),
     "inference": ("InferenceReport",),
     "inference.conversion": ("to_inference",),

@@ -3,67 +3,44 @@
 For the same predictions and references it gives the same numbers as the official module.
 """
 
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
+from scipy.stats import spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 DESCRIPTION = "Accuracy, F1, Matthews correlation, and Pearson and Spearman correlation, as each task of GLUE has them."
 CITATION = "Wang et al. (2019), GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding."
-
-
-def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Return the fraction of predictions that are right."""
-    return np.mean(predictions == references)
-
-
-def f1(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Return F1 of label 1: twice the hits, over the number of predicted ones plus the number of true ones."""
-    hits = np.sum((predictions == 1) & (references == 1))
-    either = np.sum(predictions == 1) + np.sum(references == 1)
-    return 2 * hits / either if either else 0.0
-
-
-def matthews_correlation(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Return the correlation of two labellings; 0 if one of them has a single label."""
-    labels = np.unique(np.concatenate([predictions, references]))
-    guessed, true = (np.equal.outer(labels, side).astype(float) for side in (predictions, references))
-    guessed, true = (side - side.mean(1, keepdims=True) for side in (guessed, true))
-    scale = np.sqrt(np.sum(guessed**2) * np.sum(true**2))
-    return np.sum(guessed * true) / scale if scale else 0.0
-
-
-def pearson(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Return the linear correlation; NaN if one side is constant."""
-    a, b = (np.asarray(side, dtype=np.float64) - np.mean(side, dtype=np.float64) for side in (predictions, references))
-    scale = np.sqrt(np.sum(a**2) * np.sum(b**2))
-    return np.sum(a * b) / scale if scale else np.nan
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Return the rank of each value from 0 on; equal values share the mean of their ranks."""
-    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(sizes)
-    return (last - (sizes + 1) / 2)[group]
-
-
-def spearmanr(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Return the linear correlation of ranks."""
-    return pearson(ranks(predictions), ranks(references))
-
-
+METRICS = {
+    "accuracy": accuracy_score,
+    "f1": f1_score,
+    "matthews_correlation": matthews_corrcoef,
+    "pearson": lambda *sides: np.corrcoef(*sides)[0, 1],  # NaN of a single row, which pearsonr of scipy refuses
+    "spearmanr": lambda *sides: spearmanr(*sides).statistic,
+}
+CORRELATIONS = ("pearson", "spearmanr")
 TASKS = {
-    "cola": (matthews_correlation,),
-    "mrpc": (accuracy, f1),
-    "qqp": (accuracy, f1),
-    "stsb": (pearson, spearmanr),
-    "regression": (pearson, spearmanr),
+    "cola": ("matthews_correlation",),
+    "mrpc": ("accuracy", "f1"),
+    "qqp": ("accuracy", "f1"),
+    "stsb": CORRELATIONS,
+    "regression": CORRELATIONS,
     **dict.fromkeys(
         ("sst2", "mnli", "mnli_matched", "mnli_mismatched", "qnli", "rte", "wnli", "demo", "classification"),
-        (accuracy,),
+        ("accuracy",),
     ),
 }
+
+
+def scores(metrics: Iterable[str], predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    """Return metrics by name. If a side is constant, a correlation of labels is 0 and one of scores is NaN."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of constant sides
+        return {name: float(METRICS[name](references, predictions)) for name in metrics}
 
 
 class GlueMetric(evaluate.Metric):
@@ -72,7 +49,7 @@ class GlueMetric(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in TASKS:
             raise KeyError(f"There is no task {self.config_name!r}; choose one of {', '.join(TASKS)}.")
-        dtype = "float32" if TASKS[self.config_name] == (pearson, spearmanr) else "int64"
+        dtype = "float32" if TASKS[self.config_name] == CORRELATIONS else "int64"
         return evaluate.MetricInfo(
             description=DESCRIPTION,
             citation=CITATION,
@@ -82,5 +59,4 @@ class GlueMetric(evaluate.Metric):
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        predictions, references = np.asarray(predictions), np.asarray(references)
-        return {metric.__name__: float(metric(predictions, references)) for metric in TASKS[self.config_name]}
+        return scores(TASKS[self.config_name], np.asarray(predictions), np.asarray(references))

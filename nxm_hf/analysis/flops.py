@@ -136,8 +136,8 @@ def training_flops(
         inputs: Keyword arguments of the model for that forward pass; by default zeros.
         tokens: The length of the zeros.
         done: Count only so many steps, for a training that ended early.
-        sparse_dx: Whether dX counts with the density of Y; by default it does for patterns that are sparse along both
-            dimensions of the weight (transposable patterns and two-dimensional blocks).
+        sparse_dx: Whether dX counts with the density of Y. By default it does for patterns that are sparse along both
+            dimensions of the weight. These are transposable patterns and two-dimensional blocks.
         sparse_dw: Whether dW counts with the density while pruned weights get no gradient; otherwise it counts with 1.
 
     Returns:

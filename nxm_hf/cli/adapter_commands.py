@@ -27,9 +27,9 @@ def merge_command(
 ) -> int:
     """Merge a LoRA into its sparse base model, and keep it sparse.
 
-    Without --method, the masks of the base are kept: that is exact for an adapter that was masked in training, and the
-    table shows what it drops of any other. Writes the model to OUT, completely or not at all. Exits with 0, or with 2
-    if an input cannot be read or does not fit.
+    Without --method, the masks of the base are kept. That is exact for an adapter that was masked in training. The
+    table shows what it drops of any other adapter. Writes the model to OUT, completely or not at all. Exits with 0, or
+    with 2 if an input cannot be read or does not fit.
     """
     from nxm_hf.adapters.directory import merge_directory
     from nxm_hf.pruning.calibration import Sampling

@@ -320,8 +320,8 @@ class NxMConfig(PushToHubMixin):
         """Make a config from anything that `sparsity=` takes.
 
         Args:
-            sparsity: A config, the name of a recipe, a pattern such as "2:4", a dict, the same as JSON, the path of a
-                JSON or YAML file, or a method object.
+            sparsity: A config, the name of a recipe, or a pattern such as "2:4"; a dict, the same as JSON, or the path
+                of a JSON or YAML file; or a method object.
 
         Returns:
             The config.

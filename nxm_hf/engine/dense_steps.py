@@ -6,6 +6,7 @@ The dense weight is then not copied into the model's weight before the step, and
 from torch import Tensor
 from torch.optim import Optimizer
 
+from nxm_hf.engine.adamw import AdamW
 from nxm_hf.engine.zero_updates import only_hooks_of_one
 
 
@@ -33,7 +34,7 @@ class DenseSteps:
         """
         kind = type(self._optimizer)
         fits = (
-            f"{kind.__module__}.".startswith("torch.optim.")
+            (kind is AdamW or f"{kind.__module__}.".startswith("torch.optim."))
             and only_hooks_of_one(self._optimizer)
             and (dense.shape, dense.stride(), dense.dtype) == (weight.shape, weight.stride(), weight.dtype)
         )
@@ -68,9 +69,11 @@ class DenseSteps:
             dense.grad = None
 
     def forget(self) -> None:
-        """Take the dense weights out, and ask for none in the next step."""
+        """Take the dense weights out, and ask for none in the next step. Masks that no step has used are dropped."""
         self.end()
         self._pairs = {}
+        if isinstance(self._optimizer, AdamW):
+            self._optimizer.forget_masks()
 
     def _exchange(self, others: dict[int, Tensor]) -> None:
         for group in self._optimizer.param_groups:

@@ -13,12 +13,12 @@ from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.engine.method_of_part import method_of_part
 from nxm_hf.engine.metrics import mask_movement, residual, training_metrics
 from nxm_hf.engine.optimizer_state import Moments, check_moments
+from nxm_hf.engine.preview import BIAS, biases_of, put_back, show_pruned
 from nxm_hf.engine.requirements import (
     check_held,
     check_shards,
     check_trainable,
-    warn_of_early_end,
-    warn_of_no_convergence,
+    warn_of_end,
     warn_of_resets_that_never_come,
 )
 from nxm_hf.engine.sharded_state import cut, gather
@@ -33,7 +33,6 @@ from nxm_hf.storage.state_file import Header, Tensors, by_layer, check_same_run,
 from nxm_hf.storage.verify import Verification, verify_targets
 
 logger = logging.getLogger("nxm_hf")
-CONVERGED = 0.1  # the largest share of the norm that pruning takes once ADMM has converged
 
 
 class Engine:
@@ -199,25 +198,34 @@ class Engine:
         return self.finished or self._training is not None
 
     @contextmanager
-    def deployed(self) -> Iterator[None]:
-        """Show the deployed view inside the block, and the training view after it. The block must change no weight."""
+    def deployed(self, preview: bool = False) -> Iterator[None]:
+        """Show the deployed view inside the block, and the training view after it. The block must change no weight.
+
+        Args:
+            preview: As in `deploy`.
+        """
         if self.is_deployed:
             yield
             return
-        self.deploy()
+        self.deploy(preview)
         try:
             yield
         finally:
             self.undeploy()
 
     @torch.no_grad()
-    def deploy(self) -> None:
-        """Show the deployed view, and write the sparsity record into the model's config."""
+    def deploy(self, preview: bool = False) -> None:
+        """Show the deployed view, and write the sparsity record into the model's config.
+
+        Args:
+            preview: Whether a recipe that previews may prune. All processes do so together.
+        """
         if self.is_deployed:
             return
         self._training = {}
         try:
-            self._finish_weights(self._training)
+            if not (preview and show_pruned(self._pruner, self.phase, self._trained, self._training)):
+                self._finish_weights(self._training)
         except BaseException:
             self.undeploy()
             raise
@@ -229,8 +237,7 @@ class Engine:
         if self._training is None:
             return
         for target in self._trained:
-            if target.name in self._training:
-                target.matrix().copy_(self._training[target.name])
+            put_back(target, self._training.get(target.name), self._training.get(target.name + BIAS))
         self._training = None
         remove_record(self.plan.model, only_if_trained=True)
 
@@ -239,23 +246,16 @@ class Engine:
         if self.finished:
             return
         self.warn_at_end()
-        self.deploy()
+        self.deploy(preview=True)
         self.detach()
 
     def warn_at_end(self) -> None:
         """Warn, once, if training ends before its last step, or ADMM before W and Z are close."""
-        if not self._trained or self._warned:
-            return
-        early, in_admm = self.step < self.total_steps, any(Slot.R in state for state in self._states.values())
-        if not (early or in_admm):
-            return
-        pruned = residual(self.trained_weights())
-        self._warned = early or pruned > CONVERGED
-        if early:
-            warn_of_early_end(self.step, self.total_steps, self.phase, pruned)
-        elif pruned > CONVERGED:
+        in_admm = any(Slot.R in state for state in self._states.values())
+        if self._trained and not self._warned and (in_admm or self.step < self.total_steps):
             similarity = mask_movement(self.plan.targets, self._states)["nxm/mask_similarity"]
-            warn_of_no_convergence(pruned, similarity)
+            pruned = residual(self.trained_weights())
+            self._warned = warn_of_end(self.step, self.total_steps, self.phase, pruned, similarity)
 
     def detach(self) -> None:
         """Remove the hooks and forget the state. The weights stay as they are.
@@ -265,7 +265,7 @@ class Engine:
         """
         self._dense_steps.forget()
         self._hooks.detach()
-        self._training, self.finished = None, True
+        self._training, self._pruner, self.finished = None, None, True
         self._states.clear()
         if self.plan.targets:
             verification = verify_targets(self.plan.targets)
@@ -311,8 +311,6 @@ class Engine:
         if self.plan.targets:
             set_record(self.plan.model, self.record(verification))
 
-    # -- looking -------------------------------------------------------------------------------------------------
-
     @property
     def phase(self) -> str:
         """Return the current phase: "warmup", "recipe" or "settle"."""
@@ -351,7 +349,7 @@ class Engine:
             for target in self._trained
             for slot, tensor in {"weight": self._training_view(target), **self._states[target.name]}.items()
         }
-        return gather(self.plan, parts, keep)
+        return gather(self.plan, parts, keep) | (biases_of(self._training or {}) if keep else {})
 
     def state_dict(self) -> Tensors:
         """Return all that is needed to resume bit for bit, beside the state dicts of model and optimizer.
@@ -390,7 +388,7 @@ class Engine:
         states = by_layer(tensors)
         for target in self._trained:
             weight, state = target.matrix(), states[target.name]
-            weight.copy_(state.pop("weight"))
+            put_back(target, state.pop("weight"), state.pop("bias", None))  # with a bias only after a preview
             # Counters stay on the CPU, where they are read; tensors of the weight's shape go to the weight's device.
             self._states[target.name] = {k: (v.to(weight.device) if v.ndim else v).clone() for k, v in state.items()}
         self._hooks.step, self._hooks.last, self.seed = header["step"], header["last"], header["seed"]

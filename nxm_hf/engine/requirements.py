@@ -15,6 +15,7 @@ from nxm_hf.patterns import NM
 from nxm_hf.text import shortened
 
 logger = logging.getLogger("nxm_hf")
+CONVERGED = 0.1  # the largest share of the norm that pruning takes once ADMM has converged
 _IN_PARTS = (ADMM, DenseTraining, Masked, Rewiring)  # methods that ask their pattern and clock about the whole weight
 
 
@@ -143,38 +144,36 @@ def warn_of_resets_that_never_come(methods: Iterable[Method], total_steps: int) 
             return
 
 
-def warn_of_early_end(step: int, total_steps: int, phase: str, pruned: float) -> None:
-    """Warn that a training ends before its last step.
+def warn_of_end(step: int, total_steps: int, phase: str, pruned: float, similarity: float) -> bool:
+    """Warn if a training ends before its last step, or ADMM before W and Z are close.
 
     Args:
         step: Optimizer steps done.
         total_steps: Optimizer steps of the whole training.
         phase: The phase that it ends in.
         pruned: The share of the norm of the weights that pruning takes.
-    """
-    logger.warning(
-        "Training ends at step %d of %d, in the phase %r; pruning now takes %.4f of the norm of the weights.",
-        step,
-        total_steps,
-        phase,
-        pruned,
-    )
-
-
-def warn_of_no_convergence(pruned: float, similarity: float) -> None:
-    """Warn that ADMM ends before W and Z are close.
-
-    Args:
-        pruned: The share of the norm of the weights that pruning takes.
         similarity: The share of the last mask that was kept before.
+
+    Returns:
+        True if there was something to warn of.
     """
-    logger.warning(
-        "ADMM has not converged: pruning takes %.4f of the norm of the weights, and %.4f of the last mask was "
-        "kept before. Raise rho (or contraction), the learning rate or the number of steps; or write "
-        "settle=0.25 to train on with a frozen mask.",
-        pruned,
-        similarity,
-    )
+    if step < total_steps:
+        logger.warning(
+            "Training ends at step %d of %d, in the phase %r; pruning now takes %.4f of the norm of the weights.",
+            step,
+            total_steps,
+            phase,
+            pruned,
+        )
+    elif pruned > CONVERGED:
+        logger.warning(
+            "ADMM has not converged: pruning takes %.4f of the norm of the weights, and %.4f of the last mask was "
+            "kept before. Raise rho (or contraction), the learning rate or the number of steps; or write "
+            "settle=0.25 to train on with a frozen mask.",
+            pruned,
+            similarity,
+        )
+    return step < total_steps or pruned > CONVERGED
 
 
 def _holding_nan(plan: Plan) -> list[str]:

@@ -7,10 +7,12 @@ from weakref import ref
 from torch import Tensor
 from torch.optim import Optimizer
 
+from nxm_hf.engine.adamw import AdamW
 from nxm_hf.engine.dense_steps import DenseSteps
 from nxm_hf.engine.optimizer_state import Moments, keeps_moments
-from nxm_hf.engine.zero_updates import ZeroUpdates, moments_are_zero
+from nxm_hf.engine.zero_updates import ZeroUpdates, moments_are_zero, only_hooks_of_one
 from nxm_hf.layers.plan import Target
+from nxm_hf.layers.sharding import local
 
 LONGEST_WAIT = 1024  # steps from one look at the moments to the next, as long as no step has gained by one
 
@@ -27,11 +29,13 @@ class WeightStep:
     A mask that is frozen in the middle of a training finds moments of pruned entries that are not zero. They are set to
     zero then, if the optimizer does not use them for kept entries.
 
+    `nxm_hf.AdamW` masks the gradient within its step, and leaves zeros.
+
     With a dense weight beside the model's, the copy of it is spared; see `DenseSteps`.
 
     Args:
         optimizer: The optimizer.
-        target: The weight. Of a sharded one nothing is claimed.
+        target: The weight. Of a sharded one nothing is claimed but what `nxm_hf.AdamW` does.
         zero_updates: What is known of the optimizer.
         dense_steps: How the optimizer comes to train a dense weight.
     """
@@ -41,8 +45,23 @@ class WeightStep:
         self._zero_updates, self._dense_steps = zero_updates, dense_steps
         self._seen: list[ref[Tensor]] | None = None  # mask, weight and moments, where the zeros were seen
         self._versions: list[int] = []  # theirs after the last step
-        self._leaves = False
+        self._leaves = self._masks = False
         self._wait = self._waited = 0
+
+    def mask_gradient(self, mask: Tensor) -> bool:
+        """Have the next step mask the gradient and leave pruned entries at +0.0. Return False if the caller has to.
+
+        Args:
+            mask: True where an entry is kept.
+        """
+        self._masks = False
+        optimizer, layer = self._optimizer, self._target.layer
+        if isinstance(optimizer, AdamW) and only_hooks_of_one(optimizer):
+            part = layer.weight if self._target.shards is None else local(layer.weight.detach())
+            matrix = layer.matrix(part)
+            if matrix.is_contiguous() and mask.is_contiguous() and matrix.shape == mask.shape:
+                self._masks = optimizer.mask_next_step(layer.weight, mask.view(part.shape))
+        return self._masks
 
     def gradient_is_masked(self, mask: Tensor, grad: Tensor, has_no_nan: bool) -> None:
         """Take note, before a step, that the gradient of pruned entries is zero, or NaN where it was infinite.
@@ -65,7 +84,10 @@ class WeightStep:
         Args:
             mask: True where an entry is kept.
         """
-        leaves, self._leaves = self._leaves, False
+        masks, leaves = self._masks, self._leaves
+        self._masks = self._leaves = False
+        if masks and isinstance(self._optimizer, AdamW):
+            return not self._optimizer.waits_with_mask(self._target.layer.weight)
         if leaves:
             self._wait = 0
             self._look(self._tensors(mask))

@@ -90,9 +90,12 @@ class Masked(Method):
             if step is None or self.grad_scale != Constant(1.0) or not step.train(dense):
                 weight.copy_(dense)
         elif weight.grad is not None:
-            has_no_nan = scale_pruned(weight.grad, state[Slot.MASK])
-            if clock.weight_step is not None:
-                clock.weight_step.gradient_is_masked(state[Slot.MASK], weight.grad, has_no_nan)
+            step, mask = clock.weight_step, state[Slot.MASK]
+            if step is not None and step.mask_gradient(mask):
+                return
+            has_no_nan = scale_pruned(weight.grad, mask)
+            if step is not None:
+                step.gradient_is_masked(mask, weight.grad, has_no_nan)
 
     def after_step(self, weight: Tensor, state: State, clock: Clock) -> None:
         if Slot.DENSE not in state:

@@ -48,11 +48,12 @@ class Rewiring(Method):
         if self._rewires_next(clock):
             self._rewire(weight, weight.grad, state, clock)
             weight.grad = None  # an optimizer skips a weight without a gradient
-        else:
+        elif clock.weight_step is None or not clock.weight_step.mask_gradient(state[Slot.MASK]):
             scale_pruned(weight.grad, state[Slot.MASK])
 
     def after_step(self, weight: Tensor, state: State, clock: Clock) -> None:
-        keep(weight, state[Slot.MASK])
+        if clock.weight_step is None or not clock.weight_step.leaves_zeros(state[Slot.MASK]):
+            keep(weight, state[Slot.MASK])
 
     def is_finished(self, weight: Tensor, state: State, clock: Clock) -> bool:
         return holds_mask(weight, state[Slot.MASK])

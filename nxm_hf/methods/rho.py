@@ -37,8 +37,8 @@ def measure_by_norms(pull: Tensor, grad: Tensor, clock: Clock) -> Tensor:
 def measure_by_quantile(weight: Tensor, state: State, pattern: Pattern, scores: str, clock: Clock) -> Tensor:
     """Add a gradient to the mean in the state; once there are `MEASURED_STEPS`, return the rho that they call for.
 
-    A weight can only come to rest at a rho of at least max |G pruned| / min |W kept| in each group, G being the mean
-    gradient: below it the dual variable of a pruned weight outgrows a kept weight, and masks flip for ever. rho is the
+    A weight can only come to rest if rho is at least max |G pruned| / min |W kept| in each group, with the mean
+    gradient G. Below it the dual variable of a pruned weight outgrows a kept weight, and masks never rest. rho is the
     `QUANTILE` of that ratio over the groups of N:M. A pattern without groups has one smallest kept weight, and the
     quantile is that of |G pruned|; blocks count as entries, by their norms.
 

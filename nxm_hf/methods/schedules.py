@@ -27,6 +27,9 @@ class MomentEditor(Protocol):
 class WeightStep(Protocol):
     """The optimizer's step as one weight sees it."""
 
+    def mask_gradient(self, mask: Tensor) -> bool:
+        """Have the step mask the gradient and leave pruned entries at +0.0. Return False if the caller has to."""
+
     def gradient_is_masked(self, mask: Tensor, grad: Tensor, has_no_nan: bool) -> None:
         """Take note, before a step, that pruned entries of the gradient are zero, or NaN where they were infinite."""
 

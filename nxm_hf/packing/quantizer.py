@@ -254,8 +254,8 @@ def _names_here(model: PreTrainedModel, config: NxMPackedConfig) -> dict[str, st
 def _repair_dtypes(model: PreTrainedModel, skeleton: dict[str, tuple[torch.Size, torch.dtype]]) -> None:
     """Give weights the type that was asked for; raise for one of another shape.
 
-    In a quantized model the oldest versions of transformers do neither for weights whose names lose or gain a prefix,
-    and turn the indices of modules that are kept in float32 into floats.
+    In a quantized model the oldest versions of transformers do neither for weights whose names lose or gain a prefix.
+    They also turn the indices of modules that are kept in float32 into floats.
     """
     plan = getattr(model, "dtype_plan", {})  # the modules that a model keeps in float32
     for name, tensor in model.state_dict(keep_vars=True).items():

@@ -20,6 +20,7 @@ from nxm_hf.config import NxMConfig
 from nxm_hf.layers.plan import Plan
 from nxm_hf.layers.shard_exchange import exchange
 from nxm_hf.layers.sharding import local, reshard
+from nxm_hf.methods import PHASES
 from nxm_hf.pruning.calibration import Batch, Sampling, evenly_spaced
 from nxm_hf.pruning.prune import prune
 from nxm_hf.pruning.trainer_batches import forward_inputs
@@ -101,6 +102,22 @@ class CalibratedPruner:
             return
         if self._plan.shards is None:
             _broadcast_weights(self._plan)
+
+    def preview(self) -> bool:
+        """Prune as the training will, and return True if the weights then hold their pattern.
+
+        Every process of a training calls this, and puts the layers back later.
+        """
+        self.prune()
+        return self._plan.holds_pattern()
+
+    def is_to_preview(self, phase: str) -> bool:
+        """Return True if the deployed view is to be pruned so, in a phase before that of the pruned weights.
+
+        Args:
+            phase: The current phase of the training.
+        """
+        return self._start.preview and PHASES.index(phase) < PHASES.index(self.phase)
 
     def _failure_of_any_process(self) -> str | None:
         """Try to prune; return the first failure of any process, with the weights put back, or None."""

@@ -1,4 +1,7 @@
-"""Read texts and rows with columns from a list, a file or a Hub dataset."""
+"""Read texts and rows with columns from a list, a file or a Hub dataset.
+
+Only the Hub is read with `datasets`. It leaves files open, which is a ResourceWarning, and a CSV must not need it.
+"""
 
 import csv
 import json

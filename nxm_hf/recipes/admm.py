@@ -3,7 +3,7 @@
 from nxm_hf.methods import ADMM, SCORES
 from nxm_hf.methods.schedules import Constant, Evenly, Every, EveryEpoch, Growth, PeriodicSchedule, Schedule
 from nxm_hf.patterns import Pattern
-from nxm_hf.recipes.base import CALIBRATED_METHODS, CalibratedStart, Recipe, Settings
+from nxm_hf.recipes.base import CALIBRATED_METHODS, CalibratedStart, Recipe, Settings, check_preview
 from nxm_hf.settings import at_least_zero, one_of
 
 RHO_START_RATIO = 1e-3
@@ -21,6 +21,7 @@ def admm(
     rho_schedule: str = "constant",
     rho_start_ratio: float = RHO_START_RATIO,
     pull: str = "all",
+    preview: bool = False,
 ) -> ADMM:
     """Train the dense weight while ADMM pulls it towards a sparse one, then prune it.
 
@@ -36,7 +37,7 @@ def admm(
         pattern: The final pattern.
         rho: The strength of the coupled penalty. "auto" measures it for each weight, as 0.003 of its gradient's norm.
             "quantile" measures, over the first 20 steps, the strength at which nine groups of ten can keep their mask.
-        steps: The number of steps from one update of Z and U to the next; "epoch"; or "auto", about 80 steps, with
+        steps: The number of steps from one update of Z and U to the next, or "epoch". "auto" is about 80 steps, with
             at most 50 updates in all and the last at the end.
         penalty: "coupled" adds the penalty to the gradient; "decoupled" moves the weight before the step.
         contraction: The strength of the decoupled penalty: the fraction of the way to Z - U between two updates.
@@ -44,8 +45,8 @@ def admm(
             the nearest sparse weight, with a number or "quantile" for `rho`, and "C" otherwise.
         dual: The step of the dual variable U, a number from 0 to 1: U + dual * (W - Z). True is 1; with False there is
             no U. A number in between keeps U in memory, as large as the weight.
-        scores: The scores of the final mask: "magnitude"; "fisher", |W| times the root of the optimizer's mean
-            squared gradient; or a method of `nxm_hf.prune`, which prunes with rows of the training data when the
+        scores: The scores of the final mask. "magnitude" is |W|. "fisher" is |W| times the root of the optimizer's
+            mean squared gradient. A method of `nxm_hf.prune` prunes with rows of the training data when the
             frozen-mask phase starts. "auto" is "alps" with `rho="auto"`, or "fisher" if there are no rows, and
             "magnitude" with any other `rho`. Unless `rho="auto"`, "fisher" is the metric of the updates' projections
             as well. All other scores leave them to the magnitude.
@@ -54,6 +55,8 @@ def admm(
         rho_start_ratio: The first strength of a growing schedule, as a fraction of `rho`.
         pull: The weights that the penalty is on: "all", as in the paper; or "pruned", those that are zero in Z. Kept
             weights then train freely. The mask takes memory, a byte for each weight.
+        preview: Before the frozen-mask phase, evaluate and save what a method of `nxm_hf.prune` in `scores` would make
+            of the weights. Each costs one more pruning. False shows the nearest sparse weights, by fisher or magnitude.
 
     Raises:
         ValueError: If a setting has a wrong value, or is not a setting of this `penalty` or `rho`.
@@ -62,6 +65,7 @@ def admm(
     one_of("admm", "penalty", penalty, ("coupled", "decoupled"))
     one_of("admm", "start", start, ("auto", "A", "B", "C"))
     one_of("admm", "pull", pull, ("all", "pruned"))
+    check_preview("admm", preview, _method_of(rho, penalty, scores))
     automatic = _is_automatic(rho, penalty)
     if penalty == "decoupled" and rho != "auto":
         raise ValueError(f'rho={rho!r} is for penalty="coupled"; with "decoupled" set contraction=1.0 instead.')
@@ -126,11 +130,17 @@ def _settle(settings: Settings, warmup: float) -> float:
     return (1 - warmup) / 2 if _is_automatic(settings["rho"], settings["penalty"]) else 0.0
 
 
+def _method_of(rho: float | str, penalty: str, scores: str) -> str | None:
+    """Return the method that prunes with rows of the training data, or None."""
+    if scores == "auto" and _is_automatic(rho, penalty):
+        return "alps"
+    return scores if scores in CALIBRATED_METHODS else None
+
+
 def _calibrated_start(settings: Settings) -> CalibratedStart | None:
-    scores = settings["scores"]
-    if scores == "auto" and _is_automatic(settings["rho"], settings["penalty"]):
-        return CalibratedStart("alps", "settle", required=False)
-    return CalibratedStart(scores, "settle") if scores in CALIBRATED_METHODS else None
+    scores, preview = settings["scores"], settings["preview"]
+    method = _method_of(settings["rho"], settings["penalty"], scores)
+    return None if method is None else CalibratedStart(method, "settle", scores != "auto", preview)
 
 
 ADMM_RECIPE = Recipe(admm, settle=_settle, calibrated_start=_calibrated_start)

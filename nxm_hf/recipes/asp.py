@@ -3,11 +3,11 @@
 from nxm_hf.methods import SCORES, Masked
 from nxm_hf.methods.schedules import ALWAYS, NEVER, Constant
 from nxm_hf.patterns import Pattern
-from nxm_hf.recipes.base import CALIBRATED_METHODS, CalibratedStart, Recipe, Settings
+from nxm_hf.recipes.base import CALIBRATED_METHODS, CalibratedStart, Recipe, Settings, check_preview
 from nxm_hf.settings import one_of
 
 
-def asp(pattern: Pattern, scores: str = "magnitude") -> Masked:
+def asp(pattern: Pattern, scores: str = "magnitude", preview: bool = False) -> Masked:
     """Prune once, at the start or after a `warmup`, by `scores`; pruned weights stay zero and get no gradient.
 
     Reference: Mishra et al., 2021, https://arxiv.org/abs/2104.08378
@@ -16,11 +16,14 @@ def asp(pattern: Pattern, scores: str = "magnitude") -> Masked:
 
     Args:
         pattern: The pattern of the mask.
-        scores: "magnitude"; "fisher", |W| times the root of the optimizer's mean squared gradient, which needs a
-            `warmup`; or "wanda", "sparsegpt", "adaprune" or "alps", which prune the model as `nxm_hf.prune` does,
-            with rows of the training data, and train the resulting weights. A model that holds its pattern already
-            is not pruned again.
+        scores: The scores of the mask. "magnitude" is |W|. "fisher" is |W| times the root of the optimizer's mean
+            squared gradient, and needs a `warmup`. "wanda", "sparsegpt", "adaprune" and "alps" prune the model as
+            `nxm_hf.prune` does, with rows of the training data. Training continues from the resulting weights. A
+            model that holds its pattern already is not pruned again.
+        preview: In the warm-up, evaluate and save what such a method would make of the weights. Each costs one more
+            pruning. False shows the weights pruned by magnitude.
     """
+    check_preview("asp", preview, scores if scores in CALIBRATED_METHODS else None)
     one_of("asp", "scores", scores, (*SCORES, *CALIBRATED_METHODS))
     return Masked(
         Constant(pattern),
@@ -31,7 +34,8 @@ def asp(pattern: Pattern, scores: str = "magnitude") -> Masked:
 
 
 def _calibrated_start(settings: Settings) -> CalibratedStart | None:
-    return CalibratedStart(settings["scores"], "recipe") if settings["scores"] in CALIBRATED_METHODS else None
+    scores = settings["scores"]
+    return CalibratedStart(scores, "recipe", preview=settings["preview"]) if scores in CALIBRATED_METHODS else None
 
 
 def _needs_warmup(settings: Settings) -> bool:

@@ -22,11 +22,13 @@ class CalibratedStart:
         method: The pruning method, a name of `nxm_hf.pruners.names()`.
         phase: The phase that continues from the pruned weights: "recipe" or "settle".
         required: If False and no calibration rows are available, fall back to the recipe's own scores.
+        preview: Whether the deployed view prunes by this method before that phase too, as the training will.
     """
 
     method: str
     phase: str
     required: bool = True
+    preview: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,3 +158,24 @@ class RecipeRegistry:
 
     def _with_defaults(self, name: str, settings: Settings) -> dict[str, Any]:
         return {**self.settings(name), **settings}
+
+
+def check_preview(name: str, preview: bool, method: str | None) -> None:
+    """Check the setting `preview` of a recipe.
+
+    Args:
+        name: The name of the recipe.
+        preview: The value of the setting.
+        method: The method that prunes with rows of the training data, or None if the recipe is not to use one.
+
+    Raises:
+        ValueError: If the value is not a bool, or if there is no such method.
+    """
+    if not isinstance(preview, bool):
+        raise ValueError(f"preview of {name} must be True or False; got {preview!r}. Write preview=True.")
+    if preview and method is None:
+        methods = ", ".join(map(repr, CALIBRATED_METHODS))
+        raise ValueError(
+            f"preview=True of {name} shows what a method that prunes with training data will make of the weights, and "
+            f'these scores are none. Write scores="alps" beside it (or another of {methods}), or leave preview out.'
+        )

@@ -26,10 +26,12 @@ def bench_page(bench: Bench) -> str:
         **{f"note {number}": note for number, note in enumerate(bench.notes, 1)},
     }
     rows = [row for measurement in (*bench.model, *bench.layers) for row in _rows(measurement)]
-    body = section("summary", "Summary", html_table(("name", "value"), list(facts.items()), row_headers=1))
-    body += section("speed", "Speed-up over dense", cards([figure(chart) for chart in bench_charts(bench)]))
-    body += section("times", "Times", html_table(HEADER, rows, row_headers=1))
-    return html_page("Inference bench", bench.name, body)
+    sections = [
+        section("summary", "Summary", html_table(("name", "value"), list(facts.items()), row_headers=1)),
+        section("speed", "Speed-up over dense", cards([figure(chart) for chart in bench_charts(bench)])),
+        section("times", "Times", html_table(HEADER, rows, row_headers=1)),
+    ]
+    return html_page("Inference bench", bench.name, sections)
 
 
 def bench_charts(bench: Bench) -> list[Chart]:

@@ -1,26 +1,22 @@
 """A chart as a figure of a page, with a table of its numbers."""
 
-from html import escape
+from markupsafe import Markup
 
 from nxm_hf.report.chart import Chart
-from nxm_hf.report.html import html_table
+from nxm_hf.report.html import PARTS, html_table
 from nxm_hf.report.svg import draw_chart, legend
 
 
-def figure(chart: Chart) -> str:
+def figure(chart: Chart) -> Markup:
     """Return a chart with its title, legend, note and numbers.
 
     Args:
         chart: The chart.
     """
-    note = f'<p class="note">{escape(chart.note)}</p>' if chart.note else ""
-    return (
-        f"<figure><figcaption>{escape(chart.title)}</figcaption>{draw_chart(chart)}{legend(chart)}{note}"
-        f"<details><summary>Numbers</summary>{_numbers(chart)}</details></figure>"
-    )
+    return PARTS.figure(chart.title, draw_chart(chart), legend(chart), chart.note, _numbers(chart))
 
 
-def _numbers(chart: Chart) -> str:
+def _numbers(chart: Chart) -> Markup:
     """Return a table of all numbers of a chart, in full precision."""
     rows: dict[float, list[str]] = {}
     for column, line in enumerate(chart.lines):

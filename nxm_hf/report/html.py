@@ -1,91 +1,85 @@
-"""HTML parts that all pages share: the frame of a page, sections, tables, and bars in cells."""
+"""HTML parts that all pages share, from the macros of `parts.html.jinja`. They escape all text that is not `Markup`."""
 
 from collections.abc import Sequence
-from html import escape
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from nxm_hf._version import __version__
-from nxm_hf.report.stylesheet import STYLE
 
 
-class Html(str):
-    """Text that is HTML already and must not be escaped."""
+def _breakable(name: str) -> Markup:
+    """Return the name of a layer such that it can break after its dots on a narrow screen."""
+    return escape(name).replace(".", Markup(".<wbr>")).replace("_", Markup("_<wbr>"))
 
 
-def html_page(kind: str, title: str, body: str) -> str:
+_TEMPLATES = Environment(
+    loader=PackageLoader("nxm_hf", "report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+)
+_TEMPLATES.filters["breakable"] = _breakable
+PARTS: Any = _TEMPLATES.get_template("parts.html.jinja").module  # its macros, as functions
+
+
+def html_page(kind: str, title: str, sections: Sequence[Markup]) -> str:
     """Return a complete page that refers to no other file.
 
     Args:
         kind: What the page is, such as "Training report".
-        title: Its heading, as plain text.
-        body: Its sections, as HTML.
+        title: Its heading.
+        sections: Its sections.
     """
-    title = escape(title)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{kind}: {title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<header>\n"
-        f"<h1>{title}</h1>\n<p>{kind}, drawn by nxm_hf {__version__}</p>\n</header>\n<main>\n"
-        f"{body}</main>\n</body>\n</html>\n"
-    )
+    return str(PARTS.page(kind, title, __version__, sections))
 
 
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], row_headers: int = 0) -> str:
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], row_headers: int = 0) -> Markup:
     """Return a table in a frame that scrolls.
 
     Args:
         header: The titles of the columns.
-        rows: The cells of each row; a cell that is not `Html` is escaped.
+        rows: The cells of each row.
         row_headers: The number of first columns that are headings of their rows.
     """
-    titles = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
-    body = "".join(
-        f"<tr>{''.join(_cell(cell, column < row_headers) for column, cell in enumerate(row))}</tr>" for row in rows
-    )
-    table = f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll" tabindex="0">{table}</div>'
+    return PARTS.table(header, rows, row_headers)
 
 
-def section(name: str, title: str, body: str) -> str:
+def section(name: str, title: str, *parts: Markup) -> Markup:
     """Return a section of a page.
 
     Args:
         name: Its id, for links.
-        title: Its heading, as HTML.
-        body: Its content, as HTML.
+        title: Its heading.
+        *parts: Its content.
     """
-    return f'<section id="{name}">\n<h2>{title}</h2>\n{body}\n</section>\n'
+    return PARTS.section(name, title, parts)
 
 
-def cards(figures: Sequence[str]) -> str:
+def cards(figures: Sequence[Markup]) -> Markup:
     """Return figures side by side, as many as the page is wide.
 
     Args:
-        figures: The figures, as HTML.
+        figures: The figures.
     """
-    return f'<div class="cards">{"".join(figures)}</div>' if figures else ""
+    return Markup('<div class="cards">{}</div>').format(Markup().join(figures)) if figures else Markup()
 
 
-def share_bar(share: float) -> Html:
+def paragraphs(css_class: str, sentences: Sequence[str]) -> Markup:
+    """Return a paragraph for each sentence.
+
+    Args:
+        css_class: The class of the style sheet: "note", "none", "good" or "bad".
+        sentences: The sentences.
+    """
+    return Markup().join(Markup('<p class="{}">{}</p>').format(css_class, sentence) for sentence in sentences)
+
+
+def share_bar(share: float) -> Markup:
     """Return a horizontal bar.
 
     Args:
         share: The filled fraction, from 0 to 1.
     """
-    return Html(f'<span class="bar"><span style="width:{share:.1%}"></span></span>')
-
-
-def escape_cell(cell: str) -> str:
-    """Return the content of a cell as HTML.
-
-    Args:
-        cell: Plain text, or `Html`, which stays as it is.
-    """
-    return cell if isinstance(cell, Html) else escape(cell)
-
-
-def _cell(cell: str, is_header: bool) -> str:
-    text = escape_cell(cell)
-    if not is_header:
-        return f"<td>{text}</td>"
-    # Lets the name of a layer break after its dots on a narrow screen.
-    return f'<th scope="row">{text.replace(".", ".<wbr>").replace("_", "_<wbr>")}</th>'
+    return Markup('<span class="bar"><span style="width:{:.1%}"></span></span>').format(share)

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from markupsafe import Markup
+
 from nxm_hf.pruning.result import RESULT_FILE, PrunedLayer, PruningResult
-from nxm_hf.report.html import html_page, section, share_bar
+from nxm_hf.report.html import html_page, paragraphs, section, share_bar
 from nxm_hf.report.side_by_side import Cells, quantities, rows_by_name
 
 COLUMNS = ("pattern", "density", "energy kept", "error", "", "by magnitude", "", "note")
@@ -36,23 +38,25 @@ def pruning_page(folders: Sequence[str | Path]) -> str:
     rows = [{layer.name: _cells(layer, largest) for layer in result.layers} for result in results]
     layers = rows_by_name(names, ("layer", "role", "shape"), COLUMNS, rows)
     note = "Errors are of each layer's outputs over the calibration tokens, squared, as a share of the outputs."
-    body = section("settings", "How it was pruned", facts)
-    body += section("layers", "Layers", f'{layers}<p class="note">{note}</p>')
-    body += _blocks(names, results)
-    return html_page("Pruning report", ", ".join(names), body)
+    sections = [
+        section("settings", "How it was pruned", facts),
+        section("layers", "Layers", layers, paragraphs("note", [note])),
+        _blocks(names, results),
+    ]
+    return html_page("Pruning report", ", ".join(names), sections)
 
 
-def _blocks(names: Sequence[str], results: Sequence[PruningResult]) -> str:
+def _blocks(names: Sequence[str], results: Sequence[PruningResult]) -> Markup:
     """Return the section of reconstructed blocks; empty if there are none."""
     rows: list[dict[str, tuple[Cells, Cells]]] = [
         {block.name: ((), (f"{block.before:.4f}", f"{block.after:.4f}")) for block in result.blocks}
         for result in results
     ]
     if not any(rows):
-        return ""
+        return Markup()
     note = "Errors are of each block's outputs beside the dense model's, squared, as a share of the outputs."
     blocks = rows_by_name(names, ("block",), ("pruned", "reconstructed"), rows)
-    return section("blocks", "Reconstructed blocks", f'{blocks}<p class="note">{note}</p>')
+    return section("blocks", "Reconstructed blocks", blocks, paragraphs("note", [note]))
 
 
 def _facts(result: PruningResult) -> dict[str, str]:

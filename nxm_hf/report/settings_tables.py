@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from nxm_hf.report.phases import config_of
 from nxm_hf.report.run import Run
 from nxm_hf.report.side_by_side import quantities
@@ -13,7 +15,7 @@ SECTIONS = ("model", "data", "optimizer", "training", "batch", "seed")  # of nxm
 NOT_WRITTEN = "has no nxm_run.json, which NxMTrainer and NxMCallback write; its optimizer, seed and data are not known."
 
 
-def settings_table(runs: Sequence[Run]) -> str:
+def settings_table(runs: Sequence[Run]) -> Markup:
     """Return model, data, optimizer, schedule, batch, seeds and sparsity of each run, without its layers.
 
     Args:
@@ -51,7 +53,7 @@ def _sparsity(run: Run) -> Mapping[str, Any]:
     return settings
 
 
-def environment_table(runs: Sequence[Run]) -> str:
+def environment_table(runs: Sequence[Run]) -> Markup:
     """Return the versions and the device of each training, or an empty text if they were not recorded.
 
     Args:

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from nxm_hf.report.html import Html, escape_cell, html_table
+from markupsafe import Markup
+
+from nxm_hf.report.html import html_table, paragraphs
 
 NO_VALUE = "-"
 Cells = tuple[str, ...]
@@ -10,7 +12,7 @@ Cells = tuple[str, ...]
 DIFFERS = "Bold: differs between the runs."
 
 
-def quantities(names: Sequence[str], columns: Sequence[Mapping[str, str]]) -> str:
+def quantities(names: Sequence[str], columns: Sequence[Mapping[str, str]]) -> Markup:
     """Return a table with a row for each quantity and a column for each run. What differs between runs is bold.
 
     Args:
@@ -24,12 +26,11 @@ def quantities(names: Sequence[str], columns: Sequence[Mapping[str, str]]) -> st
     for key in dict.fromkeys(key for column in columns for key in column):
         cells = [column.get(key, NO_VALUE) for column in columns]
         if len(set(cells)) > 1:
-            cells = [Html(f"<b>{escape_cell(cell)}</b>") for cell in cells]
+            cells = [Markup("<b>{}</b>").format(cell) for cell in cells]
         rows.append([key, *cells])
     if not rows:
-        return ""
-    note = f'<p class="note">{DIFFERS}</p>' if len(names) > 1 else ""
-    return html_table(["", *names], rows, row_headers=1) + note
+        return Markup()
+    return html_table(["", *names], rows, row_headers=1) + paragraphs("note", [DIFFERS] if len(names) > 1 else [])
 
 
 def rows_by_name(
@@ -37,7 +38,7 @@ def rows_by_name(
     header: Sequence[str],
     columns: Sequence[str],
     runs: Sequence[Mapping[str, tuple[Cells, Cells]]],
-) -> str:
+) -> Markup:
     """Return a table with a row for each layer or role, and a group of columns for each run.
 
     Args:
@@ -54,7 +55,7 @@ def rows_by_name(
         for key, (cells, _) in run.items():
             fixed.setdefault(key, cells)
     if not fixed:
-        return ""
+        return Markup()
     missing = (NO_VALUE,) * len(columns)
     rows = [
         [key, *cells, *(cell for run in runs for cell in run.get(key, (cells, missing))[1])]

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 
+from markupsafe import Markup
+
 from nxm_hf.report.axes import Axis, fit_axis, tick_label
 from nxm_hf.report.chart import Chart, Line, Mark
 
@@ -15,7 +17,7 @@ ROW = 14  # the height of the label of a mark, above the plot
 MAX_DOTS = 40  # a curve with more points is drawn without dots
 
 
-def draw_chart(chart: Chart) -> str:
+def draw_chart(chart: Chart) -> Markup:
     """Return a chart as one `<svg>` element.
 
     Args:
@@ -28,25 +30,22 @@ def draw_chart(chart: Chart) -> str:
     if chart.marks:
         label += "; " + ", ".join(f"{mark.label} at {tick_label(mark.x)}" for mark in chart.marks)
     height = HEIGHT + ROW * len(chart.marks)
-    return "".join([_open_svg(WIDTH, height, label), *_grid(chart, x, y), *shapes, *marks, "</svg>"])
+    return Markup("".join([_open_svg(WIDTH, height, label), *_grid(chart, x, y), *shapes, *marks, "</svg>"]))
 
 
-def legend(chart: Chart) -> str:
-    """Return the colour of each curve as a list, or an empty text for a single curve.
+def legend(chart: Chart) -> list[tuple[Markup, str]]:
+    """Return a sample of each curve with its name, or an empty list for a single curve.
 
     Args:
         chart: The chart.
     """
     if len(chart.lines) < 2:
-        return ""
-    entries = []
-    for number, line in enumerate(chart.lines):
-        sample = f'<svg viewBox="0 0 24 10" aria-hidden="true">{_sample(number, chart)}</svg>'
-        entries.append(f"<li>{sample}{escape(line.name)}</li>")
-    return f'<ul class="legend">{"".join(entries)}</ul>'
+        return []
+    sample = '<svg viewBox="0 0 24 10" aria-hidden="true">{}</svg>'
+    return [(Markup(sample.format(_sample(number, chart))), line.name) for number, line in enumerate(chart.lines)]
 
 
-def draw_mask(rows: Sequence[str], title: str, group: int = 4) -> str:
+def draw_mask(rows: Sequence[str], title: str, group: int = 4) -> Markup:
     """Return a mask as squares, with faint lines between groups of columns.
 
     Args:
@@ -57,13 +56,13 @@ def draw_mask(rows: Sequence[str], title: str, group: int = 4) -> str:
     width, height = len(rows[0]), len(rows)
     kept = "".join(f"M{x} {y}h{length}v1h-{length}z" for y, row in enumerate(rows) for x, length in _runs_of_ones(row))
     lines = "".join(f"M{x} 0v{height}" for x in range(group, width, group))
-    return (
+    return Markup(
         f'{_open_svg(width, height, title, "mask")}<rect class="paper" width="{width}" height="{height}"/>'
         f'<path class="kept" d="{kept}"/><path class="groups" d="{lines}"/></svg>'
     )
 
 
-def sparkline(values: Sequence[float], title: str) -> str:
+def sparkline(values: Sequence[float], title: str) -> Markup:
     """Return a curve of the size of a word, whose y axis starts at zero.
 
     Args:
@@ -72,7 +71,7 @@ def sparkline(values: Sequence[float], title: str) -> str:
     """
     x, y = fit_axis(range(max(len(values), 2)), 1, 79), Axis(0, max(*values, 1e-30), 19, 2)
     points = " ".join(f"{x.position(n)},{y.position(value)}" for n, value in enumerate(values))
-    return f'{_open_svg(80, 20, title, "spark")}<polyline class="line c0" points="{points}"/></svg>'
+    return Markup(f'{_open_svg(80, 20, title, "spark")}<polyline class="line c0" points="{points}"/></svg>')
 
 
 def _open_svg(width: int, height: int, title: str, css_class: str = "chart") -> str:

@@ -1,10 +1,11 @@
 """The tables of a training report."""
 
 from collections.abc import Sequence
-from html import escape
+
+from markupsafe import Markup
 
 from nxm_hf.report.flops import cost
-from nxm_hf.report.html import Html, html_table, share_bar
+from nxm_hf.report.html import html_table, paragraphs, share_bar
 from nxm_hf.report.run import Run
 from nxm_hf.report.settings_tables import as_text
 from nxm_hf.report.side_by_side import NO_VALUE, Cells, quantities, rows_by_name
@@ -12,7 +13,7 @@ from nxm_hf.report.svg import sparkline
 from nxm_hf.storage.verify import Verification, VerifiedLayer
 
 
-def summary_table(runs: Sequence[Run]) -> str:
+def summary_table(runs: Sequence[Run]) -> Markup:
     """Return a table with a column for each run and a row for each quantity that at least one of them has.
 
     Args:
@@ -38,7 +39,7 @@ def summary_table(runs: Sequence[Run]) -> str:
     return html_table(["", *(run.name for run in runs)], known, row_headers=1)
 
 
-def layer_table(runs: Sequence[Run]) -> str:
+def layer_table(runs: Sequence[Run]) -> Markup:
     """Return what AnalysisCallback recorded of each layer, or an empty text if it recorded nothing.
 
     Args:
@@ -61,7 +62,7 @@ def _recorded_layers(run: Run, with_first: bool) -> dict[str, tuple[Cells, Cells
         cells = (
             layer["pattern"],
             *([_number(course[0])] if with_first else []),
-            Html(sparkline(course, f"Residual of {name}, {steps}")),
+            sparkline(course, f"Residual of {name}, {steps}"),
             _number(course[-1]),
             _number(last_densities[number]),
             _number(last_flip_rates[number]),
@@ -70,7 +71,7 @@ def _recorded_layers(run: Run, with_first: bool) -> dict[str, tuple[Cells, Cells
     return rows
 
 
-def role_table(runs: Sequence[Run]) -> str:
+def role_table(runs: Sequence[Run]) -> Markup:
     """Return the density of each role: of the newest model or, if none was saved, of the last recorded masks.
 
     Args:
@@ -98,7 +99,7 @@ def _roles(run: Run) -> dict[str, tuple[Cells, Cells]]:
     return rows
 
 
-def cost_table(runs: Sequence[Run]) -> str:
+def cost_table(runs: Sequence[Run]) -> Markup:
     """Return the FLOPs of trainings beside those of dense training, and a sentence for each that is not known.
 
     Args:
@@ -122,32 +123,30 @@ def cost_table(runs: Sequence[Run]) -> str:
         }
         columns.append({key: value for key, value in rows.items() if value != NO_VALUE})
         notes.append(" ".join(spent.flops.conventions))
-    text = quantities([run.name for run in runs], columns)
-    text += "".join(f'<p class="note">{escape(note)}</p>' for note in dict.fromkeys(notes))
-    return text + "".join(f'<p class="none">{escape(sentence)}</p>' for sentence in unknown)
+    table = quantities([run.name for run in runs], columns)
+    return table + paragraphs("note", list(dict.fromkeys(notes))) + paragraphs("none", unknown)
 
 
-def verification_table(runs: Sequence[Run]) -> str:
+def verification_table(runs: Sequence[Run]) -> Markup:
     """Return the verification of the newest saved models, as `nxm verify` prints it.
 
     Args:
         runs: The runs, side by side.
     """
-    lines, known = [], []
+    lines, known = Markup(), []
     for run in runs:
         name = f"{run.name}: " if len(runs) > 1 else ""
         state = "" if run.is_finished else f" (the training is {run.progress})"
         if isinstance(run.verified, str):
-            lines.append(f'<p class="none">{escape(f"{name}{run.verified}")}</p>')
+            lines += paragraphs("none", [f"{name}{run.verified}"])
             continue
         found = run.verified
         verdict = f"{len(found.layers)} layers, density {found.density:.4f}: {_verdict(found)}"
-        text = escape(f"{name}{run.model_name}{state}, {verdict}")
-        lines.append(f'<p class="{"good" if found.ok else "bad"}">{text}</p>')
+        lines += paragraphs("good" if found.ok else "bad", [f"{name}{run.model_name}{state}, {verdict}"])
         known.append((run.name, {layer.name: _verified_cells(layer) for layer in found.layers}))
     header, names = ("layer", "role", "shape"), [name for name, _ in known]
     columns = ("pattern", "density", "verdict")
-    return "".join(lines) + rows_by_name(names, header, columns, [rows for _, rows in known])
+    return lines + rows_by_name(names, header, columns, [rows for _, rows in known])
 
 
 def _verified_cells(layer: VerifiedLayer) -> tuple[Cells, Cells]:

@@ -1,14 +1,15 @@
 """The page of training runs: its sections and figures."""
 
 from collections.abc import Sequence
-from html import escape
+
+from markupsafe import Markup
 
 from nxm_hf import recipes
 from nxm_hf.report.axes import tick_label
 from nxm_hf.report.chart import Chart
 from nxm_hf.report.charts import all_charts
 from nxm_hf.report.figure import figure
-from nxm_hf.report.html import cards, html_page, section
+from nxm_hf.report.html import PARTS, cards, html_page, paragraphs, section
 from nxm_hf.report.run import Run
 from nxm_hf.report.settings_tables import NOT_WRITTEN, environment_table, settings_table
 from nxm_hf.report.svg import draw_mask
@@ -31,20 +32,20 @@ def training_page(runs: Sequence[Run]) -> str:
     constant = _constant([chart for chart in figures if chart.is_constant])
     sections = [
         section("summary", "Summary", summary_table(runs)),
-        section("curves", "Curves", cards(curves) + constant + _missing_curves(runs)),
+        section("curves", "Curves", cards(curves), constant, _missing_curves(runs)),
         section("layers", "Layers", layer_table(runs) or _no_content(NOT_RECORDED)),
         section("density", "Density by role", role_table(runs) or _no_content(NOT_SPARSE)),
         section("weights", "Weights", cards(weights) or _no_content(NOT_RECORDED)),
         section("flops", "Training FLOPs", cost_table(runs)),
-        section("settings", "Settings", settings_table(runs) + _unwritten(runs) + _papers(runs)),
+        section("settings", "Settings", settings_table(runs), _unwritten(runs), _papers(runs)),
         section("environment", "Environment", environment_table(runs) or _no_content(NOT_RECORDED)),
         section("verification", _verified_title(runs), verification_table(runs)),
     ]
-    return html_page("Training report", ", ".join(run.name for run in runs), "".join(sections))
+    return html_page("Training report", ", ".join(run.name for run in runs), sections)
 
 
-def _no_content(sentence: str) -> str:
-    return f'<p class="none">{escape(sentence)}</p>'
+def _no_content(*sentences: str) -> Markup:
+    return paragraphs("none", sentences)
 
 
 def _verified_title(runs: Sequence[Run]) -> str:
@@ -53,20 +54,20 @@ def _verified_title(runs: Sequence[Run]) -> str:
     return f"Verification of the {'final' if final else 'newest saved'} model{'s' if len(runs) > 1 else ''}"
 
 
-def _unwritten(runs: Sequence[Run]) -> str:
-    return "".join(_no_content(f"{run.name} {NOT_WRITTEN}") for run in runs if not run.facts)
+def _unwritten(runs: Sequence[Run]) -> Markup:
+    return _no_content(*(f"{run.name} {NOT_WRITTEN}" for run in runs if not run.facts))
 
 
-def _constant(figures: Sequence[Chart]) -> str:
+def _constant(figures: Sequence[Chart]) -> Markup:
     """Return a sentence with the values of the charts that are not drawn because nothing changes in them."""
     values = [
         f"{chart.title} ({', '.join(f'{line.name}: {tick_label(line.ys[0])}' for line in chart.lines)})"
         for chart in figures
     ]
-    return f'<p class="note">Not drawn, because constant: {escape("; ".join(values))}.</p>' if values else ""
+    return paragraphs("note", [f"Not drawn, because constant: {'; '.join(values)}."] if values else [])
 
 
-def _mask_excerpts(runs: Sequence[Run]) -> list[str]:
+def _mask_excerpts(runs: Sequence[Run]) -> list[Markup]:
     figures = []
     for run in runs:
         if run.analysis:
@@ -75,31 +76,26 @@ def _mask_excerpts(runs: Sequence[Run]) -> list[str]:
             note = (
                 f"The first {len(rows)} outputs (down) by {len(rows[0])} inputs (across) of {layer}; coloured is kept."
             )
-            figures.append(
-                f"<figure><figcaption>{escape(title)}</figcaption>{draw_mask(rows, f'{title}: {note}')}"
-                f'<p class="note">{escape(note)}</p></figure>'
-            )
+            figures.append(PARTS.figure(title, draw_mask(rows, f"{title}: {note}"), [], note, ""))
     return figures
 
 
-def _missing_curves(runs: Sequence[Run]) -> str:
+def _missing_curves(runs: Sequence[Run]) -> Markup:
     """Return sentences on how to log what has no curve."""
     sentences = []
     if not any(run.points("loss") for run in runs):
         sentences.append("No loss was logged: set logging_steps smaller than the number of steps.")
     if not any(run.evaluations for run in runs):
         sentences.append('No evaluation was logged: train with eval_strategy="steps" or "epoch".')
-    return "".join(map(_no_content, sentences))
+    return _no_content(*sentences)
 
 
-def _papers(runs: Sequence[Run]) -> str:
+def _papers(runs: Sequence[Run]) -> Markup:
     """Return a list of the recipes of the runs, with links to their papers."""
-    lines = []
+    papers = []
     for name in dict.fromkeys(run.config.get("recipe") for run in runs):
         if name in recipes.names():
             sentence, paper = recipes.describe(name)
             source, _, link = paper.rpartition(", ")
-            is_link = link.startswith("https://")
-            cited = f'<a href="{escape(link)}">{escape(source)}</a>' if is_link else escape(paper)
-            lines.append(f"<li><b>{escape(name)}</b>: {escape(sentence)} {cited}</li>")
-    return f'<ul class="papers">{"".join(lines)}</ul>' if lines else ""
+            papers.append((name, sentence, *((source, link) if link.startswith("https://") else (paper, ""))))
+    return PARTS.papers(papers) if papers else Markup()

@@ -123,16 +123,17 @@ class Backend(Generic[K]):
         """
         return tensor.device.type == self.device_type and large_enough(tensor) and self._kernels is not None
 
-    def passes(self, kernel: str, test: Callable[..., bool], *arguments: Any) -> bool:
+    def passes(self, kernel: str, test: Callable[..., bool], *arguments: Any, warns: bool = True) -> bool:
         """Return whether a kernel passes its self-test. It runs once in a process, and logs a warning if it fails.
 
         Args:
             kernel: The name of the kernel, which tells it apart from all others of this backend.
             test: One of the functions of `self_test`.
             *arguments: What `test` is called with.
+            warns: Whether a failure is logged.
         """
         if kernel not in self.self_tests:
-            self.self_tests[kernel] = self_test.passes(kernel, partial(test, *arguments))
+            self.self_tests[kernel] = self_test.passes(kernel, partial(test, *arguments), warns)
         return self.self_tests[kernel]
 
     def supports(self, operation: Operation, pattern: PatternLike, *tensors: Tensor) -> bool:

@@ -34,19 +34,20 @@ class Counts:
     kind: ClassVar[str] = "nm"
 
 
-def passes(kernel: str, test: Callable[[], bool]) -> bool:
+def passes(kernel: str, test: Callable[[], bool], warns: bool = True) -> bool:
     """Run a self-test. Log a warning and return False if it fails.
 
     Args:
         kernel: What the warning calls the kernel.
         test: Return whether the kernel is right. Anything that it raises is a failure, too.
+        warns: Whether to log; there may be another kernel for the same work.
     """
     try:
         with reference_only():
             reason = None if test() else "its result differs from torch's"
     except Exception as error:  # compilers raise errors of many types
         reason = repr(error)
-    if reason:
+    if reason and warns:
         logger.warning("The compiled kernel %s does not work here, so torch does its work: %s.", kernel, reason)
     return reason is None
 
@@ -68,7 +69,7 @@ def operation_is_right(
         tensors = _inputs(operation, pattern.m, dtype, device, seed)
         expected = [tensor.clone() for tensor in tensors]
         counts = run(*tensors, **number), operation.reference(pattern, *expected, **number)
-        if counts[0] != counts[1] or not all(map(_same_bits, tensors, expected)):
+        if counts[0] != counts[1] or not all(map(same_bits, tensors, expected)):
             return False
     if operation.refuses_nan:
         tensors[0][-1] = torch.nan
@@ -152,12 +153,18 @@ def difficult_numbers(
     return numbers.to(dtype).to(device)
 
 
+def same_bits(x: Tensor, y: Tensor) -> bool:
+    """Return whether two tensors of one dtype and shape hold the same bits.
+
+    Args:
+        x: A tensor.
+        y: Another tensor.
+    """
+    return torch.equal(x.view(torch.uint8), y.view(torch.uint8))
+
+
 def _inputs(operation: Operation, m: int, dtype: torch.dtype, device: torch.device | str, seed: int) -> list[Tensor]:
     extremes = FINITE if operation.finite else EXTREMES
     first, second = (difficult_numbers(GROUPS * m, dtype, device, seed + i, extremes) for i in range(2))
     floats = iter((first, second))
     return [next(floats) if kind == "float" else second > 0 for kind in operation.inputs]
-
-
-def _same_bits(x: Tensor, y: Tensor) -> bool:
-    return torch.equal(x.view(torch.uint8), y.view(torch.uint8))

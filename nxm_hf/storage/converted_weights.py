@@ -10,8 +10,8 @@ from nxm_hf.storage.weight_files import WeightFiles
 class ConvertedWeights:
     """Read the weights of a saved model one at a time, by the names that they have in memory.
 
-    Transformers saves many models under the names of their first checkpoints: ViT, Swin and AST, or Mixtral with one
-    tensor for each matrix of an expert. What it would do to save a model is undone here.
+    Transformers saves many models under the names of their first checkpoints. Examples are ViT, Swin and AST, and
+    Mixtral with one tensor for each matrix of an expert. This class reverses that conversion.
 
     Args:
         files: The open files.

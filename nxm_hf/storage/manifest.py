@@ -4,7 +4,7 @@
 Model cards and hidden files are left out: people edit them.
 
 The digest finds accidents; it is no signature. Of a file of up to 1 MiB, it is the SHA-256 of its content. SHA-256 of
-gigabytes would take a quarter of the time of a save, so a longer file is read as blocks of 255 rows of 513 integers of
+gigabytes would take a quarter of the time of a save. So a longer file is read as blocks of 255 rows of 513 integers of
 64 bits. The digest is the SHA-256 of the sums of all rows and all columns, modulo 2^64. That finds every change of up
 to three integers in a block and every burst of up to one row of bytes. A larger change goes unseen only if it leaves
 hundreds of such sums as they were.

@@ -33,7 +33,8 @@ class NxMCallback(TrainerCallback):
     Args:
         sparsity: An `NxMConfig`, the name of a recipe, a pattern, a dict, JSON, the path of a JSON or YAML file, or a
             method object.
-        resume_from: The checkpoint to resume from, if it is not `output_dir/checkpoint-{global_step}`.
+        resume_from: The checkpoint to resume from, if it is neither `output_dir/checkpoint-{global_step}` nor
+            `args.resume_from_checkpoint`.
 
     Raises:
         TypeError: If no sparsity is given.
@@ -99,7 +100,7 @@ class NxMCallback(TrainerCallback):
             found = None if engine.plan.shards is None else lambda: engine.verification
             SaveHook(kwargs["model"], engine.model, lambda: self._session.card_facts(engine.model), found).attach()
         if args.eval_on_start:
-            engine.deploy()
+            engine.deploy(preview=True)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -118,7 +119,7 @@ class NxMCallback(TrainerCallback):
     ) -> None:
         self._prepare(_trained(args, kwargs)[0], state, control)
         if control.should_training_stop:
-            self._session.started_engine().deploy()  # later callbacks see the deployed weights
+            self._session.started_engine().deploy(preview=True)  # later callbacks see the deployed weights
 
     def on_evaluate(
         self,
@@ -187,12 +188,18 @@ class NxMCallback(TrainerCallback):
         """Return the checkpoint that this training resumes from, or None."""
         if state.global_step == 0 or self.config.is_dense:
             return None
-        folder: str | Path = _checkpoint(args, state)
-        if not (Path(folder) / STATE_FILE).is_file() and self.resume_from is not None:
+        own = _checkpoint(args, state)
+        # Scripts pass this argument on to `train`, which does not tell callbacks where it resumes from.
+        places = (own, args.resume_from_checkpoint)
+        found = [path for path in places if path is not None and (Path(path) / STATE_FILE).is_file()]
+        folder: str | Path
+        if self.resume_from is not None and own not in found:
             folder = self.resume_from
-        elif not (Path(folder) / STATE_FILE).is_file():
+        elif found:
+            folder = found[0]
+        else:
             raise FileNotFoundError(
-                f"{folder} has no {STATE_FILE}. Is the checkpoint elsewhere? Write NxMCallback(..., resume_from=PATH). "
+                f"{own} has no {STATE_FILE}. Is the checkpoint elsewhere? Write NxMCallback(..., resume_from=PATH). "
                 "Did a plain Trainer or save_only_model=True write it? Load its weights with from_pretrained and train "
                 "anew."
             )
@@ -206,7 +213,7 @@ class NxMCallback(TrainerCallback):
         save = control.should_save or (args.save_strategy == "best" and control.should_evaluate)
         if not (save or control.should_evaluate) or not engine.plan.targets:
             return
-        engine.deploy()
+        engine.deploy(preview=True)
         if save:
             folder = _checkpoint(args, state)
             if args.should_save:

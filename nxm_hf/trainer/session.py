@@ -223,8 +223,8 @@ class SparseTrainingSession:
         return not state.is_hyper_param_search or verify_targets(self.started_engine().plan.targets).ok
 
     def deployed(self) -> AbstractContextManager[None]:
-        """Return a context in which the model holds its deployed weights."""
-        return self.engine.deployed() if self.engine is not None else nullcontext()
+        """Return a context in which the model holds its deployed weights. Every process enters it."""
+        return self.engine.deployed(preview=True) if self.engine is not None else nullcontext()
 
     def deployed_record(self, model: nn.Module, alone: bool = False) -> tuple[Plan, SparsityRecord, Verification]:
         """Verify the deployed weights, and describe the model. Call it inside `deployed()`.

@@ -26,6 +26,7 @@ from nxm_hf.config import NxMConfig
 from nxm_hf.distillation import DistillationConfig
 from nxm_hf.distillation.teacher import Teacher
 from nxm_hf.engine import Engine
+from nxm_hf.engine.adamw import AdamW
 from nxm_hf.methods import Method
 from nxm_hf.storage.checkpoints import begin_checkpoint, checkpoint_to_resume, is_checkpoint
 from nxm_hf.storage.manifest import record_model
@@ -67,8 +68,9 @@ class NxMTrainer(WholeCheckpoints):
         optimizers: As in Trainer.
         optimizer_cls_and_kwargs: As in Trainer.
         preprocess_logits_for_metrics: As in Trainer.
-        sparsity: An `NxMConfig`, the name of a recipe such as "admm", a pattern such as "2:4", a dict, JSON, the path
-            of a JSON or YAML file, or a method object. Without it, a model that is sparse already keeps its masks.
+        sparsity: An `NxMConfig`, or what makes one. That is the name of a recipe such as "admm", a pattern such as
+            "2:4", a dict, JSON, the path of a JSON or YAML file, or a method object. Without it, a model that is
+            sparse already keeps its masks.
         teacher: A model, or the directory of one. The student learns from its outputs too, with any recipe.
         distillation: How much the outputs of the teacher count: a `DistillationConfig`, or a dict of its fields.
         fix_loss_scale: Correct the loss of models that ignore `num_items_in_batch`. Trainer makes it too large by the
@@ -203,6 +205,12 @@ class NxMTrainer(WholeCheckpoints):
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._session.unlock_output()  # after an error too
+
+    @classmethod
+    def get_optimizer_cls_and_kwargs(cls, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Return what Trainer does, but `nxm_hf.AdamW` for torch's fused AdamW: it gives the same bits."""
+        optimizer, settings = super().get_optimizer_cls_and_kwargs(*args, **kwargs)
+        return AdamW if optimizer is torch.optim.AdamW and settings.get("fused") else optimizer, settings
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Do one training step as Trainer does; the first batch is also used to check the scale of the loss."""

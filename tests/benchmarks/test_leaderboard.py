@@ -6,7 +6,19 @@ import pytest
 
 from benchmarks import leaderboard
 from benchmarks.glue.comparison.records import Plan, RecordFile
-from benchmarks.leaderboard import BEGIN, END, PAGE, RESULTS, page, pages, rows, sections, step_cost, tables
+from benchmarks.leaderboard import (
+    BEGIN,
+    END,
+    PAGE,
+    RESULTS,
+    page,
+    pages,
+    rows,
+    sections,
+    step_cost,
+    step_shares,
+    tables,
+)
 
 needs_results = pytest.mark.skipif(not RESULTS.exists(), reason="needs benchmarks/glue/results")
 TEXT = """# Comparison
@@ -72,14 +84,14 @@ def test_a_page_gives_rows_in_order_with_their_numbers_and_link(tmp_path, monkey
     folder.mkdir(parents=True)
     (folder / "comparison.md").write_text(TEXT)
     (folder / "plan.json").write_text(json.dumps({"cells": [{"more": ["--bf16"]}]}))
-    costs = tmp_path / "costs.md"
-    costs.write_text("| recipe | 16x128 fp32 |\n|---|---|\n| asp | 1.007 → 1.003 (1.005) |\n")
-    for name, value in (("ROOT", tmp_path), ("RESULTS", folder.parent), ("COSTS", costs)):
+    (tmp_path / "added.json").write_text(json.dumps({"rows": [{"recipe": "asp pattern=1:4", "step() more ms": 8.0}]}))
+    (tmp_path / "plain.json").write_text(json.dumps({"rows": [{"plain ms": 2000.0}]}))
+    for name, value in (("ROOT", tmp_path), ("RESULTS", folder.parent), ("STEPS", tmp_path)):
         monkeypatch.setattr(leaderboard, name, value)
     link = "[bf16](../../benchmarks/glue/results/mine/comparison.md#cola)"
     assert [row.line for row in rows()] == [
         f"| 1:4 | CoLA, Matthews | `admm` | 1 | 0.2000 | -0.1 [-0.2, +0.0] | 50.0% ? | - | 0.882 | {link} |",
-        f"| 1:4 | CoLA, Matthews | `asp` | 1 | 0.1000 | -0.2 [-0.3, -0.1] | 0.0% | - | 0.763 | {link} |",
+        f"| 1:4 | CoLA, Matthews | `asp` | 1 | 0.1000 | -0.2 [-0.3, -0.1] | 0.0% | 1.004 | 0.763 | {link} |",
         f"| - | CoLA, Matthews | `dense` | 2 | 0.3000 | - | - | 1.000 | 1.000 | {link} |",
     ]
 
@@ -90,18 +102,39 @@ def test_sections_of_other_models_are_left_out():
     assert [heading for heading, _ in sections(TEXT.replace("## all-MiniLM-L6-v2\n", ""))] == ["cola"]
 
 
-def test_a_step_has_the_cost_of_the_recipe_that_was_timed():
-    costs = {"asp": "1.003", "asp warmup=0.1": "1.004", "sr-ste": "1.009"}
+def test_a_step_has_the_mean_cost_of_the_phases_that_were_timed():
+    costs = {"dense": 1000.0, "asp": 8.0, "asp warmup=0.1": 4.0, "asp warmup=0.9": 2.0, "sr-ste": 9.0}
+    costs |= {"admm settle=0.05": 10.0, "admm settle=0.05 steps=1": 82.0, "fix settle=0.05": 12.0}
+    costs["asp pattern=1:4"] = 7.0
     for recipe, cost in {
         "dense": "1.000",
-        "asp scores=alps": "1.003",
-        "asp scores=alps warmup=0.5": "1.004",
+        "asp scores=alps": "1.008",
+        "asp scores=alps warmup=0.5": "1.003",
         "sr-ste": "1.009",
-        "admm": "-",
+        "admm": "1.007",  # half of its steps at 11, half at 4
+        "admm settle=0.3 scores=magnitude": "1.009",
+        "fix": "1.008",
+        "admm rho=1e-2": "-",
+        "regularize": "-",
         "sr-ste teacher=dense": "-",
     }.items():
-        assert step_cost(recipe, "2:4", costs) == cost
-    assert step_cost("asp", "1:4", costs) == "-"
+        assert step_cost(recipe, "2:4", costs) == cost, recipe
+    assert (step_cost("asp", "1:4", costs), step_cost("admm", "1:4", costs)) == ("1.007", "-")
+
+
+def test_the_shares_of_the_steps_add_up_to_a_training():
+    for recipe in ("asp", "asp warmup=0.3", "admm", "admm rho=1e-2", "admm settle=0.3 warmup=0.2", "fix", "mask-decay"):
+        shares = step_shares(recipe, "2:4")
+        assert sum(shares.values()) == pytest.approx(1) and all(share > 0 for share in shares.values()), recipe
+    assert step_shares("admm", "4:8").keys() == {
+        f"{timed} pattern=4:8" for timed in ("admm settle=0.05", "admm settle=0.05 steps=1", "asp warmup=0.1")
+    }
+    assert step_shares("asp warmup=0.25", "1:4") == {"asp warmup=0.1 pattern=1:4": 0.75, "asp warmup=0.9": 0.25}
+
+
+@needs_results
+def test_every_row_without_a_teacher_has_the_cost_of_a_step():
+    assert all((row.step == "-") == ("teacher=" in row.recipe) for row in rows())
 
 
 def test_the_page_keeps_what_is_around_the_marks():

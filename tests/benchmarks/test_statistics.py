@@ -45,12 +45,13 @@ def test_the_geometric_mean_of_the_papers_table_is_the_papers_average():
 
 @pytest.mark.parametrize("seeds", [(0, 1, 2), (4,)])
 @pytest.mark.parametrize("task", ["mrpc", "cola", "stsb"])
-def test_the_interval_is_that_of_the_bootstrap_written_out(task, seeds):
+def test_the_interval_is_that_of_the_bootstrap_written_out(task, seeds, monkeypatch):
+    monkeypatch.setattr(statistics, "REPLICATES", 200)
     ours, theirs = (by_seed(name, right, task, seeds) for name, right in (("admm", 0.8), ("asp", 0.6)))
     labels = fake_labels(task, 60)
     scores = statistics.row_scores(task, np.asarray(labels), [*ours.values(), *theirs.values()])
     found = statistics.paired_difference(ours, theirs, scores)
-    metric = {"mrpc": glue_metric.f1, "cola": glue_metric.matthews_correlation, "stsb": glue_metric.pearson}[task]
+    metric = glue_metric.METRICS[statistics.metrics_of(task)[0]]
     of_rows, of_seeds = (statistics.generator(task, what) for what in ("rows", "seeds"))
     rows = [[int(row) for row in of_rows.integers(60, size=60)] for _ in range(statistics.REPLICATES)]
     drawn = of_seeds.integers(len(seeds), size=(statistics.REPLICATES, len(seeds)))
@@ -68,6 +69,19 @@ def test_the_interval_is_that_of_the_bootstrap_written_out(task, seeds):
     main = {"mrpc": "eval_f1", "cola": "eval_matthews_correlation", "stsb": "eval_pearson"}[task]
     apart = [ours[seed]["metrics"][main] - theirs[seed]["metrics"][main] for seed in seeds]
     assert found.mean == pytest.approx(sum(apart) / len(apart)) and found.seeds == len(seeds)
+
+
+@pytest.mark.parametrize("task", ["mrpc", "cola", "stsb", "rte"])
+def test_constant_sides_score_in_every_replicate_what_the_metric_gives(task, monkeypatch):
+    monkeypatch.setattr(statistics, "REPLICATES", 40)
+    labels = np.eye(1, 20)[0]  # so that in some replicates they are constant too
+    records = [{"name": str(answer), "predictions": [answer] * 20} for answer in (0, 1)]
+    metric = statistics.metrics_of(task)[0]
+    rows = statistics.generator(task, "rows").integers(20, size=(statistics.REPLICATES, 20))
+    for answer, (_, scores) in enumerate(statistics.row_scores(task, labels, records).items()):
+        said = np.full(20, answer)
+        expected = [glue_metric.scores([metric], said, labels[drawn])[metric] for drawn in rows]
+        assert scores == pytest.approx(expected, nan_ok=True)
 
 
 def test_with_one_seed_the_interval_agrees_with_that_of_scipy():

@@ -102,7 +102,16 @@ def test_an_unknown_metric_is_an_error_that_lists_the_tasks():
 
 def test_scores_that_are_all_the_same_have_no_correlation():
     metric = evaluate.load(run_glue.METRIC, "stsb")
-    assert np.isnan(metric.compute(predictions=[1.0, 1.0], references=[0.0, 1.0])["pearson"])
+    for predictions, references in (([1.0, 1.0], [0.0, 1.0]), ([2.0, 3.0], [4.0, 4.0]), ([1.0], [2.0])):
+        found = metric.compute(predictions=predictions, references=references)
+        assert [*found] == ["pearson", "spearmanr"] and np.isnan([*found.values()]).all()
+
+
+@pytest.mark.parametrize("task", ["cola", "mrpc"])
+def test_labels_that_are_all_the_same_have_a_correlation_and_f1_of_zero(task):
+    metric = evaluate.load(run_glue.METRIC, task)
+    for predictions, references in (([0, 0], [0, 0]), ([0, 0], [0, 1]), ([1, 1], [0, 0]), ([0], [0])):
+        assert metric.compute(predictions=predictions, references=references)[TASKS[task].best] == 0
 
 
 def test_matthews_of_three_labels_is_the_correlation_of_their_indicators():

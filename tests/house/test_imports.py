@@ -23,6 +23,7 @@ PARTS = {
     "solvers": {
         "comparator_network",
         "entry_counts",
+        "masked_adamw",
         "masked_ops",
         "nearest",
         "self_test",

@@ -5,12 +5,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+import nxm_hf
 from nxm_hf import verify
+from nxm_hf.engine.optimizer_state import unwrapped
 from nxm_hf.patterns import NM
+from nxm_hf.solvers import base
 from tests.support.grids import FEW, OTHERS
 from tests.support.training import (
     KINDS,
+    SHORT,
     STEPS,
     InterruptAt,
     SaveAt,
@@ -93,6 +98,23 @@ def test_a_training_with_any_optimizer_resumes_as_the_unbroken_one(recipe, optim
     assert_same_end(whole, resume(whole, 3, tmp_path, recipe, **OPTIMIZERS[optimizer]), 3)
 
 
+@pytest.mark.parametrize("recipe", FEW)
+def test_a_training_resumes_with_another_optimizer_of_the_same_bits(recipe, monkeypatch, tmp_path):
+    """NxMTrainer trains with `nxm_hf.AdamW`, which masks within its step. With torch's, the engine masks."""
+    monkeypatch.setattr(base, "MIN_NUMEL", 0)  # kernels for tiny weights, too
+    theirs = {"optimizer_cls_and_kwargs": (torch.optim.AdamW, {"lr": SHORT["learning_rate"], "fused": True})}
+    optimizers = {nxm_hf.AdamW: {"optim": "adamw_torch_fused"}, torch.optim.AdamW: theirs}
+    wholes = []
+    for kind, changes in optimizers.items():
+        whole = make_trainer(tmp_path / kind.__module__, eventful(recipe), callbacks=[SaveAt(3, STEPS)], **changes)
+        whole.train()
+        assert type(unwrapped(whole.optimizer)) is kind
+        wholes.append(whole)
+    assert_same_end(*wholes, STEPS)
+    for whole, changes in zip(wholes, reversed(optimizers.values()), strict=True):
+        assert_same_end(whole, resume(whole, 3, tmp_path / "again", recipe, **changes), 3)
+
+
 def test_a_warmup_a_refresh_and_a_settled_mask_all_happen_in_the_short_training(unbroken):
     """What the laws of this file stand on."""
     phases = [record["nxm/phase"] for record in unbroken("sr-ste").state.log_history if "loss" in record]
@@ -147,8 +169,17 @@ def test_the_callback_finds_the_checkpoint_in_output_dir_by_itself(unbroken, tmp
     assert_same_end(whole, trainer, 3)
 
 
-def test_the_callback_asks_for_resume_from_when_the_checkpoint_is_elsewhere(unbroken, tmp_path):
-    trainer = make_trainer(tmp_path, eventful("admm"), "NxMCallback")
+def test_the_callback_finds_the_checkpoint_that_a_script_names_among_its_arguments(unbroken, tmp_path):
+    whole = unbroken("admm", "NxMCallback")
+    named = str(checkpoint_of(whole, 3))
+    trainer = make_trainer(tmp_path, eventful("admm"), "NxMCallback", begin=5, resume_from_checkpoint=named)
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    assert_same_end(whole, trainer, 3)
+
+
+@pytest.mark.parametrize("argument", [None, "True"])
+def test_the_callback_asks_for_resume_from_when_the_checkpoint_is_elsewhere(argument, unbroken, tmp_path):
+    trainer = make_trainer(tmp_path, eventful("admm"), "NxMCallback", resume_from_checkpoint=argument)
     with pytest.raises(FileNotFoundError, match=r"Write NxMCallback\(\.\.\., resume_from=PATH\)"):
         trainer.train(resume_from_checkpoint=str(checkpoint_of(unbroken("admm", "NxMCallback"), 3)))
 

@@ -18,7 +18,7 @@ from nxm_hf.recipes import CalibratedStart
 from nxm_hf.storage.model_record import read_record
 from tests.support.models import assert_equal_weights, make_arguments, make_bert, make_rows
 from tests.support.toy_training import Toy, adamw, same, trained, weights
-from tests.support.training import ROWS, SaveAt, assert_same_end, make_trainer
+from tests.support.training import ROWS, SaveAt, StopAt, assert_same_end, batches_of, make_trainer
 
 KINDS = ("NxMTrainer", "NxMCallback")
 CALIBRATED_METHODS = [name for name in pruners.names() if name != "magnitude"]
@@ -30,14 +30,6 @@ def scored(method: str, pattern: str = "2:4", **words) -> NxMConfig:
 
 def prune_by_rows(model, config: NxMConfig, loader) -> None:
     CalibratedPruner(Plan.of(model, config), config, config.calibrated_start, loader).prune()
-
-
-def batches_of(rows: list) -> list[dict[str, torch.Tensor]]:
-    """Eight rows at a time, in order: what calibration is to see of so few."""
-    return [
-        {name: torch.stack([row[name] for row in rows[begin : begin + 8]]) for name in rows[0]}
-        for begin in range(0, len(rows), 8)
-    ]
 
 
 @pytest.mark.parametrize("method", pruners.names())
@@ -59,16 +51,6 @@ def test_scores_are_prune_on_the_rows_of_the_training_and_then_asp(method, tmp_p
     assert verify(by_hand).ok and saved.calibrated_start == (
         None if method == "magnitude" else CalibratedStart(method, "recipe")
     )
-
-
-class StopAt(TrainerCallback):
-    """Ends a training at this step."""
-
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step >= self.step
 
 
 class Stamps(TrainerCallback):

@@ -18,6 +18,8 @@ PATTERN, START = NM(2, 4), Clock(0, 10, epoch=5)
 
 # What else a setting can be, where that does not follow from its default, and what it needs beside it.
 OTHERS = {
+    ("asp", "preview"): None,  # changes what is shown, not what is trained; tested in tests/engine/test_preview.py
+    ("admm", "preview"): None,
     ("asp", "scores"): None,  # looks at data, or at gradients of a warm-up; tested by itself
     ("reset", "reset_moments"): ({}, "both"),
     ("mask-decay", "schedule"): ({}, "exponential"),
@@ -215,3 +217,16 @@ def test_a_wrong_value_fails_when_the_config_is_made(recipe, setting, value):
 def test_bits_tell_negative_zeros_apart():
     """What these tests compare by."""
     assert not torch.equal(bits(torch.tensor([-0.0])), bits(torch.tensor([0.0])))
+
+
+@pytest.mark.parametrize("name", ["asp", "admm"])
+def test_a_preview_needs_a_method_that_prunes_with_data(name):
+    settings = {"asp": {}, "admm": {"rho": 0.01}}[name]
+    with pytest.raises(ValueError, match='Write scores="alps" beside it'):
+        NxMConfig(name, settings={**settings, "preview": True})
+    with pytest.raises(ValueError, match=r"preview of .* must be True or False; got 'yes'"):
+        NxMConfig(name, settings={"preview": "yes"})
+    assert NxMConfig(name, settings={"preview": True, "scores": "alps"}).calibrated_start.preview
+    assert NxMConfig("admm", settings={"preview": True}).calibrated_start == CalibratedStart(
+        "alps", "settle", False, True
+    )

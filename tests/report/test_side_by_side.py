@@ -8,6 +8,7 @@ def test_quantities_that_differ_are_bold_and_markup_is_text():
     text = quantities(["a", "b"], [{"same": "1", "other": "<i>"}, {"same": "1", "other": "2", "more": "3"}])
     assert Reader(text).tables[""] == [["", "a", "b"], ["same", "1", "1"], ["other", "<i>", "2"], ["more", "-", "3"]]
     assert text.count("<b>") == 4 and "<i>" not in text and "Bold" in text
+    assert "&lt;i&gt;" in quantities(["a"], [{"x": "<i>"}])
     assert "Bold" not in quantities(["a"], [{"x": "1"}]) and quantities(["a"], [{}]) == ""
 
 

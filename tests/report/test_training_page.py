@@ -84,9 +84,11 @@ def test_names_of_directories_and_layers_are_text_and_no_markup(runs, tmp_path):
     folder = runs["admm"].rename(tmp_path / "<b>&run")
     path = folder / ANALYSIS_FILE
     path.write_text(path.read_text().replace("bert.encoder.layer.0.attention.self.query", "<script>alert(1)//"))
-    text = training_page(read_runs([folder]))
-    Reader(text)
-    assert "<script" not in text and html.escape("<script>alert(1)//") in text and "&lt;b&gt;&amp;run" in text
+    for others in ([], [runs["sr-ste"]]):
+        text = training_page(read_runs([folder, *others]))
+        Reader(text)
+        assert "<script" not in text and html.escape("<script>alert(1)//") in text
+        assert "<b>&run" not in text and "&lt;b&gt;&amp;run" in text
 
 
 def test_a_model_that_breaks_its_pattern_is_shown_as_such(runs):

@@ -18,7 +18,7 @@ from benchmarks.glue.comparison.statistics import metrics_of
 from benchmarks.glue.comparison.trials import Trial
 from benchmarks.glue.comparison.variants import read_grid, sweep_variants
 from nxm_hf import NxMConfig
-from tests.support.example_scripts import run_glue
+from tests.support.example_scripts import glue_metric, run_glue
 from tests.support.models import make_bert
 
 TASKS = run_glue.TASKS
@@ -86,10 +86,8 @@ def fake_record(trial: Trial, right: float, rows: int = 60) -> dict:
     labels = TASKS[trial.task].labels
     wrong = (lambda label: (label + 1) % len(labels)) if labels else (lambda label: round(draw.uniform(0, 5), 3))
     predictions = [label if draw.random() < right else wrong(label) for label in truth]
-    metrics = {
-        f"eval_{name}": float(metric(np.asarray(predictions), np.asarray(truth)))
-        for name, metric in metrics_of(trial.task).items()
-    }
+    scores = glue_metric.scores(metrics_of(trial.task), np.asarray(predictions), np.asarray(truth))
+    metrics = {f"eval_{name}": value for name, value in scores.items()}
     recall = {
         name: sum(a == b == label for a, b in zip(predictions, truth, strict=True)) / max(truth.count(label), 1)
         for label, name in enumerate(labels)

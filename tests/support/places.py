@@ -28,7 +28,6 @@ ELSEWHERE = {
     "report/figure.py": "report/test_training_page.py",
     "report/html.py": "report/test_training_page.py",
     "report/pruning_page.py": "report/test_report.py",
-    "report/stylesheet.py": "report/test_training_page.py",
     "report/svg.py": "report/test_charts.py",
     "solvers/dense.py": "solvers/test_solvers.py",
     "solvers/nm_network.py": "solvers/test_solvers.py",

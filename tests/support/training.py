@@ -48,6 +48,16 @@ class SaveAt(TrainerCallback):
         control.should_save = state.global_step in self.steps
 
 
+class StopAt(TrainerCallback):
+    """Ends a training at this step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
 class RecordGradients(TrainerCallback):
     """Copies the gradients of each step, as they are before the optimizer steps."""
 
@@ -68,6 +78,14 @@ class InterruptAt(TrainerCallback):
     def _interrupt(self, args, state, control, **kwargs):
         if state.global_step == self.step:
             raise KeyboardInterrupt
+
+
+def batches_of(rows: list) -> list[dict[str, torch.Tensor]]:
+    """Return the rows in order, eight to a batch, as pruning in the middle of a training reads so few."""
+    return [
+        {name: torch.stack([row[name] for row in rows[begin : begin + 8]]) for name in rows[0]}
+        for begin in range(0, len(rows), 8)
+    ]
 
 
 def make_trainer(

@@ -169,7 +169,7 @@ def _mean_difference(results: ModelResults, variant: Sequence[Runs], recipe: str
 
 
 def _table_of_scores(results: ModelResults, task: str) -> str:
-    labels, metrics = TASKS[task].labels, list(metrics_of(task))
+    labels, metrics = TASKS[task].labels, metrics_of(task)
     has_small = any(runs.recipe == "small" for runs in results.of(task))
     head = ["recipe", "seeds", *metrics, *(f"recall of {label}" for label in labels), "agrees with dense", "gap closed"]
     rows = [_constant_row(results, task, len(head) - 2 - len(metrics) + has_small)]

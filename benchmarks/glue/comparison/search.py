@@ -1,6 +1,7 @@
 """Search: Optuna's TPE over a space of settings, on rows held out of training; studies are shared by a URL.
 
-One trial of Optuna is one point of the space. It trains a `Trial` of this package for each seed.
+One trial of Optuna is one point of the space. It trains a `Trial` of this package for each seed. A small space is tried
+point by point without GridSampler. That one raises a RuntimeError when the last point is told outside of `optimize`.
 """
 
 import itertools

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from nxm_hf.solvers import comparator_network
 from nxm_hf.solvers import transposable_enumeration as enumeration
-from nxm_hf.solvers.cpu import nm_groups, transposable_enumeration, transposable_tiles, unstructured_rows
+from nxm_hf.solvers.cpu import adamw_entries, nm_groups, transposable_enumeration, transposable_tiles, unstructured_rows
 
 NUMBER = types.int64
 Inlined = Callable[..., int]
@@ -66,6 +66,12 @@ def _sixteen_groups(
     return as_function(body, (operation, n, m, bits, infinity), 5)
 
 
+def _adamw_sixteen(
+    context: Any, rounding: Any, at: Any, weight: Any, gradient: Any, mask: Any, first: Any, second: Any, numbers: Any
+) -> Any:
+    return as_function(adamw_entries.adamw_entries, (rounding,), 7)
+
+
 def _relax(context: Any, line: Any, allowed: Any, far: Any, origin: Any, base: Any, source: Any) -> Any:
     return as_function(transposable_tiles.relax, (), 6)
 
@@ -79,6 +85,7 @@ def _flag(context: Any, scores: Any, at: Any, flags: Any, threshold: Any, readab
 
 
 sixteen_groups = inlined(_sixteen_groups, prefer_literal=True)
+adamw_sixteen = inlined(_adamw_sixteen, prefer_literal=True)
 relax, collect, flag = inlined(_relax), inlined(_collect), inlined(_flag)
 
 

@@ -8,6 +8,7 @@ from numba import types
 
 from nxm_hf.solvers.cpu.intrinsics import (
     NUMBER,
+    adamw_sixteen,
     compiled,
     copy_flags,
     copy_scores,
@@ -71,6 +72,25 @@ def group_kernel(operation: str, n: int, m: int, bits: int, infinity: int) -> Ke
         return -1 if broken else total
 
     return compiled(run, NUMBER(*[NUMBER] * 6))
+
+
+@cache
+def adamw_kernel(rounding: int) -> Kernel:
+    """Return `run(first, last, weight, gradient, mask, first_moment, second_moment, numbers)`: a masked step of AdamW.
+
+    Args:
+        rounding: Which of `adamw_entries.ROUNDINGS` torch has.
+
+    Returns:
+        The kernel; it works on a range of sixteens of entries, and all others of its arguments are addresses.
+    """
+
+    def run(first: int, last: int, weight: int, gradient: int, mask: int, m: int, v: int, numbers: int) -> int:
+        for at in range(first * LANES, last * LANES, LANES):
+            adamw_sixteen(rounding, at, weight, gradient, mask, m, v, numbers)
+        return 0
+
+    return compiled(run, NUMBER(*[NUMBER] * 8))
 
 
 @cache

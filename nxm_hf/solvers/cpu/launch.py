@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nxm_hf.solvers.base import INFINITY_BITS
 from nxm_hf.solvers.cpu import LANES
-from nxm_hf.solvers.cpu.kernels import Kernel, enumeration_kernel, group_kernel, tile_kernel
+from nxm_hf.solvers.cpu.kernels import Kernel, adamw_kernel, enumeration_kernel, group_kernel, tile_kernel
 from nxm_hf.solvers.cpu.nm_groups import OPERATIONS as BODIES
 from nxm_hf.solvers.cpu.threads import pieces, run_jobs
 from nxm_hf.solvers.cpu.unstructured import ALL_BITS, MAGNITUDE, mark_highest
@@ -68,6 +68,22 @@ def _over_groups(
     for i, count in zip(owners, counts, strict=True):
         totals[i] = -1 if min(count, totals[i]) < 0 else totals[i] + count
     return totals
+
+
+def adamw(rounding: int, weights: Sequence[tuple[Tensor, ...]]) -> None:
+    """Take a masked step of AdamW with each of a list of weights.
+
+    Args:
+        rounding: Which of `adamw_entries.ROUNDINGS` torch has.
+        weights: Each weight with its gradient, its mask, both moments, and the numbers of its step. All but the numbers
+            are contiguous and of one size, a multiple of sixteen. All but the mask are fp32.
+    """
+    kernel, jobs = adamw_kernel(rounding), []
+    for tensors in weights:
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        for first, last in pieces(tensors[0].numel() // LANES, LANES):
+            jobs.append(partial(kernel, first, last, *addresses))
+    run_jobs(jobs, sum(tensors[0].numel() for tensors in weights))
 
 
 def over_tiles(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor], magnitudes: bool = False) -> int:

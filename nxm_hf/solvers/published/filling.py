@@ -9,9 +9,9 @@ LEAST = torch.iinfo(torch.int64).min
 def filled(q: Tensor, mask: Tensor, n: int) -> Tensor:
     """Return masks with n in every row and column.
 
-    Where a short row and a short column cross in a pruned entry, the best such entry is kept. Where they cross in kept
-    entries only, the first of each get one more by a trade: a kept entry elsewhere is pruned, and the entry of the
-    short row in its column and that of the short column in its row are kept. One of the two is always possible.
+    If a short row and a short column cross in a pruned entry, the best such entry is kept. If they cross in kept
+    entries only, the first of each get one more by a trade. A kept entry elsewhere is pruned. The entry of the short
+    row in its column and that of the short column in its row are kept. One of the two is always possible.
 
     Args:
         q: Integer scores, (tiles, m, m).

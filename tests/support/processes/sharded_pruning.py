@@ -36,7 +36,7 @@ PRUNED = [
 SETS = [("llama", "alps", "2:4", "6"), ("gpt2", "sparsegpt", "2:4", "2")]
 CONFIGS = {
     "warmup": NxMConfig("asp", settings={"scores": "alps"}, warmup=0.5),
-    "settle": NxMConfig("admm", settings={"rho": 0.01, "scores": "sparsegpt"}, settle=0.5),
+    "settle": NxMConfig("admm", settings={"rho": 0.01, "scores": "sparsegpt", "preview": True}, settle=0.5),
     "default": NxMConfig("admm"),
 }
 

@@ -1,0 +1,155 @@
+"""A step of AdamW on a masked weight: masked gradient, moments, weight and zeros in one pass over memory.
+
+As in `weight_ops`, the pass is a kernel's where a backend has one, with the bits of its form in torch.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from nxm_hf.solvers import cpu
+from nxm_hf.solvers.self_test import FINITE, difficult_numbers, same_bits
+from nxm_hf.solvers.weight_ops import keep
+
+ROUNDINGS = range(3)  # the numbers of `adamw_entries.ROUNDINGS`, which only numba can import
+Weight = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # a weight, its gradient, its mask and both moments
+Kernel = Callable[[Sequence[tuple[Tensor, ...]]], None]
+
+
+@dataclass(frozen=True)
+class AdamWStep:
+    """The settings of a step of AdamW.
+
+    Args:
+        step: The number of the step, from 1 on.
+        lr: The learning rate.
+        betas: The decay of both moments.
+        eps: The number that is added to the root of the second moment.
+        weight_decay: The decay of the weight, times the learning rate.
+        maximize: Whether the step goes along the gradient, not against it.
+    """
+
+    step: float
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    maximize: bool = False
+
+    @property
+    def has_kernel(self) -> bool:
+        """Return True if kernels can take a step with these settings."""
+        return 1 - self.betas[0] < 0.5  # torch averages in another order where the new gradient counts for more
+
+    @cached_property
+    def numbers(self) -> Tensor:
+        """Return what kernels read of the settings, in fp32 as torch's fused AdamW rounds it."""
+        first, second = self.betas
+        return torch.tensor(
+            [
+                -1.0 if self.maximize else 1.0,
+                1 - self.lr * self.weight_decay,
+                1 - first,
+                second,
+                1 - second,
+                math.sqrt(1 - second**self.step),
+                self.eps,
+                -(self.lr / (1 - first**self.step)),
+            ],
+            dtype=torch.float32,
+            device="cpu",
+        )
+
+
+def fits_kernel(weight: Tensor, mask: Tensor, *others: Tensor) -> bool:
+    """Return whether there is a kernel for a step of these tensors, and it works.
+
+    Args:
+        weight: The weight.
+        mask: Its mask.
+        *others: Its gradient and its moments, as far as they exist.
+    """
+    tensors = (weight, mask, *others)
+    return (
+        weight.numel() % cpu.LANES == 0
+        and cpu.BACKEND.available(weight)
+        and mask.dtype == torch.bool
+        and all(each.dtype == torch.float32 for each in (weight, *others))
+        and all(each.shape == weight.shape and each.is_contiguous() and each.is_cpu for each in tensors)
+        and _kernel() is not None
+    )
+
+
+def step_by_kernel(weights: Sequence[Weight], steps: Sequence[AdamWStep]) -> None:
+    """Take a step with each weight by a kernel.
+
+    Args:
+        weights: Weights with what belongs to them, all of which `fits_kernel`. Gradients are only read.
+        steps: The settings of each weight's step.
+    """
+    kernel = _kernel()
+    assert kernel is not None
+    kernel([(*weight, step.numbers) for weight, step in zip(weights, steps, strict=True)])
+    for matrix, _, _, first, second in weights:
+        for each in (matrix, first, second):
+            torch.autograd.graph.increment_version(each)  # as torch does for what its own steps write
+
+
+def step_in_torch(weight: Weight, step: AdamWStep) -> None:
+    """Take a step with a weight in torch.
+
+    Args:
+        weight: The weight with what belongs to it. The gradient is only read.
+        step: The settings of the step.
+    """
+    matrix, gradient, mask, first, second = weight
+    adamw(
+        [matrix],
+        [gradient.masked_fill(~mask, 0.0)],
+        [first],
+        [second],
+        [],
+        [torch.tensor(step.step - 1.0, device=matrix.device)],
+        fused=True,
+        amsgrad=False,
+        beta1=step.betas[0],
+        beta2=step.betas[1],
+        lr=step.lr,
+        weight_decay=step.weight_decay,
+        eps=step.eps,
+        maximize=step.maximize,
+    )
+    keep(matrix, mask)
+
+
+def _kernel() -> Kernel | None:
+    """Return the kernel that rounds as torch does here, or None if there is none."""
+    for rounding in ROUNDINGS:
+        run = partial(cpu.BACKEND.kernels.adamw, rounding)
+        name = f"step of AdamW in rounding {rounding}"
+        if cpu.BACKEND.passes(name, _kernel_is_right, run, warns=rounding == ROUNDINGS[-1]):
+            return run
+    return None
+
+
+def _kernel_is_right(run: Kernel) -> bool:
+    """Return whether a kernel leaves the bits of the form in torch, in steps of several settings."""
+    count = 4096
+    for seed, maximize in enumerate((False, True)):
+        weight, first, second, *gradients = (
+            difficult_numbers(count, torch.float32, "cpu", 10 * seed + i, FINITE) for i in range(6)
+        )
+        mask = difficult_numbers(count, torch.float32, "cpu", 10 * seed + 7, ()) > 0
+        ours, theirs = ([each.clone() for each in (weight, first, second.abs())] for _ in range(2))
+        for number, gradient in enumerate(gradients, start=1 + 40 * seed):
+            step = AdamWStep(number, 0.1**number, (0.9, 0.95 + 0.049 * seed), 1e-8, 0.1 * seed, maximize)
+            run([(ours[0], gradient, mask, *ours[1:], step.numbers)])
+            step_in_torch((theirs[0], gradient, mask, theirs[1], theirs[2]), step)
+            if not all(map(same_bits, ours, theirs)):
+                return False
+    return True

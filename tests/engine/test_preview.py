@@ -1,0 +1,57 @@
+"""A preview: before the training prunes with its data, evaluations and checkpoints show what that would make."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Trainer
+
+from nxm_hf import NxMConfig, prune, verify
+from nxm_hf.storage.state_file import read_state
+from tests.support.models import assert_equal_weights, make_bert
+from tests.support.training import KINDS, ROWS, SaveAt, StopAt, assert_same_end, batches_of, make_trainer
+
+PREVIEWS = {
+    "admm": NxMConfig("admm", settings={"preview": True, "scores": "sparsegpt"}, settle=0.25),
+    "asp": NxMConfig("asp", settings={"preview": True, "scores": "adaprune"}, warmup=0.75),
+}
+
+
+@pytest.mark.parametrize("config", PREVIEWS.values(), ids=PREVIEWS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_preview_shows_what_the_method_makes_of_the_weights_and_changes_no_training(kind, config, tmp_path):
+    short = dict(gradient_accumulation_steps=1, eval_strategy="steps", eval_steps=4, eval_dataset=ROWS[:8])
+    shown = make_trainer(tmp_path / "shown", config, kind, callbacks=[SaveAt(4, 8)], **short)
+    shown.train()
+    plain = make_trainer(tmp_path / "plain", config.replace(preview=False), kind, callbacks=[SaveAt(4, 8)], **short)
+    plain.train()
+    assert_equal_weights(shown.model, plain.model)
+    expected = make_bert()
+    _, tensors = read_state(tmp_path / "plain/checkpoint-4")
+    trained = {name: tensor for name, tensor in tensors.items() if name.endswith("/weight")}
+    expected.load_state_dict(load_file(tmp_path / "plain/checkpoint-4/model.safetensors"), strict=False)
+    with torch.no_grad():
+        for name, tensor in trained.items():
+            expected.get_parameter(name.replace("/", ".")).copy_(tensor)
+    prune(expected, config.pattern, config.calibrated_start.method, batches_of(ROWS))
+    saved = load_file(tmp_path / "shown/checkpoint-4/model.safetensors")
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(tensor, saved[name]), name
+    losses = [record["eval_loss"] for record in shown.state.log_history if "eval_loss" in record]
+    others = [record["eval_loss"] for record in plain.state.log_history if "eval_loss" in record]
+    assert losses[0] != others[0] and losses[1] == others[1]
+    evaluated = Trainer(expected, shown.args, eval_dataset=ROWS[:8]).evaluate()
+    assert losses[0] == pytest.approx(evaluated["eval_loss"], rel=1e-6), "what was saved is what was evaluated"
+    again = make_trainer(
+        tmp_path / "again", config, kind, 5, [SaveAt(8)], resume_from=tmp_path / "shown/checkpoint-4", **short
+    )
+    again.train(resume_from_checkpoint=str(tmp_path / "shown/checkpoint-4"))
+    assert_same_end(shown, again, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_that_ends_early_ends_with_its_preview(kind, tmp_path):
+    trainer = make_trainer(tmp_path, PREVIEWS["admm"], kind, callbacks=[SaveAt(3), StopAt(3)])
+    trainer.train()
+    saved = load_file(tmp_path / "checkpoint-3/model.safetensors")
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in trainer.model.state_dict().items())
+    assert verify(trainer.model, "2:4").ok

@@ -1,0 +1,174 @@
+"""A masked step of AdamW: the kernel, the form in torch, and the arithmetic written out in double precision."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nxm_hf.solvers import base, cpu, reference_only
+from nxm_hf.solvers.masked_adamw import ROUNDINGS, AdamWStep, fits_kernel, step_by_kernel, step_in_torch
+from tests.support.cpu_kernels import INF
+from tests.support.processes import environment
+from tests.support.toy_training import same
+
+pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+STEP = AdamWStep(3, 0.01, (0.9, 0.999), 1e-8, 0.1)
+
+
+@pytest.fixture(autouse=True)
+def kernels_for_every_size(monkeypatch):
+    monkeypatch.setattr(base, "MIN_NUMEL", 0)
+
+
+def drawn(shape=(16, 64), seed=0):
+    """Draw a weight, its gradient, its mask and both moments, with zeros of both signs and tiny numbers."""
+    noise = torch.Generator().manual_seed(seed)
+    weight, gradient, chance, first, second = (torch.randn(shape, generator=noise) for _ in range(5))
+    gradient[gradient.abs() < 0.2] *= 0.0
+    second[second.abs() < 0.2] = 1e-45
+    return weight, gradient, chance > 0.3, first, second.abs()
+
+
+def copied(tensors):
+    return tuple(each.clone() for each in tensors)
+
+
+def written_out(tensors, step):
+    """Take the step in double precision, entry by entry as the paper has it."""
+    weight, gradient, mask, first, second = (each.double() if each.is_floating_point() else each for each in tensors)
+    gradient = torch.where(mask, gradient, 0.0) * (-1 if step.maximize else 1)
+    beta, other = step.betas
+    first = beta * first + (1 - beta) * gradient
+    second = other * second + (1 - other) * gradient**2
+    denominator = (second / (1 - other**step.step)).sqrt() + step.eps
+    weight = weight * (1 - step.lr * step.weight_decay) - step.lr / (1 - beta**step.step) * first / denominator
+    return torch.where(mask, weight, 0.0), first, second
+
+
+values = st.floats(0, 1, exclude_max=True)
+steps = st.builds(
+    AdamWStep,
+    step=st.sampled_from([1.0, 2.0, 7.0, 1000.0, 1e6]),
+    lr=st.sampled_from([0.0, 1e-45, 2e-5, 0.1]),
+    betas=st.tuples(st.floats(0.51, 0.999), values),
+    eps=st.sampled_from([1e-8, 1e-3]),
+    weight_decay=st.sampled_from([0.0, 0.01, 1.0]),
+    maximize=st.booleans(),
+)
+
+
+@settings(max_examples=60)
+@given(steps, st.integers(0, 1000), st.sampled_from([(1, 16), (3, 48), (16, 64), (5, 7, 16), (80,)]))
+def test_kernel_and_torch_leave_the_same_bits(step, seed, shape):
+    ours, theirs = copied(drawn(shape, seed)), copied(drawn(shape, seed))
+    for number in range(3):
+        now = replace(step, step=step.step + number)
+        assert fits_kernel(ours[0], ours[2], ours[1], *ours[3:])
+        step_by_kernel([ours], [now])
+        with reference_only():
+            step_in_torch(theirs, now)
+        assert same(ours, theirs)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_every_rounding_of_the_kernel_is_a_step_of_adamw(rounding):
+    """Only one of them has the bits of torch here; another machine has another one."""
+    kernel = partial(cpu.BACKEND.kernels.adamw, rounding)
+    for step in (STEP, replace(STEP, maximize=True, weight_decay=0.0)):
+        tensors = copied(drawn())
+        expected = written_out(tensors, step)
+        kernel([(*tensors, step.numbers)])
+        for each, exact in zip((tensors[0], *tensors[3:]), expected, strict=True):
+            assert torch.allclose(each.double(), exact, rtol=2e-6, atol=1e-7)
+
+
+def test_torch_on_a_cpu_without_fused_products_has_a_kernel_too():
+    code = (
+        "import torch; from nxm_hf.solvers import base; base.MIN_NUMEL = 0\n"
+        "from nxm_hf.solvers.masked_adamw import fits_kernel\n"
+        "print(fits_kernel(torch.ones(64), torch.ones(64).bool()))"
+    )
+    variables = {**environment(), "ATEN_CPU_CAPABILITY": "default"}
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"], done.stderr
+
+
+def test_only_the_gradient_and_the_mask_are_left_as_they_were():
+    tensors = drawn()
+    before, versions = copied(tensors), [each._version for each in tensors]
+    step_by_kernel([tensors], [STEP])
+    assert same(tensors[1:3], before[1:3]) and not any(torch.equal(tensors[i], before[i]) for i in (0, 3, 4))
+    assert [now._version > old for now, old in zip(tensors, versions, strict=True)] == [True, False, False, True, True]
+
+
+def test_pruned_entries_are_positive_zeros_whatever_their_gradient_and_moments_are():
+    for form in (lambda w: step_by_kernel([w], [STEP]), lambda w: step_in_torch(w, STEP)):
+        weight, gradient, mask, first, second = tensors = drawn()
+        gradient.masked_fill_(~mask, INF).view(-1)[::3].masked_fill_(~mask.view(-1)[::3], torch.nan)
+        weight.masked_fill_(~mask, -0.0)
+        first.masked_fill_(~mask, 0.0)
+        second.masked_fill_(~mask, 0.0)
+        form(tensors)
+        pruned = [each[~mask] for each in (weight, first, second)]
+        assert same(pruned, [torch.zeros_like(each) for each in pruned])
+        assert all(bool(each.isfinite().all()) for each in (weight, first, second))
+
+
+def test_a_kept_entry_of_negative_zero_becomes_a_positive_one():
+    for form in (lambda w: step_by_kernel([w], [STEP]), lambda w: step_in_torch(w, STEP)):
+        tensors = tuple(torch.zeros(64) for _ in range(5))
+        tensors = tensors[0] * -1.0, tensors[1], tensors[2] == 0, tensors[3], tensors[4]
+        form(tensors)
+        assert same([tensors[0]], [torch.zeros(64)])
+
+
+def test_a_nan_of_a_kept_entry_is_not_hidden():
+    weight, gradient, mask, first, second = drawn()
+    gradient[3, 5], mask[3, 5] = torch.nan, True
+    step_by_kernel([(weight, gradient, mask, first, second)], [STEP])
+    assert all(int(each.isnan().sum()) == 1 and bool(each[3, 5].isnan()) for each in (weight, first, second))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_weights_that_threads_share_out_get_their_own_steps(threads, monkeypatch):
+    monkeypatch.setattr(sys.modules["nxm_hf.solvers.cpu.threads"], "MIN_NUMEL", 0)
+    monkeypatch.setattr(sys.modules["nxm_hf.solvers.cpu.threads"], "PIECE", 2**6)
+    shapes = [(16, 64), (1, 16), (3, 48)]
+    sets = [[drawn(shape, seed) for seed, shape in enumerate(shapes)] for _ in range(2)]
+    settings_of_each = [replace(STEP, step=STEP.step + i, lr=0.01 * i) for i in range(3)]
+    torch.set_num_threads(threads)
+    try:
+        step_by_kernel(sets[0], settings_of_each)
+    finally:
+        torch.set_num_threads(1)
+    for weight, step in zip(sets[1], settings_of_each, strict=True):
+        step_in_torch(weight, step)
+    assert all(map(same, *sets))
+
+
+def test_what_has_no_kernel_is_told_by_type_size_and_layout():
+    weight, gradient, mask, first, second = drawn()
+    assert fits_kernel(weight, mask, gradient, first, second) and fits_kernel(weight, mask)
+    for wrong in (
+        (weight.double(), mask),
+        (weight.bfloat16(), mask),
+        (weight, mask.float()),
+        (weight, mask, gradient.double()),
+        (weight, mask, gradient.T.contiguous().T),
+        (weight.T.contiguous().T, mask),
+        (weight, mask.T.contiguous().T),
+        (weight, mask, gradient, first[:8]),
+        (weight, mask.view(32, 32)),
+        (weight[:1, :60], mask[:1, :60]),
+        (weight.to("meta"), mask.to("meta")),
+        (weight, mask.to("meta")),
+    ):
+        assert not fits_kernel(*wrong)
+    with reference_only():
+        assert not fits_kernel(weight, mask)
+    assert STEP.has_kernel and not replace(STEP, betas=(0.5, 0.9)).has_kernel
