@@ -11,10 +11,11 @@ from nxm_hf.layers.find import Layer
 from nxm_hf.layers.histogram_threshold import keep_highest_of_all
 from nxm_hf.layers.sharding import Shards, is_cut_by_inputs, tiles_are_whole
 from nxm_hf.patterns import NM, Block, Dense, Pattern, Transposable, Unstructured
+from nxm_hf.solvers.base import refuse_nan
 from nxm_hf.solvers.block_topk import block_maxima, fill_blocks
 from nxm_hf.solvers.nearest import block_squares
 from nxm_hf.solvers.unstructured_threshold import keep_highest
-from nxm_hf.solvers.weight_ops import keep, refuse_nan
+from nxm_hf.solvers.weight_ops import keep
 
 GATHERED = 2**20  # bytes of scores up to which they are gathered; two histograms have as many
 
@@ -185,8 +186,9 @@ class SharedPattern(Pattern):
             return self._keep_blocks(block_squares(weight, pattern), weight, pattern)
         return self._solve(pattern.nearest, weight)
 
-    def project(self, weight: Tensor) -> Tensor:
-        projected = weight.detach().clone()
+    def project(self, weight: Tensor, out: Tensor | None = None) -> Tensor:
+        projected = torch.empty_like(weight.detach()) if out is None else out
+        projected.copy_(weight.detach())
         keep(projected, self.nearest(weight))
         return projected
 

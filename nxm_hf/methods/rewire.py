@@ -9,9 +9,10 @@ from torch import Tensor
 from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State
 from nxm_hf.methods.schedules import Clock
 from nxm_hf.patterns import Pattern
+from nxm_hf.solvers.base import refuse_nan
 from nxm_hf.solvers.entry_counts import holds_mask
 from nxm_hf.solvers.masked_ops import scale_pruned
-from nxm_hf.solvers.weight_ops import keep, mask_change, refuse_nan
+from nxm_hf.solvers.weight_ops import keep, mask_change
 
 
 @dataclass(frozen=True)

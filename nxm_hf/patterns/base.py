@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from nxm_hf.solvers import solve, weight_ops
+from nxm_hf.solvers.base import refuse_nan
 from nxm_hf.solvers.entry_counts import EntryCounts, count_entries
-from nxm_hf.solvers.weight_ops import refuse_nan
 
 
 class Pattern(ABC):
@@ -131,19 +131,22 @@ class Pattern(ABC):
         self.check(weight.shape)
         return weight_ops.nearest_mask(weight.detach(), self)
 
-    def project(self, weight: Tensor) -> Tensor:
-        """Return the nearest weight that holds the pattern, as a new tensor whose zeros are all +0.0.
+    def project(self, weight: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the nearest weight that holds the pattern. Its zeros are all +0.0.
 
         No weight of the pattern has a smaller Euclidean distance. Its mask is `nearest(weight)`.
 
         Args:
             weight: The weight.
+            out: A contiguous tensor to write into, of the weight's type, shape and device. It may be the weight itself,
+                which is partly overwritten if it holds a NaN. By default a new tensor, whose memory takes longer
+                than the projection.
 
         Raises:
-            ValueError: The shape does not fit the pattern, or the weight holds a NaN.
+            ValueError: The shape does not fit the pattern, the weight holds a NaN, or `out` does not fit the weight.
         """
         self.check(weight.shape)
-        return weight_ops.project(weight.detach(), self)
+        return weight_ops.project(weight.detach(), self, out)
 
 
 def kept_count(density: float, total: int) -> int:

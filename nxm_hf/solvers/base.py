@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Protocol, TypeGuard, TypeVar
+from typing import ClassVar, Generic, NoReturn, Protocol, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -221,6 +221,35 @@ class Operation:
     refuses_nan: bool = True
     finite: bool = False
     factors: tuple[float, ...] = ()
+
+
+def refuse_nan(scores: Tensor) -> None:
+    """Raise an error if scores hold a NaN, which has no place in an order.
+
+    Args:
+        scores: Scores, or a weight.
+
+    Raises:
+        ValueError: There is a NaN.
+    """
+    # A sum is NaN if any score is, and is much cheaper than `isnan`.
+    if scores.is_floating_point() and scores.sum().isnan() and (count := int(scores.isnan().sum())):
+        raise_nan(f"Scores hold {count} NaN of {scores.numel()}")
+
+
+def raise_nan(problem: str) -> NoReturn:
+    """Raise the error about a NaN.
+
+    Args:
+        problem: What holds a NaN.
+
+    Raises:
+        ValueError: Always.
+    """
+    raise ValueError(
+        f"{problem}; a mask needs numbers. "
+        "Look for the step that made them: a learning rate too high, or an fp16 overflow."
+    )
 
 
 def integer_view(tensor: Tensor) -> Tensor:

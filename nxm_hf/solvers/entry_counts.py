@@ -14,6 +14,9 @@ from nxm_hf.solvers import cpu
 from nxm_hf.solvers.base import NMPattern, Operation, integer_view
 from nxm_hf.solvers.self_test import Counts
 
+# NumPy counts 4 GB/s and a kernel 20, but its import takes as long as counting 2 GB does. A weight of more entries than
+# this stands in a model that is larger.
+IMPORT_ABOVE = 2**24
 PART = 2**17  # entries looked at together: their flags and numbers fit into the second cache of a core
 
 _INTEGERS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -62,9 +65,9 @@ def count_entries(weight: Tensor, n: int = 1, m: int = 1) -> EntryCounts:
     weight = weight.detach()
     if not _can_be_viewed(weight):
         return _counts_in_torch(weight, n, m)
-    # The import of a compiler costs more than it saves here, so kernels count only where others are in use.
     groups = Counts(n, m) if m > 1 else Counts(4, 4)
-    if cpu.BACKEND.is_loaded and cpu.BACKEND.supports(COUNT_ENTRIES, groups, weight):
+    worth_an_import = cpu.BACKEND.is_loaded or weight.numel() > IMPORT_ABOVE
+    if worth_an_import and cpu.BACKEND.supports(COUNT_ENTRIES, groups, weight):
         number = cpu.BACKEND.runner(COUNT_ENTRIES, groups)(weight)
         if 0 <= number < 1 << 32:  # nothing is wrong
             return EntryCounts(number)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nxm_hf.solvers import solve
-from nxm_hf.solvers.base import BlockPattern, NMPattern
+from nxm_hf.solvers import cpu, solve
+from nxm_hf.solvers.base import BlockPattern, NMPattern, refuse_nan
 from nxm_hf.solvers.block_topk import fill_blocks
 from nxm_hf.solvers.unstructured_threshold import keep_highest
 
@@ -25,9 +25,18 @@ def nearest_tiles(weight: Tensor, pattern: NMPattern) -> Tensor:
     """Return the transposable mask that keeps the largest sum of squares in every tile.
 
     Args:
-        weight: A weight without NaN, whose shape fits the pattern.
+        weight: A contiguous weight, whose shape fits the pattern.
         pattern: The transposable pattern.
+
+    Raises:
+        ValueError: The weight holds a NaN.
     """
+    if cpu.supports_nearest_tiles(weight, pattern):
+        mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
+        if cpu.fill_nearest_tiles(weight, pattern, mask, lambda strips: _nearest_strips(strips, pattern)) < 0:
+            refuse_nan(weight)
+        return mask
+    refuse_nan(weight)
     strips = weight.reshape(-1, pattern.m, weight.shape[-1])
     parts = min(len(strips), max(1, weight.numel() // PART)) if weight.device.type == "cpu" else 1
     kept = [_nearest_strips(part, pattern) for part in strips.tensor_split(parts)]
@@ -94,9 +103,13 @@ def nearest_blocks(weight: Tensor, pattern: BlockPattern) -> Tensor:
     Of equal blocks, read row by row, the first are kept.
 
     Args:
-        weight: A weight without NaN, whose shape fits the pattern.
+        weight: A weight whose shape fits the pattern.
         pattern: The block pattern.
+
+    Raises:
+        ValueError: The weight holds a NaN.
     """
+    refuse_nan(weight)
     sums = block_squares(weight, pattern)
     mask = keep_highest(sums.flatten(), pattern.kept_blocks(weight.shape)).view(sums.shape)
     return fill_blocks(mask, weight, pattern)

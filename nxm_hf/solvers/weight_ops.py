@@ -5,7 +5,7 @@ Where a NaN is refused, tensors may have been partly overwritten.
 """
 
 import math
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy
 import torch
@@ -21,33 +21,14 @@ from nxm_hf.solvers.base import (
     integer_view,
     is_nm,
     is_shared,
+    raise_nan,
+    refuse_nan,
 )
 from nxm_hf.solvers.nearest import NEAREST
 from nxm_hf.solvers.self_test import Counts, Run
 
 PART = 2**20  # entries processed at a time: they stay in a CPU's last cache, and calls cost little beside them
 ANY_FOUR = Counts(0, 4)  # the pattern of the kernel that reads each entry alone
-
-
-def refuse_nan(scores: Tensor) -> None:
-    """Raise an error if scores hold a NaN, which has no place in an order.
-
-    Args:
-        scores: Scores, or a weight.
-
-    Raises:
-        ValueError: There is a NaN.
-    """
-    # A sum is NaN if any score is, and is much cheaper than `isnan`.
-    if scores.is_floating_point() and scores.sum().isnan() and (count := int(scores.isnan().sum())):
-        _raise_nan(f"Scores hold {count} NaN of {scores.numel()}")
-
-
-def _raise_nan(problem: str) -> NoReturn:
-    raise ValueError(
-        f"{problem}; a mask needs numbers. "
-        "Look for the step that made them: a learning rate too high, or an fp16 overflow."
-    )
 
 
 def magnitude_mask(weight: Tensor, pattern: MaskPattern) -> Tensor:
@@ -65,6 +46,10 @@ def magnitude_mask(weight: Tensor, pattern: MaskPattern) -> Tensor:
     if kernel := kernel_of(MAGNITUDE_MASK, pattern, weight, mask):
         run_refusing_nan(kernel, weight, mask)
         return mask
+    if cpu.supports_magnitudes(weight, pattern):
+        if cpu.fill_magnitude_mask(weight, pattern, mask) < 0:
+            refuse_nan(weight)
+        return mask
     return pattern.mask(weight.abs())
 
 
@@ -81,29 +66,55 @@ def nearest_mask(weight: Tensor, pattern: MaskPattern) -> Tensor:
     solve_nearest = NEAREST[pattern.kind]
     if solve_nearest is None or not weight.numel():
         return magnitude_mask(weight, pattern)
-    refuse_nan(weight)
     return solve_nearest(weight.contiguous(), pattern)
 
 
-def project(weight: Tensor, pattern: MaskPattern) -> Tensor:
-    """Return the nearest weight that holds the pattern, as a new tensor whose zeros are all +0.0.
+def project(weight: Tensor, pattern: MaskPattern, out: Tensor | None = None) -> Tensor:
+    """Return the nearest weight that holds the pattern; its zeros are all +0.0.
 
     Args:
         weight: A weight whose shape fits the pattern.
         pattern: The pattern to hold.
+        out: Where to write it; by default a new tensor.
 
     Raises:
-        ValueError: The weight holds a NaN.
+        ValueError: The weight holds a NaN, or `out` does not fit.
     """
-    contiguous, result = weight.contiguous(), torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    contiguous = weight.contiguous()
+    result = torch.empty_like(contiguous) if out is None else _fitting(out, weight)
     if kernel := kernel_of(PROJECT, pattern, contiguous, result):
         run_refusing_nan(kernel, contiguous, result)
         return result
-    mask = nearest_mask(weight, pattern)
-    result = (weight * mask).add_(0)  # -0.0 + 0 is +0.0; a product is three times faster than `where`
-    if result.sum().isnan():  # a pruned infinity, times 0
-        result = torch.where(mask, weight, 0).add_(0)
-    return result
+    return kept(contiguous, nearest_mask(contiguous, pattern), result)
+
+
+def _fitting(out: Tensor, weight: Tensor) -> Tensor:
+    """Return a tensor if a weight's numbers can be written into it; raise ValueError otherwise."""
+    expected, given = ((x.dtype, tuple(x.shape), x.device) for x in (weight, out))
+    if expected != given or not out.is_contiguous():
+        layout = "" if out.is_contiguous() else ", not contiguous"
+        raise ValueError(
+            f"out is {given[0]} of shape {given[1]} on {given[2]}{layout}; it needs a contiguous {expected[0]} of "
+            f"shape {expected[1]} on {expected[2]}. Write torch.empty_like(weight), or leave out= away."
+        )
+    return out.detach()
+
+
+def kept(weight: Tensor, mask: Tensor, out: Tensor) -> Tensor:
+    """Write what a mask keeps of a weight into a tensor, with +0.0 elsewhere and for -0.0. Return that tensor.
+
+    Args:
+        weight: The weight.
+        mask: True where an entry is kept.
+        out: A contiguous tensor like the weight; it may be the weight itself.
+    """
+    if kernel := kernel_of(KEPT, ANY_FOUR, weight, mask, out):
+        kernel(weight, mask, out)
+        return out
+    if out is not weight:
+        out.copy_(weight)
+    keep(out, mask)
+    return out
 
 
 def keep(weight: Tensor, mask: Tensor) -> None:
@@ -267,10 +278,10 @@ def _update(
 
 
 def _write_nearest_mask(weight: Tensor, pattern: PatternLike, mask: Tensor, magnitudes: Tensor) -> None:
-    refuse_nan(torch.abs(weight, out=magnitudes))
     if solve_nearest := NEAREST[pattern.kind]:
-        mask.copy_(solve_nearest(magnitudes, pattern))
+        mask.copy_(solve_nearest(weight.contiguous(), pattern))
     else:
+        refuse_nan(torch.abs(weight, out=magnitudes))
         choose(magnitudes, pattern).fill([magnitudes], pattern, [mask])
 
 
@@ -317,7 +328,7 @@ def run_refusing_nan(kernel: Run, *tensors: Tensor, **factor: float) -> int:
     if count < 0:
         for tensor in tensors:
             refuse_nan(tensor)
-        _raise_nan("A weight or the state of its method held a NaN")  # that was overwritten
+        raise_nan("A weight or the state of its method held a NaN")  # that was overwritten
     return count
 
 
@@ -340,6 +351,11 @@ def _keep_in_torch(_: PatternLike, weight: Tensor, mask: Tensor) -> int:
     return 0
 
 
+def _kept_in_torch(_: PatternLike, weight: Tensor, mask: Tensor, out: Tensor) -> int:
+    kept(weight, mask, out)
+    return 0
+
+
 def _remask_in_torch(pattern: MaskPattern, weight: Tensor, mask: Tensor, dense: Tensor) -> int:
     """Return how many entries changed, plus 2**32 times how many were kept before."""
     came, left, old = remask(weight, mask, dense, pattern).tolist()
@@ -355,5 +371,6 @@ def _admm_update_in_torch(pattern: MaskPattern, weight: Tensor, r: Tensor) -> in
 MAGNITUDE_MASK = Operation("magnitude_mask", _magnitude_mask_in_torch, ("float", "mask"))
 PROJECT = Operation("project", _project_in_torch, ("float", "float"))
 KEEP = Operation("keep", _keep_in_torch, ("float", "mask"), in_place=True, refuses_nan=False)
+KEPT = Operation("kept", _kept_in_torch, ("float", "mask", "float"), refuses_nan=False)
 REMASK = Operation("remask", _remask_in_torch, ("float", "mask", "float"), in_place=True, finite=True)
 ADMM_UPDATE = Operation("admm_update", _admm_update_in_torch, ("float", "float"), in_place=True, finite=True)

@@ -1,6 +1,6 @@
 """Files of a saved model: read its config, its skeleton and single weights, or load it whole."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,9 @@ from nxm_hf.storage.converted_weights import ConvertedWeights
 from nxm_hf.storage.size_limits import check_bytes, check_counts, limited_parameters
 from nxm_hf.storage.weight_files import WeightFiles
 from nxm_hf.text import shortened
+
+READ_AT_ONCE = 32 << 20  # bytes
+_View = Callable[[WeightFiles, nn.Module], WeightFiles | ConvertedWeights]
 
 
 def skeleton(folder: str | Path) -> PreTrainedModel:
@@ -191,20 +194,42 @@ def saved_weights(folder: str | Path, model: nn.Module, layers: Sequence[Layer])
     Raises:
         ValueError: If a layer has no weight in the files.
     """
-    with WeightFiles(folder) as files:
-        if all(layer.key in files for layer in layers):
-            yield from ((layer.name, files[layer.key]) for layer in layers)
-            return
-        converted = ConvertedWeights(files, model)
-        if all(layer.key in converted for layer in layers):
-            yield from ((layer.name, converted[layer.key]) for layer in layers)
-            return
+    views: tuple[Callable[[WeightFiles, nn.Module], WeightFiles | ConvertedWeights], ...] = (
+        _as_saved,
+        ConvertedWeights,
+    )
+    for view in views:
+        with WeightFiles(folder) as files:
+            weights = view(files, model)
+            if any(layer.key not in weights for layer in layers):
+                continue
+        for part in _parts(layers):
+            with WeightFiles(folder) as files:
+                weights = view(files, model)
+                yield from ((layer.name, weights[layer.key]) for layer in part)
+        return
     check_bytes(folder, model)
     loaded, missing = load_with_missing(cast(type[PreTrainedModel], type(model)), folder)
     if absent := [layer.name for layer in layers if layer.key in missing]:
         raise ValueError(f"{folder} holds no weight of {shortened(absent)}. Save the model again.")
     for layer in layers:
         yield layer.name, loaded.get_parameter(layer.key)
+
+
+def _as_saved(files: WeightFiles, _: nn.Module) -> WeightFiles:
+    return files
+
+
+def _parts(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+    """Split layers into parts that are read before files are closed: until then, what was read counts as memory."""
+    part: list[Layer] = []
+    for layer in layers:
+        part.append(layer)
+        if sum(each.weight.nbytes for each in part) > READ_AT_ONCE:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def layer_weights(folder: str | Path, model: nn.Module, layers: Sequence[Layer]) -> Iterator[Tensor]:

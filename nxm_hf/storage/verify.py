@@ -25,7 +25,6 @@ from nxm_hf.storage.quantized import as_numbers, check_readable, quantization_of
 from nxm_hf.text import table
 
 _COUNTS = ("nonzeros", "violations", "negative_zeros", "not_finite")
-_AT_ONCE = 8  # layers that are read before files are closed
 UNMERGED = "The adapter stands beside them unmerged; `nxm merge BASE ADAPTER OUT` makes one sparse model of both."
 
 
@@ -309,23 +308,22 @@ def verify_targets(targets: Iterable[Target]) -> Verification:
 
 
 def verify_written(folder: str | Path, model: nn.Module, targets: Iterable[Target]) -> Verification:
-    """Check the weights of targets as they are in files. What was read counts as memory until a file is closed.
+    """Check the weights of targets as they are in files.
 
     Args:
-        folder: Directory of the files, which are closed after every few layers.
+        folder: Directory of the files.
         model: A model of the class that saved them; its own weights are not looked at.
         targets: Its layers, each with its pattern.
 
     Returns:
         What was found.
     """
-    targets, found = tuple(targets), []
-    for begin in range(0, len(targets), _AT_ONCE):
-        part = targets[begin : begin + _AT_ONCE]
-        weights = layer_weights(folder, model, [target.layer for target in part])
-        matrices = (_matrix(target.layer, weight) for target, weight in zip(part, weights, strict=True))
-        found += [_look(target.layer, target.pattern, matrix) for target, matrix in zip(part, matrices, strict=True)]
-    return Verification(tuple(found))
+    targets = tuple(targets)
+    weights = layer_weights(folder, model, [target.layer for target in targets])
+    pairs = zip(targets, weights, strict=True)
+    return Verification(
+        tuple(_look(target.layer, target.pattern, _matrix(target.layer, weight)) for target, weight in pairs)
+    )
 
 
 def _in_memory(model: nn.Module, record: dict[str, str] | None, pattern: Pattern | None) -> Verification:

@@ -83,6 +83,24 @@ def test_projecting_twice_changes_nothing(pattern, dtype, weight):
 
 @each_pattern
 @each_float
+def test_a_projection_is_written_where_it_is_asked_for(pattern, dtype, weight):
+    for start in (weight.to(dtype), tied(dtype), torch.full(SHAPE, -0.0, dtype=dtype)):
+        expected, other = pattern.project(start), torch.full_like(start, 7.0)
+        assert pattern.project(start, out=other).data_ptr() == other.data_ptr()
+        assert same_bits(other, expected)
+        assert pattern.project(start, out=start).data_ptr() == start.data_ptr()
+        assert same_bits(start, expected)
+
+
+@each_pattern
+def test_a_projection_is_not_written_where_it_does_not_fit(pattern, weight):
+    for out in (weight.half(), weight[:1], torch.empty(*SHAPE, 2)[..., 0]):
+        with pytest.raises(ValueError, match=r"out is torch.float.*needs a contiguous torch.float32 of shape"):
+            pattern.project(weight, out=out)
+
+
+@each_pattern
+@each_float
 def test_projecting_keeps_values_and_dtype_and_leaves_no_negative_zero(pattern, dtype, weight):
     for start in (-weight.to(dtype), tied(dtype), torch.full(SHAPE, -0.0, dtype=dtype)):
         result = pattern.project(start)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from nxm_hf.patterns import parse
+from nxm_hf.solvers import cpu, entry_counts
+from nxm_hf.solvers.backend import Backend
 from nxm_hf.solvers.base import integer_view
 from nxm_hf.solvers.entry_counts import PART, EntryCounts, count_entries, count_full_columns, holds_mask
 from nxm_hf.solvers.weight_ops import keep
@@ -64,6 +66,17 @@ def test_a_weight_of_several_parts_is_counted_whole():
     assert counts == EntryCounts(
         int((weight != 0).sum()), int(((groups != 0).sum(1) > 2).sum()), int(weight[0, 0] == 0), 1
     )
+
+
+@pytest.mark.parametrize("limit, imports", [(2**17, 0), (2**17 - 1, 1)])
+def test_a_large_weight_is_worth_the_import_of_a_compiler(monkeypatch, limit, imports):
+    loads = []
+    backend = Backend("cpu", "numba", lambda: loads.append(None), groups_at_once=16)
+    monkeypatch.setattr(cpu, "BACKEND", backend)
+    monkeypatch.setattr(entry_counts, "IMPORT_ABOVE", limit)
+    weight = torch.tensor([1.0, 2.0, 0.0, 0.0]).repeat(2**15)
+    assert count_entries(weight, 2, 4) == EntryCounts(nonzeros=2**16)
+    assert len(loads) == imports
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int64], ids=str)

@@ -10,6 +10,7 @@ from transformers import AutoConfig, BertTokenizer
 
 from nxm_hf import verify
 from nxm_hf.layers.find import find_layers
+from nxm_hf.storage import model_files
 from nxm_hf.storage.model_files import find_device
 from tests.support.models import make_rows
 from tests.support.saving import train_two_steps
@@ -160,3 +161,26 @@ def test_a_device_that_is_not_there_is_an_error_of_one_line_that_says_what_to_wr
     with pytest.raises(ValueError, match=rf"^device={name} cannot be used: .+[^.]\. Write cpu, cuda or cuda:1\.$"):
         find_device(name)
     assert find_device(None) == find_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("at_once, opened", [(0, 13), (1 << 20, 2)])
+def test_files_are_closed_after_every_few_layers(at_once, opened, tmp_path, monkeypatch):
+    """What was read of a mapped file counts as memory until it is closed."""
+    opens = []
+
+    class Counted(model_files.WeightFiles):
+        def __enter__(self):
+            opens.append(self.folder)
+            return super().__enter__()
+
+    config = transformers.BertConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=20
+    )
+    model = transformers.BertForSequenceClassification(config)
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr(model_files, "WeightFiles", Counted)
+    monkeypatch.setattr(model_files, "READ_AT_ONCE", at_once)
+    layers = find_layers(model)
+    for layer, (name, weight) in zip(layers, model_files.saved_weights(tmp_path, model, layers), strict=True):
+        assert name == layer.name and torch.equal(weight, layer.weight)
+    assert len(layers) == 12 and len(opens) == opened

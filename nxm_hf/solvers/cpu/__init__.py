@@ -4,14 +4,14 @@ numba is imported, and a kernel compiled and tested, when the first tensor comes
 or with one that does not work here, torch computes the masks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from nxm_hf.solvers import self_test
 from nxm_hf.solvers.backend import GROUP_SIZES, Backend, Kernels
-from nxm_hf.solvers.base import FLOATS, NMPattern, SizedPattern, Solver, solve_alone
+from nxm_hf.solvers.base import FLOATS, NMPattern, PatternLike, SizedPattern, Solver, solve_alone
 from nxm_hf.solvers.self_test import Counts
 from nxm_hf.solvers.transposable_duals import by_duals
 
@@ -21,11 +21,15 @@ LANES = 16  # entries of a vector
 class _CPUKernels(Kernels, Protocol):
     """The functions of `launch` beside the operations on N:M groups."""
 
-    def over_tiles(self, n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> None: ...
+    def over_tiles(
+        self, n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor], magnitudes: bool = False
+    ) -> int: ...
 
     def adamw(self, rounding: int, weights: Sequence[tuple[Tensor, ...]]) -> None: ...
 
-    def highest_of_row(self, scores: Tensor, count: int, mask: Tensor) -> None: ...
+    def nearest_tiles(self, n: int, m: int, weight: Tensor, mask: Tensor, solve: Callable[[Tensor], Tensor]) -> int: ...
+
+    def highest_of_row(self, scores: Tensor, count: int, mask: Tensor, magnitudes: bool = False) -> int: ...
 
 
 def _load() -> _CPUKernels:
@@ -108,6 +112,59 @@ def _fill_rows(scores: Sequence[Tensor], pattern: SizedPattern, masks: Sequence[
     for each, mask in zip(scores, masks, strict=True):
         row = each.float().contiguous().view(-1)
         BACKEND.kernels.highest_of_row(row, pattern.kept(each.shape), mask.view(-1))
+
+
+def supports_magnitudes(weight: Tensor, pattern: PatternLike) -> bool:
+    """Return whether a kernel reads a weight as its own scores, so that |weight| is never written to memory.
+
+    Args:
+        weight: The weight.
+        pattern: The pattern of the mask. Of plain N:M the operations on groups do the same.
+    """
+    return pattern.kind in ("transposable", "unstructured") and SOLVERS[pattern.kind].supports(weight, pattern)
+
+
+def fill_magnitude_mask(weight: Tensor, pattern: Any, mask: Tensor) -> int:
+    """Write the mask of |weight|.
+
+    Args:
+        weight: A weight that is supported.
+        pattern: The pattern of the mask.
+        mask: A contiguous bool tensor of its shape.
+
+    Returns:
+        0, or -1 where the weight holds a NaN.
+    """
+    numbers = weight.float().contiguous()
+    if pattern.kind == "transposable":
+        return BACKEND.kernels.over_tiles(pattern.n, pattern.m, [numbers], [mask], magnitudes=True)
+    kept = pattern.kept(weight.shape)
+    return BACKEND.kernels.highest_of_row(numbers.view(-1), kept, mask.view(-1), magnitudes=True)
+
+
+def supports_nearest_tiles(weight: Tensor, pattern: NMPattern) -> bool:
+    """Return whether a kernel adds up squares of a weight as it reads them. There is one for tiles of 4 x 4.
+
+    Args:
+        weight: The weight.
+        pattern: The transposable pattern.
+    """
+    return pattern.m == 4 and supports_tiles(weight, pattern)
+
+
+def fill_nearest_tiles(weight: Tensor, pattern: NMPattern, mask: Tensor, solve: Callable[[Tensor], Tensor]) -> int:
+    """Write the transposable mask that keeps the largest sums of squares.
+
+    Args:
+        weight: A weight that is supported.
+        pattern: The transposable pattern.
+        mask: A contiguous bool tensor of its shape.
+        solve: Return the masks of strips of tiles, (strips, m, width), whose squares need more care.
+
+    Returns:
+        0, or -1 where the weight holds a NaN.
+    """
+    return BACKEND.kernels.nearest_tiles(pattern.n, pattern.m, weight.float().contiguous(), mask, solve)
 
 
 SOLVERS: dict[str, Solver[Any]] = {

@@ -14,7 +14,8 @@ from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
 from nxm_hf.solvers import comparator_network
-from nxm_hf.solvers.cpu import adamw_entries, nm_groups, transposable_tiles, unstructured_rows
+from nxm_hf.solvers import transposable_enumeration as enumeration
+from nxm_hf.solvers.cpu import adamw_entries, nm_groups, transposable_enumeration, transposable_tiles, unstructured_rows
 
 NUMBER = types.int64
 Inlined = Callable[..., int]
@@ -75,12 +76,12 @@ def _relax(context: Any, line: Any, allowed: Any, far: Any, origin: Any, base: A
     return as_function(transposable_tiles.relax, (), 6)
 
 
-def _collect(context: Any, scores: Any, at: Any, room: Any, low: Any, high: Any) -> Any:
-    return as_function(unstructured_rows.collect, (), 5)
+def _collect(context: Any, scores: Any, at: Any, room: Any, low: Any, high: Any, readable: Any) -> Any:
+    return as_function(unstructured_rows.collect, (), 6)
 
 
-def _flag(context: Any, scores: Any, at: Any, flags: Any, threshold: Any) -> Any:
-    return as_function(unstructured_rows.flag, (), 4)
+def _flag(context: Any, scores: Any, at: Any, flags: Any, threshold: Any, readable: Any) -> Any:
+    return as_function(unstructured_rows.flag, (), 5)
 
 
 sixteen_groups = inlined(_sixteen_groups, prefer_literal=True)
@@ -106,6 +107,8 @@ price_rows = _tile_step(transposable_tiles.price_rows)
 price_cols = _tile_step(transposable_tiles.price_cols)
 keep_all = _tile_step(transposable_tiles.keep_all)
 miscounted = _tile_step(transposable_tiles.miscounted)
+keep_best = _tile_step(transposable_enumeration.keep_best)
+keep_nearest = _tile_step(transposable_enumeration.keep_nearest)
 
 
 def compiled(function: Callable[..., int], signature: Signature) -> Callable[..., int]:
@@ -128,5 +131,6 @@ def compiled(function: Callable[..., int], signature: Signature) -> Callable[...
 
 @cache
 def _digest_of_sources() -> str:
-    files = [*sorted(Path(nm_groups.__file__).parent.glob("*.py")), Path(comparator_network.__file__)]
+    shared = (comparator_network, enumeration)
+    files = [*sorted(Path(nm_groups.__file__).parent.glob("*.py")), *(Path(str(module.__file__)) for module in shared)]
     return hashlib.sha1(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]

@@ -15,6 +15,8 @@ from nxm_hf.solvers.cpu.intrinsics import (
     gather_row,
     helper,
     keep_all,
+    keep_best,
+    keep_nearest,
     miscounted,
     price_cols,
     price_rows,
@@ -25,6 +27,7 @@ from nxm_hf.solvers.cpu.intrinsics import (
 from nxm_hf.solvers.cpu.llvm_vectors import LANES
 from nxm_hf.solvers.cpu.nm_groups import OPERATIONS
 from nxm_hf.solvers.cpu.transposable_paths import settle_tile, workspace
+from nxm_hf.solvers.cpu.transposable_tiles import INFINITE
 
 Kernel = Callable[..., int]
 LARGEST = 1 << 29  # largest integer score, times m: a path of 2m steps stays below FAR
@@ -92,9 +95,10 @@ def adamw_kernel(rounding: int) -> Kernel:
 
 @cache
 def tile_kernel(n: int, m: int) -> Kernel:
-    """Return `run(first, last, scores, mask, width, wide)`, which writes the best masks of a range of tiles.
+    """Return `run(first, last, scores, mask, width, readable, wide)`, which writes the best masks of a range of tiles.
 
-    Tiles whose scores need wider integers are flagged in `wide`, and their masks are not valid.
+    Of each score it reads the bits `readable`. Tiles whose scores need wider integers are flagged in `wide`, and their
+    masks are not valid. It returns -1 if there was a NaN, else 0.
 
     Args:
         n: Kept entries of a row and of a column.
@@ -102,7 +106,8 @@ def tile_kernel(n: int, m: int) -> Kernel:
     """
     rounds, largest = pricing_rounds(m), LARGEST // m
 
-    def run(first: int, last: int, scores: int, mask: int, width: int, wide: np.ndarray) -> int:
+    def run(first: int, last: int, scores: int, mask: int, width: int, readable: int, wide: np.ndarray) -> int:
+        broken = False
         entries = np.empty((m, m, LANES), np.int32)
         flags = np.empty((m, m, LANES), np.int8)
         rows, cols = np.empty((m, LANES), np.int32), np.empty((m, LANES), np.int32)
@@ -122,8 +127,8 @@ def tile_kernel(n: int, m: int) -> Kernel:
                         copy_scores(n, m, scores + 4 * (begin[lane] + i * width), row + 4 * m * lane, 0, 0)
                 spread_row(n, m, row, entries[i].ctypes.data, peak.ctypes.data, 0)
             set_scales(scale, peak.view(np.float32), largest)
-            round_all(n, m, entries.ctypes.data, scale.ctypes.data, total.ctypes.data, 0)
-            flag_wide(wide, tile, count, peak, total, m)
+            round_all(n, m, entries.ctypes.data, scale.ctypes.data, total.ctypes.data, readable)
+            broken |= flag_wide(wide, tile, count, peak, total, m)
             cols[:] = 0
             for _ in range(rounds):
                 price_rows(n, m, entries.ctypes.data, cols.ctypes.data, rows.ctypes.data, 0)
@@ -139,9 +144,36 @@ def tile_kernel(n: int, m: int) -> Kernel:
                 if not together:
                     for lane in range(count):
                         copy_flags(n, m, kept[lane].ctypes.data, mask + begin[lane] + i * width, 0, 0)
-        return 0
+        return -1 if broken else 0
 
-    return compiled(run, NUMBER(*[NUMBER] * 5, types.int8[::1]))
+    return compiled(run, NUMBER(*[NUMBER] * 6, types.int8[::1]))
+
+
+@cache
+def enumeration_kernel(n: int, m: int, squares: bool = False) -> Kernel:
+    """Return a function like that of `tile_kernel`, which tries every mask of a tile.
+
+    It counts sixteen tiles side by side as one, and leaves out what remains of the width. It flags those whose sums may
+    overflow, or lose too many digits.
+
+    Args:
+        n: Kept entries of a row and of a column.
+        m: Side of a tile; 4.
+        squares: Whether the squares of the scores are added.
+    """
+    keep = keep_nearest if squares else keep_best
+
+    def run(first: int, last: int, scores: int, mask: int, width: int, readable: int, wide: np.ndarray) -> int:
+        across, found = width // (LANES * m), 0
+        for i in range(first, last):
+            at = i // across * m * width + i % across * LANES * m
+            problem = keep(n, m, scores + 4 * at, mask + at, width, readable)
+            if problem:
+                wide[i] = 1
+                found |= problem
+        return -1 if found > 1 else 0
+
+    return compiled(run, NUMBER(*[NUMBER] * 6, types.int8[::1]))
 
 
 @helper
@@ -175,8 +207,10 @@ def set_scales(scale: np.ndarray, peaks: np.ndarray, largest: int) -> None:
 
 
 @helper
-def flag_wide(wide: np.ndarray, tile: int, count: int, peak: np.ndarray, total: np.ndarray, m: int) -> None:
+def flag_wide(wide: np.ndarray, tile: int, count: int, peak: np.ndarray, total: np.ndarray, m: int) -> bool:
     """Flag the tiles whose scores nearly vanish beside the largest, as all do beside an infinity.
+
+    Return whether there is a NaN.
 
     Args:
         wide: The flags of all tiles.
@@ -186,5 +220,8 @@ def flag_wide(wide: np.ndarray, tile: int, count: int, peak: np.ndarray, total: 
         total: The sums of all magnitudes, as integer scores.
         m: Side of a tile.
     """
+    broken = False
     for lane in range(count):
         wide[tile + lane] = 0 < peak[lane] and total[lane] < VANISHING * m * m
+        broken |= peak[lane] > INFINITE
+    return broken

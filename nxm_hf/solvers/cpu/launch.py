@@ -1,21 +1,25 @@
 """From tensors to kernels: a whole list of tensors is cut into jobs, which threads share."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from nxm_hf.solvers.base import INFINITY_BITS
-from nxm_hf.solvers.cpu import LANES, unstructured
-from nxm_hf.solvers.cpu.kernels import adamw_kernel, group_kernel, tile_kernel
+from nxm_hf.solvers.cpu import LANES
+from nxm_hf.solvers.cpu.kernels import Kernel, adamw_kernel, enumeration_kernel, group_kernel, tile_kernel
 from nxm_hf.solvers.cpu.nm_groups import OPERATIONS as BODIES
 from nxm_hf.solvers.cpu.threads import pieces, run_jobs
+from nxm_hf.solvers.cpu.unstructured import ALL_BITS, MAGNITUDE, mark_highest
 from nxm_hf.solvers.self_test import Counts
 from nxm_hf.solvers.transposable_duals import by_duals
+from nxm_hf.solvers.transposable_enumeration import by_enumeration
 
 OPERATIONS = frozenset(BODIES)
+SMALL_TILE = 4  # of this side all masks are tried
+TileSolver = Callable[[Tensor], Tensor]  # strips of tiles, (strips, m, width), -> their masks
 
 
 def run(operation: str, n: int, m: int, *tensors: Tensor, factor: float = 0.0) -> int:
@@ -82,7 +86,7 @@ def adamw(rounding: int, weights: Sequence[tuple[Tensor, ...]]) -> None:
     run_jobs(jobs, sum(tensors[0].numel() for tensors in weights))
 
 
-def over_tiles(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+def over_tiles(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor], magnitudes: bool = False) -> int:
     """Write the best transposable masks of a list of scores.
 
     Args:
@@ -90,34 +94,87 @@ def over_tiles(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]
         m: Side of a tile.
         scores: Contiguous fp32 scores.
         masks: Contiguous bool tensors of their shapes.
+        magnitudes: Whether the scores are the magnitudes of these numbers.
+
+    Returns:
+        0, or -1 where there is a NaN.
     """
-    kernel, jobs, wide_tiles = tile_kernel(n, m), [], []
+
+    def solve(tiles: Tensor) -> Tensor:
+        solver = by_enumeration if m == SMALL_TILE else by_duals
+        return solver((tiles.abs() if magnitudes else tiles).flatten(0, 1), Counts(n, m))
+
+    small = m == SMALL_TILE
+    kernel = enumeration_kernel(n, m) if small else tile_kernel(n, m)
+    readable = MAGNITUDE if magnitudes else ALL_BITS
+    return _over_units(kernel, m, LANES if small else 1, scores, masks, readable, solve)
+
+
+def nearest_tiles(n: int, m: int, weight: Tensor, mask: Tensor, solve: TileSolver) -> int:
+    """Write the transposable mask that keeps the largest sums of squares.
+
+    Args:
+        n: Kept entries of a row and of a column.
+        m: Side of a tile; 4.
+        weight: A contiguous fp32 weight.
+        mask: A contiguous bool tensor of its shape.
+        solve: Return the masks of strips of tiles whose squares need more care.
+
+    Returns:
+        0, or -1 where there is a NaN.
+    """
+    kernel = enumeration_kernel(n, m, squares=True)
+    return _over_units(kernel, m, LANES, [weight], [mask], ALL_BITS, solve)
+
+
+def _over_units(
+    kernel: Kernel,
+    m: int,
+    unit: int,
+    scores: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    readable: int,
+    solve: TileSolver,
+) -> int:
+    """Run a kernel that takes so many tiles side by side as a unit. Solve the units that it flags, and what is left."""
+    jobs, flags = [], []
     for each, mask in zip(scores, masks, strict=True):
-        wide = torch.zeros(each.numel() // m**2, dtype=torch.int8)
-        wide_tiles.append(wide)
-        for first, last in pieces(len(wide), m**2):
-            arguments = each.data_ptr(), mask.data_ptr(), each.shape[-1], wide.numpy()
-            jobs.append(partial(kernel, first, last, *arguments))
-    run_jobs(jobs, sum(each.numel() for each in scores))
-    for each, mask, wide in zip(scores, masks, wide_tiles, strict=True):
+        width = each.shape[-1]
+        wide = torch.zeros(each.numel() // width // m * (width // (m * unit)), dtype=torch.int8)
+        flags.append(wide)
+        for first, last in pieces(len(wide), m**2 * unit):
+            jobs.append(partial(kernel, first, last, each.data_ptr(), mask.data_ptr(), width, readable, wide.numpy()))
+    broken = min(run_jobs(jobs, sum(each.numel() for each in scores)), default=0)
+    for each, mask, wide in zip(scores, masks, flags, strict=True):
+        strips, kept = (x.view(-1, m, x.shape[-1]) for x in (each, mask))
+        even = each.shape[-1] // (m * unit) * m * unit
+        rest = strips[..., even:]
+        if broken or rest.isnan().any():
+            return -1
+        if rest.numel():
+            kept[..., even:] = solve(rest).view(rest.shape)
         if wide.any():
-            _solve_wide_tiles(each, Counts(n, m), mask, wide.bool())
+            _solve_wide_units(strips[..., :even], kept[..., :even], wide.bool(), m * unit, solve)
+    return 0
 
 
-def _solve_wide_tiles(scores: Tensor, pattern: Counts, mask: Tensor, wide: Tensor) -> None:
-    """Solve the flagged tiles, counted along strips, with the wider integers of the solver for any device."""
-    m = pattern.m
-    tiles, kept = (x.view(-1, m, x.shape[-1] // m, m).transpose(1, 2) for x in (scores, mask))
-    wide = wide.view(tiles.shape[:2])
-    kept[wide] = by_duals(tiles[wide].flatten(0, 1), pattern).view(-1, m, m)
+def _solve_wide_units(strips: Tensor, kept: Tensor, wide: Tensor, across: int, solve: TileSolver) -> None:
+    """Solve the flagged units of strips, each so many entries wide, with a solver for any device."""
+    units, masks = (x.unflatten(-1, (-1, across)).transpose(1, 2) for x in (strips, kept))
+    chosen = units[wide.view(units.shape[:2])]
+    masks[wide.view(units.shape[:2])] = solve(chosen).view(chosen.shape)
 
 
-def highest_of_row(scores: Tensor, count: int, mask: Tensor) -> None:
+def highest_of_row(scores: Tensor, count: int, mask: Tensor, magnitudes: bool = False) -> int:
     """Write the mask of the highest scores of a row.
 
     Args:
         scores: A contiguous row of fp32 scores.
         count: How many to keep.
         mask: A contiguous bool row of the same length.
+        magnitudes: Whether the scores are the magnitudes of these numbers.
+
+    Returns:
+        0, or -1 where a magnitude is NaN.
     """
-    unstructured.mark_highest(scores, count, mask)
+    return mark_highest(scores, count, mask, MAGNITUDE if magnitudes else ALL_BITS)

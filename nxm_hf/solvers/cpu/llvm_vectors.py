@@ -148,6 +148,17 @@ def sum_of_lanes(b: IRBuilder, vector: Value) -> Value:
     return b.extract_element(vector, Constant(I32, 0))
 
 
+def packed_flags(b: IRBuilder, flags: Sequence[Value]) -> Value:
+    """Return all lanes of up to four vectors of flags as the bits of a 64-bit number, the first in the lowest.
+
+    Args:
+        b: The builder that the code is appended to.
+        flags: Vectors of flags.
+    """
+    parts = [b.zext(b.bitcast(flag, IntType(LANES)), I64) for flag in flags]
+    return reduce(b.or_, (b.shl(part, Constant(I64, LANES * i)) for i, part in enumerate(parts)))
+
+
 def any_set(b: IRBuilder, flags: Value) -> Value:
     """Return whether a lane of flags is set.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import reduce
 
 from llvmlite import ir
-from llvmlite.ir import Constant, IRBuilder, Value
+from llvmlite.ir import Constant, IntType, IRBuilder, Value
 
 from nxm_hf.solvers.cpu.llvm_vectors import (
     FLOATS,
@@ -27,15 +27,15 @@ from nxm_hf.solvers.cpu.llvm_vectors import (
     maximum,
     multiply_add,
     ordered,
+    packed_flags,
     pointer,
     splat,
     store,
-    sum_of_lanes,
-    transposed,
     vector_of,
 )
 
 ONE = 0x3F800000  # the bits of 1.0
+WORD = 64 // LANES  # vectors whose flags fill a word
 
 
 @dataclass(frozen=True)
@@ -207,9 +207,14 @@ def _new_mask(g: Groups, row: list[Value], out: Value) -> tuple[list[Value], lis
 
 def _keep(g: Groups, weight: Value, mask: Value, *_: Value) -> Value:
     """Write +0.0 where the mask prunes, in place, and for -0.0."""
+    return _kept(g, weight, mask, weight)
+
+
+def _kept(g: Groups, weight: Value, mask: Value, out: Value, *_: Value) -> Value:
+    """Write what the mask keeps of a weight, and +0.0 elsewhere and for -0.0."""
     for i, (bits, flag) in enumerate(zip(g.load(weight), g.load_flags(mask), strict=True)):
         kept = g.b.and_(flag, g.b.icmp_signed("!=", magnitude(g.b, bits, g.entry), splat(0)))
-        g.store(g.b.select(kept, bits, splat(0)), weight, i)
+        g.store(g.b.select(kept, bits, splat(0)), out, i)
     return ZERO
 
 
@@ -252,13 +257,36 @@ def _count_entries(g: Groups, weight: Value, *_: Value) -> Value:
     Return -1 if there is a NaN.
     """
     b, row = g.b, g.load(weight)
-    keys = g.magnitudes(row)
-    ones = [b.zext(b.icmp_signed("!=", key, splat(0)), vector_of(I32)) for key in keys]
-    of_groups = reduce(b.add, transposed(b, ones))
-    negative_zeros = [b.icmp_signed("==", bits, splat(-(1 << (g.entry.width - 1)))) for bits in row]
-    wrong = count(b, [b.icmp_signed(">", of_groups, splat(g.n)), *negative_zeros])
-    nonzeros = b.zext(sum_of_lanes(b, of_groups), I64)
-    return g.unless_nan(keys, b.add(nonzeros, b.shl(wrong, Constant(I64, 32))))
+    nonzeros = wrong = ZERO
+    nan = splat(0, IntType(1))
+    for first in range(0, g.m, WORD):  # one word of flags after the other: CPUs have registers for few vectors
+        part = row[first : first + WORD]
+        keys = g.magnitudes(part)
+        nonzero = packed_flags(b, [b.icmp_signed("!=", key, splat(0)) for key in keys])
+        lowest = splat(-(1 << (g.entry.width - 1)))
+        negative_zero = packed_flags(b, [b.icmp_signed("==", bits, lowest) for bits in part])
+        nonzeros = b.add(nonzeros, b.ctpop(nonzero))
+        wrong = b.add(wrong, b.add(_full_fields(b, nonzero, g.n, g.m), b.ctpop(negative_zero)))
+        nan = reduce(b.or_, (b.icmp_signed(">", key, splat(g.infinity)) for key in keys), nan)
+    return b.select(any_set(b, nan), Constant(I64, -1), b.add(nonzeros, b.shl(wrong, Constant(I64, 32))))
+
+
+def _full_fields(b: IRBuilder, word: Value, n: int, m: int) -> Value:
+    """Return how many fields of m bits of a word have more than n bits set. They are added up within the word."""
+    if n >= m:
+        return ZERO
+    width = 1
+    while width < m:
+        low = _in_fields((1 << width) - 1, 2 * width)
+        word = b.add(b.and_(word, low), b.and_(b.lshr(word, Constant(I64, width)), low))
+        width *= 2
+    high = 1 << (m - 1)  # the highest bit of a field: a sum above n carries into it
+    return b.ctpop(b.and_(b.add(word, _in_fields(high - 1 - n, m)), _in_fields(high, m)))
+
+
+def _in_fields(number: int, width: int) -> Constant:
+    """Return a word of 64 bits with a number in each of its fields."""
+    return Constant(I64, sum(number << at for at in range(0, 64, width)))
 
 
 OPERATIONS: dict[str, Body] = {
@@ -270,6 +298,7 @@ OPERATIONS: dict[str, Body] = {
     "remask_with_gain": _remask,
     "remask_from": _remask_from,
     "keep": _keep,
+    "kept": _kept,
     "scale": _scale,
     "pull": _pull,
     "store": _store,

@@ -91,7 +91,7 @@ def spread_row(b: IRBuilder, n: int, m: int, row: Value, entries: Value, peak: V
     return ZERO
 
 
-def round_all(b: IRBuilder, n: int, m: int, entries: Value, scale: Value, total: Value, _: Value) -> Value:
+def round_all(b: IRBuilder, n: int, m: int, entries: Value, scale: Value, total: Value, readable: Value) -> Value:
     """Turn floats into integers in place: scale each tile by its double in `scale`, and round. Infinities become 0.
 
     The magnitudes are added to the floats of `total`.
@@ -103,12 +103,13 @@ def round_all(b: IRBuilder, n: int, m: int, entries: Value, scale: Value, total:
         entries: The address of the entries.
         scale: The address of the factors.
         total: The address of the sums.
-        _: Unused.
+        readable: The bits of a float that are read; all but the sign for magnitudes.
     """
     scales = b.load(b.inttoptr(scale, DOUBLES.as_pointer()), align=8)
     half, minus_half = (Constant(DOUBLES, [number] * LANES) for number in (0.5, -0.5))
+    readable = broadcast(b, readable)
     with _loop(b, m * m) as (at,):
-        bits = load(b, entries, at)
+        bits = b.and_(load(b, entries, at), readable)
         bits = b.select(b.icmp_signed("<", magnitude(b, bits), splat(INFINITE)), bits, splat(0))
         scaled = b.fmul(b.fpext(b.bitcast(bits, FLOATS), DOUBLES), scales)
         nearest = b.fadd(scaled, b.select(b.icmp_signed("<", bits, splat(0)), minus_half, half))

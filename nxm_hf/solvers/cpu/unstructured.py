@@ -14,60 +14,73 @@ from torch import Tensor
 from nxm_hf.solvers.cpu.intrinsics import NUMBER, collect, compiled, flag
 from nxm_hf.solvers.cpu.llvm_vectors import LANES
 from nxm_hf.solvers.cpu.threads import pieces, run_jobs
+from nxm_hf.solvers.cpu.unstructured_rows import INFINITE
 from nxm_hf.solvers.unstructured_threshold import sample_bracket
 
 SAMPLE = (2**12, 2**16)  # least and largest size of the sample; between, it is a share of the row
 SHARE = 128
 LIMITS = np.iinfo(np.int32)
+ALL_BITS, MAGNITUDE = -1, 0x7FFFFFFF  # the bits of a score that a kernel reads
 
 
-def mark_highest(scores: Tensor, count: int, mask: Tensor) -> None:
+def mark_highest(scores: Tensor, count: int, mask: Tensor, readable: int = ALL_BITS) -> int:
     """Write the mask of the highest scores of a row; of equal scores the first are kept.
 
     Args:
         scores: A contiguous row of fp32 scores.
         count: How many to keep.
         mask: A contiguous bool row of the same length.
+        readable: The bits of a score that are read: all, or `MAGNITUDE`.
+
+    Returns:
+        0, or -1 where a magnitude is NaN; the mask is not valid then.
     """
     bits, flags = scores.detach().view(torch.int32).numpy(), mask.view(torch.int8).numpy()
-    threshold = _nth_highest(bits, count)
+    threshold = _nth_highest(bits, count, readable)
+    if threshold is None:
+        return -1
 
     def flag_part(first: int, last: int) -> int:
-        return flagging()(first, last, bits.ctypes.data, flags.ctypes.data, threshold)
+        return flagging()(first, last, bits.ctypes.data, flags.ctypes.data, threshold, readable)
 
     reach = sum(_over_sixteens(flag_part, bits))
     rest = len(bits) // LANES * LANES
-    flags[rest:] = ordered(bits[rest:]) >= threshold
+    flags[rest:] = ordered(bits[rest:] & np.int32(readable)) >= threshold
     surplus = reach + int(flags[rest:].sum()) - count
     if surplus:
-        equal = np.flatnonzero(bits.view(np.float32) == _float(threshold))
+        equal = np.flatnonzero((bits & np.int32(readable)).view(np.float32) == _float(threshold))
         flags[equal[len(equal) - surplus :]] = 0
+    return 0
 
 
-def _nth_highest(bits: np.ndarray, count: int) -> int:
-    low, high = _bracket(bits, count)
+def _nth_highest(bits: np.ndarray, count: int, readable: int) -> int | None:
+    """Return the key of the `count`-th highest score, or None where a magnitude is NaN."""
+    low, high = _bracket(bits, count, readable)
     inside: list[np.ndarray] = []
 
     def collect_part(first: int, last: int) -> int:
         room = np.empty(LANES * (last - first), np.int32)
-        counts = collecting()(first, last, bits.ctypes.data, room.ctypes.data, low, high)
+        counts = collecting()(first, last, bits.ctypes.data, room.ctypes.data, low, high, readable)
         inside.append(room[: counts & 0xFFFFFFFF])
         return counts >> 32
 
-    rest = ordered(bits[len(bits) // LANES * LANES :])
-    above = sum(_over_sixteens(collect_part, bits)) + int((rest > high).sum())
+    rest = ordered(bits[len(bits) // LANES * LANES :] & np.int32(readable))
+    above = _over_sixteens(collect_part, bits)
+    if min(above, default=0) < 0 or (rest > INFINITE).any():
+        return None
+    total = sum(above) + int((rest > high).sum())
     between = np.concatenate([*inside, rest[(rest >= low) & (rest <= high)]])
-    position = len(between) - (count - above)
+    position = len(between) - (count - total)
     if not 0 <= position < len(between):  # the sample misled
-        between, position = ordered(bits), len(bits) - count
+        between, position = ordered(bits & np.int32(readable)), len(bits) - count
     between.partition(position)
     return int(between[position])
 
 
-def _bracket(bits: np.ndarray, count: int) -> tuple[int, int]:
+def _bracket(bits: np.ndarray, count: int, readable: int) -> tuple[int, int]:
     """Return integers between which the `count`-th highest very likely lies."""
     size = min(max(len(bits) // SHARE, SAMPLE[0]), SAMPLE[1])
-    sample = ordered(bits[:: max(len(bits) // size, 1)])
+    sample = ordered(bits[:: max(len(bits) // size, 1)] & np.int32(readable))
     low, high = sample_bracket(sample, count / len(bits))
     return LIMITS.min if low is None else int(low), LIMITS.max if high is None else int(high)
 
@@ -95,27 +108,31 @@ def _float(key: int) -> np.float32:
 
 @cache
 def collecting() -> Callable[..., int]:
-    """Return `run(first, last, scores, room, low, high)`, which loops `unstructured_rows.collect` over sixteens."""
+    """Return `run(first, last, scores, room, low, high, readable)`, which loops `unstructured_rows.collect`.
 
-    def run(first: int, last: int, scores: int, room: int, low: int, high: int) -> int:
-        size, above = 0, 0
+    It returns how many keys it wrote, plus 2**32 times how many are above; less than 0 if there is a NaN.
+    """
+
+    def run(first: int, last: int, scores: int, room: int, low: int, high: int, readable: int) -> int:
+        size, above, nans = 0, 0, 0
         for at in range(first * LANES, last * LANES, LANES):
-            counts = collect(scores, at, room + 4 * size, low, high)
-            size += counts & 0xFFFFFFFF
+            counts = collect(scores, at, room + 4 * size, low, high, readable)
+            size += counts & 0xFFFF
+            nans |= counts & 0xFFFF0000
             above += counts >> 32
-        return above << 32 | size
+        return (-1 if nans else above) << 32 | size
 
-    return compiled(run, NUMBER(*[NUMBER] * 6))
+    return compiled(run, NUMBER(*[NUMBER] * 7))
 
 
 @cache
 def flagging() -> Callable[..., int]:
-    """Return `run(first, last, scores, flags, threshold)`, which loops `unstructured_rows.flag` over sixteens."""
+    """Return `run(first, last, scores, flags, threshold, readable)`, which loops `unstructured_rows.flag`."""
 
-    def run(first: int, last: int, scores: int, flags: int, threshold: int) -> int:
+    def run(first: int, last: int, scores: int, flags: int, threshold: int, readable: int) -> int:
         reach = 0
         for at in range(first * LANES, last * LANES, LANES):
-            reach += flag(scores, at, flags, threshold)
+            reach += flag(scores, at, flags, threshold, readable)
         return reach
 
-    return compiled(run, NUMBER(*[NUMBER] * 5))
+    return compiled(run, NUMBER(*[NUMBER] * 6))

@@ -1,7 +1,9 @@
 """Steps on sixteen entries of a row at a time, as LLVM code, to find the highest scores of the row."""
 
+import torch
 from llvmlite.ir import Constant, IRBuilder, Value
 
+from nxm_hf.solvers.base import INFINITY_BITS
 from nxm_hf.solvers.cpu.llvm_vectors import (
     I8,
     I32,
@@ -9,18 +11,21 @@ from nxm_hf.solvers.cpu.llvm_vectors import (
     LANES,
     any_set,
     broadcast,
-    count,
     load,
     ordered,
+    packed_flags,
     pointer,
+    splat,
     vector_of,
 )
 
+INFINITE = INFINITY_BITS[torch.float32]
 
-def collect(b: IRBuilder, scores: Value, at: Value, room: Value, low: Value, high: Value) -> Value:
+
+def collect(b: IRBuilder, scores: Value, at: Value, room: Value, low: Value, high: Value, readable: Value) -> Value:
     """Write the keys between `low` and `high`, ends included, to `room`.
 
-    Return how many those are, plus 2**32 times how many keys are above.
+    Return how many those are, plus 2**32 times how many keys are above, plus 2**16 times how many are NaN.
 
     Args:
         b: The builder that the code is appended to.
@@ -29,8 +34,9 @@ def collect(b: IRBuilder, scores: Value, at: Value, room: Value, low: Value, hig
         room: The address to write keys to.
         low: The lowest key to write.
         high: The highest key to write.
+        readable: The bits of a score that are read; all but the sign for magnitudes.
     """
-    keys = ordered(b, load(b, scores, at))
+    keys = ordered(b, b.and_(load(b, scores, at), broadcast(b, readable)))
     low, high = broadcast(b, low), broadcast(b, high)
     above = b.icmp_signed(">", keys, high)
     between = b.and_(b.icmp_signed(">=", keys, low), b.icmp_signed("<=", keys, high))
@@ -41,10 +47,11 @@ def collect(b: IRBuilder, scores: Value, at: Value, room: Value, low: Value, hig
             index = Constant(I32, lane)
             b.store(b.extract_element(keys, index), b.inttoptr(room, I32.as_pointer()), align=4)
             room = b.add(room, b.shl(b.zext(b.extract_element(between, index), I64), Constant(I64, 2)))
-    return b.or_(b.shl(count(b, [above]), Constant(I64, 32)), count(b, [between]))
+    nan = b.shl(flag_count(b, b.icmp_signed(">", keys, splat(INFINITE))), Constant(I64, 16))
+    return b.or_(b.or_(b.shl(flag_count(b, above), Constant(I64, 32)), nan), flag_count(b, between))
 
 
-def flag(b: IRBuilder, scores: Value, at: Value, flags: Value, threshold: Value) -> Value:
+def flag(b: IRBuilder, scores: Value, at: Value, flags: Value, threshold: Value, readable: Value) -> Value:
     """Flag the keys that reach the threshold. Return how many there are.
 
     Args:
@@ -53,7 +60,19 @@ def flag(b: IRBuilder, scores: Value, at: Value, flags: Value, threshold: Value)
         at: The number of the first entry.
         flags: The address of the flags.
         threshold: The lowest key to flag.
+        readable: The bits of a score that are read; all but the sign for magnitudes.
     """
-    reach = b.icmp_signed(">=", ordered(b, load(b, scores, at)), broadcast(b, threshold))
+    keys = ordered(b, b.and_(load(b, scores, at), broadcast(b, readable)))
+    reach = b.icmp_signed(">=", keys, broadcast(b, threshold))
     b.store(b.zext(reach, vector_of(I8)), pointer(b, flags, at, I8), align=1)
-    return count(b, [reach])
+    return flag_count(b, reach)
+
+
+def flag_count(b: IRBuilder, flags: Value) -> Value:
+    """Return how many lanes of flags are set, as a 64-bit number.
+
+    Args:
+        b: The builder that the code is appended to.
+        flags: A vector of flags.
+    """
+    return b.ctpop(packed_flags(b, [flags]))

@@ -1,4 +1,4 @@
-"""Kernels for CPUs give the masks of torch: the same bits for N:M and unstructured, the same worth for transposable."""
+"""Kernels for CPUs give the masks of torch: the same bits, but for tiles of more than 4 x 4 the same worth."""
 
 import pytest
 import torch
@@ -38,6 +38,56 @@ def test_transposable_masks_of_kernels_and_torch_are_worth_the_same(text):
         assert_holds(mask, pattern.n, pattern.m)
         ours, theirs = (tiles_of(scores.double() * kept, pattern.m).sum((1, 2)) for kept in (mask, other))
         assert bool((ours >= theirs - 1e-6 * theirs.abs()).all()), name
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("width", [64, 192, 60, 204])
+def test_small_tiles_get_the_bits_of_torch(n, dtype, width):
+    pattern = parse(f"{n}:4-transposable")
+    for scores in [
+        *distributions(64, width).values(),
+        torch.full((8, width), torch.finfo(torch.float32).max).mul_(torch.linspace(0.1, 1, width)),
+    ]:
+        signed = (scores * (torch.arange(width) % 3 - 1)).to(dtype)
+        assert torch.equal(solve(signed, pattern), in_torch(lambda signed=signed: solve(signed, pattern)))
+        assert torch.equal(pattern.largest(signed), in_torch(lambda signed=signed: pattern.largest(signed)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("width", [64, 204])
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e-13, 1e25])
+def test_the_nearest_small_tiles_get_the_bits_of_torch(n, width, scale):
+    pattern = parse(f"{n}:4-transposable")
+    normal = torch.randn(64, width, generator=torch.Generator().manual_seed(n))
+    rare = torch.where(torch.rand(64, width) < 0.1, 1e6, 1.0)
+    infinite = normal.masked_fill(torch.rand(64, width) < 0.05, INF)
+    ties, sparse = (2 * normal).round() / 2, pattern.project(normal)
+    for weight in (normal, normal**5, normal * rare, infinite, -infinite, ties, sparse, normal.bfloat16()):
+        scaled = weight * scale
+        assert torch.equal(pattern.nearest(scaled), in_torch(lambda scaled=scaled: pattern.nearest(scaled)))
+        assert same([pattern.project(scaled)], [in_torch(lambda scaled=scaled: pattern.project(scaled))])
+
+
+@pytest.mark.parametrize("text", [*TILED, "unstructured:0.5"])
+def test_a_mask_of_magnitudes_is_that_of_their_absolute_values(text):
+    pattern = parse(text)
+    weight = torch.randn(64, 224 // getattr(pattern, "m", 4) * getattr(pattern, "m", 4))
+    weight[:4] = (2 * weight[:4]).round() / 2
+    weight[9, 9], weight[9, 10] = INF, -INF
+    assert torch.equal(pattern.largest(weight), pattern.mask(weight.abs()))
+
+
+@pytest.mark.parametrize("place", [(0, 0), (37, 100), (63, 199)])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("text", ["2:4-transposable", "4:8-transposable", "unstructured:0.5"])
+def test_a_nan_is_refused_in_the_pass_that_makes_the_mask(text, sign, place):
+    weight = torch.randn(64, 200)
+    weight[place] = sign * torch.nan
+    for act in (parse(text).largest, parse(text).nearest, parse(text).project):
+        for each in (weight, weight.bfloat16()):
+            with pytest.raises(ValueError, match="1 NaN of"):
+                act(each)
 
 
 @pytest.mark.parametrize("text", TILED)
