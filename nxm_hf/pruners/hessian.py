@@ -49,11 +49,12 @@ class Hessian:
             mean = inputs.mean.double()
             matrix = matrix - inputs.count * torch.outer(mean, mean)
             dead = dead | (matrix.diagonal() <= CONSTANT_INPUT * power)
-        matrix = matrix.masked_fill(dead[:, None] | dead, 0)
-        scale = matrix.diagonal().sum() / (~dead).sum().clamp(min=1)
-        matrix = (matrix + matrix.T).div_(2 * torch.where(scale > 0, scale, 1))
-        matrix.diagonal().masked_fill_(dead, 1)
-        damped, factor = _damp_and_factorise(matrix, damping)
+        doubled = matrix + matrix.T  # as large as the layer is wide: from here on in place
+        doubled.masked_fill_(dead[:, None] | dead, 0)
+        scale = doubled.diagonal().sum() / (~dead).sum().clamp(min=1)
+        doubled.div_(torch.where(scale > 0, scale, 2))
+        doubled.diagonal().masked_fill_(dead, 1)
+        damped, factor = _damp_and_factorise(doubled, damping)
         return cls(damped, factor, dead)
 
     @classmethod
@@ -125,16 +126,18 @@ def correct_bias(
 
 
 def _damp_and_factorise(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """Return the damped H and the upper triangular U with H^-1 = U^T U.
+    """Add to the diagonal of H, in place, until it factorises; return it, and the upper triangular U with H^-1 = U^T U.
 
     With the rows and columns reversed by J, J H J = L L^T, and J L^-1 J = U. So H^-1 itself is never factorised.
     """
+    diagonal = matrix.diagonal().clone()
     while True:
-        damped = matrix.clone()
-        damped.diagonal().add_(damping)
-        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        matrix.diagonal().copy_(diagonal + damping)
+        lower, failed = torch.linalg.cholesky_ex(matrix.flip(0, 1))
         if not failed:
             break
         damping = max(10 * damping, 1e-8)
-    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    return damped, torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
+    factor = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device).T  # in the order of LAPACK, columns first
+    torch.linalg.solve_triangular(lower, factor, upper=False, out=factor)
+    del lower
+    return matrix, factor.flip(0, 1)
