@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from nxm_hf import recipes
 from nxm_hf.config import NxMConfig
 from nxm_hf.config.versions import takes_tokenizer
 from nxm_hf.layers.modules import check_is_model
@@ -53,8 +54,27 @@ def check_arguments(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> No
 
 def _meant(name: str, value: Any) -> str:
     """Return what to write instead of a name that NxMTrainer does not have."""
-    if name in [field.name for field in fields(NxMConfig)]:
-        return f"Write sparsity=NxMConfig({name}={value!r})."
+    if meant := config_with(name, value):
+        return f"Write sparsity={meant}."
     near = difflib.get_close_matches(name, [*_NAMES, *_OURS], n=1, cutoff=0.7)
     meant = _OTHER_NAMES.get(name) or (near[0] if near else None)
     return f"Write {meant}=..." if meant else f"It has {', '.join([*_NAMES, *_OURS])}."
+
+
+def config_with(name: str, value: Any, sparsity: Any = None) -> str | None:
+    """Return the config that a user means by an argument that belongs into it, as it is written; None if it does not.
+
+    Args:
+        name: The name of the argument.
+        value: Its value.
+        sparsity: The name of the recipe, or anything else that was given beside it.
+
+    Example:
+        >>> config_with("rho", 0.01), config_with("pattern", "1:4", "asp")
+        ("NxMConfig('admm', settings={'rho': 0.01})", "NxMConfig('asp', pattern='1:4')")
+    """
+    own = sparsity if isinstance(sparsity, str) and sparsity in recipes.names() else None
+    if name in [field.name for field in fields(NxMConfig)]:
+        return f"NxMConfig({'' if own is None or name == 'recipe' else f'{own!r}, '}{name}={value!r})"
+    takers = [recipe for recipe in (own or NxMConfig.recipe, *recipes.names()) if name in recipes.settings(recipe)]
+    return f"NxMConfig({takers[0]!r}, settings={ {name: value}!r})" if takers else None

@@ -15,6 +15,7 @@ from nxm_hf.storage.checkpoints import begin_checkpoint, drop_unsaved, missing_p
 from nxm_hf.storage.restoring import restore_converted
 from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.state_file import STATE_FILE
+from nxm_hf.trainer.arguments import config_with
 from nxm_hf.trainer.checkpoint_manifest import RANDOM_STATES, add_random_states
 from nxm_hf.trainer.host_trainer import CardHook, EarlyCallback, find_trainer, hide_parameters
 from nxm_hf.trainer.save_hook import SaveHook
@@ -35,9 +36,10 @@ class NxMCallback(TrainerCallback):
             method object.
         resume_from: The checkpoint to resume from, if it is neither `output_dir/checkpoint-{global_step}` nor
             `args.resume_from_checkpoint`.
+        **unknown: Nothing; other names are refused with what to write.
 
     Raises:
-        TypeError: If no sparsity is given.
+        TypeError: If no sparsity is given, or an argument has another name.
         ValueError: If the config is wrong, or, when the Trainer is made, if the training is not supported.
     """
 
@@ -45,7 +47,12 @@ class NxMCallback(TrainerCallback):
         self,
         sparsity: NxMConfig | str | Path | dict[str, Any] | Method | None = None,
         resume_from: str | Path | None = None,
+        **unknown: Any,
     ):
+        for name, value in unknown.items():
+            meant = config_with(name, value, sparsity)
+            advice = f"Write NxMCallback({meant})." if meant else "It has sparsity and resume_from."
+            raise TypeError(f"NxMCallback has no {name}=. {advice}")
         if sparsity is None:  # callbacks=[NxMCallback]: the Trainer makes the object, and has no arguments for it
             raise TypeError('NxMCallback needs a sparsity. Write callbacks=[NxMCallback("admm")].')
         self._session = SparseTrainingSession(NxMConfig.from_any(sparsity))
