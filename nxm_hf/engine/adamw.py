@@ -67,7 +67,7 @@ class AdamW(torch.optim.AdamW):
         differentiable: bool = False,
         fused: bool | None = None,
     ):
-        _check_arguments(params, lr=lr, eps=eps, weight_decay=weight_decay)
+        _check_arguments(params, betas, lr=lr, eps=eps, weight_decay=weight_decay)
         super().__init__(
             params,
             lr,
@@ -178,12 +178,14 @@ class AdamW(torch.optim.AdamW):
         return id(parameter) in self._with_kernel
 
 
-def _check_arguments(params: Any, **numbers: Any) -> None:
+def _check_arguments(params: Any, betas: Any, **numbers: Any) -> None:
     """Raise for arguments that torch would fail on without a name, and say what to write."""
     if isinstance(params, nn.Module):
         raise TypeError(
             f"AdamW takes the parameters of a model; got a {type(params).__name__}. Write AdamW(model.parameters())."
         )
+    if not (isinstance(betas, tuple | list) and len(betas) == 2):
+        raise TypeError(f"betas of AdamW must be two numbers; got {betas!r}. Write betas=(0.9, 0.999).")
     for name, value in numbers.items():
         if isinstance(value, str):  # YAML reads 1e-3 as a text
             try:

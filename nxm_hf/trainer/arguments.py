@@ -3,19 +3,18 @@
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from nxm_hf import recipes
-from nxm_hf.config import NxMConfig
+from nxm_hf.config.misplaced import config_with
 from nxm_hf.config.versions import takes_tokenizer
 from nxm_hf.layers.modules import check_is_model
 
 _NAMES = list(inspect.signature(Trainer.__init__).parameters)[1:]
 _OURS = ("sparsity", "teacher", "distillation", "fix_loss_scale")
+OURS = ("nxm_hf.AdamW", '{"lr": 5e-5}')  # a class of optimizers and its arguments, as an example
 _OTHER_NAMES = {"tokenizer": "processing_class", "callback": "callbacks", "optimizer": "optimizers"}
 
 
@@ -47,9 +46,16 @@ def check_arguments(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> No
     if args is not None and not isinstance(args, TrainingArguments):
         folder = args if isinstance(args, (str, Path)) else "out"
         raise TypeError(f"args must be TrainingArguments; got {args!r}. Write args=TrainingArguments({str(folder)!r}).")
+    for name, first, second in (("optimizers", "optimizer", "None"), ("optimizer_cls_and_kwargs", *OURS)):
+        if (pair := given.get(name)) is not None and not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+            raise TypeError(f"{name} must be a pair; got {_kind(pair)}. Write {name}=({first}, {second}).")
     if isinstance(callbacks, TrainerCallback):
         name = type(callbacks).__name__
         raise TypeError(f"callbacks must be a list; got a {name}. Write callbacks=[{name}(...)].")
+
+
+def _kind(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def _meant(name: str, value: Any) -> str:
@@ -59,22 +65,3 @@ def _meant(name: str, value: Any) -> str:
     near = difflib.get_close_matches(name, [*_NAMES, *_OURS], n=1, cutoff=0.7)
     meant = _OTHER_NAMES.get(name) or (near[0] if near else None)
     return f"Write {meant}=..." if meant else f"It has {', '.join([*_NAMES, *_OURS])}."
-
-
-def config_with(name: str, value: Any, sparsity: Any = None) -> str | None:
-    """Return the config that a user means by an argument that belongs into it, as it is written; None if it does not.
-
-    Args:
-        name: The name of the argument.
-        value: Its value.
-        sparsity: The name of the recipe, or anything else that was given beside it.
-
-    Example:
-        >>> config_with("rho", 0.01), config_with("pattern", "1:4", "asp")
-        ("NxMConfig('admm', settings={'rho': 0.01})", "NxMConfig('asp', pattern='1:4')")
-    """
-    own = sparsity if isinstance(sparsity, str) and sparsity in recipes.names() else None
-    if name in [field.name for field in fields(NxMConfig)]:
-        return f"NxMConfig({'' if own is None or name == 'recipe' else f'{own!r}, '}{name}={value!r})"
-    takers = [recipe for recipe in (own or NxMConfig.recipe, *recipes.names()) if name in recipes.settings(recipe)]
-    return f"NxMConfig({takers[0]!r}, settings={ {name: value}!r})" if takers else None

@@ -9,13 +9,13 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nxm_hf.config import NxMConfig
+from nxm_hf.config.misplaced import refuse_misplaced
 from nxm_hf.engine import Engine
 from nxm_hf.methods import Method
 from nxm_hf.storage.checkpoints import begin_checkpoint, drop_unsaved, missing_parts
 from nxm_hf.storage.restoring import restore_converted
 from nxm_hf.storage.saving import write_record
 from nxm_hf.storage.state_file import STATE_FILE
-from nxm_hf.trainer.arguments import config_with
 from nxm_hf.trainer.checkpoint_manifest import RANDOM_STATES, add_random_states
 from nxm_hf.trainer.host_trainer import CardHook, EarlyCallback, find_trainer, hide_parameters
 from nxm_hf.trainer.save_hook import SaveHook
@@ -49,10 +49,7 @@ class NxMCallback(TrainerCallback):
         resume_from: str | Path | None = None,
         **unknown: Any,
     ):
-        for name, value in unknown.items():
-            meant = config_with(name, value, sparsity)
-            advice = f"Write NxMCallback({meant})." if meant else "It has sparsity and resume_from."
-            raise TypeError(f"NxMCallback has no {name}=. {advice}")
+        refuse_misplaced("NxMCallback", unknown, sparsity, "sparsity and resume_from", "NxMCallback({})")
         if sparsity is None:  # callbacks=[NxMCallback]: the Trainer makes the object, and has no arguments for it
             raise TypeError('NxMCallback needs a sparsity. Write callbacks=[NxMCallback("admm")].')
         self._session = SparseTrainingSession(NxMConfig.from_any(sparsity))

@@ -206,7 +206,7 @@ class NxMTrainer(WholeCheckpoints):
         finally:
             self._session.unlock_output()  # after an error too
 
-    get_optimizer_cls_and_kwargs = OptimizerChoice()  # type: ignore[assignment]  # a static method in Trainer
+    get_optimizer_cls_and_kwargs = OptimizerChoice()
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Do one training step as Trainer does; the first batch is also used to check the scale of the loss."""

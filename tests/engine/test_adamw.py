@@ -84,6 +84,7 @@ def test_the_fused_step_is_the_default_where_torch_has_it_for_all_parameters():
     [
         (nn.Linear(2, 2), {}, "got a Linear. Write AdamW(model.parameters())."),
         ([], {"lr": "1e-3"}, "lr of AdamW must be a number; got '1e-3'. Write lr=0.001."),
+        ([], {"betas": 0.9}, "betas of AdamW must be two numbers; got 0.9. Write betas=(0.9, 0.999)."),
         ([], {"weight_decay": "none"}, "weight_decay of AdamW must be a number; got 'none'. Write weight_decay=0.01."),
     ],
 )
