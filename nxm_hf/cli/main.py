@@ -8,6 +8,7 @@ when it runs, so that `--help` and a typing error are answered at once.
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -54,6 +55,7 @@ NOT_COMMANDS = {  # what newcomers type, and what to type instead
     "version": "Write nxm --version.",
     "train": "Training is a script: NxMTrainer in yours, or python examples/glue/run_glue.py CONFIG.yaml.",
 }
+OTHER_ARGUMENTS = {"output": "out", "o": "out", "m": "model"}  # what other commands call the arguments of ours
 MESSAGE = 4000  # characters of an error, which may quote a file
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 _UsageError: type[Exception] = typer.BadParameter.__bases__[
@@ -159,8 +161,21 @@ def _complain_of_usage(error: Any, words: Sequence[str]) -> int:  # click's Usag
     names = [_name(command) for command in COMMANDS]
     program = error.ctx.command_path if error.ctx else " ".join(("nxm", *[word for word in words[:1] if word in names]))
     message = " ".join(error.format_message().split())
+    if usage := _argument_as_option(error):
+        return _complain(program, f"No such option: {error.option_name}. {usage} See {program} --help.")
     stop = "" if message.endswith("?") else "."
     return _complain(program, f"{message.rstrip('.')}{stop}{_hint(error, words)} See {program} --help.")
+
+
+def _argument_as_option(error: Any) -> str:
+    """Return how to write a command of which an argument was given as an option, such as --out; "" if none was."""
+    parts = re.findall("[a-z]+", getattr(error, "option_name", "") or "")
+    parameters = error.ctx.command.params if error.ctx else []
+    places = [each.metavar or each.name for each in parameters if each.param_type_name == "argument"]
+    names = [place.strip("{}").lower() for place in places]
+    if not parts or OTHER_ARGUMENTS.get(parts[0], parts[0]) not in names:
+        return ""
+    return f"Write {error.ctx.command_path} {' '.join(name.upper() for name in names)}."
 
 
 def _hint(error: Any, words: Sequence[str]) -> str:

@@ -106,8 +106,7 @@ def eval_command(
     The text is read in windows of CONTEXT tokens. Every token is predicted once. Exits with 0, or with 2 if an input
     cannot be read or does not fit.
     """
-    from transformers import AutoTokenizer
-
+    from nxm_hf.pruning.calibration import named_tokenizer
     from nxm_hf.pruning.perplexity import perplexity
     from nxm_hf.pruning.text_rows import check_paths
     from nxm_hf.storage.model_files import load_model_on
@@ -115,7 +114,7 @@ def eval_command(
 
     check_paths(text)
     loaded = load_model_on(model_directory(model), device, dtype)
-    reader = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
+    reader = None if tokenizer is None else named_tokenizer(tokenizer)
     show(perplexity(loaded, text, reader, context=context, stride=stride, columns=columns), as_json)
     return 0
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
@@ -67,6 +67,7 @@ class AdamW(torch.optim.AdamW):
         differentiable: bool = False,
         fused: bool | None = None,
     ):
+        _check_arguments(params, betas, lr=lr, eps=eps, weight_decay=weight_decay)
         super().__init__(
             params,
             lr,
@@ -175,6 +176,23 @@ class AdamW(torch.optim.AdamW):
             groups = [group for group in self.param_groups if _has_kernel(group)]
             self._with_kernel = {id(each) for group in groups for each in group["params"]}
         return id(parameter) in self._with_kernel
+
+
+def _check_arguments(params: Any, betas: Any, **numbers: Any) -> None:
+    """Raise for arguments that torch would fail on without a name, and say what to write."""
+    if isinstance(params, nn.Module):
+        raise TypeError(
+            f"AdamW takes the parameters of a model; got a {type(params).__name__}. Write AdamW(model.parameters())."
+        )
+    if not (isinstance(betas, tuple | list) and len(betas) == 2):
+        raise TypeError(f"betas of AdamW must be two numbers; got {betas!r}. Write betas=(0.9, 0.999).")
+    for name, value in numbers.items():
+        if isinstance(value, str):  # YAML reads 1e-3 as a text
+            try:
+                meant = f"Write {name}={float(value)}."
+            except ValueError:
+                meant = f"Write {name}=0.001." if name == "lr" else f"Write {name}=0.01."
+            raise TypeError(f"{name} of AdamW must be a number; got {value!r}. {meant}")
 
 
 def _part(tensor: Tensor) -> Tensor:

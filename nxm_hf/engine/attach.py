@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from nxm_hf.config import NxMConfig
+from nxm_hf.config.misplaced import refuse_misplaced
 from nxm_hf.engine.engine import Engine
 from nxm_hf.engine.optimizer_state import unwrapped
 from nxm_hf.engine.step_hooks import attached_handlers, hooks_of
@@ -23,6 +24,7 @@ def attach(
     total_steps: int,
     steps_per_epoch: int | None = None,
     seed: int = 0,
+    **unknown: Any,
 ) -> Engine:
     """Make a custom training loop sparse. After it, call `optimizer.step()` as usual.
 
@@ -34,12 +36,14 @@ def attach(
         total_steps: Number of optimizer steps of the whole training.
         steps_per_epoch: Number of optimizer steps per epoch, for settings such as `steps="epoch"`.
         seed: Seed of recipes that draw random numbers.
+        **unknown: Nothing; other names are refused with what to write.
 
     Returns:
         The engine. Call its `finish()` after the last step; see `Engine` for evaluation, checkpoints and metrics.
 
     Raises:
         ValueError: If the model, the optimizer or the recipe cannot be trained so.
+        TypeError: If an argument is of another kind, or has another name.
 
     Example:
         >>> import torch
@@ -51,6 +55,9 @@ def attach(
         >>> optimizer.step()
         >>> engine.finish()
     """
+    has = "model, optimizer, sparsity, total_steps, steps_per_epoch and seed"
+    form = f"attach(model, optimizer, {{}}, total_steps={total_steps!r})"
+    refuse_misplaced("attach", unknown, sparsity, has, form)
     if type(total_steps) is not int or total_steps < 1:
         raise ValueError(
             f"total_steps must be a whole number of at least 1; got {total_steps!r}. "

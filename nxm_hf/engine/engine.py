@@ -197,7 +197,7 @@ class Engine:
         return self.finished or self._training is not None
 
     @contextmanager
-    def deployed(self, preview: bool = False) -> Iterator[None]:
+    def deployed(self, *, preview: bool = False) -> Iterator[None]:
         """Show the deployed view inside the block, and the training view after it. The block must change no weight.
 
         Args:

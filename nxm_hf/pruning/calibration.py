@@ -110,7 +110,7 @@ def make_batches(
     length = max_length(model, tokenizer, sampling.length)
     sequences = _pack(texts, tokenizer, length) if pack else _truncate(texts, tokenizer, length)
     chosen = _choose(sequences, sampling)
-    _check_vocabulary(chosen, cast(PreTrainedModel, model), tokenizer)
+    check_vocabulary(chosen, cast(PreTrainedModel, model), tokenizer)
     starts = range(0, len(chosen), sampling.batch_size)
     return [_batch(chosen[start : start + sampling.batch_size], model, tokenizer) for start in starts]
 
@@ -145,6 +145,24 @@ def load_tokenizer(model: nn.Module) -> PreTrainedTokenizerBase:
     except Exception as error:  # transformers raises many types for files that are missing or damaged
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{folder} has no tokenizer that can be loaded ({reason}). {remedy}") from error
+
+
+def named_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that a user names.
+
+    Args:
+        name: A directory, or a repository of the Hub.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # transformers raises many types for files that are missing or damaged
+        raise FileNotFoundError(
+            f"{name} is neither a directory with a tokenizer nor one on the Hub in reach. Name the directory that the "
+            "model is from."
+        ) from error
 
 
 def _check_kinds(calibration: object, tokenizer: object) -> None:
@@ -228,15 +246,24 @@ def _choose(sequences: list[list[int]], sampling: Sampling) -> list[list[int]]:
     return [sequences[number] for number in evenly_spaced(sampling.samples, len(sequences))]
 
 
-def _check_vocabulary(
+def check_vocabulary(
     sequences: Sequence[list[int]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Raise for a tokenizer that does not match; transformers makes an empty one for a directory without."""
+    """Raise for a tokenizer that does not match; transformers makes an empty one for a directory without.
+
+    Args:
+        sequences: The tokens of a text.
+        model: The model that is to read them.
+        tokenizer: The tokenizer that they are from.
+
+    Raises:
+        ValueError: If most tokens are unknown, or one is not in the model's vocabulary.
+    """
     remedy = "Pass tokenizer=AutoTokenizer.from_pretrained(...) of the directory that the model is from."
     tokens = list(chain.from_iterable(sequences))
     unknown = tokens.count(tokenizer.unk_token_id) / len(tokens)
     if unknown > 0.5:
-        raise ValueError(f"The tokenizer does not know {unknown:.0%} of the calibration text's tokens. {remedy}")
+        raise ValueError(f"The tokenizer does not know {unknown:.0%} of the text's tokens. {remedy}")
     embeddings: Any = model.get_input_embeddings()
     vocabulary = embeddings.num_embeddings
     if max(tokens) >= vocabulary:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nxm_hf import pruners
 from nxm_hf._version import __version__
@@ -15,7 +15,7 @@ from nxm_hf.config.hub import hub_name, model_folder
 from nxm_hf.layers.find import find_layers
 from nxm_hf.pruners import OneShot
 from nxm_hf.pruning.block_cache import BlockCache
-from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
+from nxm_hf.pruning.calibration import Batch, Sampling, make_batches, named_tokenizer
 from nxm_hf.pruning.job import PruningJob, check_arguments, default_method
 from nxm_hf.pruning.reconstruction import Reconstruction
 from nxm_hf.pruning.result import PruningResult, record_pruning
@@ -112,7 +112,7 @@ def prune_directory(
     folder = Path(model_directory(str(source)))  # all that can be checked without the model has been
     check_unchanged(folder, RESTORE)
     model, streamed = _load(folder, place, None if dtype is None else getattr(torch, dtype), streams=not permute)
-    reader = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    reader = named_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     batches = None if calibration is None else make_batches(calibration, model, reader, sampling)
     choices = {"pattern": pattern, **_settings(pruner), "inputs": inputs, **layers, "report": report}
     choices |= {"reconstruct": reconstruction, "permute": permute}

@@ -66,6 +66,11 @@ class CalibratedPruner:
         if loader is None:
             if start.required:
                 _check_custom_loop(plan, config, start)
+            elif start.preview:
+                raise ValueError(
+                    "preview=True needs training data, which is only available in NxMTrainer or NxMCallback. "
+                    "In a custom loop leave preview out."
+                )
             return None
         if not start.required and not _has_rows(_dataset_of(loader)):
             logger.warning(
@@ -106,9 +111,14 @@ class CalibratedPruner:
     def preview(self) -> bool:
         """Prune as the training will, and return True if the weights then hold their pattern.
 
-        Every process of a training calls this, and puts the layers back later.
+        Every process of a training calls this, and puts the layers back later. Collators that draw random numbers draw
+        the same ones each time, so that equal weights have equal previews: what is saved is what was evaluated.
         """
-        self.prune()
+        with _random_state_kept():
+            random.seed(0)
+            numpy.random.seed(0)
+            torch.manual_seed(0)
+            self.prune()
         return self._plan.holds_pattern()
 
     def is_to_preview(self, phase: str) -> bool:

@@ -4,16 +4,16 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from nxm_hf.layers.modules import eval_no_grad, unwrap
-from nxm_hf.pruning.calibration import load_tokenizer, max_length
+from nxm_hf.pruning.calibration import check_vocabulary, load_tokenizer, max_length
 from nxm_hf.pruning.text_rows import joined_text
 
 CONTEXT = 2048  # tokens of a window, unless the model reads fewer
@@ -93,6 +93,7 @@ class TextEvaluation:
         ids = tokenizer(joined_text(source, columns), return_tensors="pt", verbose=False)["input_ids"][0]
         if len(ids) < 2:
             raise ValueError(f"The text has {len(ids)} tokens, and perplexity needs at least 2. Give more text.")
+        check_vocabulary([ids.tolist()], cast(PreTrainedModel, unwrap(model)), tokenizer)
         return cls(ids, context, stride)
 
     @property

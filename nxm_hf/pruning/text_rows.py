@@ -40,8 +40,7 @@ def read_texts(source: str | Path | Iterable, columns: str | Sequence[str] | Non
             chosen = chosen or [_first_text_column(row)]
             cells = [_cell(row, column) for column in chosen]
         else:
-            if chosen is not None and str(row).strip():
-                raise ValueError(f"The texts have no columns, and got columns={chosen}. Leave columns out.")
+            _check_no_columns(row, chosen)
             cells = [row]
         yield from (text.strip() for text in cells if isinstance(text, str) and text.strip())
 
@@ -66,10 +65,17 @@ def joined_text(source: str | Path | Iterable, columns: str | Sequence[str] | No
             chosen = chosen or [_first_text_column(row)]
             cells += [text for column in chosen if isinstance(text := _cell(row, column), str)]
         elif isinstance(row, str):
+            _check_no_columns(row, chosen)
             cells.append(row)
     if not any(map(str.strip, cells)):
         raise ValueError(f"{source if is_file_of_lines else 'The text'} is empty. Name a file that holds text.")
     return ("" if is_file_of_lines else "\n\n").join(cells)
+
+
+def _check_no_columns(row: Any, columns: list[str] | None) -> None:
+    """Raise if columns are named of a row that has none."""
+    if columns is not None and str(row).strip():
+        raise ValueError(f"The texts have no columns, and got columns={columns}. Leave columns out.")
 
 
 def _first_text_column(row: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nxm_hf.config import NxMConfig
+from nxm_hf.config.misplaced import refuse_misplaced
 from nxm_hf.engine import Engine
 from nxm_hf.methods import Method
 from nxm_hf.storage.checkpoints import begin_checkpoint, drop_unsaved, missing_parts
@@ -35,9 +36,10 @@ class NxMCallback(TrainerCallback):
             method object.
         resume_from: The checkpoint to resume from, if it is neither `output_dir/checkpoint-{global_step}` nor
             `args.resume_from_checkpoint`.
+        **unknown: Nothing; other names are refused with what to write.
 
     Raises:
-        TypeError: If no sparsity is given.
+        TypeError: If no sparsity is given, or an argument has another name.
         ValueError: If the config is wrong, or, when the Trainer is made, if the training is not supported.
     """
 
@@ -45,7 +47,9 @@ class NxMCallback(TrainerCallback):
         self,
         sparsity: NxMConfig | str | Path | dict[str, Any] | Method | None = None,
         resume_from: str | Path | None = None,
+        **unknown: Any,
     ):
+        refuse_misplaced("NxMCallback", unknown, sparsity, "sparsity and resume_from", "NxMCallback({})")
         if sparsity is None:  # callbacks=[NxMCallback]: the Trainer makes the object, and has no arguments for it
             raise TypeError('NxMCallback needs a sparsity. Write callbacks=[NxMCallback("admm")].')
         self._session = SparseTrainingSession(NxMConfig.from_any(sparsity))

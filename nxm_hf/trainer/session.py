@@ -226,6 +226,14 @@ class SparseTrainingSession:
         """Return a context in which the model holds its deployed weights. Every process enters it."""
         return self.engine.deployed(preview=True) if self.engine is not None else nullcontext()
 
+    def deployed_alone(self) -> AbstractContextManager[None]:
+        """Return a context of deployed weights for a call that Trainer makes in one process.
+
+        Of one process there is no preview, and sharded weights stay as they are: they were deployed to be saved.
+        """
+        engine = self.engine
+        return engine.deployed() if engine is not None and engine.plan.shards is None else nullcontext()
+
     def deployed_record(self, model: nn.Module, alone: bool = False) -> tuple[Plan, SparsityRecord, Verification]:
         """Verify the deployed weights, and describe the model. Call it inside `deployed()`.
 
@@ -295,8 +303,7 @@ class SparseTrainingSession:
         engine = self.engine
         if engine is None or not engine.plan.targets or not args.should_save or args.output_dir is None:
             return
-        # Trainer calls this in one process, which cannot deploy sharded weights. They were deployed to be saved.
-        with engine.deployed() if engine.plan.shards is None else nullcontext():
+        with self.deployed_alone():
             verification = self._verify(engine.plan, alone=True)
             verification.raise_for_problems()
             remove_manifest(args.output_dir)  # Trainer copies newer weights there
@@ -312,7 +319,7 @@ class SparseTrainingSession:
         engine = self.engine
         if engine is None or not engine.plan.targets or args.output_dir is None:
             return
-        with engine.deployed() if engine.plan.shards is None else nullcontext():  # one process calls this
+        with self.deployed_alone():
             if (verification := self._verify(engine.plan, alone=True)).ok:
                 facts = self.card_facts(engine.model)
                 write_card(args.output_dir, engine.record(verification), verification, facts)

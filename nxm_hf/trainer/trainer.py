@@ -26,7 +26,6 @@ from nxm_hf.config import NxMConfig
 from nxm_hf.distillation import DistillationConfig
 from nxm_hf.distillation.teacher import Teacher
 from nxm_hf.engine import Engine
-from nxm_hf.engine.adamw import AdamW
 from nxm_hf.methods import Method
 from nxm_hf.storage.checkpoints import begin_checkpoint, checkpoint_to_resume, is_checkpoint
 from nxm_hf.storage.manifest import record_model
@@ -40,6 +39,7 @@ from nxm_hf.trainer.arguments import check_arguments
 from nxm_hf.trainer.callback import NxMCallback
 from nxm_hf.trainer.frozen_base import config_for
 from nxm_hf.trainer.loss_scale import LossScale
+from nxm_hf.trainer.optimizer_choice import OptimizerChoice
 from nxm_hf.trainer.session import SessionCallback, SparseTrainingSession
 from nxm_hf.trainer.whole_checkpoints import WholeCheckpoints
 
@@ -206,11 +206,7 @@ class NxMTrainer(WholeCheckpoints):
         finally:
             self._session.unlock_output()  # after an error too
 
-    @classmethod
-    def get_optimizer_cls_and_kwargs(cls, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Return what Trainer does, but `nxm_hf.AdamW` for torch's fused AdamW: it gives the same bits."""
-        optimizer, settings = super().get_optimizer_cls_and_kwargs(*args, **kwargs)
-        return AdamW if optimizer is torch.optim.AdamW and settings.get("fused") else optimizer, settings
+    get_optimizer_cls_and_kwargs = OptimizerChoice()
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Do one training step as Trainer does; the first batch is also used to check the scale of the loss."""
@@ -297,7 +293,8 @@ class NxMTrainer(WholeCheckpoints):
         outer, self._view = self._view, view or self._view  # with several datasets, Trainer calls evaluate for each
         try:
             self._session.evaluations.enabled = self._view == "deployed"
-            return super().evaluate(*args, **kwargs)
+            with self._session.deployed() if self._view == "deployed" else nullcontext():  # once for all datasets
+                return super().evaluate(*args, **kwargs)
         finally:
             self._view, self._session.evaluations.enabled = outer, True
 
@@ -377,7 +374,8 @@ class NxMTrainer(WholeCheckpoints):
         """Create the model card as Trainer does, with a section on sparsity."""
         super().create_model_card(*args, **kwargs)
         if not self.sparsity.is_dense and self.is_world_process_zero():
-            _, record, verification = self._session.deployed_record(self._plain_model, alone=True)
+            with self._session.deployed_alone():  # Trainers of TRL write the card before they save
+                _, record, verification = self._session.deployed_record(self._plain_model, alone=True)
             facts = self._session.card_facts(self._plain_model)
             write_card(str(self.args.output_dir), record, verification, facts)
 

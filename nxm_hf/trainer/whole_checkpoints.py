@@ -48,7 +48,8 @@ class WholeCheckpoints(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if not self._restores(resume_from_checkpoint):
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+            others = () if model is None else (model,)  # the Trainers of sentence-transformers take no model
+            return super()._load_from_checkpoint(resume_from_checkpoint, *others)
         self._restore(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:

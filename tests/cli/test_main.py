@@ -63,6 +63,10 @@ def complaint(words: list[str], capsys) -> str:
         (["prune", "./a", "b"], "./a does not exist."),
         (["verify", ".", "--pattern", "4:2"], "Write '2:4'"),
         (["verify", "a\nb"], "a b does not exist"),
+        (["prune", "a", "--out", "b"], "No such option: --out. Write nxm prune MODEL OUT. See"),
+        (["prune", "a", "--output-dir", "b"], "No such option: --output-dir. Write nxm prune MODEL OUT. See"),
+        (["merge", "--base", "b"], "Write nxm merge BASE ADAPTER OUT."),
+        (["prune", "a", "b", "--preview"], "No such option: --preview"),
         (["verify", ".", "--pattern", "half"], "There is no pattern 'half'"),
     ],
 )

@@ -79,6 +79,21 @@ def test_the_fused_step_is_the_default_where_torch_has_it_for_all_parameters():
     assert half.param_groups[0]["params"][0].tolist() != [1.0] * 4
 
 
+@pytest.mark.parametrize(
+    ("params", "settings", "answer"),
+    [
+        (nn.Linear(2, 2), {}, "got a Linear. Write AdamW(model.parameters())."),
+        ([], {"lr": "1e-3"}, "lr of AdamW must be a number; got '1e-3'. Write lr=0.001."),
+        ([], {"betas": 0.9}, "betas of AdamW must be two numbers; got 0.9. Write betas=(0.9, 0.999)."),
+        ([], {"weight_decay": "none"}, "weight_decay of AdamW must be a number; got 'none'. Write weight_decay=0.01."),
+    ],
+)
+def test_a_model_or_a_text_as_an_argument_is_answered_with_what_to_write(params, settings, answer):
+    with pytest.raises(TypeError) as raised:
+        AdamW(params, **settings)
+    assert answer in str(raised.value)
+
+
 def test_groups_closures_and_schedules_work_as_with_torch():
     models = Toy(), Toy()
     ends = []

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, default_data_collator
 
-from nxm_hf import NxMConfig, prune, verify
+from nxm_hf import AdamW, NxMConfig, attach, prune, verify
 from nxm_hf.storage.state_file import read_state
 from tests.support.models import assert_equal_weights, make_bert
 from tests.support.training import KINDS, ROWS, SaveAt, StopAt, assert_same_end, batches_of, make_trainer
@@ -55,3 +55,49 @@ def test_a_training_that_ends_early_ends_with_its_preview(kind, tmp_path):
     saved = load_file(tmp_path / "checkpoint-3/model.safetensors")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in trainer.model.state_dict().items())
     assert verify(trainer.model, "2:4").ok
+
+
+class SeeWeights(TrainerCallback):
+    """Copies the weights that are evaluated."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_prediction_step(self, args, state, control, model=None, **kwargs):
+        self.seen[state.global_step] = {name: weight.clone() for name, weight in model.state_dict().items()}
+
+
+def masking_collator(rows):
+    """Replace some tokens by chance, as collators for masked language models do."""
+    batch = default_data_collator(rows)
+    ids = batch["input_ids"]
+    return {**batch, "input_ids": ids.masked_fill(torch.rand(ids.shape) < 0.3, 2)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_saved_is_what_was_evaluated_if_the_collator_draws_random_numbers(kind, tmp_path):
+    model = make_bert()
+    see = SeeWeights()
+    trainer = make_trainer(
+        tmp_path,
+        PREVIEWS["admm"],
+        kind,
+        model=model,
+        callbacks=[see],
+        data_collator=masking_collator,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_steps=2,
+        gradient_accumulation_steps=1,
+    )
+    trainer.train()
+    assert sorted(see.seen) == [2, 4, 6, 8]
+    for step, weights in see.seen.items():
+        saved = load_file(tmp_path / f"checkpoint-{step}/model.safetensors")
+        assert all(torch.equal(weights[name], tensor) for name, tensor in saved.items()), step
+
+
+def test_a_preview_in_a_custom_loop_is_refused_because_it_has_no_rows():
+    model = make_bert()
+    with pytest.raises(ValueError, match=r"preview=True needs training data.*leave preview out"):
+        attach(model, AdamW(model.parameters()), NxMConfig("admm", settings={"preview": True}), total_steps=8)

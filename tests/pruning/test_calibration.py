@@ -116,7 +116,7 @@ def test_the_tokenizer_is_that_of_the_models_own_directory(tmp_path):
     model.save_pretrained(tmp_path)
     model = type(model).from_pretrained(tmp_path)
     # transformers makes an empty one of a directory without
-    with pytest.raises(ValueError, match=r"The tokenizer does not know \d+% of the calibration text.*Pass tokenizer="):
+    with pytest.raises(ValueError, match=r"The tokenizer does not know \d+% of the text.*Pass tokenizer="):
         batches_of(texts, model)
     model.name_or_path = str(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=r"elsewhere has no tokenizer that can be loaded .*Pass tokenizer="):

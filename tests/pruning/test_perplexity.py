@@ -116,3 +116,32 @@ def test_nxm_eval_prints_the_perplexity_of_a_directory(tmp_path, capsys):
     assert capsys.readouterr().out.startswith(f"perplexity {found['perplexity']:.4f} (loss ")
     assert main([*words[:2], "--text", "absent.txt"]) == 2
     assert "no file absent.txt" in capsys.readouterr().err
+
+
+@pytest.fixture
+def gpt2_and_text(tmp_path):
+    """The arguments of `nxm eval` for a saved model with its tokenizer, and a file of text."""
+    make_gpt2().save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text(TEXT)
+    return ["eval", str(tmp_path / "model"), "--text", str(tmp_path / "text.txt")]
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--tokenizer", "./nope"], "./nope is neither a directory with a tokenizer nor one on the Hub"),
+        (["--columns", "title"], "The texts have no columns, and got columns=['title']. Leave columns out."),
+    ],
+)
+def test_a_tokenizer_or_a_column_that_is_not_there_is_named(words, answer, gpt2_and_text, capsys):
+    capsys.readouterr()
+    assert main([*gpt2_and_text, *words]) == 2
+    assert answer in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused():
+    torch.manual_seed(0)
+    small = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=24, **{**SHAPE, "vocab_size": 20}))
+    with pytest.raises(ValueError, match=r"the model's vocabulary has 20 entries"):
+        perplexity(small, [TEXT], make_tokenizer())

@@ -127,8 +127,8 @@ class EncoderTrainer(Trainer):
     def _save(self, output_dir=None, state_dict=None):
         self.model.save_pretrained(output_dir or self.args.output_dir)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        self.model.load_state_dict(Encoder.load(resume_from_checkpoint).state_dict())
+    def _load_from_checkpoint(self, checkpoint_path):  # no model, as in sentence-transformers
+        self.model.load_state_dict(Encoder.load(checkpoint_path).state_dict())
 
     def _load_best_model(self):
         self._load_from_checkpoint(self.state.best_model_checkpoint)

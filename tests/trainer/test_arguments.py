@@ -1,6 +1,7 @@
 """Arguments of Trainer that a newcomer writes, and that Trainer answers with an error from its inside."""
 
 import pytest
+import torch
 from transformers import BertForSequenceClassification, Trainer
 
 from nxm_hf import NxMCallback, NxMTrainer
@@ -19,6 +20,15 @@ WRONG = {
     "one optimizer": (dict(optimizer=None), "Write optimizers=..."),
     "a typing error": (dict(sparsty="asp"), "Write sparsity=..."),
     "a field of the config": (dict(recipe="asp"), "Write sparsity=NxMConfig(recipe='asp')."),
+    "a setting of a recipe": (dict(preview=True), "Write sparsity=NxMConfig('admm', settings={'preview': True})."),
+    "an optimizer for a pair": (
+        dict(optimizers=torch.optim.SGD([torch.ones(1)], lr=0.1)),
+        "got a SGD. Write optimizers=(optimizer, None).",
+    ),
+    "a class of optimizers for a pair": (
+        dict(optimizer_cls_and_kwargs=torch.optim.SGD),
+        'got the class SGD. Write optimizer_cls_and_kwargs=(nxm_hf.AdamW, {"lr": 5e-5}).',
+    ),
     "a name that is near nothing": (dict(magic=1), "It has model, args, data_collator,"),
     "a callback without a list": (dict(callbacks=NxMCallback("asp")), "Write callbacks=[NxMCallback(...)]."),
 }

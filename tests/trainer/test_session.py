@@ -13,10 +13,10 @@ from transformers import (
     TrainerCallback,
 )
 
-from nxm_hf import NxMConfig, verify
+from nxm_hf import Engine, NxMConfig, NxMTrainer, verify
 from nxm_hf.layers.find import find_layers
 from tests.support.grids import FEW, WINDOW
-from tests.support.models import assert_equal_weights
+from tests.support.models import assert_equal_weights, make_arguments, make_bert, make_rows
 from tests.support.training import is_sparse, make_12_step_trainer, pruned_weights
 
 
@@ -143,3 +143,31 @@ def test_a_whole_training_warns_of_nothing(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "nxm_hf"):
         make_12_step_trainer(tmp_path, NxMConfig("admm", **WINDOW)).train()
     assert not caplog.records
+
+
+@pytest.mark.parametrize("recipe", ["asp", "ste", "admm"])
+def test_a_host_that_writes_its_card_before_it_saves_gets_one_of_the_deployed_weights(recipe, tmp_path):
+    """The Trainers of TRL write the card at the beginning of each checkpoint."""
+
+    class CardFirst(NxMTrainer):
+        def _save_checkpoint(self, *args, **kwargs):
+            before = {name: weight.clone() for name, weight in self.model.state_dict().items()}
+            self.create_model_card()
+            assert all(torch.equal(before[name], weight) for name, weight in self.model.state_dict().items())
+            super()._save_checkpoint(*args, **kwargs)
+
+    trainer = CardFirst(make_bert(), make_arguments(tmp_path), train_dataset=make_rows(), sparsity=recipe)
+    trainer.train()
+    assert verify(tmp_path / "checkpoint-6").ok
+    assert "## Sparsity" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("sets", [1, 3])
+def test_an_evaluation_on_several_datasets_deploys_once(sets, tmp_path, monkeypatch):
+    deployed = []
+    deploy = Engine.deploy
+    monkeypatch.setattr(Engine, "deploy", lambda engine, *args, **kw: deployed.append(1) or deploy(engine, *args, **kw))
+    data = {str(number): make_rows(8) for number in range(sets)}
+    evaluations = dict(eval_strategy="steps", eval_steps=2, save_strategy="no", max_steps=2)
+    make_12_step_trainer(tmp_path, "ste", eval_dataset=data, **evaluations).train()
+    assert len(deployed) == 2, "the evaluation, and the end of the training"
