@@ -38,7 +38,7 @@ def rewind(
         pattern: The pattern of the mask, if the trained model is dense.
 
     Returns:
-        What was found in the weights that were written.
+        The verification of the written weights.
 
     Raises:
         TypeError: If a model stands where a directory should.

@@ -18,10 +18,10 @@ ATTENTIONS = ("attentions", "encoder_attentions", "decoder_attentions", "cross_a
 class DistillationConfig:
     """The weights of the terms by which a student learns from its teacher.
 
-    With labels the loss is `(1 - weight) * task + weight * temperature**2 * KL(teacher || student)`, plus `hidden`
-    times the error of the hidden states, plus `attention` times the error of the attention maps. Regression heads use
-    the mean squared error of the logits in place of the divergence. With gradient accumulation, each part of a batch
-    counts by its share of the labels.
+    With labels the loss is `(1 - weight) * task + weight * temperature**2 * KL(teacher || student)`. To this, `hidden`
+    times the error of the hidden states is added, and `attention` times the error of the attention maps. Regression
+    heads use the mean squared error of the logits in place of the divergence. With gradient accumulation, each part of
+    a batch counts by its share of the labels.
 
     Args:
         temperature: The logits are divided by it before the softmax. A higher one gives softer distributions.
@@ -160,7 +160,7 @@ def _logit_loss(
     labels = target_labels(inputs, causal)
     if problem_type == "regression" or ours.shape[-1] == 1:
         return (ours - theirs).square().mean()
-    if problem_type == "multi_label_classification":  # each label is a yes or no of its own: softmax over (z, 0)
+    if problem_type == "multi_label_classification":  # each label is a separate yes or no: softmax over (z, 0)
         ours, theirs = (torch.stack((z, torch.zeros_like(z)), -1) for z in (ours, theirs))
     log_q, log_p = (log_softmax(z / temperature, -1) for z in (ours, theirs))
     # The factor keeps the size of the gradients independent of the temperature.

@@ -46,7 +46,7 @@ class Teacher:
 
     Raises:
         FileNotFoundError: If there is no such directory, and no such model in reach.
-        ValueError: If the teacher lacks weights, or differs from the student in labels, vocabulary or shape; or if the
+        ValueError: If the teacher lacks weights, or its labels, vocabulary or shape do not fit the student. Also if the
             student is a container, such as a SentenceTransformer.
         TypeError: If `source` is neither a model nor a path.
     """

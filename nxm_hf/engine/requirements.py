@@ -16,7 +16,7 @@ from nxm_hf.text import shortened
 
 logger = logging.getLogger("nxm_hf")
 CONVERGED = 0.1  # the largest share of the norm that pruning takes once ADMM has converged
-_IN_PARTS = (ADMM, DenseTraining, Masked, Rewiring)  # methods that ask their pattern and clock about the whole weight
+_IN_PARTS = (ADMM, DenseTraining, Masked, Rewiring)  # these work on parts: pattern and clock refer to the whole weight
 
 
 def check_trainable(plan: Plan) -> None:

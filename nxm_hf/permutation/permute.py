@@ -110,7 +110,7 @@ def permute(
             magnitude times norm, which are the scores of Wanda. A layer that is not there is ordered by magnitude.
 
     Returns:
-        The layers that were reordered, what masks keep of each, and the layers that were skipped.
+        The layers that were reordered, the share that masks keep of each, and the layers that were skipped.
 
     Raises:
         ValueError: If the model is sparse already, no pattern is N:M, or the model cannot be run on the example.
@@ -180,7 +180,7 @@ def _obstacle(coupled: CoupledLayers, patterns: Mapping[str, Pattern]) -> str:
 def _apply(
     permutable: Sequence[CoupledLayers], orders: Mapping[str, Tensor], check: EquivalenceCheck
 ) -> dict[str, str]:
-    """Permute the layers. Put back those that change what the model computes, and return them with the reason.
+    """Permute the layers. Undo the reorderings that change the model's outputs, and return them with the reason.
 
     If the check itself fails, all layers are put back.
     """

@@ -32,10 +32,10 @@ class Inputs:
     _shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return what is computed from these statistics, once for all layers that share them.
+        """Return a value computed from these statistics, once for all layers that share them.
 
         Args:
-            key: What is computed.
+            key: The name of the value.
             compute: Computes it.
         """
         if key not in self._shared:

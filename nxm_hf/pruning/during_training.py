@@ -1,7 +1,7 @@
 """Pruning during training: prune a model with rows of its training data when the phase that needs it begins.
 
-A recipe asks for this with a `CalibratedStart`. Everything else about it stands here: which trainings can do it, which
-rows are taken, and what happens if it fails.
+A recipe declares this by a `CalibratedStart`. This module decides which trainings can do it, which rows are read, and
+what happens if it fails.
 """
 
 import logging
@@ -112,7 +112,7 @@ class CalibratedPruner:
         return self._plan.holds_pattern()
 
     def is_to_preview(self, phase: str) -> bool:
-        """Return True if the deployed view is to be pruned so, in a phase before that of the pruned weights.
+        """Return True if the deployed view is to be previewed, in a phase before the weights are pruned.
 
         Args:
             phase: The current phase of the training.

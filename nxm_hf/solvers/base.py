@@ -35,7 +35,7 @@ class NMPattern(PatternLike, Protocol):
 
 
 class SizedPattern(PatternLike, Protocol):
-    """A pattern that knows how many weights it keeps."""
+    """A pattern with a method that returns how many weights it keeps."""
 
     def kept(self, shape: Sequence[int]) -> int: ...
 

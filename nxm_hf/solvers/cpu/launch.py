@@ -1,4 +1,4 @@
-"""From tensors to kernels: a whole list of tensors is cut into jobs, which threads share."""
+"""Run kernels on tensors: a list of tensors is cut into jobs, which threads share."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -23,17 +23,17 @@ TileSolver = Callable[[Tensor], Tensor]  # strips of tiles, (strips, m, width), 
 
 
 def run(operation: str, n: int, m: int, *tensors: Tensor, factor: float = 0.0) -> int:
-    """Do an operation of `nm_groups` to tensors.
+    """Apply an operation of `nm_groups` to tensors.
 
     Args:
         operation: The name of the operation.
         n: Kept entries of a group.
         m: Entries of a group.
-        *tensors: Up to three contiguous tensors of one size. The first has the dtype that counts.
-        factor: The number of the operation; it is rounded to fp32.
+        *tensors: Up to three contiguous tensors of one size. The dtype of the first chooses the kernel.
+        factor: The factor of the operation; it is rounded to fp32.
 
     Returns:
-        The count of the operation, or -1 where it met a NaN.
+        The count of the operation, or -1 if there was a NaN.
     """
     (bits,) = struct.unpack("i", struct.pack("f", factor))
     return _over_groups(operation, n, m, [tensors], bits)[0]
@@ -54,7 +54,7 @@ def fill_masks(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]
 def _over_groups(
     operation: str, n: int, m: int, inputs: Sequence[tuple[Tensor, ...]], factor_bits: int = 0
 ) -> list[int]:
-    """Do an operation to each tuple of tensors. Return the count of each."""
+    """Apply an operation to each tuple of tensors. Return the count of each."""
     jobs, owners, step = [], [], LANES * m
     for i, tensors in enumerate(inputs):
         dtype = tensors[0].dtype
@@ -74,7 +74,7 @@ def adamw(rounding: int, weights: Sequence[tuple[Tensor, ...]]) -> None:
     """Take a masked step of AdamW with each of a list of weights.
 
     Args:
-        rounding: Which of `adamw_entries.ROUNDINGS` torch has.
+        rounding: The index in `adamw_entries.ROUNDINGS` of torch's rounding.
         weights: Each weight with its gradient, its mask, both moments, and the numbers of its step. All but the numbers
             are contiguous and of one size, a multiple of sixteen. All but the mask are fp32.
     """

@@ -41,8 +41,8 @@ def collect(b: IRBuilder, scores: Value, at: Value, room: Value, low: Value, hig
     above = b.icmp_signed(">", keys, high)
     between = b.and_(b.icmp_signed(">=", keys, low), b.icmp_signed("<=", keys, high))
     with b.if_then(any_set(b, between)):
-        # One by one, each over the one before unless that lies between: an instruction that packs a vector on its way
-        # to memory exists, but takes AMD CPUs a hundred cycles.
+        # Keys are written one by one. Each overwrites the one before, unless that is between the ends. An instruction
+        # that packs a vector while storing it exists, but takes a hundred cycles on AMD CPUs.
         for lane in range(LANES):
             index = Constant(I32, lane)
             b.store(b.extract_element(keys, index), b.inttoptr(room, I32.as_pointer()), align=4)
