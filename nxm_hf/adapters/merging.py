@@ -188,7 +188,7 @@ def _check(model: nn.Module, method: object, calibration: object, options: dict[
         )
     if method is None and (calibration is not None or options):
         given = ", ".join(["calibration", *options] if calibration is not None else options)
-        raise ValueError(f'Without method=, the sum is masked, and {given} counts for nothing. Write method="alps".')
+        raise ValueError(f'Without method=, the sum is masked, and {given} has no effect. Write method="alps".')
     record = read_record(model)
     if record is None:
         raise ValueError(

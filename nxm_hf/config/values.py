@@ -173,7 +173,7 @@ def check_places(recipe: Any, pattern: Any, recipes: Collection[str]) -> None:
     if isinstance(recipe, str) and looks_like_pattern(recipe):
         raise ValueError(f"{recipe!r} is a pattern, and a recipe comes first. Write pattern={recipe!r}.")
     if pattern != "dense" and pattern in recipes:  # "dense" is both
-        raise ValueError(f"{pattern!r} is a recipe, and no pattern. Write recipe={pattern!r}.")
+        raise ValueError(f"{pattern!r} is a recipe, not a pattern. Write recipe={pattern!r}.")
 
 
 def looks_like_pattern(text: str) -> bool:

@@ -136,8 +136,8 @@ def _matched_outputs(noun: str, names: tuple[str, ...], student: Any, teacher: A
         our_shapes, their_shapes = ([tuple(x.shape) for x in tensors] for tensors in (ours, theirs))
         if our_shapes != their_shapes:
             raise ValueError(
-                f"The {name} of the teacher have the shapes {their_shapes} where the student's have {our_shapes}; "
-                "take a teacher of the student's kind, or leave this term out of distillation=."
+                f"The {name} of the teacher have the shapes {their_shapes}, and those of the student {our_shapes}. "
+                "Take a teacher of the student's kind, or leave this term out of distillation=."
             )
         matched += [(name, x.float(), y.float()) for x, y in zip(ours, theirs, strict=True)]
     if not matched:

@@ -80,7 +80,7 @@ def check_shards(plan: Plan, config: NxMConfig) -> None:
         method, is_cut = config.method(target.pattern).method, target.pattern_here is not target.pattern
         if isinstance(method, ADMM) and method.rho == "quantile" and (is_cut or not isinstance(target.pattern, NM)):
             raise ValueError(
-                f'rho="quantile" looks at whole groups, and FSDP2 may cut those of {target.pattern}; write '
+                f'rho="quantile" needs whole groups, and FSDP2 may cut those of {target.pattern}; write '
                 'settings={"rho": "auto"}, or use DDP (torchrun) instead.'
             )
         if not isinstance(method, _IN_PARTS):

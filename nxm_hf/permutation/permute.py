@@ -140,7 +140,9 @@ def permute(
 def _patterns(model: nn.Module, pattern: str | Pattern | Mapping[str, str] | NxMConfig) -> dict[str, Pattern]:
     """Return the pattern of each layer; raise if the model is sparse or no pattern is N:M."""
     if read_record(model) is not None:
-        raise ValueError("This model is sparse already, and its masks would not move along; permute the dense model.")
+        raise ValueError(
+            "This model is sparse already, and its masks would not be permuted with it. Permute the dense model."
+        )
     options: dict[str, Any] = {"pattern": pattern}
     config = pattern if isinstance(pattern, NxMConfig) else NxMConfig(**options)
     plan = Plan.of(model, replace(config, recipe="asp", settings={}, on_indivisible="skip"))
@@ -196,7 +198,7 @@ def _apply(
                 coupled.permute(orders[coupled.consumer.name].argsort())
     if output_differs:
         return dict.fromkeys(orders, "something else in this model reads channels that were to change places")
-    reason = "what stands between it and the layers before it does not treat all channels alike"
+    reason = "an operation between it and the layers before it does not treat all channels alike"
     return {name: reason for name in orders if name in wrong}
 
 

@@ -139,7 +139,7 @@ class OneShot(ABC):
         if tuple(inputs.gram.shape) != (width, width) or tuple(inputs.mean.shape) != (width,):
             raise ValueError(
                 f"A weight of shape {tuple(weight.shape)} needs a Gram matrix of shape {(width, width)} and a mean of "
-                f"{width}; got {tuple(inputs.gram.shape)} and {tuple(inputs.mean.shape)}. Calibrate this very layer."
+                f"{width}; got {tuple(inputs.gram.shape)} and {tuple(inputs.mean.shape)}. Calibrate with this layer."
             )
         for what, tensor in {"weight": weight, "Gram matrix": inputs.gram, "mean": inputs.mean}.items():
             if not tensor.isfinite().all():

@@ -176,6 +176,6 @@ def check_preview(name: str, preview: bool, method: str | None) -> None:
     if preview and method is None:
         methods = ", ".join(map(repr, CALIBRATED_METHODS))
         raise ValueError(
-            f"preview=True of {name} shows what a method that prunes with training data will make of the weights, and "
-            f'these scores are none. Write scores="alps" beside it (or another of {methods}), or leave preview out.'
+            f"preview=True of {name} needs scores that prune with training data. "
+            f'Write scores="alps" beside it (or another of {methods}), or leave preview out.'
         )

@@ -162,8 +162,8 @@ def mask_buffers(scores: Sequence[Tensor], out: Sequence[Tensor] | None) -> list
         if (mask.dtype, mask.shape, mask.device) != (torch.bool, each.shape, each.device) or not mask.is_contiguous():
             raise ValueError(
                 f"out holds a {mask.dtype} of shape {tuple(mask.shape)} on {mask.device} for scores of shape "
-                f"{tuple(each.shape)} on {each.device}; it needs a contiguous bool of their shape and device. "
-                "Write torch.empty(scores.shape, dtype=torch.bool, device=scores.device), or leave out= away."
+                f"{tuple(each.shape)} on {each.device}. It must be contiguous, of dtype bool, with their shape "
+                "and device. Write torch.empty(scores.shape, dtype=torch.bool, device=scores.device), or omit out=."
             )
     return list(out)
 

@@ -144,7 +144,7 @@ class NxMTrainer(WholeCheckpoints):
             raise ValueError("NxMTrainer does what NxMCallback does; use one of them.")
         self.sparsity = config_for(self._plain_model, config)
         self._teacher: Teacher | None = None
-        if teacher is not None:  # made even if it counts for nothing, to check it
+        if teacher is not None:  # made even if it is not used, to check it
             made = Teacher(teacher, self._plain_model, distillation, self.processing_class, self.args)
             self._teacher = made if distillation.enabled else None
         self._session = SparseTrainingSession(self.sparsity, self._teacher)
