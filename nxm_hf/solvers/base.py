@@ -224,7 +224,7 @@ class Operation:
 
 
 def refuse_nan(scores: Tensor) -> None:
-    """Raise an error if scores hold a NaN, which has no place in an order.
+    """Raise an error if scores hold a NaN, because a NaN cannot be ordered.
 
     Args:
         scores: Scores, or a weight.

@@ -101,7 +101,7 @@ def _fitting(out: Tensor, weight: Tensor) -> Tensor:
 
 
 def kept(weight: Tensor, mask: Tensor, out: Tensor) -> Tensor:
-    """Write what a mask keeps of a weight into a tensor, with +0.0 elsewhere and for -0.0. Return that tensor.
+    """Write the kept entries of a weight into a tensor, with +0.0 elsewhere and for -0.0. Return that tensor.
 
     Args:
         weight: The weight.

@@ -153,7 +153,7 @@ def tile_kernel(n: int, m: int) -> Kernel:
 def enumeration_kernel(n: int, m: int, squares: bool = False) -> Kernel:
     """Return a function like that of `tile_kernel`, which tries every mask of a tile.
 
-    It counts sixteen tiles side by side as one, and leaves out what remains of the width. It flags those whose sums may
+    Sixteen tiles side by side are one unit, and the rest of the width is left out. It flags units whose sums may
     overflow, or lose too many digits.
 
     Args:
@@ -208,7 +208,7 @@ def set_scales(scale: np.ndarray, peaks: np.ndarray, largest: int) -> None:
 
 @helper
 def flag_wide(wide: np.ndarray, tile: int, count: int, peak: np.ndarray, total: np.ndarray, m: int) -> bool:
-    """Flag the tiles whose scores nearly vanish beside the largest, as all do beside an infinity.
+    """Flag the tiles whose scores are tiny beside the largest one. Beside an infinity all are.
 
     Return whether there is a NaN.
 

@@ -18,7 +18,7 @@ from nxm_hf.solvers.transposable_duals import by_duals
 from nxm_hf.solvers.transposable_enumeration import by_enumeration
 
 OPERATIONS = frozenset(BODIES)
-SMALL_TILE = 4  # of this side all masks are tried
+SMALL_TILE = 4  # the side of tiles whose masks are all tried
 TileSolver = Callable[[Tensor], Tensor]  # strips of tiles, (strips, m, width), -> their masks
 
 
@@ -136,7 +136,7 @@ def _over_units(
     readable: int,
     solve: TileSolver,
 ) -> int:
-    """Run a kernel that takes so many tiles side by side as a unit. Solve the units that it flags, and what is left."""
+    """Run a kernel on units of adjacent tiles. Solve the flagged units and the rest of the width by `solve`."""
     jobs, flags = [], []
     for each, mask in zip(scores, masks, strict=True):
         width = each.shape[-1]
@@ -159,7 +159,7 @@ def _over_units(
 
 
 def _solve_wide_units(strips: Tensor, kept: Tensor, wide: Tensor, across: int, solve: TileSolver) -> None:
-    """Solve the flagged units of strips, each so many entries wide, with a solver for any device."""
+    """Solve the flagged units of strips again, with a solver for any device."""
     units, masks = (x.unflatten(-1, (-1, across)).transpose(1, 2) for x in (strips, kept))
     chosen = units[wide.view(units.shape[:2])]
     masks[wide.view(units.shape[:2])] = solve(chosen).view(chosen.shape)

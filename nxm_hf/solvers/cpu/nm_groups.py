@@ -211,7 +211,7 @@ def _keep(g: Groups, weight: Value, mask: Value, *_: Value) -> Value:
 
 
 def _kept(g: Groups, weight: Value, mask: Value, out: Value, *_: Value) -> Value:
-    """Write what the mask keeps of a weight, and +0.0 elsewhere and for -0.0."""
+    """Write the kept entries of a weight, and +0.0 elsewhere and for -0.0."""
     for i, (bits, flag) in enumerate(zip(g.load(weight), g.load_flags(mask), strict=True)):
         kept = g.b.and_(flag, g.b.icmp_signed("!=", magnitude(g.b, bits, g.entry), splat(0)))
         g.store(g.b.select(kept, bits, splat(0)), out, i)
@@ -272,7 +272,7 @@ def _count_entries(g: Groups, weight: Value, *_: Value) -> Value:
 
 
 def _full_fields(b: IRBuilder, word: Value, n: int, m: int) -> Value:
-    """Return how many fields of m bits of a word have more than n bits set. They are added up within the word."""
+    """Return how many m-bit fields of a word have more than n bits set. All fields are counted at once."""
     if n >= m:
         return ZERO
     width = 1

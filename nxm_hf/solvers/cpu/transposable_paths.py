@@ -18,8 +18,8 @@ Workspace = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 def workspace(m: int) -> Workspace:
     """Return arrays for `settle_tile`, each with a part for rows (0) and one for columns (1).
 
-    They hold the scores of entries, flags for entries that a path may use, the distance of each line, and the previous
-    line on the path to it.
+    They hold the scores of entries, and flags for the entries that a path may use. They also hold the distance of each
+    line, and the previous line on the path to it.
 
     Args:
         m: Side of a tile.

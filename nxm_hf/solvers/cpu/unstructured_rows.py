@@ -25,7 +25,7 @@ INFINITE = INFINITY_BITS[torch.float32]
 def collect(b: IRBuilder, scores: Value, at: Value, room: Value, low: Value, high: Value, readable: Value) -> Value:
     """Write the keys between `low` and `high`, ends included, to `room`.
 
-    Return how many those are, plus 2**32 times how many keys are above, plus 2**16 times how many are NaN.
+    Return their number, plus 2**32 times the number of keys above `high`, plus 2**16 times the number of NaN.
 
     Args:
         b: The builder that the code is appended to.
