@@ -182,8 +182,9 @@ def _check_custom_loop(plan: Plan, config: NxMConfig, start: CalibratedStart) ->
         raise ValueError(
             f"{config.recipe} with {config.settings} trains a model that {start.method} has pruned{when}, and this "
             f"model does not hold {config.pattern!r} by then. NxMTrainer and NxMCallback prune it with their training "
-            f'data. In a custom loop call nxm_hf.prune(model, {config.pattern!r}, "{start.method}", calibration), then '
-            "attach(...) without a warm-up. Or load the weights that a training saved."
+            "data. In a custom loop call "
+            f'nxm_hf.prune(model, {config.pattern!r}, "{start.method}", calibration) before attach(...) without a '
+            "warm-up, or load the weights that a training saved."
         )
 
 
