@@ -3,9 +3,9 @@
     python benchmarks/adamw.py --model path/to/all-MiniLM-L6-v2
     python benchmarks/adamw.py --recipe asp "ste settle=0.9" rigl --steps 50
 
-Copies of a model take steps in turn, with gradients of random numbers that are not computed by a loss, so that nothing
-but the step is measured. Times are CPU time of the process, and medians. "over fused" is the time over that of a plain
-step of `torch.optim.AdamW(fused=True)` in the same turns.
+Copies of a model take steps in turn. Gradients are random numbers and not computed from a loss, so only the step is
+measured. Times are CPU time of the process, and medians. "over fused" is the time over that of a plain step of
+`torch.optim.AdamW(fused=True)` in the same turns.
 """
 
 import argparse

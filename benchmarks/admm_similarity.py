@@ -5,11 +5,12 @@
     cd ../..
     python -m benchmarks.admm_similarity --comparison benchmarks/glue/out/rho --output similarity.svg
 
-It draws what is Fig. 3 of NxMTransformer: each `admm rho=...` of a finished comparison, its mean similarity from one
-ADMM iteration to the next, and its metric. The second panel has both against rho. Its vertical lines are thresholds of
-theory: a group of weights has a fixed point only if rho is at least max |g pruned| / min |w kept|, g being the mean
-gradient, clipped as in training. They are quantiles of that ratio over all groups, with the weights that training
-starts from, or those of `--weights`: a model that `asp` has trained is where masks would rest.
+It draws Fig. 3 of NxMTransformer for a finished comparison. Each `admm rho=...` is a point: its mean mask similarity
+from one ADMM iteration to the next, and its metric. The second panel has both against rho. Its vertical lines are
+thresholds of theory: a group of weights has a fixed point only if rho is at least max |g pruned| / min |w kept|. Here
+g is the mean gradient, clipped as in training. They are quantiles of that ratio over all groups, with the initial
+weights of the training, or those of `--weights`. With a model that `asp` has trained they are the strengths at which
+its masks would rest.
 """
 
 import argparse

@@ -3,13 +3,13 @@
     python benchmarks/inference.py --threads 1 2
     python benchmarks/inference.py --threads 1 --part layers --seconds 2 --json inference.json
 
-With one thread times are CPU time of that thread, which other processes on the machine do not add to; with several they
-are those of the clock. Weights are random and hold 2:4. Each layer is one of several of its shape that are called one
-after the other, as in a model, so that weights come from the cache that they would come from there.
+With one thread, times are CPU time of that thread, so other processes do not count. With several threads they are
+wall-clock times. Weights are random and hold 2:4. Several layers of each shape are called one after the other, as in a
+model. So weights are read from the same cache level as in a model.
 
 Columns: `dense` is torch's fp32 product, `packed` ours; `bf16` and `bf16 packed` the same with bf16 weights. The
-ceiling of a model is the speed-up that it would have if its pruned layers took half of their time and all else as
-before.
+    ceiling of a model is its speed-up if the pruned layers took half of their time, and all else took as long as
+    before.
 """
 
 import argparse

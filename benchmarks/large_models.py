@@ -3,12 +3,12 @@
     python benchmarks/large_models.py deep                   a Llama of 1000 layers, 16 wide
     python benchmarks/large_models.py wide --optimizer sgd   a Llama of half a billion weights
 
-Weights and tokens are random, and all weights are float32. AdamW would keep two more for each. The parts are: training
-to the middle, and saving there; verifying the checkpoint; resuming in a new process, to the end; and pruning a model by
-magnitude. What each part writes is verified.
+Weights and tokens are random, and all weights are float32. AdamW would keep two more for each. There are four parts.
+They are training to the middle with a save there, verifying the checkpoint, resuming in a new process to the end, and
+pruning a model by magnitude. What each part writes is verified.
 
-Each part is a process of its own, so that its peak is its own: the largest resident size, which counts torch (about
-0.4 GiB) and the files that it maps.
+Each part runs in a separate process, so that its peak is measured alone. The peak is the largest resident size, with
+torch (about 0.4 GiB) and mapped files.
 """
 
 import argparse

@@ -3,13 +3,16 @@
     python benchmarks/oneshot.py --model path/to/all-MiniLM-L6-v2 --text wikitext.parquet --pairs stsb.parquet
     python benchmarks/oneshot.py --bert-base --method sparsegpt --method adaprune --threads 2
 
-The first prints, for each pattern and method, Spearman's correlation between the cosine similarity of mean-pooled
-embeddings and the scores of the pairs (columns sentence1, sentence2, label). "recovered" is the fraction of the loss by
-magnitude that a method wins back; "error" is that of the layers before reconstruction. With `--reconstruct none block`,
-each row is measured without and with reconstruction of blocks; settings are JSON, such as `'{"steps": 600}'`. Then,
-unless `--pattern` chooses patterns, it prints the loss of a model with unstructured zeros that is converted to 2:4. The
-second command times a BERT-base of random weights on 128 sequences of 128 random tokens. Memory is the peak of the
-process so far.
+The first prints Spearman's correlation for each pattern and method. It is computed between the cosine similarity of
+mean-pooled embeddings and the scores of the pairs (columns sentence1, sentence2, label). "recovered" is the fraction of
+the loss by magnitude that a method closes; "error" is that of the layers before reconstruction.
+
+With `--reconstruct none block`, each row is measured without and with reconstruction of blocks. Settings are JSON, such
+as `'{"steps": 600}'`. Then, unless `--pattern` chooses patterns, it prints the loss of a model with unstructured zeros
+that is converted to 2:4.
+
+The second command times a BERT-base of random weights on 128 sequences of 128 random tokens. Memory is the
+peak of the process so far.
 """
 
 import argparse

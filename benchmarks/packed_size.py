@@ -4,9 +4,9 @@
     python benchmarks/packed_size.py path/to/all-MiniLM-L6-v2 --prune 2:4 --dtype bfloat16 --rounds 15
 
 Plain, packed and unpacked loads take turns in one process, so that other load on the machine slows all alike. Plain
-weights are mapped from the file and read when they are first used, so loads are also timed with every page of the
-weights read once. Memory is that of a process of its own for each, with all weights read: the most that it held while
-it loaded, and what it holds afterwards, both over what it held before. The files are in the system's cache.
+weights are mapped from the file, and read when they are first used. So loads are also timed with every page of the
+weights read once. Memory is measured in a separate process for each form, with all weights read. It is the peak while
+loading, and the size afterwards, both minus the size before. The files are in the system's cache.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python benchmarks/sentence_similarity.py --model path/to/all-MiniLM-L6-v2 --pairs path/to/stsb --seed 0
 
 The folder of pairs holds train.parquet and validation.parquet, with the columns sentence1, sentence2 and label from 0
-to 5. Rows are: the dense model; pruned by magnitude; pruned by alps, with the sentences of the training pairs;
-fine-tuned to 2:4 with a recipe; and fine-tuned dense. Each score is that of the model as `SentenceTransformer(folder)`
+to 5. The rows are the dense model, pruned by magnitude, pruned by alps, fine-tuned to 2:4 with a recipe, and fine-tuned
+dense. alps reads the sentences of the training pairs. Each score is that of the model as `SentenceTransformer(folder)`
 loads it from what was saved. Both trainings have the same settings. `cpu` is the processor time of pruning or training.
 """
 

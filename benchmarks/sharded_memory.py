@@ -4,10 +4,10 @@
     python benchmarks/sharded_memory.py --blocks 4 --width 256 --processes 1
 
 The model is a Llama of random weights in fp32. Each row of the table has a group of processes of its own. `most beside`
-is the largest resident size of each process beside what it had before: while `nxm_hf.prune` runs, or in the step in
-which `admm` prunes the sharded model with ALPS. A tiny model is pruned first, so that code that is loaded does not
-count. `planned` is what a process holds all the time, by `nxm_hf.analysis.training_memory`; a model that is only pruned
-has its weights alone.
+is the largest resident size of each process, minus its size before. It is measured while `nxm_hf.prune` runs, or in the
+step in which `admm` prunes the sharded model with ALPS. A tiny model is pruned first, so that code that is loaded does
+not count. `planned` is what a process holds all the time, by `nxm_hf.analysis.training_memory`; a model that is only
+pruned has its weights alone.
 """
 
 import argparse

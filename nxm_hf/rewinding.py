@@ -38,7 +38,7 @@ def rewind(
         pattern: The pattern of the mask, if the trained model is dense.
 
     Returns:
-        What was found in the weights that were written.
+        The verification of the written weights.
 
     Raises:
         TypeError: If a model stands where a directory should.
@@ -76,7 +76,7 @@ def _config_of(trained: str | Path, pattern: str | dict[str, str] | None) -> tup
     except FileNotFoundError:
         if pattern is None:
             raise ValueError(
-                f"{trained} has no record of being sparse. Say what to keep of it: --pattern 2:4."
+                f"{trained} has no record of being sparse. Name the pattern of the mask: --pattern 2:4."
             ) from None
         return NxMConfig("asp", pattern), None  # type: ignore[arg-type]  # the field is a string for HfArgumentParser
     if pattern is not None:

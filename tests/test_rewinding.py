@@ -139,7 +139,7 @@ def finished(tmp_path_factory):
 
 
 REFUSED = {
-    "no pattern": ("dense/checkpoint-2", "dense/checkpoint-2", None, "no record of being sparse. Say .* --pattern 2:4"),
+    "no pattern": ("dense/checkpoint-2", "dense/checkpoint-2", None, "no record of being sparse.* --pattern 2:4"),
     "two patterns": ("asp/checkpoint-4", "dense/checkpoint-2", "1:4", "sparse already, with 2:4, .* Leave pattern out"),
     "pruned": ("dense/checkpoint-2", "asp/checkpoint-2", "2:4", "is pruned in .*checkpoint-2 already, and its dense"),
     "absent": ("dense/checkpoint-2", "nowhere", "2:4", "nowhere"),

@@ -60,7 +60,7 @@ def merge_directory(
         sampling: How much of it to read.
 
     Returns:
-        What was done to each layer.
+        The result, with a row for each layer.
 
     Raises:
         ValueError: If `out` exists, the two do not belong together, or the base is not sparse.

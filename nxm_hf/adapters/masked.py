@@ -180,7 +180,7 @@ class MaskedLora:
 
 
 def masked_delta(module: Any, adapter: str) -> Tensor:
-    """Return what a masked LoRA adds to the weight of its base layer, in the form of that weight.
+    """Return the change of a masked LoRA to the weight of its base layer, in the shape of that weight.
 
     Args:
         module: The LoRA layer.

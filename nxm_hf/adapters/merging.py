@@ -26,14 +26,14 @@ logger = logging.getLogger("nxm_hf")
 
 @dataclass(frozen=True)
 class MergedLayer:
-    """Describe what merging an adapter did to one sparse layer.
+    """Describe the merge of an adapter into one sparse layer.
 
     Args:
         name: The name of the layer.
         role: Its role, such as "query".
         shape: (out, in) of its matrix.
         pattern: The pattern that it holds.
-        change: The norm of what the adapter adds to the weight.
+        change: The norm of the adapter's change to the weight.
         dropped: The norm of the difference between that sum and the sparse weight.
     """
 
@@ -51,7 +51,7 @@ class MergeResult:
 
     Args:
         model: The merged model, which needs neither PEFT nor nxm_hf.
-        layers: What was done to each sparse layer.
+        layers: The result of each sparse layer.
         method: The method that pruned the sum, or None if the sum was masked.
     """
 
@@ -61,7 +61,7 @@ class MergeResult:
 
     @property
     def change(self) -> float:
-        """Return the norm of what the adapter adds to all sparse layers together."""
+        """Return the norm of the adapter's change to all sparse layers together."""
         return sum(layer.change**2 for layer in self.layers) ** 0.5
 
     @property
@@ -110,12 +110,12 @@ def merge_adapter(
     """Add the active adapter of a model to its sparse base, and keep the base sparse.
 
     Without `method`, the masks of the base are kept. That is exact for a masked adapter, see `mask_adapter`. For any
-    other, it drops what the adapter adds to pruned weights, and a warning says how much that is.
+    other, the adapter's change to pruned weights is dropped, and a warning says how large it is.
 
     Args:
         model: A PeftModel whose base is sparse. It is used up, as by PEFT's `merge_and_unload`.
         method: Prune the sum anew by this method of `nxm_hf.prune`, instead of masking it.
-        calibration: What the model reads, for `method`; as in `nxm_hf.prune`.
+        calibration: Calibration data for `method`, as in `nxm_hf.prune`.
         tokenizer: The tokenizer of the texts, for `method`; as in `nxm_hf.prune`.
         **options: Other options of `nxm_hf.prune`, for `method`, such as `samples=64`.
 
@@ -138,7 +138,7 @@ def merge(
     tokenizer: PreTrainedTokenizerBase | None = None,
     **options: Any,
 ) -> MergeResult:
-    """Merge as `merge_adapter` does, and say what was done to each layer.
+    """Merge as `merge_adapter` does, and return a row for each layer.
 
     Args:
         model: See `merge_adapter`.
@@ -188,7 +188,7 @@ def _check(model: nn.Module, method: object, calibration: object, options: dict[
         )
     if method is None and (calibration is not None or options):
         given = ", ".join(["calibration", *options] if calibration is not None else options)
-        raise ValueError(f'Without method=, the sum is masked, and {given} counts for nothing. Write method="alps".')
+        raise ValueError(f'Without method=, the sum is masked, and {given} has no effect. Write method="alps".')
     record = read_record(model)
     if record is None:
         raise ValueError(
@@ -205,7 +205,7 @@ def _sparse(model: nn.Module, record: SparsityRecord) -> list[Layer]:
 
 @torch.no_grad()
 def _keep_mask(layer: Layer, before: Tensor, pattern: str) -> None:
-    """Set to +0.0 what the mask of the base prunes."""
+    """Set the entries that the base's mask prunes to +0.0."""
     keep(layer.matrix(layer.weight), parse(pattern).mask(layer.matrix(before).abs()))
 
 

@@ -1,4 +1,4 @@
-"""Analysis: what masks, weights and recipes do, in numbers. Nothing here changes a model or its training."""
+"""Analysis: measures of masks, weights and recipes. Nothing here changes a model or its training."""
 
 from nxm_hf.analysis.correlation import Learning, autocorrelation, learning_correlation, random_walk_null
 from nxm_hf.analysis.diversity import mask_diversity

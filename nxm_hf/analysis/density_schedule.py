@@ -81,7 +81,7 @@ def _masked_uses(method: Masked, steps: int) -> Iterator[StepUse]:
         if step == 0 or method.refresh(clock) or (freezes and not frozen):
             pattern = method.pattern(clock)
         frozen = frozen or freezes
-        # With a gain above 0 pruned entries are not exactly zero, so no multiplication can be skipped.
+        # With a gain above 0 pruned entries are not zero, so all multiplications are needed.
         yield StepUse(pattern, frozen) if frozen or method.gain(clock) == 0 else DENSE_USE
 
 

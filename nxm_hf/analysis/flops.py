@@ -50,7 +50,7 @@ class TrainingFlops:
         layers: The pruned layers.
         linear: FLOPs of the matrices that stay dense.
         other: FLOPs of products outside linear layers (attention); None if no forward pass could be run.
-        conventions: The sentences that say what was counted.
+        conventions: Sentences on how FLOPs were counted.
     """
 
     layers: tuple[CostedLayer, ...]

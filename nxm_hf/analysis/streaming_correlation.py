@@ -45,7 +45,7 @@ class LearningCorrelation:
         if snapshot.shape != self._shape:
             raise ValueError(
                 f"This snapshot has the shape {tuple(snapshot.shape)}, but the first had {tuple(self._shape)}. "
-                "Use a LearningCorrelation of its own for other weights."
+                "Use a separate LearningCorrelation for other weights."
             )
         values = snapshot.detach().flatten()
         x = values.double() - self._first  # sums of small moves keep their digits; sums of raw weights would not

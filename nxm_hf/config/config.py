@@ -320,8 +320,8 @@ class NxMConfig(PushToHubMixin):
         """Make a config from anything that `sparsity=` takes.
 
         Args:
-            sparsity: A config, the name of a recipe, or a pattern such as "2:4"; a dict, the same as JSON, or the path
-                of a JSON or YAML file; or a method object.
+            sparsity: A config, a method object, the name of a recipe, or a pattern such as "2:4". A dict, or the same
+                as JSON, or the path of a JSON or YAML file also works.
 
         Returns:
             The config.

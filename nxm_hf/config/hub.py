@@ -19,10 +19,10 @@ MODEL_CONFIG_KEY = "nxm_config"  # key of the model's own config.json under whic
 
 
 def looks_like_path(text: str) -> bool:
-    """Return True if a text is meant as a path, and not as a name on the Hub: by its form, or by its first folder.
+    """Return True if a text looks like a path, and not like a name on the Hub, by its form or its first folder.
 
     Args:
-        text: What a user wrote where a path or a name on the Hub is accepted.
+        text: The user's value of an argument that takes a path or a name on the Hub.
 
     Example:
         >>> [looks_like_path(text) for text in ("./bert", "out/a/b", "texts.txt", "glue", "nyu-mll/glue")]
@@ -49,7 +49,7 @@ def hub_name(text: str) -> str | None:
 
 
 def read_payload(directory_or_repo: str | Path, kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """Read what a saved model says of its sparsity.
+    """Read the sparsity record of a saved model.
 
     Args:
         directory_or_repo: A directory, or the name of a Hub repository.
@@ -92,7 +92,7 @@ def model_folder(directory: str | Path) -> Path:
 
 def _json_or_none(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None  # nobody waits for a pipe
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None  # do not wait for a pipe
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -146,7 +146,7 @@ def write_json(folder: Path, name: str, payload: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file whole: a process that is killed, or a disk that is full, leaves the old file or none.
+    """Write a small file atomically. If the process is killed or the disk is full, the old file stays, or no file.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""SparsityRecord: what a saved sparse model says of itself."""
+"""SparsityRecord: the description that is saved with a sparse model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ class SparsityRecord:
     `nxm_config.json` holds a record, and the model's own `config.json` holds a copy under "nxm_config".
 
     Args:
-        config: What was asked for.
+        config: The config that it was made with.
         layers: Pattern of each sparse layer, by the layer's name.
         density: Fraction of the entries of these layers that are not zero.
         pruning: Method, settings and number of calibration tokens, if `prune` made the model without training.

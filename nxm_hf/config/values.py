@@ -1,4 +1,4 @@
-"""Values of a config: bring what a user writes into one form."""
+"""Values of a config: bring the user's spellings into one form."""
 
 import difflib
 import json
@@ -17,7 +17,8 @@ def describe_method(method: Method) -> str:
         method: The object.
 
     Returns:
-        Its `repr`, or the name of its class if it has no `repr` of its own (the default one holds an address).
+        Its `repr`. If its class does not define one, the name of the class, because the default `repr` holds an
+        address.
     """
     return type(method).__qualname__ if type(method).__repr__ is object.__repr__ else repr(method)
 
@@ -162,8 +163,8 @@ def check_places(recipe: Any, pattern: Any, recipes: Collection[str]) -> None:
     """Raise if a pattern stands in the place of the recipe, or the other way round.
 
     Args:
-        recipe: What stands in the place of the recipe.
-        pattern: What stands in the place of the pattern.
+        recipe: The value given as the recipe.
+        pattern: The value given as the pattern.
         recipes: The names of all recipes.
 
     Raises:
@@ -172,7 +173,7 @@ def check_places(recipe: Any, pattern: Any, recipes: Collection[str]) -> None:
     if isinstance(recipe, str) and looks_like_pattern(recipe):
         raise ValueError(f"{recipe!r} is a pattern, and a recipe comes first. Write pattern={recipe!r}.")
     if pattern != "dense" and pattern in recipes:  # "dense" is both
-        raise ValueError(f"{pattern!r} is a recipe, and no pattern. Write recipe={pattern!r}.")
+        raise ValueError(f"{pattern!r} is a recipe, not a pattern. Write recipe={pattern!r}.")
 
 
 def looks_like_pattern(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Differences of the supported versions of transformers: what the older do otherwise, and what they cannot do.
+"""Differences between the supported versions of transformers.
 
 Supported are transformers 4.57.1 to 5.x, huggingface_hub 0.34, accelerate 1.15, torch 2.6 and later ones, and Python
 3.10 to 3.13. The rest of nxm_hf is written for the newest of them:
@@ -57,7 +57,7 @@ def _renamed(key: str, rules: dict[str, str]) -> str:
 
 
 class QuantizerOfAllVersions(HfQuantizer):
-    """A quantizer that knows which tensors the files lacked, and leaves no config in a model that it unpacked."""
+    """A quantizer that records which tensors the files lack, and removes its config from a model that it unpacked."""
 
     _loaded: frozenset[str] | None = None
 

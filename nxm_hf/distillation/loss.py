@@ -18,10 +18,10 @@ ATTENTIONS = ("attentions", "encoder_attentions", "decoder_attentions", "cross_a
 class DistillationConfig:
     """The weights of the terms by which a student learns from its teacher.
 
-    With labels the loss is `(1 - weight) * task + weight * temperature**2 * KL(teacher || student)`, plus `hidden`
-    times the error of the hidden states, plus `attention` times the error of the attention maps. Regression heads use
-    the mean squared error of the logits in place of the divergence. With gradient accumulation, each part of a batch
-    counts by its share of the labels.
+    With labels the loss is `(1 - weight) * task + weight * temperature**2 * KL(teacher || student)`. To this, `hidden`
+    times the error of the hidden states is added, and `attention` times the error of the attention maps. Regression
+    heads use the mean squared error of the logits in place of the divergence. With gradient accumulation, each part of
+    a batch counts by its share of the labels.
 
     Args:
         temperature: The logits are divided by it before the softmax. A higher one gives softer distributions.
@@ -136,8 +136,8 @@ def _matched_outputs(noun: str, names: tuple[str, ...], student: Any, teacher: A
         our_shapes, their_shapes = ([tuple(x.shape) for x in tensors] for tensors in (ours, theirs))
         if our_shapes != their_shapes:
             raise ValueError(
-                f"The {name} of the teacher have the shapes {their_shapes} where the student's have {our_shapes}; "
-                "take a teacher of the student's kind, or leave this term out of distillation=."
+                f"The {name} of the teacher have the shapes {their_shapes}, and those of the student {our_shapes}. "
+                "Take a teacher of the student's kind, or leave this term out of distillation=."
             )
         matched += [(name, x.float(), y.float()) for x, y in zip(ours, theirs, strict=True)]
     if not matched:
@@ -160,7 +160,7 @@ def _logit_loss(
     labels = target_labels(inputs, causal)
     if problem_type == "regression" or ours.shape[-1] == 1:
         return (ours - theirs).square().mean()
-    if problem_type == "multi_label_classification":  # each label is a yes or no of its own: softmax over (z, 0)
+    if problem_type == "multi_label_classification":  # each label is a separate yes or no: softmax over (z, 0)
         ours, theirs = (torch.stack((z, torch.zeros_like(z)), -1) for z in (ours, theirs))
     log_q, log_p = (log_softmax(z / temperature, -1) for z in (ours, theirs))
     # The factor keeps the size of the gradients independent of the temperature.

@@ -46,7 +46,7 @@ class Teacher:
 
     Raises:
         FileNotFoundError: If there is no such directory, and no such model in reach.
-        ValueError: If the teacher lacks weights, or differs from the student in labels, vocabulary or shape; or if the
+        ValueError: If the teacher lacks weights, or its labels, vocabulary or shape do not fit the student. Also if the
             student is a container, such as a SentenceTransformer.
         TypeError: If `source` is neither a model nor a path.
     """
@@ -140,8 +140,8 @@ def _load(source: str | PathLike[str], student: nn.Module) -> PreTrainedModel:
     if missing:
         names = ", ".join(sorted(missing)[:3]) + (" ..." if len(missing) > 3 else "")
         raise ValueError(
-            f"The teacher {source} lacks {len(missing)} weights of a {model_class.__name__}, which would be random: "
-            f"{names}; give the directory of a model that was fine-tuned on this task."
+            f"The teacher {source} lacks {len(missing)} weights of a {model_class.__name__}, so they would be "
+            f"random: {names}; give the directory of a model that was fine-tuned on this task."
         )
     return model
 
@@ -153,8 +153,8 @@ def _check_tokenizer(source: str | PathLike[str], tokenizer: Any) -> None:
         return
     if AutoTokenizer.from_pretrained(source).get_vocab() != ours.get_vocab():
         raise ValueError(
-            f"The tokenizer of the teacher {source} has another vocabulary than processing_class, so its token ids "
-            "mean other words; take a teacher that was fine-tuned with the student's tokenizer."
+            f"The tokenizer of the teacher {source} has another vocabulary than processing_class, so the same token "
+            "ids mean other words. Take a teacher that was fine-tuned with the student's tokenizer."
         )
 
 
@@ -164,7 +164,9 @@ def _check(teacher: Any, student: nn.Module, distillation: DistillationConfig) -
         raise TypeError(f"teacher must be a model, or a directory that one was saved in; got {teacher!r}.")
     own = {id(parameter) for parameter in student.parameters()}
     if any(id(parameter) in own for parameter in teacher.parameters()):
-        raise ValueError("The teacher is the student, or has weights of it; give a model of its own, or a directory.")
+        raise ValueError(
+            "The teacher is the student, or shares weights with it; give a separate model, or a directory."
+        )
     for name, noun in (("num_labels", "labels"), ("vocab_size", "words in its vocabulary")):
         ours, theirs = _config_value(student, name), _config_value(teacher, name)
         if ours != theirs:

@@ -22,9 +22,9 @@ class AdamW(torch.optim.AdamW):
     entries take the step of AdamW, and pruned ones stay +0.0. The gradient itself is not masked then. All other weights
     take torch's own fused step.
 
-    The one pass needs the extra `fast`, and fp32 weights on a CPU in contiguous memory; FSDP2 shards are such weights,
-    too. Without them, with `amsgrad` or another form of the step, or under a `GradScaler`, torch takes the step between
-    two passes that mask.
+    The one pass needs the extra `fast`, and fp32 weights on a CPU in contiguous memory; FSDP2 shards count as such
+    weights. In all other cases torch takes the step, between two passes that mask. These include `amsgrad`, another
+    form of the step, and a `GradScaler`.
 
     Args:
         params: As in `torch.optim.AdamW`.
@@ -37,8 +37,8 @@ class AdamW(torch.optim.AdamW):
         foreach: As in `torch.optim.AdamW`.
         capturable: As in `torch.optim.AdamW`.
         differentiable: As in `torch.optim.AdamW`.
-        fused: As in `torch.optim.AdamW`; by default True where all parameters are floats on a CPU or a CUDA GPU, and no
-            other form is asked for.
+        fused: As in `torch.optim.AdamW`; by default True if all parameters are floats on a CPU or a CUDA GPU, and no
+            other form is set.
 
     Example:
         >>> from torch import nn
@@ -87,7 +87,7 @@ class AdamW(torch.optim.AdamW):
             self._use_fused_step()
 
     def _use_fused_step(self) -> None:
-        """Choose the fused step for groups that ask for no form of it, if torch has it for all parameters."""
+        """Set `fused` in groups that leave it open, if torch has a fused step for all parameters."""
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         if not all(each.is_floating_point() and each.device.type in _FUSED_DEVICES for each in parameters):
             return
@@ -117,10 +117,10 @@ class AdamW(torch.optim.AdamW):
 
         Args:
             parameter: A parameter of this optimizer, which has a gradient.
-            mask: True where an entry is kept, in the shape of the parameter; of a sharded one, in that of its shard.
+            mask: True where an entry is kept. It has the shape of the parameter, or of its shard if it is sharded.
 
         Returns:
-            False if the step cannot; then the caller has to mask.
+            False if the step cannot mask this parameter; then the caller has to.
         """
         if parameter.grad is None or getattr(self, "grad_scale", None) is not None:
             return False
@@ -134,7 +134,7 @@ class AdamW(torch.optim.AdamW):
         return True
 
     def waits_with_mask(self, parameter: Tensor) -> bool:
-        """Return True if no step has used the mask of `mask_next_step` yet.
+        """Return True if the mask of `mask_next_step` still waits for a step.
 
         Args:
             parameter: A parameter of this optimizer.
@@ -142,12 +142,12 @@ class AdamW(torch.optim.AdamW):
         return id(parameter) in self._masks
 
     def forget_masks(self) -> None:
-        """Forget the masks that no step has used yet."""
+        """Drop the masks that still wait for a step."""
         self._masks.clear()
         self._with_kernel = None
 
     def _init_group(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], *others: Any) -> Any:
-        """Collect what torch's step takes of a group, after the step of masked weights, which it does not get."""
+        """Collect the tensors of a group for torch's step. Masked weights take their step first, and are left out."""
         found = super()._init_group(group, params, grads, *others)
         masked = [parameter for parameter in params if id(parameter) in self._masks]
         if masked:
@@ -196,7 +196,7 @@ def _check_arguments(params: Any, betas: Any, **numbers: Any) -> None:
 
 
 def _part(tensor: Tensor) -> Tensor:
-    """Return this process's part of a tensor; of a whole one, which is most often given, without the cost of a call."""
+    """Return this process's part of a tensor. A whole tensor, the common case, is returned at once."""
     return local(tensor) if isinstance(tensor, DTensor) else tensor
 
 

@@ -31,8 +31,8 @@ def attach(
     Args:
         model: The model to prune.
         optimizer: Its optimizer; accelerate's wrapper is accepted.
-        sparsity: An `NxMConfig`, or what makes one. That is the name of a recipe such as "admm", a pattern such as
-            "2:4", a dict, JSON, or the path of a JSON or YAML file.
+        sparsity: An `NxMConfig`, or what makes one. It can be the name of a recipe such as "admm", a pattern such as
+            "2:4", a dict, JSON, or the path of a file.
         total_steps: Number of optimizer steps of the whole training.
         steps_per_epoch: Number of optimizer steps per epoch, for settings such as `steps="epoch"`.
         seed: Seed of recipes that draw random numbers.
@@ -102,7 +102,7 @@ def engines_on(plan: Plan) -> list[Engine]:
 def _check_alone(plan: Plan) -> None:
     """Raise if a layer of a plan is in the hands of an engine that the program still holds."""
     if engines_on(plan):
-        gc.collect()  # engine and optimizer refer to each other, so one that nobody can reach may still be there
+        gc.collect()  # engine and optimizer refer to each other, so an unreachable engine may not be collected yet
     if others := engines_on(plan):
         held = {id(target.layer.weight) for target in others[0].plan.targets}
         names = [target.name for target in plan.targets if id(target.layer.weight) in held]

@@ -1,6 +1,6 @@
-"""Dense steps: within a step, the optimizer trains dense weights in place of those that the model computes with.
+"""Dense steps: during a step, the optimizer trains dense weights instead of the weights that the model computes with.
 
-The dense weight is then not copied into the model's weight before the step, and back after it.
+This saves two copies: the dense weight into the model's weight before the step, and back after it.
 """
 
 from torch import Tensor
@@ -13,8 +13,8 @@ from nxm_hf.engine.zero_updates import only_hooks_of_one
 class DenseSteps:
     """Puts dense weights into the parameter groups of an optimizer before a step, and takes them out after it.
 
-    Moments move along, and go back to the model's weights. Optimizers of torch read their groups at each step; others
-    may keep lists of their own, so they are not asked.
+    The moments are moved to the dense weights, and back after the step. Only optimizers of torch are used in this way,
+    because they read their groups at each step. Other optimizers may keep their own lists of parameters.
 
     Args:
         optimizer: The optimizer.
@@ -26,11 +26,11 @@ class DenseSteps:
         self._inside = False
 
     def ask(self, weight: Tensor, dense: Tensor) -> bool:
-        """Have the next step train a dense weight. Return False if it cannot be; then it has to be copied.
+        """Let the next step train a dense weight. Return False if it cannot; then the caller has to copy it.
 
         Args:
             weight: A parameter of the optimizer.
-            dense: What to train in its place.
+            dense: The dense weight to train in its place.
         """
         kind = type(self._optimizer)
         fits = (
@@ -60,7 +60,7 @@ class DenseSteps:
         self._exchange({id(weight): dense for weight, dense in self._pairs.values()})
 
     def end(self) -> None:
-        """Take the dense weights out, if they are in."""
+        """Take the dense weights out again, if they are in the optimizer."""
         if not self._inside:
             return
         self._exchange({id(dense): weight for weight, dense in self._pairs.values()})
@@ -69,7 +69,7 @@ class DenseSteps:
             dense.grad = None
 
     def forget(self) -> None:
-        """Take the dense weights out, and ask for none in the next step. Masks that no step has used are dropped."""
+        """Take the dense weights out, and train none in the next step. Also drop masks that still wait for a step."""
         self.end()
         self._pairs = {}
         if isinstance(self._optimizer, AdamW):

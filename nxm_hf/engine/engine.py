@@ -36,7 +36,7 @@ from nxm_hf.storage.verify import Verification, verify_targets
 
 
 class Engine:
-    """Train the weights of a plan with a recipe, and show them as they would be deployed.
+    """Train the weights of a plan with a recipe, and switch between their training view and their deployed view.
 
     There are two views of the weights. The *training* view is what the forward pass uses during training. The
     *deployed* view is the sparse model that would be saved. All changes are made in place. Nothing is changed between
@@ -52,7 +52,7 @@ class Engine:
         train_dataloader: The training data, for recipes that prune with calibration data during training.
 
     Raises:
-        ValueError: If the model, the optimizer or the recipe cannot be trained so.
+        ValueError: If this model, optimizer or recipe is not supported.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Engine:
         warn_of_resets_that_never_come(self._methods.values(), total_steps)
         self._states: dict[str, State] = {}
         self._steps, self._dense_steps = weight_steps(optimizer, self._trained)
-        self._training: Tensors | None = None  # while deployed: the training view of the weights that differ from it
+        self._training: Tensors | None = None  # while deployed: the training view, for weights where it differs
         self.verification: Verification | None = None  # of the weights that were last deployed
         self._versions: list[int] = []  # of the weights, when they were verified
         self.finished = self._warned = False
@@ -295,9 +295,9 @@ class Engine:
         return record_of(self.plan, self.config, verification.density)
 
     def verify_deployed(self) -> Verification:
-        """Return what is in the deployed weights. Inside `deployed()` they are counted once, unless they change."""
+        """Verify the deployed weights. Inside `deployed()` this is done once, unless they change."""
         counted = self._training is not None and self._versions == self._weight_versions()
-        if self.verification is None or not counted or self.plan.shards is not None:  # there all processes must count
+        if self.verification is None or not counted or self.plan.shards is not None:  # all processes count
             return verify_targets(self.plan.targets)
         return self.verification
 
@@ -324,7 +324,7 @@ class Engine:
         return (self._training or {}).get(target.name, target.matrix().detach())
 
     def metrics(self) -> dict[str, float]:
-        """Return what is logged beside the loss, such as `nxm/density`; empty after the training."""
+        """Return the metrics to log beside the loss, such as `nxm/density`; empty after the training."""
         if self.finished or not self._trained:
             return {}
         return training_metrics(self._trained, self._states, self.trained_weights(), self.phase)
@@ -375,7 +375,7 @@ class Engine:
 
         Args:
             header: The header.
-            tensors: The tensors; of sharded weights, what `cut` leaves of them in this process.
+            tensors: The tensors. Those of sharded weights are cut to this process's part by `cut`.
 
         Raises:
             ValueError: If they are of another run.
@@ -387,7 +387,7 @@ class Engine:
         states = by_layer(tensors)
         for target in self._trained:
             weight, state = target.matrix(), states[target.name]
-            put_back(target, state.pop("weight"), state.pop("bias", None))  # with a bias only after a preview
+            put_back(target, state.pop("weight"), state.pop("bias", None))  # a bias is there only after a preview
             # Counters stay on the CPU, where they are read; tensors of the weight's shape go to the weight's device.
             self._states[target.name] = {k: (v.to(weight.device) if v.ndim else v).clone() for k, v in state.items()}
         self._hooks.step, self._hooks.last, self.seed = header["step"], header["last"], header["seed"]

@@ -1,4 +1,4 @@
-"""Measurements of weights in parts: all are measured in turns, with one exchange of all their numbers a turn."""
+"""Measurements of sharded weights: each turn exchanges the numbers of all weights at once."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -19,10 +19,10 @@ Visit = Callable[[Target], AbstractContextManager[tuple[Method, Tensor, Clock]]]
 def measure_together(
     shards: Shards | None, targets: Iterable[Target], states: Mapping[str, State], visit: Visit
 ) -> None:
-    """Have the method of every weight measure before a step. Every process calls this.
+    """Run the measurement of every weight's method before a step. Every process calls this.
 
     Args:
-        shards: The processes that share the weights; None if weights are whole, which are not measured so.
+        shards: The processes that share the weights. None if weights are whole; then nothing is done.
         targets: The weights.
         states: The state of each weight's method, by name.
         visit: Return a context that gives the method, the weight and the clock of a target.
@@ -38,7 +38,7 @@ def measure_together(
 
 
 def add_up_in_turns(measurements: Iterable[Measurement], total: Callable[[Tensor], Tensor]) -> None:
-    """Run measurements to their ends, and add up in one exchange what all of them yield in a turn.
+    """Run all measurements to their end. The numbers that they yield in one turn are added up in one exchange.
 
     Args:
         measurements: The measurements, in the same order in every process.

@@ -1,4 +1,4 @@
-"""The method of a part of a weight: the same method, whose patterns all processes solve together where they have to."""
+"""The method of a part of a weight: the same method, with patterns that all processes solve together if necessary."""
 
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TypeVar
@@ -11,7 +11,7 @@ from nxm_hf.patterns import Pattern
 
 @dataclass(frozen=True)
 class _OfPart:
-    """A schedule of patterns, each as it is solved in a part of a weight."""
+    """A schedule of patterns for a part of a weight."""
 
     schedule: Schedule[Pattern]
     part: WeightPart
@@ -24,7 +24,7 @@ M = TypeVar("M", bound=Method)
 
 
 def method_of_part(method: M, part: WeightPart | None) -> M:
-    """Return a method that does to a part of a weight what the given one does to the whole.
+    """Return the method for a part of a weight, with the same result as the given method on the whole weight.
 
     Args:
         method: One of the methods of `nxm_hf.methods`.

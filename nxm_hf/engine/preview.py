@@ -1,7 +1,7 @@
-"""A preview: the deployed view pruned with training data before the training prunes so.
+"""Preview: prune the deployed weights with training data, before the training itself does so.
 
-Pruning with data corrects biases too. While a preview is shown, the biases of the training are kept beside its weights,
-and are a part of the state of a checkpoint.
+Pruning with data also changes biases. During a preview the training's biases are kept beside its weights. Both are
+saved in the state of a checkpoint.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,15 @@ BIAS = "/bias"  # after the name of a layer
 
 
 def show_pruned(pruner: CalibratedPruner | None, phase: str, targets: Sequence[Target], training: Tensors) -> bool:
-    """Prune as the training will, if its recipe previews. Every process of a training calls this.
+    """Prune as the training will do later, if its recipe has `preview=True`. Every process of a training calls this.
 
     Args:
-        pruner: What prunes the model in the middle of the training, or None.
+        pruner: Prunes the model in the middle of the training. None if the recipe does no such pruning.
         phase: The current phase.
         targets: The layers.
-        training: Gets a copy of what this changes: this process's part of each weight by the name of its layer, and
-            each whole bias by that name and "/bias".
+        training: A dict to which copies of the changed tensors are added. The key of a weight is the name of its layer,
+            and the value is this process's part. The key of a bias is that name and "/bias", and the value is the whole
+            bias.
 
     Returns:
         True if the weights now hold their pattern.
@@ -37,7 +38,7 @@ def show_pruned(pruner: CalibratedPruner | None, phase: str, targets: Sequence[T
             training[target.name] = target.matrix().detach().clone()
             if target.layer.bias is not None:
                 training[target.name + BIAS] = whole(target.layer.bias.detach()).clone()
-    with torch.enable_grad():  # some methods descend
+    with torch.enable_grad():  # some methods train by gradient descent
         return pruner.preview()
 
 
@@ -45,7 +46,7 @@ def biases_of(copies: Tensors) -> Tensors:
     """Return the biases among the copies of a preview, by their names in the state.
 
     Args:
-        copies: What `show_pruned` copied.
+        copies: The copies that `show_pruned` made.
     """
     return {name: tensor for name, tensor in copies.items() if name.endswith(BIAS)}
 

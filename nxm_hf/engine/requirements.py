@@ -16,7 +16,7 @@ from nxm_hf.text import shortened
 
 logger = logging.getLogger("nxm_hf")
 CONVERGED = 0.1  # the largest share of the norm that pruning takes once ADMM has converged
-_IN_PARTS = (ADMM, DenseTraining, Masked, Rewiring)  # methods that ask their pattern and clock about the whole weight
+_IN_PARTS = (ADMM, DenseTraining, Masked, Rewiring)  # these work on parts: pattern and clock refer to the whole weight
 
 
 def check_trainable(plan: Plan) -> None:
@@ -80,7 +80,7 @@ def check_shards(plan: Plan, config: NxMConfig) -> None:
         method, is_cut = config.method(target.pattern).method, target.pattern_here is not target.pattern
         if isinstance(method, ADMM) and method.rho == "quantile" and (is_cut or not isinstance(target.pattern, NM)):
             raise ValueError(
-                f'rho="quantile" looks at whole groups, and FSDP2 may cut those of {target.pattern}; write '
+                f'rho="quantile" needs whole groups, and FSDP2 may cut those of {target.pattern}; write '
                 'settings={"rho": "auto"}, or use DDP (torchrun) instead.'
             )
         if not isinstance(method, _IN_PARTS):

@@ -1,4 +1,4 @@
-"""The optimizer's step as one weight sees it: which tensor it trains, and whether it leaves the weight's zeros."""
+"""The optimizer's step for one weight: which tensor it trains, and whether it leaves the weight's zeros."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,42 +14,42 @@ from nxm_hf.engine.zero_updates import ZeroUpdates, moments_are_zero, only_hooks
 from nxm_hf.layers.plan import Target
 from nxm_hf.layers.sharding import local
 
-LONGEST_WAIT = 1024  # steps from one look at the moments to the next, as long as no step has gained by one
+LONGEST_WAIT = 1024  # the most steps between two checks of the moments, while no check has saved a pass
 
 
 class WeightStep:
-    """The step of one weight, and what can be spared around it.
+    """The optimizer's step for one weight, and the passes over memory that can be saved around it.
 
-    With a frozen mask, the pass that sets pruned entries to zero is spared. They are zero after a step if they were
-    before it, with zero moments and zero gradients, and if the optimizer leaves such entries. That they were is seen
-    once, in a pass over weight and moments, and holds from step to step. It has to be seen anew after anybody else has
-    written to one of these tensors, which torch counts (`Tensor._version`). What is written by `weight.data` it does
-    not count; such entries are set to zero when the weights are next deployed.
+    With a frozen mask, the pass that sets pruned entries to zero can be saved. Pruned entries stay zero in a step if
+    weight, moments and gradient were zero there, and if the optimizer leaves such entries. One pass over weight and
+    moments checks that they are zero. The result holds for later steps, until other code writes to one of these
+    tensors. torch counts such writes (`Tensor._version`), but not those to `weight.data`. Entries that were written by
+    `weight.data` are set to zero when the weights are next deployed.
 
-    A mask that is frozen in the middle of a training finds moments of pruned entries that are not zero. They are set to
-    zero then, if the optimizer does not use them for kept entries.
+    If a mask is frozen in the middle of a training, the moments of pruned entries are not zero. They are then set to
+    zero, if the optimizer does not use them for kept entries.
 
-    `nxm_hf.AdamW` masks the gradient within its step, and leaves zeros.
+    `nxm_hf.AdamW` masks the gradient within its step, and leaves pruned entries at zero.
 
-    With a dense weight beside the model's, the copy of it is spared; see `DenseSteps`.
+    If a dense weight is kept beside the model's weight, copying it can be saved; see `DenseSteps`.
 
     Args:
         optimizer: The optimizer.
-        target: The weight. Of a sharded one nothing is claimed but what `nxm_hf.AdamW` does.
-        zero_updates: What is known of the optimizer.
-        dense_steps: How the optimizer comes to train a dense weight.
+        target: The weight. For a sharded weight, passes are saved only with `nxm_hf.AdamW`.
+        zero_updates: The trials of the optimizer.
+        dense_steps: Puts dense weights into the optimizer.
     """
 
     def __init__(self, optimizer: Optimizer, target: Target, zero_updates: ZeroUpdates, dense_steps: DenseSteps):
         self._optimizer, self._target = optimizer, target
         self._zero_updates, self._dense_steps = zero_updates, dense_steps
-        self._seen: list[ref[Tensor]] | None = None  # mask, weight and moments, where the zeros were seen
-        self._versions: list[int] = []  # theirs after the last step
+        self._seen: list[ref[Tensor]] | None = None  # the mask, weight and moments that were checked
+        self._versions: list[int] = []  # the versions of these tensors after the last step
         self._leaves = self._masks = False
         self._wait = self._waited = 0
 
     def mask_gradient(self, mask: Tensor) -> bool:
-        """Have the next step mask the gradient and leave pruned entries at +0.0. Return False if the caller has to.
+        """Let the next step mask the gradient and leave pruned entries at +0.0. Return False if it cannot.
 
         Args:
             mask: True where an entry is kept.
@@ -64,7 +64,7 @@ class WeightStep:
         return self._masks
 
     def gradient_is_masked(self, mask: Tensor, grad: Tensor, has_no_nan: bool) -> None:
-        """Take note, before a step, that the gradient of pruned entries is zero, or NaN where it was infinite.
+        """Record, before a step, that the gradient of pruned entries is zero, or NaN where it was infinite.
 
         Args:
             mask: True where an entry is kept.
@@ -79,7 +79,7 @@ class WeightStep:
         )
 
     def leaves_zeros(self, mask: Tensor) -> bool:
-        """Return True, after a step, if it has left the pruned entries at +0.0. If not, they have to be set to zero.
+        """Return True, after a step, if it left pruned entries at +0.0. If False, the caller sets them to zero.
 
         Args:
             mask: True where an entry is kept.
@@ -94,7 +94,7 @@ class WeightStep:
         return leaves
 
     def zeros_are_set(self, mask: Tensor) -> None:
-        """Take note, after a step, that pruned entries were set to zero; look whether their moments are zero, too.
+        """Record, after a step, that pruned entries were set to zero, and check whether their moments are zero too.
 
         Args:
             mask: True where an entry is kept.
@@ -122,7 +122,7 @@ class WeightStep:
             Moments(self._optimizer, self._target.layer).clear(~mask, "both")
 
     def train(self, dense: Tensor) -> bool:
-        """Have the next step train a dense weight, not this one. Return False if it has to be copied into this one.
+        """Let the next step train a dense weight in place of this one. Return False if it has to be copied.
 
         Args:
             dense: The dense weight, as a matrix. A sharded weight is always copied.
@@ -132,7 +132,7 @@ class WeightStep:
 
     @property
     def trains_dense(self) -> bool:
-        """Return True, after a step, if it has trained the dense weight."""
+        """Return True, after a step, if the step trained the dense weight."""
         return self._dense_steps.trains(self._target.layer.weight)
 
     def _as_matrix(self, value: Any) -> Any:
@@ -158,7 +158,7 @@ class WeightStep:
 
 
 def weight_steps(optimizer: Optimizer, targets: Iterable[Target]) -> tuple[dict[str, WeightStep], DenseSteps]:
-    """Return the steps of an optimizer's weights by their names, and what exchanges dense weights for all of them.
+    """Return a `WeightStep` for each weight of an optimizer, by name, and the `DenseSteps` that they share.
 
     Args:
         optimizer: The optimizer.

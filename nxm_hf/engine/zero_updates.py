@@ -1,9 +1,9 @@
 """Zero updates: whether an optimizer leaves a weight at zero whose gradient and moments are zero.
 
-Most do: a step of AdamW moves such a weight by exactly nothing. Then a frozen mask needs no pass over the weights after
-the step. Moments of pruned entries can be set to zero where each entry is trained apart from all others, as AdamW
-does, and not LAMB, which divides by the norm of a whole update. No list of optimizers says which do. Each is tried,
-with its own settings, on a small weight.
+Most optimizers do: a step of AdamW changes such an entry by exactly 0. Then a frozen mask needs no pass over the
+weights after the step. Moments of pruned entries can be set to zero if the optimizer updates each entry independently.
+AdamW does; LAMB does not, because it divides by the norm of the whole update. There is no list of optimizers. Each one
+is tried, with its own settings, on a small weight.
 """
 
 import logging
@@ -22,15 +22,15 @@ from nxm_hf.engine.optimizer_state import known_moments
 
 logger = logging.getLogger("nxm_hf")
 SHAPE = (12, 16)
-MOST = 64  # trials to remember
+MOST = 64  # the largest number of trials that are remembered
 STEPS = 3  # the first step of an optimizer differs from the later ones
-RATE = 0.01  # the learning rate of a trial that has to hold for all
+RATE = 0.01  # the learning rate of a trial that counts for all learning rates
 
 
 class ZeroUpdates:
     """Tries whether an optimizer leaves zeros, with the settings of each of its parameter groups.
 
-    A trial holds for the settings of a group, and for learning rates up to its own: a smaller one does less.
+    A trial holds for the settings of a group, and for learning rates up to that of the trial.
 
     Args:
         optimizer: The optimizer.
@@ -71,7 +71,7 @@ class ZeroUpdates:
         return rate <= good
 
     def apart(self, parameter: Tensor) -> bool:
-        """Return True if moments of pruned entries of this parameter make no difference to a step of kept ones.
+        """Return True if moments of pruned entries do not influence the step of kept entries.
 
         Args:
             parameter: A parameter of the optimizer; it may be sharded.
@@ -116,12 +116,12 @@ def only_hooks_of_one(optimizer: Optimizer) -> bool:
 
 
 def _settings(group: dict[str, Any]) -> list[Any]:
-    """Return what tells the steps of two groups apart, but for their weights and their learning rate."""
+    """Return the settings of a group that a step depends on, except its weights and its learning rate."""
     return [each for pair in group.items() if pair[0] not in ("params", "lr", "initial_lr") for each in pair]
 
 
 def _identical(some: list[Any], others: list[Any]) -> bool:
-    """Return whether two lists hold the same objects, which is seen faster than that they are written the same."""
+    """Return whether two lists hold the same objects. This is faster than comparing them as text."""
     return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
@@ -154,7 +154,7 @@ class _Trial:
         return self.twin.state[self.weight]
 
     def step(self, masked: bool = True) -> None:
-        """Take a step, with a gradient of zeros of both signs where the weight is pruned if it is to be masked."""
+        """Take a step. A masked gradient has zeros of both signs where the weight is pruned."""
         gradient = self.numbers()
         self.weight.grad = (gradient * self.kept if masked else gradient).to(**self._to)
         self.twin.step()
@@ -173,7 +173,7 @@ def _leaves_zeros(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor
 
 @torch.no_grad()
 def _trains_apart(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> bool:
-    """Return whether kept entries end the same, after dense steps, if the moments of pruned ones are cleared or not."""
+    """Return whether kept entries end the same if, after dense steps, the moments of pruned entries are cleared."""
     ends = []
     for clears in (False, True):
         trial = _Trial(optimizer, {**group, "lr": RATE}, parameter)
@@ -189,13 +189,13 @@ def _trains_apart(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor
 
 
 def moments_are_zero(state: dict[str, Any], where: Tensor) -> bool:
-    """Return True if all that an optimizer remembers of single entries is zero.
+    """Return True if the per-entry state of an optimizer is zero at some entries.
 
-    Numbers for a whole weight, a row or a column are not of single entries.
+    State for a whole weight, a row or a column is not per entry, and is not checked.
 
     Args:
         state: The optimizer's state of a weight.
-        where: True at the entries that are asked for, in the shape of the weight.
+        where: True at the entries to check, in the shape of the weight.
     """
     for value in state.values():
         if not isinstance(value, Tensor) or (value.shape != where.shape and value.numel() <= max(where.shape)):

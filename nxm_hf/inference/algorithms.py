@@ -21,7 +21,7 @@ LEAST_TOKENS = 8
 
 @dataclass(frozen=True)
 class Installation:
-    """Name what the numbers of algorithms depend on, beside the product.
+    """Name the device and library that the numbers of algorithms depend on, beside the product.
 
     Args:
         gpu: The name of the GPU.
@@ -124,7 +124,7 @@ class AlgorithmCache:
         return found if is_ours and isinstance(found, dict) else {}
 
     def _write(self) -> None:
-        """Write the file whole or not at all, with what other processes have added since it was read."""
+        """Write the file atomically, with the entries that other processes have added since it was read."""
         self._found = {**self._read(), **self._found}
         content = {**self.header, "algorithms": self._found}
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}-{threading.get_ident()}.writing")

@@ -1,4 +1,4 @@
-"""Backends: what can compute a linear layer with a packed weight. To add one, list it in BACKENDS."""
+"""Backends: implementations of a linear layer with a packed weight. To add one, list it in BACKENDS."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -70,7 +70,7 @@ class Measurement:
 
     @property
     def verdict(self) -> str:
-        """Return in words what the best packed way is worth beside the best dense one."""
+        """Return in words the speed-up of the best packed form over the best dense one."""
         if not self.packed:
             return "nothing to pack"
         best = min(self.packed, key=lambda name: self.timings[name].median)

@@ -48,7 +48,7 @@ def to_inference(
         length: The tokens of a sequence, or several. Write 1 for the steps of `generate`.
 
     Returns:
-        What became of each layer, and why. It prints as a table.
+        The report: how each layer was converted, and why. It prints as a table.
 
     Raises:
         ValueError: If there is no such backend, or a shape is not positive.

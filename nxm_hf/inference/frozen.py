@@ -1,4 +1,4 @@
-"""FrozenLinear: what all linear layers that compute with packed weights have in common."""
+"""FrozenLinear: the base class of linear layers that compute with packed weights."""
 
 import torch
 from torch import Tensor, nn

@@ -73,8 +73,8 @@ def interleave(matrix: Tensor, n: int, m: int) -> tuple[Tensor, Tensor]:
         m: Entries of a group, one of `GROUP_SIZES`.
 
     Returns:
-        The kept entries, [row blocks, kept of a row, 16], and their places within groups, [row blocks, words of a row,
-        16] int32, of which the first stands in the lowest bits of its word.
+        The kept entries, [row blocks, kept of a row, 16], and their positions within groups, [row blocks, words of a
+        row, 16] int32. The first position is in the lowest bits of its word.
 
     Raises:
         ValueError: If a group holds more than n entries that are not zero, or the matrix has no whole groups.

@@ -1,4 +1,4 @@
-"""The report of `to_inference`: what became of each layer, and why."""
+"""The report of `to_inference`: for each layer the chosen backend, and the reason."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from nxm_hf.text import table
 
 @dataclass(frozen=True)
 class ConvertedLayer:
-    """Describe what became of a layer.
+    """Describe how one layer was converted.
 
     Args:
         name: The name of its module.
@@ -28,7 +28,7 @@ class ConvertedLayer:
 
 @dataclass(frozen=True)
 class InferenceReport:
-    """Describe what became of a model. It prints as a table with a row for layers of a kind.
+    """Describe how a model was converted. It prints as a table with a row for layers of a kind.
 
     Args:
         layers: The linear layers of the model.

@@ -69,7 +69,7 @@ class SemiStructuredLinear(FrozenLinear):
     Args:
         matrix: The weight, [out, in], in fp16 or bf16. It holds 2:4, and the library takes its shape.
         bias: The bias, or None.
-        library: What computes it.
+        library: The library that computes it.
     """
 
     packed: Tensor

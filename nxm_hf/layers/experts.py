@@ -8,10 +8,10 @@ _PRODUCTS = ("gate_up_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def expert_stacks(module: nn.Module) -> Iterator[str]:
-    """Yield the names of a module's parameters that hold a matrix of each of its experts.
+    """Yield the names of a module's parameters that stack a matrix of every expert.
 
-    Transformers says of such a module how its matrices lie. One that does not say so is left alone: [experts, out, in]
-    and [experts, in, out] cannot be told apart by their shapes.
+    Transformers marks such a module with the layout of its matrices. A module without this mark is skipped, because
+    [experts, out, in] and [experts, in, out] cannot be distinguished by their shapes.
 
     Args:
         module: Any module.

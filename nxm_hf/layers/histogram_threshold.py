@@ -1,7 +1,7 @@
 """Exact for scores in parts: the threshold that one process would find, from histograms of the bits of all parts.
 
-No process sees the scores of another. The first histogram counts the highest 16 bits of every score, and each next one
-16 bits further down, of the scores that are still undecided.
+No process sees the scores of another. The first histogram counts the highest 16 bits of every score. Each further one
+counts the next 16 bits of the scores that are still undecided.
 """
 
 from typing import Protocol

@@ -93,7 +93,7 @@ def check_is_model(value: object) -> None:
     """Raise for anything but a model, and say what to write instead.
 
     Args:
-        value: What a user gave as a model.
+        value: The user's value for a model.
 
     Raises:
         TypeError: If it is no `nn.Module`.

@@ -4,9 +4,9 @@ r"""Search names with regular expressions, in time that grows with their lengths
 `exclude` come from configs, which may be a stranger's. So the expression becomes a graph here. Each node holds the
 positions of a name from which the rest of the expression matches, as the bits of one integer. Every bit is set once.
 
-An expression may hold what has such a graph: characters, `.`, sets such as `[0-3]`, `\d`, `\s`, `\w` and their
-opposites, `^`, `$`, `\A`, `\Z`, `\b`, `\B`, groups, `|`, `*`, `+`, `?`, `{m,n}`, `(?=...)` and `(?!...)`.
-Backreferences, lookbehind and flags are refused.
+These parts of an expression are supported: characters, `.`, sets such as `[0-3]`, `\d`, `\s`, `\w` and their opposites,
+`^`, `$`, `\A`, `\Z`, `\b`, `\B`, groups, `|`, `*`, `+`, `?`, `{m,n}`, `(?=...)` and `(?!...)`. Backreferences,
+lookbehind and flags are refused.
 """
 
 import re
@@ -92,7 +92,7 @@ class NamePattern:
         return matching[self._start] != 0
 
     def _spread(self, changed: list[int], matching: list[int], masks: dict[str, int], ahead: dict[int, int]) -> None:
-        """Take what is known of some nodes to those before them, until nothing is new."""
+        """Propagate the facts of some nodes to the nodes before them, until nothing changes."""
         while changed:
             current = changed.pop()
             for number in self._before[current]:
@@ -189,7 +189,7 @@ def _bounds(quantifier: re.Match[str]) -> tuple[int, int | None]:
 
 
 def _tokens(text: str) -> list[str]:
-    """Split an expression; raise for what is no regular expression, or none of the kind that is searched here."""
+    """Split an expression. Raise if it is not a regular expression, or has a form that is not supported here."""
     tokens, place = [], 0
     while place < len(text):
         found = _TOKEN.match(text, place)

@@ -81,7 +81,7 @@ class Plan:
         model: The model, without wrappers such as torch.compile.
         targets: The layers to prune, in the model's order.
         skipped: Layers that stay dense although the config did not exclude them: name -> reason.
-        whole: What is trained: the model itself, or a container around it, such as a SentenceTransformer.
+        whole: The module that is trained: the model itself, or a container around it, such as a SentenceTransformer.
         shards: The processes that share the weights; None if they are whole.
     """
 
@@ -98,7 +98,7 @@ class Plan:
         Args:
             model: The model; wrappers such as torch.compile are taken off. The layers of a container, such as a
                 SentenceTransformer, are named as in the model inside it.
-            config: What to prune.
+            config: The config, which says what to prune.
 
         Returns:
             The plan.

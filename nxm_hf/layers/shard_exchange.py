@@ -1,4 +1,4 @@
-"""Exchange what processes with sharded weights need: data, sums over all of them, and results of one."""
+"""Exchange data, sums and results between processes that share sharded weights."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def computing_device(parameter: Tensor) -> torch.device:
-    """Return the device that computes with a parameter, whose parts may be offloaded to the CPU.
+    """Return the device that computes with a parameter, even if its parts are offloaded to the CPU.
 
     Args:
         parameter: The parameter.
@@ -26,21 +26,21 @@ def computing_device(parameter: Tensor) -> torch.device:
 
 
 def share_of(shards: Shards) -> int:
-    """Return the number of the share of data that this process reads.
+    """Return the number of this process's share of the data.
 
     Args:
-        shards: The processes. Those of the first set have the first shares.
+        shards: The processes. The first set has the first shares.
     """
     number = 0 if shards.replicas is None else shards.replicas.get_local_rank()
     return number * shards.processes + shards.rank
 
 
 def own_share(shards: Shards, values: Sequence[T]) -> Sequence[T]:
-    """Return the values that this process reads; all processes, of all sets, together read each once.
+    """Return this process's share of values. Over all processes of all sets, each value is read once.
 
     Args:
         shards: The processes.
-        values: The values, the same in every process. Shares are runs of them, in the order of the processes.
+        values: The values, the same in every process. Shares are contiguous, in the order of the processes.
     """
     sets = 1 if shards.replicas is None else shards.replicas.size()
     sizes, share = part_sizes(len(values), sets * shards.processes), share_of(shards)
@@ -74,16 +74,16 @@ def exchange(shards: Shards, value: T) -> list[T]:
 
 
 def hand_out(shards: Shards, owner: int, tensor: Tensor) -> Tensor:
-    """Return the tensor of one process. Every process calls this.
+    """Broadcast the tensor of one process, and return it. Every process calls this.
 
     Args:
-        shards: The processes. The first set has the tensor for all sets.
-        owner: The number of the process that has it, in its set.
-        tensor: The tensor, or one of its shape and type to be written.
+        shards: The processes. The tensor of the first set is used in all sets.
+        owner: The number, within its set, of the process that has the tensor.
+        tensor: The tensor; in other processes one of its shape and type, which is overwritten.
     """
     tensor = tensor.contiguous()
     dist.broadcast(tensor, dist.get_global_rank(shards.mesh.get_group(), owner), group=shards.mesh.get_group())
-    if shards.replicas is not None:  # the sets have computed the same, but for rounding
+    if shards.replicas is not None:  # the sets have the same values up to rounding
         group = shards.replicas.get_group()
         dist.broadcast(tensor, dist.get_global_rank(group, 0), group=group)
     return tensor

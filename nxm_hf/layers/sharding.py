@@ -1,8 +1,8 @@
-"""Sharded weights: the part of each weight that FSDP2 leaves in this process, and the whole that it belongs to.
+"""Sharded weights: the part of each weight in this process under FSDP2, and the whole weight.
 
 FSDP2 (`fully_shard`) cuts a weight into runs of rows, one for each process. A group of an N:M pattern lies along a row,
-so the mask of a part is that part of the mask. With hybrid sharding (HSDP), several sets of processes share the weights
-in this way. All sets hold the same. A stack of the matrices of experts is cut between two experts.
+so each process can compute its part of the mask alone. With hybrid sharding (HSDP), several sets of processes share the
+weights in this way. All sets hold the same values. A stack of expert matrices is cut between experts.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from nxm_hf.layers.modules import is_transposed
 
 @dataclass(frozen=True)
 class Shards:
-    """The processes that share the weights of a model, and what they exchange.
+    """The processes that share the weights of a model, and their exchanges.
 
     Args:
-        model: The model that FSDP2 has sharded, in its wrappers.
+        model: The model that FSDP2 has sharded, with its wrappers.
         mesh: The processes, in one dimension. With hybrid sharding these are the processes of one set.
-        replicas: With hybrid sharding, the processes that hold the same parts, one of each set.
+        replicas: With hybrid sharding, the processes that hold the same part, one from each set.
     """
 
     model: nn.Module = field(repr=False, compare=False)
@@ -42,7 +42,7 @@ class Shards:
             model: The model, after `fully_shard` if it is to be sharded.
 
         Raises:
-            ValueError: If the weights are spread in another way than FSDP2 does.
+            ValueError: If the weights are distributed in another way than by FSDP2.
         """
         reshard(model)
         spread = [parameter for parameter in model.parameters() if isinstance(parameter, DTensor)]
@@ -54,7 +54,7 @@ class Shards:
             shown = ", ".join(str(dict(zip(m.mesh_dim_names or (), m.shape, strict=False)) or m.shape) for m in meshes)
             raise ValueError(
                 f"The weights are spread over a mesh of {shown}, and only FSDP2 is supported, over all processes or as "
-                "hybrid sharding; leave out tensor parallelism, or use DDP (torchrun)."
+                "hybrid sharding. To fix this, leave out tensor parallelism, or use DDP (torchrun)."
             )
         return cls(model, _set_of(meshes[0]), _replicas_of(meshes[0]))
 
@@ -77,7 +77,7 @@ class Shards:
         Returns:
             A view of the part, which may have no rows. It shares memory with the layer.
         """
-        if not isinstance(layer.weight, DTensor):  # left whole by a forward pass
+        if not isinstance(layer.weight, DTensor):  # a forward pass has gathered it
             reshard(self.model)
         weight = layer.weight
         view = layer.matrix(local(weight)).detach()
@@ -141,9 +141,9 @@ class Shards:
         return self._gathered(part.t().contiguous().view(-1, *stack[1:]), stack, 0).view(columns, rows).t()
 
     def _gathered(self, part: Tensor, shape: torch.Size, dimension: int) -> Tensor:
-        """Return the tensor that is cut along a dimension, as torch cuts it."""
+        """Gather a tensor that torch has cut along a dimension."""
         spread = DTensor.from_local(
-            part.view(torch.uint8) if part.dtype == torch.bool else part,  # gloo gathers no bool
+            part.view(torch.uint8) if part.dtype == torch.bool else part,  # gloo cannot gather bool
             self.mesh,
             [Shard(dimension)],
             run_check=False,
@@ -161,7 +161,7 @@ class Shards:
         return bias.narrow(0, *_span(part_sizes(len(bias), self.processes), self.rank))
 
     def solve_part(self, layer: Layer, whole: Tensor, tile: int, solve: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return this process's part of a mask that is solved tile by tile; only the tiles that the part meets are.
+        """Return this process's part of a mask. Only the tiles that overlap the part are solved.
 
         Args:
             layer: The layer.
@@ -185,7 +185,7 @@ class Shards:
         return whole.narrow(dimension, *self._span(layer, whole.shape[dimension]))
 
     def _span(self, layer: Layer, size: int) -> tuple[int, int]:
-        """Return where this process's rows, or columns, of a matrix of a layer begin, and how many they are."""
+        """Return the start and the number of this process's rows (or columns) of a layer's matrix."""
         return _span(_sizes_of(layer, size, self.processes), self.rank)
 
 
@@ -205,7 +205,7 @@ def part_sizes(size: int, processes: int) -> list[int]:
 
 
 def reshard(model: nn.Module) -> None:
-    """Free the whole weights that forward passes have gathered, so that the next one gathers them anew.
+    """Free the whole weights that forward passes have gathered. The next forward pass gathers them again.
 
     Args:
         model: A model. Without FSDP2 nothing is done.
@@ -220,7 +220,7 @@ def local(tensor: Tensor) -> Tensor:
     """Return this process's part of a tensor, or the tensor itself if it is not sharded.
 
     Args:
-        tensor: A parameter, gradient or moment. What is returned shares its memory.
+        tensor: A parameter, gradient or moment. The result shares its memory.
     """
     # With gradients on, `to_local` returns a view that cannot be edited in place.
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -252,7 +252,7 @@ def shard_like(whole: Tensor, parameter: Tensor) -> Tensor:
     """Return a tensor that is sharded as a parameter is, with the values of a whole one.
 
     Args:
-        whole: The values, in the parameter's shape.
+        whole: The values, in the shape of the whole parameter.
         parameter: The parameter. If it is not sharded, the values are returned as they are.
     """
     if not isinstance(parameter, DTensor):
@@ -264,7 +264,7 @@ def shard_like(whole: Tensor, parameter: Tensor) -> Tensor:
 
 
 def is_sharded_by_rows(tensor: Tensor) -> bool:
-    """Return True if a parameter is cut along its first dimension, and not otherwise.
+    """Return True if a parameter is a DTensor that is cut along its first dimension.
 
     Args:
         tensor: The parameter.
@@ -286,9 +286,9 @@ def tiles_are_whole(layer: Layer, rows: int, columns: int, processes: int) -> bo
 
 
 def is_cut_by_inputs(layer: Layer) -> bool:
-    """Return True if the rows of a weight, by which it is cut, are inputs: the columns of the matrix [out, in].
+    """Return True if FSDP2 cuts a weight by inputs: its rows are the columns of the matrix [out, in].
 
-    So are those of experts that are stored transposed: the matrix has them side by side.
+    This also holds for experts that are stored transposed, because the matrix has them side by side.
 
     Args:
         layer: The layer.
@@ -297,7 +297,7 @@ def is_cut_by_inputs(layer: Layer) -> bool:
 
 
 def _is_of_fsdp(tensor: DTensor) -> bool:
-    """Return True if a parameter is cut over the last dimension of its mesh, and the same over all others."""
+    """Return True if a parameter is sharded over the last dimension of its mesh and replicated over the others."""
     *others, last = tensor.placements
     return isinstance(last, Shard) and all(isinstance(other, Replicate) for other in others)
 
@@ -308,16 +308,16 @@ def _set_of(mesh: DeviceMesh) -> DeviceMesh:
 
 
 def _replicas_of(mesh: DeviceMesh) -> DeviceMesh | None:
-    """Return the processes that hold the same parts, one of each set: the first dimension of two."""
+    """Return the processes that hold the same part, one from each set: the first of two mesh dimensions."""
     return None if mesh.ndim == 1 else mesh[mesh.mesh_dim_names[0]]  # type: ignore[index]
 
 
 def _sizes_of(layer: Layer, size: int, processes: int) -> list[int]:
-    """Return how many rows, or columns, of a matrix of a layer each process gets. It gets whole experts."""
+    """Return how many rows (or columns) of a layer's matrix each process gets. Experts are not divided."""
     units = len(layer.weight) if layer.holds_experts else size
     return [count * (size // units) for count in part_sizes(units, processes)]
 
 
 def _span(sizes: list[int], rank: int) -> tuple[int, int]:
-    """Return where the part of a process begins, and its size."""
+    """Return the start and the size of a process's part."""
     return sum(sizes[:rank]), sizes[rank]

@@ -1,4 +1,4 @@
-"""Parts of a weight: the view that a process has of the whole of which it holds a part, and the mask of its part."""
+"""Parts of a weight: how one process sees a weight of which it holds a part, and the mask of that part."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from nxm_hf.solvers.nearest import block_squares
 from nxm_hf.solvers.unstructured_threshold import keep_highest
 from nxm_hf.solvers.weight_ops import keep
 
-GATHERED = 2**20  # bytes of scores up to which they are gathered; two histograms have as many
+GATHERED = 2**20  # bytes: up to this size scores are gathered; two histograms have this size
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class WeightPart:
         return self.shards.part(self.layer, whole)
 
     def keep_highest(self, scores: Tensor, count: int, shape: tuple[int, int] | None = None) -> Tensor:
-        """Return this process's part of the mask that one process with all scores would find. Every process calls this.
+        """Return this process's part of the mask that one process with all scores computes. Every process calls this.
 
         Args:
             scores: The scores of this process, in rows.
-            count: How many to keep in all processes together; of equal scores the first.
-            shape: The shape of all scores together; by default that of the weight.
+            count: How many entries to keep in all processes together. Of equal scores the first are kept.
+            shape: The shape of all scores together; by default the shape of the weight.
         """
         rows, columns = shape or self.layer.shape
         if self.is_by_rows and rows * columns * scores.element_size() > GATHERED:
@@ -80,7 +80,7 @@ class WeightPart:
         return self.of(keep_highest(whole.flatten(), count).view(rows, columns))
 
     def random(self, generator: torch.Generator) -> Tensor:
-        """Return this process's part of random numbers between 0 and 1, those that one process would draw.
+        """Return this process's part of random numbers between 0 and 1, the same numbers as in one process.
 
         Args:
             generator: The generator, in the same state in all processes.
@@ -102,13 +102,13 @@ class WeightPart:
         return tiles_are_whole(self.layer, rows, columns, self.shards.processes)
 
     def pattern(self, pattern: Pattern) -> Pattern:
-        """Return a pattern as it is solved, projected on and counted in this part.
+        """Return the form of a pattern that solves, projects and counts in this part.
 
         Args:
             pattern: The pattern of the whole weight.
 
         Returns:
-            The pattern itself if the mask of a part depends on nothing else, and a `SharedPattern` otherwise.
+            The pattern itself if the mask of this part depends on this part alone; else a `SharedPattern`.
         """
         match pattern:
             case Dense():
@@ -124,7 +124,7 @@ class WeightPart:
 
 @dataclass(frozen=True)
 class SharedPattern(Pattern):
-    """A pattern as one process sees it that holds a part of a weight. Its masks are parts of those of the whole.
+    """A pattern for a process that holds a part of a weight. Its masks are parts of the masks of the whole weight.
 
     Every process calls its methods, in the same order. If a score is NaN in one process, they raise in all.
     """
@@ -137,24 +137,24 @@ class SharedPattern(Pattern):
 
     @classmethod
     def read(cls, text: str) -> None:
-        """Return None: no text names a part.
+        """Return None, because no text names a `SharedPattern`.
 
         Args:
-            text: Makes no difference.
+            text: Not used.
         """
 
     def __str__(self) -> str:
         return str(self.pattern)
 
     def check(self, shape: Sequence[int]) -> None:
-        """Accept any shape, because the plan has checked that of the whole.
+        """Accept any shape, because the plan has checked the shape of the whole weight.
 
         Args:
             shape: The shape of the part.
         """
 
     def kept(self, shape: Sequence[int]) -> int:
-        """Return how many weights a mask of the whole keeps.
+        """Return how many entries a mask of the whole weight keeps.
 
         Args:
             shape: The shape of the part.
@@ -162,7 +162,7 @@ class SharedPattern(Pattern):
         return self.pattern.kept(self.part.layer.shape)
 
     def violations(self, weight: Tensor) -> int:
-        """Return how often the whole weight breaks the rule.
+        """Return how often the whole weight violates the pattern.
 
         Args:
             weight: The part of the weight, or of its mask.
@@ -193,7 +193,7 @@ class SharedPattern(Pattern):
         return projected
 
     def _solve(self, solve: Callable[[Tensor], Tensor], scores: Tensor) -> Tensor:
-        """Solve the mask of gathered scores, as far as it meets this process's part."""
+        """Solve the mask of gathered scores where it overlaps this process's part."""
         whole, part = self.part.gather(scores), self.part
         refuse_nan(whole)  # in all processes
         if isinstance(self.pattern, NM | Transposable):

@@ -57,7 +57,7 @@ class Method(ABC):
 
     @abstractmethod
     def init(self, weight: Tensor, clock: Clock) -> State:
-        """Begin training a weight, and leave in it what the first forward pass computes with.
+        """Begin training a weight, and leave in it the values for the first forward pass.
 
         Args:
             weight: The dense weight; edited in place.
@@ -68,7 +68,7 @@ class Method(ABC):
         """
 
     def measure(self, weight: Tensor, state: State, clock: Clock) -> Measurement:
-        """Measure, before `before_step`, what the processes that hold parts of the weight have to measure together.
+        """Measure, before `before_step`, with all processes that hold parts of the weight.
 
         Only a part of a weight is measured so; a whole one is measured by `before_step` itself. All weights are
         measured in turns. What they yield in a turn is added up in one exchange. Every process yields equally often.
@@ -128,7 +128,7 @@ class Method(ABC):
 
 
 def measure_alone(measurement: Measurement) -> None:
-    """Measure what one process measures by itself: its numbers are the sums.
+    """Run a measurement in one process: its own numbers are the sums.
 
     Args:
         measurement: What `Method.measure` has returned.

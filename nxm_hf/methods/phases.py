@@ -19,10 +19,10 @@ _WARMUP, _RECIPE, _SETTLE = range(3)
 class Phases(Method):
     """A method with a dense phase before it and a frozen-mask phase after it.
 
-    Of T steps, the first a = round(warmup * T) are dense, and from step e = T - round(settle * T) - early the mask is
-    frozen; `early` counts only if there is such a phase. `method` sees its own clock over [a, e). Its `finish` at step
-    e makes the mask that is frozen. The phase is part of the state, so that a run that is resumed with another T never
-    goes back by a phase.
+    Of T steps, the first a = round(warmup * T) are dense. From step e = T - round(settle * T) - early on, the mask is
+    frozen. `early` counts only if there is a frozen-mask phase. `method` sees its own clock over [a, e). Its `finish`
+    at step e makes the mask that is frozen. The phase is part of the state, so that a run that is resumed with another
+    T never goes back by a phase.
     """
 
     method: Method

@@ -1,9 +1,9 @@
 """The packed form of an N:M matrix: its kept values, and where in each group they stand.
 
 `values` is [out, in / m * n], in the type of the matrix. `indices` is uint8: the position of each value in its group,
-in ceil(log2(m)) bits, low bits first, each row filled up to full bytes with zero bits. Positions ascend in a group.
-A group with fewer than n non-zeros also stores zeros, at its lowest free positions. An entry is a zero if all of its
-bits are 0, so -0.0 and NaN survive, and packing loses nothing.
+in ceil(log2(m)) bits, low bits first. Each row is padded to full bytes with zero bits. Positions ascend in a group. A
+group with fewer than n non-zeros also stores zeros, at its lowest free positions. An entry is a zero if all of its bits
+are 0, so -0.0 and NaN survive, and packing loses nothing.
 """
 
 from collections.abc import Iterator
@@ -156,8 +156,8 @@ def check_packed(values: Tensor, indices: Tensor, pattern: NM, shape: tuple[int,
         name: Name of the layer, for the error.
 
     Raises:
-        ValueError: If a shape or type is wrong, a position is out of range, out of order or there twice, or the bits
-            that fill up a row are not 0.
+        ValueError: If a shape or type is wrong, or a position is out of range, out of order or repeated. Also if the
+            padding bits of a row are not 0.
     """
     values_shape, indices_shape = packed_shapes(shape, pattern)
     for what, tensor, needed in (("values", values, values_shape), ("indices", indices, indices_shape)):

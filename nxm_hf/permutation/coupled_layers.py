@@ -115,7 +115,7 @@ def find_coupled_layers(model: nn.Module) -> tuple[list[CoupledLayers], dict[str
 
 
 def _couple(consumer: Layer, neighbours: Sequence[Layer], modules: Mapping[str, nn.Module]) -> CoupledLayers:
-    """Return the layers coupled to a consumer; the ValueError says why there are none."""
+    """Return the layers coupled to a consumer; a ValueError gives the reason if there are none."""
     producers = tuple(layer for layer in neighbours if layer.role in PRODUCERS[consumer.role])
     rivals = [layer.name for layer in neighbours if layer.role == consumer.role and layer is not consumer]
     if not producers or rivals:

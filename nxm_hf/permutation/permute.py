@@ -110,7 +110,7 @@ def permute(
             magnitude times norm, which are the scores of Wanda. A layer that is not there is ordered by magnitude.
 
     Returns:
-        The layers that were reordered, what masks keep of each, and the layers that were skipped.
+        The layers that were reordered, the share that masks keep of each, and the layers that were skipped.
 
     Raises:
         ValueError: If the model is sparse already, no pattern is N:M, or the model cannot be run on the example.
@@ -140,7 +140,9 @@ def permute(
 def _patterns(model: nn.Module, pattern: str | Pattern | Mapping[str, str] | NxMConfig) -> dict[str, Pattern]:
     """Return the pattern of each layer; raise if the model is sparse or no pattern is N:M."""
     if read_record(model) is not None:
-        raise ValueError("This model is sparse already, and its masks would not move along; permute the dense model.")
+        raise ValueError(
+            "This model is sparse already, and its masks would not be permuted with it. Permute the dense model."
+        )
     options: dict[str, Any] = {"pattern": pattern}
     config = pattern if isinstance(pattern, NxMConfig) else NxMConfig(**options)
     plan = Plan.of(model, replace(config, recipe="asp", settings={}, on_indivisible="skip"))
@@ -180,7 +182,7 @@ def _obstacle(coupled: CoupledLayers, patterns: Mapping[str, Pattern]) -> str:
 def _apply(
     permutable: Sequence[CoupledLayers], orders: Mapping[str, Tensor], check: EquivalenceCheck
 ) -> dict[str, str]:
-    """Permute the layers. Put back those that change what the model computes, and return them with the reason.
+    """Permute the layers. Undo the reorderings that change the model's outputs, and return them with the reason.
 
     If the check itself fails, all layers are put back.
     """
@@ -196,7 +198,7 @@ def _apply(
                 coupled.permute(orders[coupled.consumer.name].argsort())
     if output_differs:
         return dict.fromkeys(orders, "something else in this model reads channels that were to change places")
-    reason = "what stands between it and the layers before it does not treat all channels alike"
+    reason = "an operation between it and the layers before it does not treat all channels alike"
     return {name: reason for name in orders if name in wrong}
 
 

@@ -9,10 +9,10 @@ _NEEDED = "transformers.modeling_utils"
 
 
 def register_with_transformers() -> None:
-    """Register what transformers has to know of nxm_hf, at once or when transformers is imported.
+    """Register nxm_hf's classes in transformers, at once or when transformers is imported.
 
-    `import nxm_hf` calls it. Afterwards `AutoModel.from_pretrained` loads what nxm_hf saved, in whichever order the two
-    libraries are imported.
+    `import nxm_hf` calls it. Afterwards `AutoModel.from_pretrained` loads models that nxm_hf saved, in either order of
+    the two imports.
     """
     after_import(_NEEDED, _register)
 

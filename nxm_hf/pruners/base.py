@@ -32,10 +32,10 @@ class Inputs:
     _shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return what is computed from these statistics, once for all layers that share them.
+        """Return a value computed from these statistics, once for all layers that share them.
 
         Args:
-            key: What is computed.
+            key: The name of the value.
             compute: Computes it.
         """
         if key not in self._shared:
@@ -139,7 +139,7 @@ class OneShot(ABC):
         if tuple(inputs.gram.shape) != (width, width) or tuple(inputs.mean.shape) != (width,):
             raise ValueError(
                 f"A weight of shape {tuple(weight.shape)} needs a Gram matrix of shape {(width, width)} and a mean of "
-                f"{width}; got {tuple(inputs.gram.shape)} and {tuple(inputs.mean.shape)}. Calibrate this very layer."
+                f"{width}; got {tuple(inputs.gram.shape)} and {tuple(inputs.mean.shape)}. Calibrate with this layer."
             )
         for what, tensor in {"weight": weight, "Gram matrix": inputs.gram, "mean": inputs.mean}.items():
             if not tensor.isfinite().all():

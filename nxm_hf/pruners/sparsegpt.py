@@ -23,9 +23,9 @@ class SparseGPT(OneShot):
     Relations: gives the mask of `wanda` if H is diagonal. `adaprune` with scores="sparsegpt" starts from its result
     and finds the best weights for the mask.
 
-    With groups (N:M, or the tiles of a transposable pattern), the mask of a group is chosen when the sweep reaches
-    the group, with the scores w_i^2 / U_ii^2. Without groups, the mask of the whole layer is chosen first, with the
-    scores w_i^2 / [H^-1]_ii.
+    With groups (N:M, or the tiles of a transposable pattern), the mask of a group is chosen when the sweep reaches it.
+    The scores are w_i^2 / U_ii^2. Without groups, the mask of the whole layer is chosen first, with the scores w_i^2 /
+    [H^-1]_ii.
 
     Args:
         damping: The value added to the diagonal of H, as a share of its mean. The paper's 0.01 gives a lower error on

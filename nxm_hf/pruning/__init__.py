@@ -1,7 +1,7 @@
 """Pruning without training: of a model in place, or of a saved model into another directory.
 
-`prune` prunes a model block by block (`blockwise`), from statistics of the inputs of its layers (`input_statistics`)
-that are collected by replaying its forward passes (`block_replay`). `directory` does that for a saved model. How one
+`prune` prunes a model block by block (`blockwise`), from statistics of the inputs of its layers (`input_statistics`).
+These are collected by replaying its forward passes (`block_replay`). `directory` does that for a saved model. How one
 layer is pruned is in `nxm_hf.pruners`.
 """
 

@@ -22,7 +22,7 @@ class PrunedBlock:
     Args:
         layers: Its pruned layers.
         vectors: The new values of its other parameters that reconstruction changed, by their names in the model.
-        reconstructed: What reconstruction did; None without it.
+        reconstructed: The result of reconstruction; None without it.
     """
 
     layers: list[tuple[PrunedLayer, PrunedWeight]]
@@ -73,7 +73,7 @@ class BlockCache:
 
         Args:
             block: The name of the block.
-            pruned_block: What was made of it.
+            pruned_block: The pruned block.
         """
         layers, reconstructed = pruned_block.layers, pruned_block.reconstructed
         if not self.folder.exists():

@@ -32,10 +32,10 @@ class _PassEnds(BaseException):
 class BlockReplay:
     """Replays the forward passes of a model, one pass for each block, over all batches.
 
-    A pass calls the model itself, so that masks, positions and cross-attention are what the model makes of them. A
-    block that is final is not computed again: its output was cached on the CPU and is returned in its place. A pass
-    thus computes the block before, which has just become final, and its own block, and ends there. All passes
-    together cost two forward passes of the model. An output is dropped after the last block that uses it.
+    A pass calls the model itself, so the model computes masks, positions and cross-attention. A block that is final is
+    not computed again: its output was cached on the CPU and is returned in its place. A pass thus computes the block
+    before, which has just become final, and its own block, and ends there. All passes together cost two forward passes
+    of the model. An output is dropped after the last block that uses it.
 
     If cached outputs would change the result (side effects between blocks, or randomness), caching is disabled, and
     each pass computes all blocks before its own.
@@ -205,7 +205,7 @@ def _run(model: nn.Module, batch: Batch, blocks: Sequence[nn.Module], handler: C
 
 
 def _handled_by(handler: CallHandler) -> Callable[[int, Callable], Callable]:
-    """Return how to replace what computes a block: by a call of the handler."""
+    """Return a function that replaces the computation of a block by a call of the handler."""
     calls = count()
 
     def handled(number: int, forward: Callable) -> Callable:

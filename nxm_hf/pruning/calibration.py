@@ -75,8 +75,8 @@ def make_batches(
     """Make the batches that the model is calibrated with, on the CPU.
 
     Args:
-        calibration: Texts, or rows that hold texts; a file; the name of a Hub dataset; or ready batches (dicts of
-            tensors, as a DataLoader yields), of which all are used unchanged.
+        calibration: Texts, rows that hold texts, a file, the name of a Hub dataset, or ready batches. Ready batches are
+            dicts of tensors, as a DataLoader yields; all of them are used unchanged.
         model: The model, without wrappers.
         tokenizer: The tokenizer; by default that of the model's own directory.
         sampling: How much text to read.

@@ -92,7 +92,7 @@ def prune_directory(
         report: Whether to compute the error of each layer's outputs, as in `prune`.
 
     Returns:
-        What was done to each layer. It is saved in `out` as well.
+        The result, with a row for each layer. It is saved in `out` as well.
 
     Raises:
         ValueError: If `out` exists, an argument is wrong, or the model or a file cannot be read.
@@ -139,8 +139,8 @@ def _load(
 ) -> tuple[PreTrainedModel, StreamedBlocks | None]:
     """Load the model in the class that saved it; raise if a prunable layer has no weight in the files.
 
-    Its blocks stay in the files if `streams` asks for that and the files allow it. `from_pretrained` maps files into
-    memory without reading them, so it costs little then.
+    Its blocks stay in the files if `streams` is True and the files allow it. `from_pretrained` maps files into memory
+    without reading them, so it costs little then.
     """
     model, missing = load_with_missing(type(skeleton(source)), source)
     if absent := [layer.name for layer in find_layers(model) if layer.key in missing]:
@@ -176,7 +176,7 @@ def _identity(
 
 
 def _facts(source: str | Path, calibration: object) -> CardFacts:
-    """Return what the card says of the origin of the model: the names of its source and its texts, if on the Hub."""
+    """Return the origin of the model for its card: the names of its source and its texts, if they are on the Hub."""
     data = hub_name(str(calibration)) if isinstance(calibration, (str, Path)) else None
     return CardFacts(hub_name(str(source)), () if data is None else (data,), new_weights=True)
 

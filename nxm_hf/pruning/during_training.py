@@ -1,7 +1,7 @@
 """Pruning during training: prune a model with rows of its training data when the phase that needs it begins.
 
-A recipe asks for this with a `CalibratedStart`. Everything else about it stands here: which trainings can do it, which
-rows are taken, and what happens if it fails.
+A recipe declares this by a `CalibratedStart`. This module decides which trainings can do it, which rows are read, and
+what happens if it fails.
 """
 
 import logging
@@ -122,7 +122,7 @@ class CalibratedPruner:
         return self._plan.holds_pattern()
 
     def is_to_preview(self, phase: str) -> bool:
-        """Return True if the deployed view is to be pruned so, in a phase before that of the pruned weights.
+        """Return True if the deployed view is to be previewed, in a phase before the weights are pruned.
 
         Args:
             phase: The current phase of the training.
@@ -191,9 +191,10 @@ def _check_custom_loop(plan: Plan, config: NxMConfig, start: CalibratedStart) ->
         when = f" after a warm-up of {config.warmup}" if config.warmup else ""
         raise ValueError(
             f"{config.recipe} with {config.settings} trains a model that {start.method} has pruned{when}, and this "
-            f"model does not hold {config.pattern!r} by then. A Trainer prunes it with its training data; in a custom "
-            f'loop call nxm_hf.prune(model, {config.pattern!r}, "{start.method}", calibration) before attach(...) '
-            "without a warm-up, or load the weights that a training saved."
+            f"model does not hold {config.pattern!r} by then. NxMTrainer and NxMCallback prune it with their training "
+            "data. In a custom loop call "
+            f'nxm_hf.prune(model, {config.pattern!r}, "{start.method}", calibration) before attach(...) without a '
+            "warm-up, or load the weights that a training saved."
         )
 
 

@@ -145,21 +145,20 @@ def _is_regression(model: PreTrainedModel) -> bool:
     """Return whether the model's head gives one score rather than classes; raise for any other head."""
     if not type(model).__name__.endswith(HEAD):
         raise ValueError(
-            f"{type(model).__name__} has no head that answers labelled rows; an evaluation needs a model whose class "
-            f"ends in {HEAD}, or a causal language model and a text. Leave the evaluation out."
+            f"{type(model).__name__} has no head for labelled rows. An evaluation needs a model whose class ends in "
+            f"{HEAD}, or a causal language model and a text. Leave the evaluation out."
         )
     problem, one_output = model.config.problem_type, model.config.num_labels == 1
     if problem == "multi_label_classification" or (problem == "regression" and not one_output):
-        raise ValueError("This model gives several answers to a row; an evaluation needs one. Leave it out.")
+        raise ValueError("This model has several outputs for a row; an evaluation needs one. Leave it out.")
     return one_output
 
 
 def _text_columns(rows: Sequence[Any]) -> list[str]:
     if not rows or not isinstance(rows[0], Mapping):
-        what = "have no columns" if rows else "are none"
+        problem = "The labelled rows have no columns" if rows else "There are no labelled rows"
         raise ValueError(
-            f"The labelled rows {what}; give a .parquet, .csv, .tsv or .jsonl file with one or two columns of text and "
-            f"{LABEL!r}."
+            f"{problem}; give a .parquet, .csv, .tsv or .jsonl file with one or two columns of text and {LABEL!r}."
         )
     columns = [name for name, value in rows[0].items() if name != LABEL and _is_text(value)]
     if LABEL not in rows[0] or len(columns) not in (1, 2):

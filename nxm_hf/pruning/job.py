@@ -138,7 +138,7 @@ class PruningJob:
             report: See `prune`.
 
         Returns:
-            What was done to each layer.
+            The result, with a row for each layer.
         """
         if cache is not None and self.plan.shards is not None:
             raise ValueError("The weights are sharded, and cache= needs whole ones; call prune before fully_shard.")

@@ -25,7 +25,7 @@ def permute_first(
         by_inputs: Whether scores are magnitudes times the norms of the inputs of the dense model.
 
     Returns:
-        What was reordered, and the gain.
+        The reordered layers, and the gain.
     """
     example = batches[0] if batches else None
     return permute(model, config, inputs=example, norms=_norms(model, plan, batches) if by_inputs else None)

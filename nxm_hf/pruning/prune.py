@@ -61,9 +61,8 @@ def prune(
         method: A name of `nxm_hf.pruners.names()`, or a `nxm_hf.pruners.OneShot` object. By default "alps" with
             calibration data, which loses least and takes about three times as long as "sparsegpt"; and "magnitude"
             without.
-        calibration: What the model reads, to compute statistics of the layers' inputs: a list of texts, a file, the
-            name of a Hub dataset, or ready batches (dicts of tensors). A file is .txt, .parquet, .csv, .tsv or .jsonl.
-            "magnitude" needs none.
+        calibration: Data for statistics of the layers' inputs: a list of texts, a file, the name of a Hub dataset, or
+            ready batches (dicts of tensors). A file is .txt, .parquet, .csv, .tsv or .jsonl. "magnitude" needs none.
         tokenizer: The tokenizer of the texts; by default that of a SentenceTransformer or CrossEncoder itself, or of
             the model's own directory.
         include: Prune only these layers: names, roles such as "ffn", or "re:" patterns. By default, all matrices in
@@ -72,9 +71,9 @@ def prune(
         on_indivisible: "error" or "skip", for layers whose shape does not fit the pattern.
         inputs: "pruned" if each block receives the outputs of the pruned blocks before it, or "dense" if it receives
             those of the dense blocks.
-        reconstruct: "none" or "block". "block" trains the kept weights, biases and norms of each block by Adam after
-            its layers are pruned, towards the outputs of the dense model's block. The masks are held. A mapping sets
-            `steps` (300), `learning_rate` (0.01) or `seed` (0), as in `{"steps": 600}`. A step reads one batch.
+        reconstruct: "none" or "block". "block" trains the kept weights, biases and norms of each block by Adam, after
+            its layers are pruned. The target is the output of the dense model's block. The masks are held. A mapping
+            sets `steps` (300), `learning_rate` (0.01) or `seed` (0), as in `{"steps": 600}`. A step reads one batch.
         permute: Whether to reorder channels before, as `nxm_hf.permute` does, so that masks keep more. The order is
             chosen by magnitude times the norm of the input; by magnitude for "magnitude".
         samples: The number of sequences that are read from texts.
@@ -95,7 +94,7 @@ def prune(
         **settings: The settings of the method, if `method` is a name; see `nxm_hf.pruners.settings(method)`.
 
     Returns:
-        What was done to each layer. Printing it shows a table.
+        The result, with a row for each layer. Printing it shows a table.
 
     Raises:
         ValueError: If an argument is wrong, a layer does not fit the pattern, or weights or inputs are not finite.

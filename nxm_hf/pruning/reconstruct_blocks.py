@@ -20,11 +20,11 @@ from nxm_hf.solvers.entry_counts import count_entries
 
 
 class BlockReconstruction:
-    """Fits each block to what the dense block returned, from the inputs that it receives.
+    """Fits each block to the outputs of the dense block, from the inputs that it receives.
 
-    By default the targets are the outputs of the dense model, so that a block also corrects errors of earlier blocks.
-    A second replay computes them before the block changes. If outputs cannot be cached, the targets are what the dense
-    block makes of the inputs that it receives.
+    By default the targets are the outputs of the dense model, so that a block also corrects errors of earlier blocks. A
+    second replay computes them before the block changes. If outputs cannot be cached, the targets are the outputs of
+    the dense block for the inputs that it receives.
 
     Args:
         replay: The forward passes that the statistics of inputs are collected in.
@@ -75,7 +75,7 @@ class BlockReconstruction:
             model: The model.
             name: The name of the block.
             targets: Its pruned layers.
-            pruned: What the method made of them.
+            pruned: The results of the pruning method.
 
         Returns:
             The fitted block; unchanged if the block was never called.

@@ -118,7 +118,7 @@ def copied_arguments(compute: partial) -> tuple[tuple, dict[str, Any]]:
 
 
 def hidden_states(output: Any) -> Tensor:
-    """Return the first floating-point tensor of what a block returned.
+    """Return the first floating-point tensor in the output of a block.
 
     Args:
         output: A tensor, or a structure of tensors.
@@ -130,7 +130,7 @@ def dense_states(output: Any) -> Tensor:
     """Return a copy of a block's hidden states in memory of the CPU.
 
     Args:
-        output: What the block returned.
+        output: The output of the block.
     """
     return _to_cpu(hidden_states(output))
 

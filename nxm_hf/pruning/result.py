@@ -1,4 +1,4 @@
-"""The result of one-shot pruning: what was done to each layer, and the error of its outputs."""
+"""The result of one-shot pruning: a row for each layer, with the error of its outputs."""
 
 import json
 import sys
@@ -126,7 +126,7 @@ class PruningResult:
         scores: Metric -> (before, after) of the evaluation; empty without one.
         rows: The number of labelled rows, or of predicted tokens.
         unit: What `rows` counts: "labelled rows" or "tokens".
-        permuted: What masks kept of the scores of the reordered layers before and after; None without `permute`.
+        permuted: The share of the scores of reordered layers that masks keep, before and after; None without `permute`.
         reconstruct: The settings of reconstruction; empty without it.
         blocks: One entry for each block that was reconstructed. The layers' errors are those before.
     """
@@ -257,7 +257,7 @@ def record_pruning(config: NxMConfig, result: PruningResult) -> SparsityRecord:
 
     Args:
         config: The config that the model was pruned with.
-        result: What was done to each layer.
+        result: The result, with a row for each layer.
 
     Returns:
         The record to save with the model.

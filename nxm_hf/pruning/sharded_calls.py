@@ -13,14 +13,14 @@ from nxm_hf.layers.modules import without_wrappers
 
 @contextmanager
 def replaced_calls(blocks: Sequence[nn.Module], replace: Callable[[int, Callable], Callable]) -> Iterator[None]:
-    """Replace what computes blocks while the context is open.
+    """Replace the computation of blocks while the context is open.
 
-    That is the forward of a block. Of a block that FSDP2 has sharded it is the whole call, so that its weights are
-    gathered only if it is computed.
+    For a plain block this replaces its forward. For a block that FSDP2 has sharded it replaces the whole call, so that
+    weights are gathered only if the block is computed.
 
     Args:
         blocks: The blocks.
-        replace: Return a replacement, from the number of the block and what computes it.
+        replace: Return a replacement, given the number of the block and the original function.
     """
     names = ["_compiled_call_impl" if isinstance(block, FSDPModule) else "forward" for block in blocks]
     own = [vars(block).get(name) for block, name in zip(blocks, names, strict=True)]  # set on the instance
@@ -37,7 +37,7 @@ def replaced_calls(blocks: Sequence[nn.Module], replace: Callable[[int, Callable
 
 @contextmanager
 def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Have a model that torch.compile wraps computed without it. The hooks of FSDP2 on the wrapper are still called.
+    """Run a model without torch.compile, while the context is open. FSDP2's hooks on the wrapper are still called.
 
     Args:
         model: The model. Without a wrapper nothing is done.
@@ -55,13 +55,13 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def completed_calls(model: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Have FSDP2 complete its part of calls that an exception breaks off, and raise the exception after them.
+    """Let FSDP2 complete its part of a call when an exception breaks it off, and raise the exception afterwards.
 
-    Otherwise the next forward pass, that of the training, would not wait for the optimizer's step.
+    Otherwise the next forward pass of the training would not wait for the optimizer's step.
 
     Args:
         model: The model. Without FSDP2 nothing is done.
-        blocks: Its blocks, whose calls are complete.
+        blocks: Its blocks. Their own calls are complete.
     """
     inside = {id(module) for block in blocks for module in block.modules()}
     around = [module for module in model.modules() if isinstance(module, FSDPModule) and id(module) not in inside]
@@ -74,7 +74,7 @@ def completed_calls(model: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[N
                 return forward(*args, **kwargs)
             except BaseException as reason:
                 raised.append(reason)
-                return None  # to the hooks of FSDP2; whoever called cannot go on with it
+                return None  # returned to the hooks of FSDP2; the caller cannot use it
 
         return call
 
@@ -95,4 +95,4 @@ def completed_calls(model: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[N
         try:
             raise raised[0]
         finally:
-            raised.clear()  # its traceback holds this frame, and with it all statistics of the pass
+            raised.clear()  # its traceback refers to this frame, and so to all statistics of the pass

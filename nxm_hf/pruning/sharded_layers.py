@@ -1,4 +1,4 @@
-"""Pruning the sharded layers of a block: one process prunes a layer, and gives every process its part."""
+"""Prune the sharded layers of a block: one process prunes a layer, and sends every process its part."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
@@ -20,16 +20,16 @@ def prune_by_owners(
 ) -> list[Pruned]:
     """Prune the layers of a block, each in one process. Every process calls this.
 
-    Rounding differs between processes, and some methods turn a last bit into another mask; so one of them decides.
+    Rounding differs between processes, and in some methods the last bit changes the mask. So one process decides.
 
     Args:
         targets: The layers.
         shards: The processes that share their weights.
-        sharing: For each layer, what it shares with those that are pruned by the same process.
+        sharing: For each layer, a key. Layers with the same key are pruned by the same process.
         prune: Prune a whole layer.
 
     Returns:
-        What was done to each layer, with this process's part of the weight and of the bias.
+        The result of each layer, with this process's part of the weight and of the bias.
 
     Raises:
         ValueError: If a layer cannot be pruned; in all processes.
@@ -41,19 +41,19 @@ def prune_by_owners(
         weight, bias = target.layer.matrix(whole(target.layer.weight.detach())), _whole_bias(target)
         if owners[target.name] == shards.rank:
             own[target.name] = target, weight, bias
-        del weight  # before the next is gathered
+        del weight  # free the memory before the next one is gathered
     results: dict[str, Pruned] = {}
     failure: Exception | None = None
     try:
         while own:
             target, weight, bias = own.pop(next(iter(own)))
             results[target.name] = prune(target, weight, bias)
-    except Exception as error:  # the other processes wait, and must hear of it
+    except Exception as error:  # the other processes wait, so the error is sent to them
         failure = error
     facts = {name: (layer, pruned.bias is not None) for name, (layer, pruned) in results.items()}
     each = exchange(shards, (facts, None if failure is None else f"{type(failure).__name__}: {failure}"))
     _raise_first(failure, [text for _, text in each if text is not None])
-    layers = {name: fact for facts, _ in reversed(each) for name, fact in facts.items()}  # those of the first set
+    layers = {name: fact for facts, _ in reversed(each) for name, fact in facts.items()}  # of the first set
     parts = []
     for target in targets:
         (layer, has_bias), own_result = layers[target.name], results.pop(target.name, None)
@@ -63,11 +63,12 @@ def prune_by_owners(
 
 
 def layer_owners(targets: Sequence[Target], sharing: Mapping[str, Hashable], processes: int) -> dict[str, int]:
-    """Return the process that prunes each layer: that with the least work so far.
+    """Return the process that prunes each layer: the one with the least work so far.
 
     Args:
         targets: The layers.
-        sharing: For each layer, what it shares with those that are pruned by the same process; empty for nothing.
+        sharing: For each layer, a key. Layers with the same key are pruned by the same process. An empty key is shared
+            with no layer.
         processes: The number of processes.
     """
     work: dict[Hashable, int] = {}
@@ -96,7 +97,7 @@ def _raise_first(own: Exception | None, failures: Sequence[str]) -> None:
 def _handed_out(
     target: Target, shards: Shards, owner: int, result: PrunedWeight | None, has_bias: bool
 ) -> PrunedWeight:
-    """Return this process's part of what the owner of a layer made of it, which the others do not have."""
+    """Return this process's part of a pruned layer, which only the owner of the layer has as a whole."""
     layer = target.layer
     weight = _received(shards, owner, layer.weight, layer.shape, None if result is None else result.weight)
     part, bias = shards.part(layer, weight).clone(), None
@@ -108,6 +109,6 @@ def _handed_out(
 
 
 def _received(shards: Shards, owner: int, like: Tensor, shape: Sequence[int], own: Tensor | None) -> Tensor:
-    """Return a tensor of the owner, which has the type and place of a parameter."""
+    """Return a tensor of the owner, with the type and device of a parameter."""
     empty = torch.empty(shape, dtype=like.dtype, device=computing_device(like)) if own is None else own
     return hand_out(shards, owner, empty)

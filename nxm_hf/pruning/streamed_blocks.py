@@ -1,4 +1,4 @@
-"""Blocks of a model that are read from its files when they are computed: two of them are in memory at a time."""
+"""Read the blocks of a model from its files when they are computed, with two blocks in memory at a time."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -15,15 +15,15 @@ from nxm_hf.pruning.sharded_calls import replaced_calls
 from nxm_hf.storage.converted_weights import ConvertedWeights
 from nxm_hf.storage.weight_files import WeightFiles
 
-IN_MEMORY = 2  # blocks at a time: a pass computes the block that has become final, and the one after it
+IN_MEMORY = 2  # blocks at a time: a pass computes the last pruned block, and the one after it
 Parameters = dict[str, nn.Parameter]  # by their keys in the state dict of the model
 
 
 class StreamedBlocks:
-    """Keeps the weights of a model's blocks in files. Only the blocks that were computed last are in memory.
+    """Keeps the weights of a model's blocks in files. Only the last computed blocks are in memory.
 
-    The parameters of the other blocks have the right shapes and hold NaN, which takes the memory of one number each.
-    All that is outside of the blocks, or shared by several of them, stays in memory. Make one with `of`.
+    The parameters of the other blocks have the right shapes and hold NaN. Each takes the memory of one number. Tensors
+    outside the blocks, or shared by several blocks, stay in memory. Make an instance with `of`.
 
     Args:
         model: The model.
@@ -35,8 +35,8 @@ class StreamedBlocks:
         self.model, self.folder = model, folder
         self._parameters = parameters
         self._loaded: list[int] = []  # numbers of blocks, the last computed last
-        # Memory of a block that was dropped, for one of the same shapes: memory that is new for each block is slower,
-        # and leaves gaps between the old ones.
+        # The memory of a dropped block, to be used again for a block of the same shapes. Allocating it anew for each
+        # block is slower, and fragments the heap.
         self._free: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
         self._finish: dict[int, Callable[[], None]] = {}
 
@@ -44,13 +44,13 @@ class StreamedBlocks:
     def of(
         cls, model: nn.Module, folder: Path, device: torch.device, dtype: torch.dtype | None = None
     ) -> "StreamedBlocks | None":
-        """Take the weights of the blocks out of memory, and move all others to a device.
+        """Free the weights of the blocks, and move all other tensors to a device.
 
         Args:
-            model: The model as `from_pretrained` loads it, on the CPU. Memory that it maps from its files is freed.
+            model: The model as `from_pretrained` loads it, on the CPU. Memory that is mapped from its files is freed.
             folder: Directory of its files.
-            device: Where to compute.
-            dtype: The type of the weights; by default that of the model.
+            device: The device to compute on.
+            dtype: The type of the weights; by default the type of the model.
 
         Returns:
             The blocks; None if the files do not hold every tensor of the model as `save_pretrained` would write it.
@@ -110,22 +110,22 @@ class StreamedBlocks:
         return number in self._loaded
 
     def finished(self, number: int, write: Callable[[], None]) -> None:
-        """Say that a block was pruned, so that its weights are no longer those of the files.
+        """Record that a block was pruned, so its weights differ from the files.
 
         Args:
             number: The number of the block.
-            write: Writes the new weights into the model. It is called each time after the block is read.
+            write: Writes the new weights into the model. It is called each time the block is read.
         """
         self._finish[number] = write
 
     def forget(self) -> None:
-        """Take the weights of all blocks out of memory."""
+        """Free the weights of all blocks."""
         while self._loaded:
             self._drop(self._loaded.pop())
         self._free.clear()
 
     def number_of(self, key: str) -> int | None:
-        """Return the number of the block whose weights must be loaded to see a tensor; None if it is in memory.
+        """Return the number of the block to load before a tensor can be read; None if the tensor is in memory.
 
         Args:
             key: The name of the tensor in the state dict of the model.
@@ -147,7 +147,7 @@ class StreamedBlocks:
 
 
 def _parameters_of_blocks(model: nn.Module) -> dict[int, Parameters]:
-    """Return the parameters of each block that no other module of the model shares."""
+    """Return the parameters of each block, without those that other modules of the model share."""
     blocks = list(find_blocks(model))
     inside = {module for _, block in blocks for module in block.modules()}
     held = [p for module in model.modules() if module not in inside for p in module.parameters(recurse=False)]
@@ -164,13 +164,13 @@ def _parameters_of_blocks(model: nn.Module) -> dict[int, Parameters]:
 
 
 def _holds_all(converted: ConvertedWeights, model: nn.Module) -> bool:
-    """Return whether files hold each tensor of a model, under the name of it or of one that shares its memory."""
+    """Return whether files hold each tensor of a model, under its name or that of a tensor with the same memory."""
     own = model.state_dict(keep_vars=True)
     present = {id(tensor) for key, tensor in own.items() if key in converted}
     return all(id(tensor) in present for tensor in own.values())
 
 
 def _placeholder(like: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a tensor of a shape whose entries share the memory of one: NaN, so that a use of it does not go unseen."""
+    """Return a tensor of NaN whose entries share the memory of one number. NaN makes an accidental use visible."""
     number = torch.full((), float("nan") if dtype.is_floating_point else 0, dtype=dtype, device=device)
     return number.expand(like.shape)

@@ -1,4 +1,4 @@
-"""The weight files of a model whose blocks were pruned one after another, written while two blocks are in memory."""
+"""Write the weight files of a model that was pruned block by block, with two blocks in memory at a time."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from nxm_hf.storage.weight_writer import Entry, type_name
 
 
 def write_streamed(model: nn.Module, streamed: StreamedBlocks, folder: Path) -> None:
-    """Write the weights of a model in the files, and under the names, of the directory that its blocks are read from.
+    """Write the weights of a model, with the names of files and tensors of the directory that blocks are read from.
 
-    Tensors of that directory that are not of the model are left out, as `save_pretrained` leaves them out.
+    Tensors of that directory that do not belong to the model are left out, as in `save_pretrained`.
 
     Args:
         model: The model.

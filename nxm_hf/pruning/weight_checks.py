@@ -10,7 +10,7 @@ from nxm_hf.solvers.entry_counts import count_entries
 
 
 def check_shards(plan: Plan, reconstructs: bool, permutes: bool) -> None:
-    """Raise for what needs whole weights. They are sharded.
+    """Raise for options that need whole weights. They are sharded.
 
     Args:
         plan: The layers to prune.

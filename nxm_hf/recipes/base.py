@@ -33,20 +33,20 @@ class CalibratedStart:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method with a paper's settings, and what the training around it has to know.
+    """A method with a paper's settings, and its defaults for the training around it.
 
     The rules are functions of all settings of the recipe, defaults included.
 
     Args:
         make: The function that makes the method from a pattern and the settings. Its arguments after the pattern are
             the settings of the recipe, and its docstring is the data sheet.
-        settle: The fraction of training with a frozen mask, if the config sets none: a number, or a rule that is given
-            the settings and the warm-up fraction.
+        settle: The default fraction of training with a frozen mask: a number, or a function of the settings and the
+            warm-up fraction.
         calibrated_start: The rule for pruning with calibration data; None if the recipe never needs it.
         needs_warmup: The rule that tells if the recipe needs dense steps first; None if it never does.
         early: Steps by which the mask is frozen before the `settle` fraction of training begins.
-        warmup: The fraction of training that is dense first, if the config sets none; at most half of what its `settle`
-            leaves.
+        warmup: The default fraction of training that is dense first. It is at most half of the steps before the
+            frozen-mask phase.
 
     Example:
         >>> from nxm_hf.recipes.ste import ste
@@ -176,6 +176,6 @@ def check_preview(name: str, preview: bool, method: str | None) -> None:
     if preview and method is None:
         methods = ", ".join(map(repr, CALIBRATED_METHODS))
         raise ValueError(
-            f"preview=True of {name} shows what a method that prunes with training data will make of the weights, and "
-            f'these scores are none. Write scores="alps" beside it (or another of {methods}), or leave preview out.'
+            f"preview=True of {name} needs scores that prune with training data. "
+            f'Write scores="alps" beside it (or another of {methods}), or leave preview out.'
         )

@@ -47,7 +47,7 @@ def bench_charts(bench: Bench) -> list[Chart]:
 
 
 def _chart(subject: str, measurements: Sequence[Measurement]) -> Chart:
-    """Return the chart of one subject. Where several shapes have as many tokens, the first one counts."""
+    """Return the chart of one subject. Of several shapes with the same number of tokens, the first one is drawn."""
     ordered = sorted({each.tokens: each for each in reversed(measurements)}.items())
     ways = dict.fromkeys(name for each in measurements for name in each.timings if name != DENSE)
     lines = []

@@ -18,7 +18,7 @@ class Mark:
 
     Args:
         x: Where it stands.
-        label: What begins there.
+        label: The name of what begins there, such as a phase.
         line: The number of the curve that it belongs to, whose colour it has; None if it belongs to all.
     """
 

@@ -1,6 +1,7 @@
-"""The charts of training runs: which curves they hold, and which runs they pair.
+"""The charts of training runs: their curves, and which runs share a chart.
 
-Charts of the section "curves" come from the Trainer's log, those of "weights" from what AnalysisCallback recorded.
+Charts of the section "curves" come from the Trainer's log, and charts of "weights" from the records of
+AnalysisCallback.
 """
 
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ def _curves(runs: Sequence[Run], key: str, title: str, y: str, logarithmic: bool
 
 
 def _marks(runs: Sequence[Run]) -> tuple[Mark, ...]:
-    """Return where the phases of runs begin; once for all of them if they are the same."""
+    """Return the steps at which the phases of runs begin; once for all runs if they are the same."""
     phases = [phase_marks(run) for run in runs]
     if phases and all(each == phases[0] for each in phases):
         return tuple(Mark(step, label) for step, label in phases[0])
@@ -71,7 +72,7 @@ def _densities(runs: Sequence[Run]) -> Chart:
 
 
 def pair(charts_of_runs: Sequence[tuple[str, Sequence[Chart]]]) -> list[Chart]:
-    """Return the charts of runs with those in one that have the same title and axes.
+    """Return the charts of runs, where charts with the same title and axes are joined to one.
 
     Args:
         charts_of_runs: The name and the charts of each run.

@@ -1,4 +1,4 @@
-"""The FLOPs that a finished training has cost, as it was trained and had it been dense."""
+"""The FLOPs of a finished training, and of the same training if it were dense."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +43,7 @@ class Cost:
 
 
 def cost(run: Run, tokens: int = 128) -> Cost:
-    """Work out from the files of a run what its training has cost.
+    """Compute the FLOPs of a training from the files of its run.
 
     Args:
         run: A run that saved a model.

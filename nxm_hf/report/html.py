@@ -28,7 +28,7 @@ def html_page(kind: str, title: str, sections: Sequence[Markup]) -> str:
     """Return a complete page that refers to no other file.
 
     Args:
-        kind: What the page is, such as "Training report".
+        kind: The kind of the page, such as "Training report".
         title: Its heading.
         sections: Its sections.
     """

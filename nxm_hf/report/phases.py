@@ -21,7 +21,7 @@ def config_of(run: Run) -> NxMConfig | None:
 
 
 def phase_marks(run: Run) -> list[tuple[int, str]]:
-    """Return the steps at which a phase begins, and what begins there. Steps that are not reached are left out.
+    """Return the steps at which a phase begins, each with its name. Steps that are not reached are left out.
 
     Args:
         run: The run.

@@ -9,12 +9,12 @@ from nxm_hf.report.chart import Chart
 from nxm_hf.text import printable
 
 LABEL = 60  # characters of a title or a label, which have to fit into the picture
-_SOFTWARE = "nxm_hf report"  # in each picture, by which a later report knows it
-_HEAD = 4096  # bytes of a PNG in which that stands
+_SOFTWARE = "nxm_hf report"  # written into each picture, so that a later report can recognize it
+_HEAD = 4096  # the first bytes of a PNG, which hold it
 
 
 def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:
-    """Draw each chart into `folder/report/`, and remove what an earlier report left there; other pictures stay.
+    """Draw each chart into `folder/report/`, and remove the charts of an earlier report. Other pictures stay.
 
     Args:
         charts: The charts.

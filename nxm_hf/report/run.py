@@ -91,7 +91,7 @@ class Run:
 
     @property
     def model_name(self) -> str:
-        """Return what the newest saved model is: that of the end, or a checkpoint."""
+        """Return a name for the newest saved model: the final one, or a checkpoint."""
         if self.model is None:
             return "no model"
         if self.model == self.folder:
@@ -99,7 +99,7 @@ class Run:
         return self.model.name
 
     def recorded(self, key: str) -> list[tuple[int, list[Any]]]:
-        """Return what AnalysisCallback recorded under a key.
+        """Return the records of AnalysisCallback under a key.
 
         Args:
             key: A key of `analysis.recording.StepRecord` that has a value for each layer.

@@ -1,4 +1,4 @@
-"""The tables of a training's settings: all that another needs to repeat it."""
+"""The tables of a training's settings: all that is needed to repeat it."""
 
 import json
 from collections.abc import Mapping, Sequence

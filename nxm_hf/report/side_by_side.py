@@ -43,9 +43,9 @@ def rows_by_name(
 
     Args:
         names: The names of the runs.
-        header: The titles of the first columns, which are those of the row.
+        header: The titles of the first columns, which describe the row.
         columns: The titles of the columns of a run.
-        runs: For each run the cells of the row and those of the run, by the name of the row.
+        runs: For each run, the first cells and the run's own cells of each row, by the name of the row.
 
     Returns:
         The table, or an empty text if no run has a row.

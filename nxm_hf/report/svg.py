@@ -144,7 +144,7 @@ def _bars(line: Line, number: int, x: Axis, y: Axis) -> str:
 
 
 def _stroke(number: int) -> str:
-    """Return the attributes that tell a curve from the others."""
+    """Return the attributes that distinguish a curve from the others."""
     dash = DASHES[number // COLOURS % len(DASHES)]
     return f'class="line c{number % COLOURS}"' + (f' stroke-dasharray="{dash}"' if dash else "")
 

@@ -40,13 +40,13 @@ def summary_table(runs: Sequence[Run]) -> Markup:
 
 
 def layer_table(runs: Sequence[Run]) -> Markup:
-    """Return what AnalysisCallback recorded of each layer, or an empty text if it recorded nothing.
+    """Return the records of AnalysisCallback by layer, or an empty text if there are no records.
 
     Args:
         runs: The runs, side by side.
     """
     recorded = [run for run in runs if run.analysis]
-    first = ("residual first",) if len(recorded) == 1 else ()  # several runs have less room, and the course shows it
+    first = ("residual first",) if len(recorded) == 1 else ()  # several runs have less room
     columns = ("pattern", *first, "residual course", "last", "density in training", "flip rate")
     rows = [_recorded_layers(run, bool(first)) for run in recorded]
     return rows_by_name([run.name for run in recorded], ("layer", "role", "shape"), columns, rows)
@@ -100,7 +100,7 @@ def _roles(run: Run) -> dict[str, tuple[Cells, Cells]]:
 
 
 def cost_table(runs: Sequence[Run]) -> Markup:
-    """Return the FLOPs of trainings beside those of dense training, and a sentence for each that is not known.
+    """Return the FLOPs of trainings beside those of dense training. A training with unknown FLOPs gets a sentence.
 
     Args:
         runs: The runs, side by side.

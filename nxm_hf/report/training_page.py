@@ -81,7 +81,7 @@ def _mask_excerpts(runs: Sequence[Run]) -> list[Markup]:
 
 
 def _missing_curves(runs: Sequence[Run]) -> Markup:
-    """Return sentences on how to log what has no curve."""
+    """Return sentences that say how to log the missing curves."""
     sentences = []
     if not any(run.points("loss") for run in runs):
         sentences.append("No loss was logged: set logging_steps smaller than the number of steps.")

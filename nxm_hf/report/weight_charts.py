@@ -1,4 +1,4 @@
-"""Charts of what AnalysisCallback recorded of the weights and masks of a run."""
+"""Charts of the weights and masks of a run, as AnalysisCallback recorded them."""
 
 from collections import Counter
 from itertools import pairwise
@@ -39,7 +39,7 @@ def _magnitudes(run: Run) -> Chart:
 def mask_records(run: Run) -> list[list[str]]:
     """Return the recorded masks that count: one for each iteration of ADMM, else one for each record of the recipe.
 
-    Masks of a warm-up or of the frozen-mask phase do not count, unless there are no others.
+    Masks of a warm-up or of the frozen-mask phase count only if there are no others.
 
     Args:
         run: A run with a recording.
@@ -128,7 +128,7 @@ def snapshots(run: Run) -> list[list[float]]:
 
 
 def _learning(run: Run) -> list[Chart]:
-    """Return how long weights keep their direction, beside random walks (Stosic and Stosic)."""
+    """Return the chart of how long weights keep their direction, beside random walks (Stosic and Stosic)."""
     moves = snapshots(run)
     if len(moves) <= MIN_POINTS:
         return []

@@ -1,7 +1,7 @@
 """Solvers: given scores, the mask that holds a pattern and keeps the most score.
 
-A solver is a function `(scores, pattern) -> mask`. It reads only the numbers of the pattern (`n`, `m`, `density` ...),
-expects scores that the pattern has checked, and returns a new bool tensor of their shape. `SOLVERS` is the registry:
+A solver is a function `(scores, pattern) -> mask`. It reads only the numbers of the pattern (`n`, `m`, `density` ...).
+It expects scores that the pattern has checked, and returns a new bool tensor of their shape. `SOLVERS` is the registry:
 for each kind of pattern its solvers, the fastest first. The first that supports the scores is used. All solvers of a
 kind keep the same score, and those of "nm" give the same mask bit for bit.
 """

@@ -35,7 +35,7 @@ class NMPattern(PatternLike, Protocol):
 
 
 class SizedPattern(PatternLike, Protocol):
-    """A pattern that knows how many weights it keeps."""
+    """A pattern with a method that returns how many weights it keeps."""
 
     def kept(self, shape: Sequence[int]) -> int: ...
 
@@ -162,8 +162,8 @@ def mask_buffers(scores: Sequence[Tensor], out: Sequence[Tensor] | None) -> list
         if (mask.dtype, mask.shape, mask.device) != (torch.bool, each.shape, each.device) or not mask.is_contiguous():
             raise ValueError(
                 f"out holds a {mask.dtype} of shape {tuple(mask.shape)} on {mask.device} for scores of shape "
-                f"{tuple(each.shape)} on {each.device}; it needs a contiguous bool of their shape and device. "
-                "Write torch.empty(scores.shape, dtype=torch.bool, device=scores.device), or leave out= away."
+                f"{tuple(each.shape)} on {each.device}. It must be contiguous, of dtype bool, with their shape "
+                "and device. Write torch.empty(scores.shape, dtype=torch.bool, device=scores.device), or omit out=."
             )
     return list(out)
 
@@ -224,7 +224,7 @@ class Operation:
 
 
 def refuse_nan(scores: Tensor) -> None:
-    """Raise an error if scores hold a NaN, which has no place in an order.
+    """Raise an error if scores hold a NaN, because a NaN cannot be ordered.
 
     Args:
         scores: Scores, or a weight.

@@ -49,7 +49,7 @@ class EntryCounts(NamedTuple):
         """Return the sum of two counts.
 
         Args:
-            other: What was counted in another part.
+            other: The counts of another part.
         """
         return EntryCounts(*(a + b for a, b in zip(self, other, strict=True)))
 

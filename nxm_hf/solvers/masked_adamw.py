@@ -1,6 +1,6 @@
 """A step of AdamW on a masked weight: masked gradient, moments, weight and zeros in one pass over memory.
 
-As in `weight_ops`, the pass is a kernel's where a backend has one, with the bits of its form in torch.
+As in `weight_ops`, a kernel does this if a backend has one. It gives the same bits as the form in torch.
 """
 
 import math
@@ -31,7 +31,7 @@ class AdamWStep:
         betas: The decay of both moments.
         eps: The number that is added to the root of the second moment.
         weight_decay: The decay of the weight, times the learning rate.
-        maximize: Whether the step goes along the gradient, not against it.
+        maximize: Whether the step maximizes the objective.
     """
 
     step: float
@@ -44,11 +44,11 @@ class AdamWStep:
     @property
     def has_kernel(self) -> bool:
         """Return True if kernels can take a step with these settings."""
-        return 1 - self.betas[0] < 0.5  # torch averages in another order where the new gradient counts for more
+        return 1 - self.betas[0] < 0.5  # otherwise torch averages in another order
 
     @cached_property
     def numbers(self) -> Tensor:
-        """Return what kernels read of the settings, in fp32 as torch's fused AdamW rounds it."""
+        """Return the numbers that kernels read, in fp32, rounded as torch's fused AdamW rounds them."""
         first, second = self.betas
         return torch.tensor(
             [
@@ -67,12 +67,12 @@ class AdamWStep:
 
 
 def fits_kernel(weight: Tensor, mask: Tensor, *others: Tensor) -> bool:
-    """Return whether there is a kernel for a step of these tensors, and it works.
+    """Return whether a kernel supports these tensors and passes its self-test.
 
     Args:
         weight: The weight.
         mask: Its mask.
-        *others: Its gradient and its moments, as far as they exist.
+        *others: Its gradient, and its moments if they exist.
     """
     tensors = (weight, mask, *others)
     return (
@@ -89,7 +89,7 @@ def step_by_kernel(weights: Sequence[Weight], steps: Sequence[AdamWStep]) -> Non
     """Take a step with each weight by a kernel.
 
     Args:
-        weights: Weights with what belongs to them, all of which `fits_kernel`. Gradients are only read.
+        weights: Each weight with its gradient, mask and moments, which `fits_kernel`. Gradients are only read.
         steps: The settings of each weight's step.
     """
     kernel = _kernel()
@@ -97,14 +97,14 @@ def step_by_kernel(weights: Sequence[Weight], steps: Sequence[AdamWStep]) -> Non
     kernel([(*weight, step.numbers) for weight, step in zip(weights, steps, strict=True)])
     for matrix, _, _, first, second in weights:
         for each in (matrix, first, second):
-            torch.autograd.graph.increment_version(each)  # as torch does for what its own steps write
+            torch.autograd.graph.increment_version(each)  # as torch does for tensors that its own steps change
 
 
 def step_in_torch(weight: Weight, step: AdamWStep) -> None:
     """Take a step with a weight in torch.
 
     Args:
-        weight: The weight with what belongs to it. The gradient is only read.
+        weight: The weight with its gradient, mask and moments. The gradient is only read.
         step: The settings of the step.
     """
     matrix, gradient, mask, first, second = weight
@@ -128,7 +128,7 @@ def step_in_torch(weight: Weight, step: AdamWStep) -> None:
 
 
 def _kernel() -> Kernel | None:
-    """Return the kernel that rounds as torch does here, or None if there is none."""
+    """Return the kernel that rounds like torch on this machine, or None if there is none."""
     for rounding in ROUNDINGS:
         run = partial(cpu.BACKEND.kernels.adamw, rounding)
         name = f"step of AdamW in rounding {rounding}"
@@ -138,7 +138,7 @@ def _kernel() -> Kernel | None:
 
 
 def _kernel_is_right(run: Kernel) -> bool:
-    """Return whether a kernel leaves the bits of the form in torch, in steps of several settings."""
+    """Return whether a kernel gives the same bits as the form in torch, in steps with several settings."""
     count = 4096
     for seed, maximize in enumerate((False, True)):
         weight, first, second, *gradients = (

@@ -1,7 +1,7 @@
-"""The masks of nearest weights: they keep the largest sum of squares, so that what is pruned has the least norm.
+"""The masks of nearest weights: they keep the largest sum of squares, so the pruned entries have the least norm.
 
-N:M, unstructured and dense masks depend on the order of scores alone, so |w| and w^2 give the same mask. Transposable
-tiles add scores up and blocks are kept as a whole, so their masks of |w| and of w^2 differ.
+N:M, unstructured and dense masks depend on the order of scores alone, so |w| and w^2 give the same mask. Masks of
+transposable tiles and of blocks depend on sums of scores, so those of |w| and of w^2 differ.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,8 @@ def _nearest_strips(strips: Tensor, pattern: NMPattern) -> Tensor:
     squares = _scaled_squares(strips, m)
     kept = solve(squares, pattern)
     peak = squares.amax(1).unflatten(1, (-1, m)).amax(-1)
-    # Faster than `masked_fill`. A kept infinity makes it NaN, and solvers leave the others their digits beside one.
+    # Faster than `masked_fill`. A kept infinity makes the sum NaN, so its tile is not refined. It need not be: solvers
+    # keep the digits of other scores beside an infinity.
     pruned = (squares * (~kept).view(torch.uint8)).sum(1).unflatten(1, (-1, m)).sum(-1)
     if (rough := (0 < pruned) & (pruned < ROUGH * peak)).any():
         tiles, found = (x.unflatten(2, (-1, m)).transpose(1, 2) for x in (squares, kept))
@@ -72,17 +73,17 @@ def _scaled_squares(strips: Tensor, m: int) -> Tensor:
 
 
 def _power_of_two(numbers: Tensor) -> Tensor:
-    """Return the largest power of two up to each number, kept between the least normal float and its inverse."""
+    """Return the largest power of two up to each number, clamped between the least normal float and its inverse."""
     tiny = torch.finfo(numbers.dtype).tiny
     numbers = numbers.clamp(tiny, 1 / tiny)
     return numbers / (2 * torch.frexp(numbers).mantissa)  # exact: only the exponent is left
 
 
 def _refine(tiles: Tensor, kept: Tensor, pruned: Tensor, pattern: NMPattern) -> Tensor:
-    """Solve tiles again whose largest squares leave too few digits for the others; return their masks.
+    """Solve tiles again, if their largest squares leave too few digits for the others; return their masks.
 
-    The best mask prunes no square that is larger than all pruned squares of another mask together. So squares can be
-    lowered to that sum, which changes no best mask and leaves more digits for the others.
+    Take the sum of the squares that some mask prunes. The best mask prunes no square above that sum. So larger squares
+    can be lowered to the sum: the best mask stays the same, and the others get more digits.
     """
     kept, todo, limit = kept.clone(), torch.arange(len(tiles), device=tiles.device), pruned
     while len(todo):
@@ -100,7 +101,7 @@ def _refine(tiles: Tensor, kept: Tensor, pruned: Tensor, pattern: NMPattern) -> 
 def nearest_blocks(weight: Tensor, pattern: BlockPattern) -> Tensor:
     """Return the block mask that keeps the blocks with the largest sums of squares.
 
-    Of equal blocks, read row by row, the first are kept.
+    Of blocks with equal sums the first are kept, in row-major order.
 
     Args:
         weight: A weight whose shape fits the pattern.
@@ -128,7 +129,7 @@ def block_squares(weight: Tensor, pattern: BlockPattern) -> Tensor:
     return tiles.double().square().sum(-3).sum(-1)  # in fp64, squares of narrower floats neither overflow nor vanish
 
 
-# By kind of pattern; None where the mask of |w| is that of the nearest weight.
+# By kind of pattern; None if the mask of |w| is also the mask of the nearest weight.
 NEAREST: dict[str, Callable[[Tensor, Any], Tensor] | None] = {
     "nm": None,
     "unstructured": None,

@@ -8,7 +8,7 @@ from nxm_hf.solvers.comparator_network import select
 
 CPU_BYTES = 2**20  # of scores processed at a time: what a core's own cache holds
 GPU_BYTES = 2**26  # bounds the memory, and lets fp32 count the kept without rounding (2**24 scores)
-LARGEST_NETWORK = 32  # the network grows as m log² m; wider groups ask topk for their threshold
+LARGEST_NETWORK = 32  # the network grows as m log² m; wider groups get their threshold by topk
 
 
 def by_network(scores: Tensor, pattern: NMPattern) -> Tensor:
@@ -44,8 +44,8 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 def _keep_largest(groups: Tensor, n: int, keep: Tensor, rows: Tensor, flags: Tensor) -> None:
     """Write the mask of (g, m) scores into `keep`; `rows` (m + 1, g) and `flags` (g, m) are buffers."""
     threshold = _nth_largest(groups, n, rows)
-    # Comparing into numbers and copying those to bool is about twice as fast as comparing into bool, and writing
-    # the thresholds out first beats broadcasting them along short groups.
+    # Comparing into numbers, and copying those to bool, is about twice as fast as comparing into bool. Expanding the
+    # thresholds first is faster than broadcasting them along short groups.
     torch.ge(groups, flags.copy_(threshold.unsqueeze(1).expand_as(groups)), out=flags)
     keep.copy_(flags)
     if flags.sum() != n * len(groups):

@@ -1,4 +1,4 @@
-"""Self-tests of compiled kernels: each gives here what plain torch gives, on numbers chosen to be difficult.
+"""Self-tests of compiled kernels: compare each with plain torch, on difficult numbers.
 
 A compiler may not support this machine, or may miscompile our code. So every kernel is tested once before it is used.
 Where it raises, or gives one wrong bit, torch does its work. The expected results are computed under `reference_only`,

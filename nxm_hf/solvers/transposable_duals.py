@@ -1,9 +1,9 @@
 """Exact for transposable N:M on any device: dual prices of rows and columns, and paths for what they do not settle.
 
-With prices u of a tile's rows and v of its columns, the mask `q > u + v` keeps the most of all masks that have its own
-counts. Where those are n everywhere, it is the best. Setting each u, then each v, halfway between the n-th and the
-next of what is left in its row or column settles nearly every tile. In the others, the columns are filled up with
-ties, and paths then move entries out of rows that have too many.
+Let u be prices of a tile's rows and v of its columns. The mask `q > u + v` has the largest score of all masks with the
+same counts. Where those are n everywhere, it is the best. First each u, then each v is set halfway between the n-th and
+the next largest reduced score of its line. This settles nearly every tile. In the others, the columns are filled up
+with ties, and paths then move entries out of rows that have too many.
 """
 
 import torch

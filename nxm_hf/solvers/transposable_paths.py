@@ -10,9 +10,9 @@ from torch import Tensor
 def balance_rows(q: Tensor, kept: Tensor, n: int) -> Tensor:
     """Return masks with n in every row, at the least loss of score.
 
-    A path leaves a row with too many entries by a kept entry, continues from that column to a row where this column
-    is pruned, and so on to a row with too few. Swapping kept and pruned along it moves one entry from its first row to
-    its last. Along a cheapest path, the mask stays the best of its counts.
+    A path leaves a row with too many entries by a kept entry. From that column it goes on to a row where the column is
+    pruned, and so on to a row with too few. Swapping kept and pruned along it moves one entry from its first row to its
+    last. Along a cheapest path, the mask stays the best of its counts.
 
     Args:
         q: Integer scores, (m, m, tiles).

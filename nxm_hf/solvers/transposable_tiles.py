@@ -30,8 +30,8 @@ def quantized(part: Tensor) -> tuple[Tensor, Tensor]:
         part: Tiles, (m, m, count).
 
     Returns:
-        The integers, and which tiles need `quantized_wide`: those with infinities, with scores below zero, or with so
-        large a score that the others nearly vanish beside it.
+        The integers, and which tiles need `quantized_wide`. These are tiles with infinities, with scores below zero, or
+        with one score that is far larger than the others.
     """
     m = len(part)
     exact = torch.float32 if part.is_floating_point() and part.dtype != torch.float64 else torch.float64

@@ -1,7 +1,7 @@
-"""Operations on whole weights: in one pass where a backend has a kernel for them, else step by step in torch.
+"""Operations on whole weights: in one pass if a backend has a kernel, else step by step in torch.
 
-Both give the same bits: the torch form of each operation is what its kernels are tested against before they are used.
-Where a NaN is refused, tensors may have been partly overwritten.
+Both give the same bits: each kernel is tested against the torch form before it is used. If a NaN raises an error,
+tensors may be partly overwritten.
 """
 
 import math
@@ -27,7 +27,7 @@ from nxm_hf.solvers.base import (
 from nxm_hf.solvers.nearest import NEAREST
 from nxm_hf.solvers.self_test import Counts, Run
 
-PART = 2**20  # entries processed at a time: they stay in a CPU's last cache, and calls cost little beside them
+PART = 2**20  # entries processed at a time: they fit in a CPU's last cache, and the cost of calls is small
 ANY_FOUR = Counts(0, 4)  # the pattern of the kernel that reads each entry alone
 
 
@@ -101,7 +101,7 @@ def _fitting(out: Tensor, weight: Tensor) -> Tensor:
 
 
 def kept(weight: Tensor, mask: Tensor, out: Tensor) -> Tensor:
-    """Write what a mask keeps of a weight into a tensor, with +0.0 elsewhere and for -0.0. Return that tensor.
+    """Write the kept entries of a weight into a tensor, with +0.0 elsewhere and for -0.0. Return that tensor.
 
     Args:
         weight: The weight.

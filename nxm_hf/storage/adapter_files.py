@@ -8,8 +8,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# The `init_lora_weights` of a masked adapter. PEFT alone knows no such way to begin, so it refuses to load the adapter,
-# instead of computing with the delta that the mask takes away.
+# The `init_lora_weights` of a masked adapter. PEFT alone has no initialization of this name. So it refuses to load the
+# adapter, and does not compute with the unmasked delta.
 MASKED = "masked_by_nxm_hf"
 
 

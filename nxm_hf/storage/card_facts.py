@@ -1,4 +1,4 @@
-"""CardFacts: what the card of a model says and its files do not tell, such as the results of evaluations."""
+"""CardFacts: facts for a model's card that are not in its files, such as the results of evaluations."""
 
 import re
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ class CardFacts:
         base_model: The name on the Hub of the model that they began as.
         datasets: Names on the Hub of the data that they were made with.
         evaluations: Metrics of these weights, by the data that they were evaluated on.
-        new_weights: Whether the results in an earlier card are those of other weights.
+        new_weights: Whether the results in an earlier card belong to other weights.
     """
 
     base_model: str | None = None

@@ -24,7 +24,7 @@ _PLAIN = "The file holds plain weights with zeros, and loading it needs no nxm_h
 
 @dataclass(frozen=True)
 class SavedModel:
-    """Describe what is saved in a directory, as its files tell.
+    """Describe the contents of a directory, as its files show them.
 
     Args:
         folder: The directory.
@@ -40,7 +40,7 @@ class SavedModel:
 
     @classmethod
     def read(cls, folder: str | Path) -> "SavedModel":
-        """Read what is saved in a directory.
+        """Read the contents of a directory.
 
         Args:
             folder: The directory.
@@ -82,9 +82,9 @@ def section(record: SparsityRecord, verification: Verification, saved: SavedMode
     """Return the section as Markdown.
 
     Args:
-        record: What the model says of itself.
-        verification: What was found in its weights.
-        saved: What is in its directory.
+        record: The record of the model.
+        verification: The verification of its weights.
+        saved: The contents of its directory.
     """
     sparse = len(verification.layers)
     parts = [
@@ -110,7 +110,7 @@ def made_by(record: SparsityRecord) -> str:
     """Return one sentence on the recipe or the method that made a model, with a link to its paper.
 
     Args:
-        record: What the model says of itself.
+        record: The record of the model.
     """
     if record.pruning:
         name, settings = str(record.pruning["method"]), record.pruning["settings"]
@@ -129,7 +129,7 @@ def _with(settings: Mapping[str, Any]) -> str:
 
 
 def _linked(name: str, described: tuple[str, str] | None) -> str:
-    """Return a name with what it does, and a link to where it comes from."""
+    """Return a name with its description, and a link to its paper."""
     if described is None:
         return markdown_code(name)
     sentence, (source, _, link) = described[0].rstrip("."), described[1].rpartition(", ")
@@ -141,7 +141,7 @@ def _code(*lines: str) -> str:
 
 
 def _loading(saved: SavedModel) -> list[str]:
-    """Return how the weights are stored and loaded, and what checks them."""
+    """Return how the weights are stored, loaded and verified."""
     if saved.adapter is not None:
         return _loading_adapter(saved.adapter)
     if saved.library == SENTENCES:

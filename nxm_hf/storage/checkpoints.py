@@ -184,7 +184,7 @@ def _problem(check: Callable[[Path], object], folder: Path) -> str | None:
 
 
 def _is_zip(path: Path) -> bool:
-    return path.is_file() and zipfile.is_zipfile(path)  # nobody waits for a pipe
+    return path.is_file() and zipfile.is_zipfile(path)  # do not wait for a pipe
 
 
 def _is_json(path: Path) -> bool:

@@ -124,7 +124,7 @@ def inspect(folder: str | Path) -> Inspection:
         folder: Directory of the model.
 
     Returns:
-        What was found; it prints as a table.
+        The inspection; it prints as a table.
 
     Raises:
         FileNotFoundError: If the directory holds no model.

@@ -30,7 +30,7 @@ class DirectoryLock:
 
     Args:
         path: The lock file.
-        purpose: What is being written and what another process should do, for the error.
+        purpose: A text for the error: what is being written, and what another process should do.
     """
 
     def __init__(self, path: str | Path, purpose: str):
@@ -71,7 +71,7 @@ class DirectoryLock:
     def release(self) -> None:
         """Remove the lock file, and free the lock if this process holds it."""
         if self._close is not None:
-            self.path.unlink(missing_ok=True)  # before it is free: nobody takes a lock that is about to be removed
+            self.path.unlink(missing_ok=True)  # before it is free: another process must not take it before that
             self._close()
             self._close = None
 
@@ -100,7 +100,7 @@ def _sign(file: int) -> None:
 
 
 def _holder(file: int) -> str:
-    """Return who holds a lock, as far as its file says so."""
+    """Return the holder of a lock, as far as its file names it."""
     try:
         holder = json.loads(os.read(file, 1000))
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"

@@ -29,9 +29,9 @@ def write_card(
 
     Args:
         folder: Directory of the model.
-        record: What the model says of itself.
-        verification: What was found in its weights.
-        facts: Where the weights come from; None leaves the results in the card as they are.
+        record: The record of the model.
+        verification: The verification of its weights.
+        facts: The origin of the weights; None leaves the results in the card as they are.
     """
     path, saved = Path(folder) / "README.md", SavedModel.read(folder)
     title = markdown_text(path.parent.name)

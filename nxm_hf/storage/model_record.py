@@ -15,7 +15,7 @@ def set_record(model: nn.Module, record: SparsityRecord) -> None:
 
     Args:
         model: The model.
-        record: What its weights now hold.
+        record: The record of its weights.
     """
     if (config := getattr(unwrap(model), "config", None)) is not None:
         setattr(config, MODEL_CONFIG_KEY, record.to_dict())
@@ -76,7 +76,7 @@ def record_of(plan: Plan, config: NxMConfig, density: float) -> SparsityRecord:
     Args:
         plan: The sparse layers and their model.
         config: The config of the training.
-        density: What was found in the weights.
+        density: The measured density of the weights.
 
     Returns:
         The record to save with the model. That of a frozen model stays as it is.

@@ -76,7 +76,7 @@ def check_parents(path: Path) -> None:
 
 
 def finish_replacing(folder: str | Path) -> None:
-    """Put files in their places whose process was stopped while it did that. Usually there are none.
+    """Finish the replacement of files whose process was stopped. Usually there is nothing to do.
 
     Args:
         folder: The directory. It may be a stranger's: nothing outside it is read or changed.

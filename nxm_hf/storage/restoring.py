@@ -46,7 +46,7 @@ def needs_conversion(folder: str | Path, model: nn.Module) -> bool:
 
     Args:
         folder: Directory of the model.
-        model: The model, in wrappers or not. A Trainer finds what containers and adapters save.
+        model: The model, in wrappers or not. A Trainer finds the files that containers and adapters save.
     """
     model = without_wrappers(model)
     if not isinstance(model, PreTrainedModel) or has_adapter(model):

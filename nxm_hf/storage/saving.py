@@ -48,9 +48,9 @@ def write_record(
 
     Args:
         folder: Directory of the model.
-        record: What the model says of itself.
-        verification: What was found in its weights.
-        facts: Where the weights come from, for the card; None leaves what the card says of that.
+        record: The record of the model.
+        verification: The verification of its weights.
+        facts: The origin of the weights, for the card; None leaves that part of the card unchanged.
     """
     record.save_pretrained(folder)
     write_card(folder, record, verification, facts)

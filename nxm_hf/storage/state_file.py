@@ -27,7 +27,7 @@ def pack(header: Header, tensors: Tensors) -> Tensors:
     """Put header and tensors into one dict of tensors, which `torch.save` and safetensors both can write.
 
     Args:
-        header: What the state says of itself; must fit JSON.
+        header: The header of the state; must fit JSON.
         tensors: The tensors.
 
     Returns:
@@ -103,11 +103,11 @@ def check_same_run(saved: Header, current: Header) -> None:
 
 
 def write_state(folder: str | Path, header: Header, tensors: Tensors) -> None:
-    """Write the state file of a checkpoint. A process that is killed meanwhile leaves the old file or none.
+    """Write the state file of a checkpoint. If the process is killed meanwhile, the old file stays, or no file.
 
     Args:
         folder: The checkpoint; it is created if needed.
-        header: What the state says of itself.
+        header: The header of the state; must fit JSON.
         tensors: The tensors.
     """
     folder = Path(folder)

@@ -30,7 +30,7 @@ UNMERGED = "The adapter stands beside them unmerged; `nxm merge BASE ADAPTER OUT
 
 @dataclass(frozen=True)
 class VerifiedLayer:
-    """Describe what was found in one layer.
+    """Describe the zeros of one layer.
 
     Args:
         name: Name of the layer.
@@ -75,10 +75,10 @@ class VerifiedLayer:
 
 @dataclass(frozen=True)
 class Verification:
-    """Describe what was found in all layers of a model. It prints as a table.
+    """Describe the zeros of all layers of a model. It prints as a table.
 
     Args:
-        layers: What was found in each layer.
+        layers: The result of each layer.
         absent: Names of layers that are recorded as sparse, but which the model does not have.
         note: A remark on what was verified, such as the base model of an adapter; "" without one.
         changed: Files of the directory that differ from its manifest, each with what is wrong with it.
@@ -162,7 +162,7 @@ class VerificationSummary:
     """Show a verification with one line for each role and pattern. It prints as a table.
 
     Args:
-        verification: What was found in all layers.
+        verification: The verification of all layers.
     """
 
     verification: Verification
@@ -211,12 +211,12 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
             nxm_hf prunes by default are then checked.
 
     Returns:
-        What was found. `.ok` is True if there are no problems.
+        The verification. `.ok` is True if there are no problems.
 
     Raises:
         TypeError: If it is neither a model nor a path.
-        ValueError: If a model in memory has no record and no `pattern` is given, or the weights are quantized in a form
-            whose zeros cannot be counted.
+        ValueError: If a model in memory has no record and `pattern` is not given. Also if the weights are quantized in
+            a form whose zeros cannot be counted.
         FileNotFoundError: If a directory has no record and no `pattern` is given, or holds no model.
     """
     pattern = None if pattern is None else parse(pattern)
@@ -288,7 +288,7 @@ def verify_targets(targets: Iterable[Target]) -> Verification:
         targets: The layers, each with its pattern.
 
     Returns:
-        What was found. If the weights are sharded, every process calls this, and gets what was found in all.
+        The verification. If the weights are sharded, every process calls this, and gets the verification of all parts.
     """
     targets = tuple(targets)
     shards = targets[0].shards if targets else None

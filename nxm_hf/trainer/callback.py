@@ -26,8 +26,8 @@ from nxm_hf.trainer.unsupported import is_fsdp
 class NxMCallback(TrainerCallback):
     """Make any `transformers.Trainer` sparse: `Trainer(..., callbacks=[NxMCallback("admm")])`.
 
-    The callback shows the deployed weights for every save and evaluation that `control` asks for, and goes back before
-    the next step. Put it last among the callbacks, so that it sees what they ask for. After an interrupt, save inside
+    The callback deploys the weights for every save and evaluation that `control` requests, and goes back before the
+    next step. Put it last among the callbacks, so that their requests are included. After an interrupt, save inside
     `with callback.deployed():`. The Trainer's loss stays as it is; `fix_loss_scale` belongs to NxMTrainer. The Trainers
     of sentence-transformers and of SetFit take it too.
 
@@ -178,7 +178,7 @@ class NxMCallback(TrainerCallback):
         return {} if self.engine is None else self.engine.metrics()
 
     def _join_trainer(self) -> None:
-        """Reach the trackers and the card of the Trainer. In another loop with callbacks there are none to reach."""
+        """Connect to the trackers and the card of the Trainer. Another loop with callbacks has neither."""
         if (trainer := find_trainer()) is not None:
             callbacks = trainer.callback_handler.callbacks
             if sum(isinstance(callback, NxMCallback) for callback in callbacks) > 1:

@@ -1,4 +1,4 @@
-"""Evaluations: the metrics of the weights that a Trainer holds, for the card of what it saves."""
+"""Evaluations: the metrics of a Trainer's current weights, for the card of a saved model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ class Evaluations:
         self._loaded: int | None = None  # the step of the best checkpoint, once its weights are in the model
 
     def begin(self, state: TrainerState) -> None:
-        """Start with what a resumed training has logged.
+        """Start with the log of a resumed training.
 
         Args:
             state: The state of the Trainer.
@@ -33,7 +33,7 @@ class Evaluations:
 
         Args:
             state: The state of the Trainer.
-            metrics: What the evaluation returned.
+            metrics: The metrics that the evaluation returned.
             dataset: The data that it was done on.
         """
         if not self.enabled or not (found := metrics_of(metrics or {})):
@@ -44,7 +44,7 @@ class Evaluations:
         self._by_step.setdefault(state.global_step, {}).setdefault(DataFacts.of(dataset), {}).update(found)
 
     def use_best(self, state: TrainerState) -> None:
-        """Go by the metrics of the best checkpoint, whose weights are in the model from here on.
+        """Use the metrics of the best checkpoint, because the model has its weights from here on.
 
         Args:
             state: The state of the Trainer, which names the checkpoint.

@@ -21,13 +21,13 @@ def frozen_config(model: nn.Module, asked: NxMConfig | None) -> NxMConfig | None
 
     Args:
         model: The model.
-        asked: What the user wants to prune, or None.
+        asked: The user's config, or None.
 
     Returns:
-        The config, or None if the model is not sparse and frozen, or the user wants dense training.
+        The config. None if the model is not both sparse and frozen, or if the user's recipe is dense.
 
     Raises:
-        ValueError: If the model does not hold its pattern, or the user asks for another one.
+        ValueError: If the model does not hold its pattern, or the user's config has another one.
     """
     record = read_record(model)
     if record is None or not is_frozen(model) or (asked is not None and asked.is_dense):
@@ -50,7 +50,7 @@ def frozen_config(model: nn.Module, asked: NxMConfig | None) -> NxMConfig | None
 
 
 def _changed_base(model: nn.Module, found: Verification) -> str:
-    """Say that a base has lost its zeros. OLoRA, PiSSA and others subtract from it what the adapter begins with."""
+    """Say that a base has lost its zeros. OLoRA, PiSSA and others subtract the initial adapter from it."""
     broken = [layer.name for layer in found.layers if layer.problems]
     configs = getattr(without_wrappers(model), "peft_config", {}).values()
     asked = [init for config in configs if isinstance(init := getattr(config, "init_lora_weights", None), str)]
@@ -70,7 +70,7 @@ def check_same_adapter(folder: str | Path, header: Header, model: nn.Module) -> 
         model: The model.
 
     Raises:
-        ValueError: If the one computes with a masked delta and the other does not.
+        ValueError: If only one of the two computes with a masked delta.
     """
     masked = header.get("masked_adapter", False)
     if masked != is_masked(model):
@@ -86,7 +86,7 @@ def config_for(model: nn.Module, asked: NxMConfig | None) -> NxMConfig:
 
     Args:
         model: The model.
-        asked: The config that the user asks for, or None.
+        asked: The user's config, or None.
 
     Returns:
         The config.

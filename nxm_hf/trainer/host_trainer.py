@@ -1,7 +1,7 @@
 """The Trainer that an NxMCallback is in: its trackers get the sparsity, and its card keeps the section.
 
-A Trainer tells its callbacks of everything but itself, its trackers report before any callback of a user, and it makes
-the card without an event. So the callback looks for it in the calling frames.
+A Trainer does not pass itself to its callbacks. Its trackers report before any callback of a user, and it writes the
+card without an event. So the callback looks for it in the calling frames.
 """
 
 import sys
@@ -20,7 +20,7 @@ PREFIX = "sparsity."  # as in a hyper-parameter search
 
 
 def find_trainer() -> Trainer | None:
-    """Return the Trainer that has called, or None if none has."""
+    """Return the Trainer that calls, or None."""
     frame = sys._getframe(1)
     while frame is not None:
         if isinstance(owner := frame.f_locals.get("self"), Trainer):
@@ -34,7 +34,7 @@ def show_parameters(model: nn.Module, config: NxMConfig) -> None:
 
     Args:
         model: The model.
-        config: What is pruned and how.
+        config: What to prune and how.
     """
     for key, value in tracker_parameters(config).items():
         if (model_config := getattr(unwrap(model), "config", None)) is not None:
@@ -56,7 +56,7 @@ def tracker_parameters(config: NxMConfig) -> dict[str, Any]:
     """Return the recipe, the pattern and all settings, defaults included, under names such as "sparsity.rho".
 
     Args:
-        config: What is pruned and how.
+        config: What to prune and how.
 
     Example:
         >>> tracker_parameters(NxMConfig("ste", warmup=0.1))["sparsity.grad_scale"]

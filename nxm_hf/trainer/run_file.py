@@ -1,4 +1,4 @@
-"""The file `nxm_run.json`: what a training was, so that another can repeat it. `nxm report` shows it."""
+"""The file `nxm_run.json`: all that is needed to repeat a training. `nxm report` shows it."""
 
 import json
 import logging
@@ -47,13 +47,13 @@ _ARGUMENTS = (
 def describe_run(
     args: TrainingArguments, model: nn.Module, optimizer: Optimizer, config: NxMConfig, train_dataset: Any, steps: int
 ) -> dict[str, Any]:
-    """Return what a training is: model, data, optimizer, schedule, batch, seeds, sparsity, versions.
+    """Describe a training: model, data, optimizer, schedule, batch, seeds, sparsity, versions.
 
     Args:
         args: The arguments of the Trainer.
         model: The model.
         optimizer: The optimizer, without accelerate's wrapper.
-        config: What is pruned and how.
+        config: What to prune and how.
         train_dataset: The training data, or None.
         steps: The number of optimizer steps of the whole training.
 

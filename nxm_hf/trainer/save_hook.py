@@ -27,10 +27,10 @@ class SaveHook:
     and some models write a card of their own there.
 
     Args:
-        model: What is saved: a model, or a container around it.
+        model: The saved object: a model, or a container around it.
         inner: The model whose layers are sparse.
-        facts: Returns what the card says of where the weights come from.
-        found: Returns what was found in its weights. By default they are verified, which needs them whole.
+        facts: Returns the origin of the weights, for the card.
+        found: Returns the verification of its weights. By default they are verified, which needs them whole.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class SaveHook:
             kwargs: Its arguments by name.
 
         Returns:
-            What the method returns.
+            The result of the method.
         """
         if self._is_saving:  # one method calls the other
             return save(*args, **kwargs)

@@ -147,7 +147,7 @@ class SparseTrainingSession:
     def _describe(
         self, args: TrainingArguments, state: TrainerState, model: nn.Module, train_dataloader: DataLoader | None
     ) -> None:
-        """Write what this training is into the output directory, and remember what the card says of it."""
+        """Write the description of this training into the output directory, and keep its facts for the card."""
         engine = self.started_engine()
         self.evaluations.begin(state)
         self._data = getattr(train_dataloader, "dataset", None)
@@ -239,7 +239,7 @@ class SparseTrainingSession:
 
         Args:
             model: The model, for a Trainer that has not trained.
-            alone: True in a call of one process. Of sharded weights it can only tell what was found last.
+            alone: True in a call of one process. Sharded weights are not verified again; the last result is used.
 
         Returns:
             The plan, the record to save, and what was found in the weights.
@@ -257,7 +257,7 @@ class SparseTrainingSession:
         return plan, record_of(plan, self.config, verification.density), verification
 
     def card_facts(self, model: nn.Module) -> CardFacts:
-        """Return what the card of the deployed weights says of where they come from.
+        """Return the origin of the deployed weights, for their card.
 
         Args:
             model: The model.
@@ -295,7 +295,7 @@ class SparseTrainingSession:
     def prepare_push(self, args: TrainingArguments) -> None:
         """Write the record and the card into `output_dir` before it is uploaded.
 
-        Of a checkpoint, Trainer uploads only the files that it knows.
+        Trainer uploads only some files of a checkpoint.
 
         Args:
             args: The arguments of the Trainer.

@@ -68,9 +68,9 @@ class NxMTrainer(WholeCheckpoints):
         optimizers: As in Trainer.
         optimizer_cls_and_kwargs: As in Trainer.
         preprocess_logits_for_metrics: As in Trainer.
-        sparsity: An `NxMConfig`, or what makes one. That is the name of a recipe such as "admm", a pattern such as
-            "2:4", a dict, JSON, the path of a JSON or YAML file, or a method object. Without it, a model that is
-            sparse already keeps its masks.
+        sparsity: An `NxMConfig`, or what makes one. It can be the name of a recipe such as "admm", a pattern such as
+            "2:4", a dict, or JSON. The path of a JSON or YAML file, or a method object, also works. Without it, a model
+            that is sparse already keeps its masks.
         teacher: A model, or the directory of one. The student learns from its outputs too, with any recipe.
         distillation: How much the outputs of the teacher count: a `DistillationConfig`, or a dict of its fields.
         fix_loss_scale: Correct the loss of models that ignore `num_items_in_batch`. Trainer makes it too large by the
@@ -144,7 +144,7 @@ class NxMTrainer(WholeCheckpoints):
             raise ValueError("NxMTrainer does what NxMCallback does; use one of them.")
         self.sparsity = config_for(self._plain_model, config)
         self._teacher: Teacher | None = None
-        if teacher is not None:  # made even if it counts for nothing, to check it
+        if teacher is not None:  # made even if it is not used, to check it
             made = Teacher(teacher, self._plain_model, distillation, self.processing_class, self.args)
             self._teacher = made if distillation.enabled else None
         self._session = SparseTrainingSession(self.sparsity, self._teacher)
@@ -356,7 +356,7 @@ class NxMTrainer(WholeCheckpoints):
             **kwargs: As in Trainer.
 
         Returns:
-            What Trainer returns.
+            The result of Trainer's method.
         """
         with self._saving(packed):
             return super().push_to_hub(*args, **kwargs)

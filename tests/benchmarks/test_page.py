@@ -74,7 +74,7 @@ def test_with_one_seed_there_is_no_spread_and_the_page_says_so(model, tmp_path, 
 def test_a_page_of_records_alone_says_that_the_rows_are_gone(model, tmp_path, without_plots):
     write_comparison(tmp_path, model, with_rows=False)
     text = render(tmp_path)
-    assert "The files of predictions of mrpc, stsb are gone" in text
+    assert "The prediction files of mrpc, stsb are missing" in text
     assert re.fullmatch(r"\+0\.\d+ \[[+-]0\.\d+, [+-]0\.\d+\]", table_rows(text, "mrpc", 1)["admm rho=0.01"][0])
 
 

@@ -155,7 +155,7 @@ def test_a_student_does_not_teach_itself(tmp_path):
     lender = make_bert(1)
     lender.bert.embeddings.word_embeddings.weight = model.bert.embeddings.word_embeddings.weight
     for teacher in (model, lender):
-        with pytest.raises(ValueError, match="The teacher is the student, or has weights of it; give a model"):
+        with pytest.raises(ValueError, match="The teacher is the student, or shares weights with it; give"):
             make_student(tmp_path, model, teacher)
 
 

@@ -151,7 +151,7 @@ def test_a_sparse_model_is_an_error():
     model = make_bert()
     engine = nxm_hf.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), "asp", total_steps=1)
     engine.finish()
-    with pytest.raises(ValueError, match="sparse already, and its masks would not move along"):
+    with pytest.raises(ValueError, match="sparse already, and its masks would not be permuted"):
         permute(model)
 
 

@@ -144,7 +144,7 @@ def write(path, rows) -> None:
 @pytest.mark.parametrize(
     "rows, message",
     [
-        ([], "The labelled rows are none"),
+        ([], "There are no labelled rows"),
         (["text"], r"have no columns; give a \.parquet"),
         ([{"one": "w1"}], "have the columns one, of which one hold text; one or two of text and 'label'"),
         ([{"idx": 1, "label": 0}], "of which none hold text"),
@@ -172,5 +172,5 @@ def test_a_score_that_is_no_number_and_a_model_without_a_head_are_refused():
     with pytest.raises(ValueError, match=r"AlbertModel has no head.*ForSequenceClassification"):
         prune(make_model("albert"), evaluation=labelled(), tokenizer=make_tokenizer())
     for kind in ("multi_label_classification", "regression"):
-        with pytest.raises(ValueError, match="several answers to a row"):
+        with pytest.raises(ValueError, match="several outputs for a row"):
             Evaluation.from_rows(labelled(), make_bert(problem_type=kind), make_tokenizer())

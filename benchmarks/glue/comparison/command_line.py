@@ -108,7 +108,7 @@ def with_demo(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
 
 
 def make_requests(options: argparse.Namespace, more: Sequence[str]) -> list[ComparisonRequest]:
-    """Return what the options ask for, checked: a comparison for each model.
+    """Check the options, and return a comparison for each model.
 
     Args:
         options: The options of this command.
@@ -208,7 +208,7 @@ def compare_language_models(options: argparse.Namespace, more: Sequence[str]) ->
 
 
 def language_model_words(options: argparse.Namespace, more: Sequence[str], model: str) -> list[str]:
-    """Return the command line of benchmarks/language_model.py for a model, in a folder of its own.
+    """Return the command line of benchmarks/language_model.py for a model, with a separate folder.
 
     Args:
         options: The options of this command.

@@ -41,7 +41,7 @@ def is_small(recipe: str) -> bool:
 
 
 def read_recipe(text: str) -> NxMConfig:
-    """Return the config that a recipe's text describes; what it says of a teacher is left out.
+    """Return the config that a recipe's text describes, without its settings of a teacher.
 
     Args:
         text: The name of a recipe and what differs from its defaults.
@@ -63,7 +63,7 @@ def read_recipe(text: str) -> NxMConfig:
 
 
 def read_teaching(text: str) -> dict[str, Any]:
-    """Return what a recipe's text says of its teacher; empty if it has none.
+    """Return the settings of the teacher in a recipe's text; empty if it has none.
 
     Args:
         text: The name of a recipe and what differs from its defaults.

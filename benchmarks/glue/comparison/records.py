@@ -218,7 +218,7 @@ class Plan:
 
 
 def without_choice(trial: Trial) -> tuple:
-    """Return all of a trial but what a grid chose; two trials with the same value replace each other in a plan.
+    """Return a trial's key without the choice of the grid. Trials with the same key replace each other in a plan.
 
     Args:
         trial: The trial.

@@ -285,7 +285,7 @@ def _shown(records: Iterable[Record], planned: Sequence[Trial]) -> list[Record]:
 
 
 def _missing_combinations(records: Sequence[Record]) -> list[Trial]:
-    """Return, for a folder without a plan, what lacks for every recipe on every task with every seed."""
+    """Return the missing trials of a folder without a plan: every recipe on every task with every seed."""
     trials = [trial_of(record) for record in records]
     present = {(trial.task, trial.recipe, trial.seed, trial.model, trial.more) for trial in trials}
     recipes = dict.fromkeys((trial.recipe, trial.model, trial.more) for trial in trials)
@@ -301,8 +301,8 @@ def _missing_combinations(records: Sequence[Record]) -> list[Trial]:
 def _by_variant(records: Sequence[Record]) -> list[Runs]:
     """Return records by task and variant.
 
-    The label of a variant is its recipe, with its budget if that is not the usual one, and with the choice of the grid
-    if two trials of the recipe differ in nothing else.
+    The label of a variant is its recipe, with its budget if that is not the usual one. The point of the grid is added
+    if two trials of the recipe differ only in it.
     """
     usual = usual_budget(records)
     same = Counter((record["recipe"], record["task"], record["seed"], budget_of(record)) for record in records)

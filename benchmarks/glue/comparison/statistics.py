@@ -1,4 +1,4 @@
-"""Scores of predictions, what differs between two recipes, and how much of that may be chance.
+"""Scores of predictions, and differences between recipes with intervals.
 
 Intervals are of a hierarchical bootstrap. A replicate draws the seeds with replacement, and the validation rows with
 replacement. The drawn rows are the same for every seed and every recipe, since all of them predict the same rows. Every

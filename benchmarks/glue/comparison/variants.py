@@ -1,4 +1,4 @@
-"""Variants: what is compared. Recipes as written, sweeps over a setting, and the grid points of each."""
+"""Variants: the trainings that are compared. Recipes as written, sweeps over a setting, and the grid points of each."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence

@@ -48,8 +48,8 @@ def multiply(x: Tensor, values: Tensor, indices: Tensor, bias: Tensor, layout: L
         layout: The numbers of the weight.
 
     Returns:
-        The fp32 outputs, and whether they are valid: they are not where an input is infinite or NaN, whose product with
-        a pruned weight is NaN.
+        The fp32 outputs, and whether they are valid. They are invalid if an input is infinite or NaN, because its
+        product with a pruned weight is NaN.
     """
     n, m, out_features, in_features = layout
     if in_features % INPUTS:

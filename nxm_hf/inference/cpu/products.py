@@ -206,7 +206,7 @@ def _load_floats(b: IRBuilder, address: Value, offset: int) -> Value:
 
 
 def _load_values(b: IRBuilder, address: Value, k: int, value_bits: int) -> Value:
-    """Load the k-th value of sixteen rows, and ask for values that come later."""
+    """Load the k-th value of sixteen rows, and prefetch later values."""
     size = 2 * value_bits
     _prefetch(b, _pointer(b, address, size * k + AHEAD, I8))
     if value_bits == 32:

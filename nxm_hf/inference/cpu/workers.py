@@ -39,7 +39,7 @@ class Worker:
 
     Args:
         address: The address of a C function of one pointer, which points to a task.
-        compiled: What holds its code in memory.
+        compiled: The object that holds its code in memory.
     """
 
     address: int

@@ -1,7 +1,7 @@
 """The backend for CPUs: the same masks by vector instructions. Needs numba: `pip install nxm-hf[fast]`.
 
-numba is imported, and a kernel compiled and tested, when the first tensor comes that is large enough. Without numba,
-or with one that does not work here, torch computes the masks.
+numba is imported, and a kernel compiled and tested, at the first tensor that is large enough. If numba is missing or
+does not work here, torch computes the masks.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ LANES = 16  # entries of a vector
 
 
 class _CPUKernels(Kernels, Protocol):
-    """The functions of `launch` beside the operations on N:M groups."""
+    """The functions of `launch`, except the operations on N:M groups."""
 
     def over_tiles(
         self, n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor], magnitudes: bool = False
@@ -42,7 +42,7 @@ BACKEND = Backend("cpu", "numba", _load, groups_at_once=LANES)
 
 
 def supports_tiles(scores: Tensor, pattern: NMPattern) -> bool:
-    """Return whether there is a kernel for transposable masks of these scores, and it works.
+    """Return whether a kernel for transposable masks supports these scores and passes its self-test.
 
     Args:
         scores: The scores.
@@ -59,11 +59,11 @@ def supports_tiles(scores: Tensor, pattern: NMPattern) -> bool:
 
 
 def supports_rows(scores: Tensor, pattern: SizedPattern) -> bool:
-    """Return whether there is a kernel for unstructured masks of these scores, and it works.
+    """Return whether a kernel for unstructured masks supports these scores and passes its self-test.
 
     Args:
         scores: The scores, of any shape.
-        pattern: The unstructured pattern; it makes no difference.
+        pattern: The unstructured pattern; it is not used.
     """
     if scores.dtype not in FLOATS or not BACKEND.available(scores):
         return False
@@ -85,7 +85,7 @@ def by_cpu_network(scores: Tensor, pattern: NMPattern) -> Tensor:
 
 
 def by_cpu_duals(scores: Tensor, pattern: NMPattern) -> Tensor:
-    """Keep the most score with n in each row and column, by prices of rows and columns of sixteen tiles at a time.
+    """Keep n entries in each row and column with the largest total score, by prices for sixteen tiles at a time.
 
     Args:
         scores: The scores.

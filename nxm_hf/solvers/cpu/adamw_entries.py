@@ -19,8 +19,8 @@ from nxm_hf.solvers.cpu.llvm_vectors import (
     vector_of,
 )
 
-# Whether torch's compiler has fused a product and a sum, in the first moment and in the second. It depends on the CPU
-# and on the compiler, and shows in the last bit. The first is that of x86-64 with AVX2 or AVX-512.
+# Whether torch was compiled with a fused multiply-add, in the first moment and in the second. It depends on the CPU
+# and on the compiler, and changes the last bit. x86-64 with AVX2 or AVX-512 has the first.
 ROUNDINGS = ((True, True), (True, False), (False, False))
 
 
@@ -39,7 +39,7 @@ def adamw_entries(
 
     Args:
         b: The builder that the code is appended to.
-        rounding: Which of `ROUNDINGS` torch has.
+        rounding: The index in `ROUNDINGS` of torch's rounding.
         at: The number of the first entry.
         weight: The address of the fp32 weight.
         gradient: The address of its gradient, which is only read.
@@ -52,7 +52,7 @@ def adamw_entries(
     first_is_fused, second_is_fused = ROUNDINGS[rounding]
     kept = b.icmp_signed("!=", load(b, mask, at, I8), splat(0))
     w, g, m, v = (load(b, each, at) for each in (weight, gradient, first, second))
-    g = b.fmul(_floats(b, b.select(kept, g, splat(0))), sign)  # an infinity that is pruned becomes 0, and no NaN
+    g = b.fmul(_floats(b, b.select(kept, g, splat(0))), sign)  # a pruned infinity becomes 0, not NaN
     m, v = _floats(b, m), _floats(b, v)
     change = b.fsub(g, m)
     m = multiply_add(b, rate, change, m) if first_is_fused else b.fadd(b.fmul(rate, change), m)

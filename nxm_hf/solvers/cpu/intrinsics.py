@@ -23,7 +23,7 @@ helper = numba.njit(nogil=True)  # for functions that kernels call; compiled int
 
 
 def inlined(function: Callable[..., Any], prefer_literal: bool = False) -> Inlined:
-    """Register an intrinsic. numba's types count its first parameter, the context, as one of the call; it is none.
+    """Register an intrinsic, with the type of a call, which has no context. numba's own types count the context.
 
     Args:
         function: It takes the context and the types of the arguments, and returns what `as_function` returns.
@@ -35,10 +35,10 @@ def inlined(function: Callable[..., Any], prefer_literal: bool = False) -> Inlin
 def as_function(
     body: Callable[..., Value], constants: tuple[types.Literal, ...], arguments: int
 ) -> tuple[Signature, Callable[..., Value]]:
-    """Return what numba asks of an intrinsic: its signature, and a generator of the code of a body.
+    """Return an intrinsic in numba's form: its signature, and a function that generates its code.
 
     Args:
-        body: It is called as `body(builder, *constants, *numbers)`.
+        body: Generates the code; called as `body(builder, *constants, *numbers)`.
         constants: The types of the leading arguments, whose values are known.
         arguments: How many numbers follow.
     """
@@ -56,7 +56,7 @@ def as_function(
 def _sixteen_groups(
     context: Any, operation: Any, n: Any, m: Any, bits: Any, infinity: Any, at: Any, x: Any, y: Any, z: Any, factor: Any
 ) -> Any:
-    """Do the operation with this number in `nm_groups.OPERATIONS` to the sixteen groups that begin at entry `at`."""
+    """Apply the operation with this number in `nm_groups.OPERATIONS` to the sixteen groups that begin at entry `at`."""
 
     def body(b: IRBuilder, operation: int, n: int, m: int, bits: int, infinity: int, *numbers: Value) -> Value:
         emit = list(nm_groups.OPERATIONS.values())[operation]
@@ -90,7 +90,7 @@ relax, collect, flag = inlined(_relax), inlined(_collect), inlined(_flag)
 
 
 def _tile_step(body: Callable[..., Value]) -> Inlined:
-    """Return a step of `transposable_tiles` as a function of n, m, which the caller has as constants, and addresses."""
+    """Return a step of `transposable_tiles` as a function of addresses, and of n and m, which are constants."""
 
     def step(context: Any, n: Any, m: Any, x: Any, y: Any, z: Any, w: Any) -> Any:
         return as_function(body, (n, m), 4)
@@ -112,16 +112,16 @@ keep_nearest = _tile_step(transposable_enumeration.keep_nearest)
 
 
 def compiled(function: Callable[..., int], signature: Signature) -> Callable[..., int]:
-    """Compile a function for one signature, to run without the interpreter's lock.
+    """Compile a function for one signature, to run without the GIL.
 
-    The result is cached on disk where there is a directory that can be written to.
+    The result is cached on disk, if a directory can be written to.
 
     Args:
         function: A loop around the functions of this file.
         signature: The types of its arguments and of its result.
     """
     assert isinstance(function, FunctionType)
-    # numba looks for changes in the function's own file only, and most of what it compiles stands in others.
+    # numba checks only the function's own file for changes, and most of the compiled code is in other files.
     function.__qualname__ = f"{function.__qualname__}_{_digest_of_sources()}"
     try:
         return numba.njit(signature, nogil=True, cache=True)(function)

@@ -31,13 +31,13 @@ from nxm_hf.solvers.cpu.transposable_tiles import INFINITE
 
 Kernel = Callable[..., int]
 LARGEST = 1 << 29  # largest integer score, times m: a path of 2m steps stays below FAR
-# Rounding costs some units of an optimum of at least 2**24, unless one score is so large that the others are rounded
-# to no more than this on average. A solver with wider integers gets those tiles.
+# Least mean of a tile's integer scores. Rounding then costs some units of an optimum of at least 2**24. If one score is
+# so large that the mean is below this, a solver with wider integers solves the tile.
 VANISHING = 1 << 10
 
 
 def pricing_rounds(m: int) -> int:
-    """Return how often to price: more rounds settle more tiles, fewer leave more to the paths.
+    """Return the number of pricing rounds. More rounds leave fewer tiles to the path search.
 
     Args:
         m: Side of a tile.
@@ -47,7 +47,7 @@ def pricing_rounds(m: int) -> int:
 
 @cache
 def group_kernel(operation: str, n: int, m: int, bits: int, infinity: int) -> Kernel:
-    """Return `run(first, last, x, y, z, factor)`, which does an operation to a range of sixteens of groups.
+    """Return `run(first, last, x, y, z, factor)`, which applies an operation to a range of sixteens of groups.
 
     Args:
         operation: A name of `nm_groups.OPERATIONS`.
@@ -57,8 +57,8 @@ def group_kernel(operation: str, n: int, m: int, bits: int, infinity: int) -> Ke
         infinity: The bits of infinity in that format.
 
     Returns:
-        The kernel; `x`, `y` and `z` are addresses of tensors, and `factor` holds the bits of an fp32 number. It
-        returns the sum of all counts, or -1 if there was a NaN, at which it does not stop.
+        The kernel; `x`, `y` and `z` are addresses of tensors, and `factor` holds the bits of an fp32 number. It returns
+        the sum of all counts, or -1 if there was a NaN. It does not stop at a NaN.
     """
     number = list(OPERATIONS).index(operation)
     step = LANES * m
@@ -79,10 +79,10 @@ def adamw_kernel(rounding: int) -> Kernel:
     """Return `run(first, last, weight, gradient, mask, first_moment, second_moment, numbers)`: a masked step of AdamW.
 
     Args:
-        rounding: Which of `adamw_entries.ROUNDINGS` torch has.
+        rounding: The index in `adamw_entries.ROUNDINGS` of torch's rounding.
 
     Returns:
-        The kernel; it works on a range of sixteens of entries, and all others of its arguments are addresses.
+        The kernel; it works on a range of sixteens of entries. All its other arguments are addresses.
     """
 
     def run(first: int, last: int, weight: int, gradient: int, mask: int, m: int, v: int, numbers: int) -> int:
@@ -113,7 +113,7 @@ def tile_kernel(n: int, m: int) -> Kernel:
         rows, cols = np.empty((m, LANES), np.int32), np.empty((m, LANES), np.int32)
         side, kept = np.zeros((LANES, m), np.int32), np.empty((LANES, m), np.int8)
         peak, total, scale = np.empty(LANES, np.int32), np.empty(LANES, np.float32), np.empty(LANES, np.float64)
-        begin = np.empty(LANES, np.int64)  # of each tile, in entries
+        begin = np.empty(LANES, np.int64)  # the offset of each tile, in entries
         work = workspace(m)
         for tile in range(first, last, LANES):
             count = min(LANES, last - tile)
@@ -153,7 +153,7 @@ def tile_kernel(n: int, m: int) -> Kernel:
 def enumeration_kernel(n: int, m: int, squares: bool = False) -> Kernel:
     """Return a function like that of `tile_kernel`, which tries every mask of a tile.
 
-    It counts sixteen tiles side by side as one, and leaves out what remains of the width. It flags those whose sums may
+    Sixteen tiles side by side are one unit, and the rest of the width is left out. It flags units whose sums may
     overflow, or lose too many digits.
 
     Args:
@@ -178,7 +178,7 @@ def enumeration_kernel(n: int, m: int, squares: bool = False) -> Kernel:
 
 @helper
 def place_tiles(begin: np.ndarray, tile: int, count: int, m: int, width: int) -> bool:
-    """Write where each of these tiles begins, in entries. Return whether they are sixteen side by side.
+    """Write the offset of each of these tiles, in entries. Return whether they are sixteen adjacent tiles.
 
     Args:
         begin: Where to write.
@@ -208,7 +208,7 @@ def set_scales(scale: np.ndarray, peaks: np.ndarray, largest: int) -> None:
 
 @helper
 def flag_wide(wide: np.ndarray, tile: int, count: int, peak: np.ndarray, total: np.ndarray, m: int) -> bool:
-    """Flag the tiles whose scores nearly vanish beside the largest, as all do beside an infinity.
+    """Flag the tiles whose scores are tiny beside the largest one. Beside an infinity all are.
 
     Return whether there is a NaN.
 

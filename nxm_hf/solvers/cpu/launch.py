@@ -1,4 +1,4 @@
-"""From tensors to kernels: a whole list of tensors is cut into jobs, which threads share."""
+"""Run kernels on tensors: a list of tensors is cut into jobs, which threads share."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -18,22 +18,22 @@ from nxm_hf.solvers.transposable_duals import by_duals
 from nxm_hf.solvers.transposable_enumeration import by_enumeration
 
 OPERATIONS = frozenset(BODIES)
-SMALL_TILE = 4  # of this side all masks are tried
+SMALL_TILE = 4  # the side of tiles whose masks are all tried
 TileSolver = Callable[[Tensor], Tensor]  # strips of tiles, (strips, m, width), -> their masks
 
 
 def run(operation: str, n: int, m: int, *tensors: Tensor, factor: float = 0.0) -> int:
-    """Do an operation of `nm_groups` to tensors.
+    """Apply an operation of `nm_groups` to tensors.
 
     Args:
         operation: The name of the operation.
         n: Kept entries of a group.
         m: Entries of a group.
-        *tensors: Up to three contiguous tensors of one size. The first has the dtype that counts.
-        factor: The number of the operation; it is rounded to fp32.
+        *tensors: Up to three contiguous tensors of one size. The dtype of the first chooses the kernel.
+        factor: The factor of the operation; it is rounded to fp32.
 
     Returns:
-        The count of the operation, or -1 where it met a NaN.
+        The count of the operation, or -1 if there was a NaN.
     """
     (bits,) = struct.unpack("i", struct.pack("f", factor))
     return _over_groups(operation, n, m, [tensors], bits)[0]
@@ -54,7 +54,7 @@ def fill_masks(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]
 def _over_groups(
     operation: str, n: int, m: int, inputs: Sequence[tuple[Tensor, ...]], factor_bits: int = 0
 ) -> list[int]:
-    """Do an operation to each tuple of tensors. Return the count of each."""
+    """Apply an operation to each tuple of tensors. Return the count of each."""
     jobs, owners, step = [], [], LANES * m
     for i, tensors in enumerate(inputs):
         dtype = tensors[0].dtype
@@ -74,7 +74,7 @@ def adamw(rounding: int, weights: Sequence[tuple[Tensor, ...]]) -> None:
     """Take a masked step of AdamW with each of a list of weights.
 
     Args:
-        rounding: Which of `adamw_entries.ROUNDINGS` torch has.
+        rounding: The index in `adamw_entries.ROUNDINGS` of torch's rounding.
         weights: Each weight with its gradient, its mask, both moments, and the numbers of its step. All but the numbers
             are contiguous and of one size, a multiple of sixteen. All but the mask are fp32.
     """
@@ -136,7 +136,7 @@ def _over_units(
     readable: int,
     solve: TileSolver,
 ) -> int:
-    """Run a kernel that takes so many tiles side by side as a unit. Solve the units that it flags, and what is left."""
+    """Run a kernel on units of adjacent tiles. Solve the flagged units and the rest of the width by `solve`."""
     jobs, flags = [], []
     for each, mask in zip(scores, masks, strict=True):
         width = each.shape[-1]
@@ -159,7 +159,7 @@ def _over_units(
 
 
 def _solve_wide_units(strips: Tensor, kept: Tensor, wide: Tensor, across: int, solve: TileSolver) -> None:
-    """Solve the flagged units of strips, each so many entries wide, with a solver for any device."""
+    """Solve the flagged units of strips again, with a solver for any device."""
     units, masks = (x.unflatten(-1, (-1, across)).transpose(1, 2) for x in (strips, kept))
     chosen = units[wide.view(units.shape[:2])]
     masks[wide.view(units.shape[:2])] = solve(chosen).view(chosen.shape)

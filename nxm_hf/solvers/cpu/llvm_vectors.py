@@ -1,8 +1,8 @@
-"""Masks of sixteen groups at a time, written in LLVM vectors, which LLVM turns into the vector instructions of any CPU.
+"""Masks of sixteen groups at a time, in LLVM vectors. LLVM compiles them to the vector instructions of any CPU.
 
 A vector here is an LLVM value of sixteen 32-bit lanes. `transposed` puts entry j of sixteen groups into vector j; a
-step of sorting is then one minimum and one maximum for all sixteen. Compilers do not vectorise loops this way, and
-those loops run at a third to a tenth of this speed.
+step of sorting is then one minimum and one maximum for all sixteen. Compilers do not vectorise plain loops this way.
+Such loops are three to ten times slower.
 """
 
 from collections.abc import Callable, Sequence
@@ -183,7 +183,7 @@ def magnitude(b: IRBuilder, bits: Value, element: ir.Type = I32) -> Value:
 def ordered(b: IRBuilder, bits: Value, element: ir.Type = I32) -> Value:
     """Return integers that are ordered like the floats with these bits, and are equal for -0.0 and +0.0.
 
-    `unstructured.ordered` is the same for NumPy, and `gpu.kernels` has it in Triton: no body compiles in all three.
+    `unstructured.ordered` does the same in NumPy, and `gpu.kernels` in Triton. No function compiles in all three.
 
     Args:
         b: The builder that the code is appended to.
@@ -226,7 +226,7 @@ def transposed(b: IRBuilder, rows: list[Value]) -> list[Value]:
 
 
 def restored(b: IRBuilder, entries: list[Value]) -> list[Value]:
-    """Return what `transposed` was given, from its result.
+    """Return the vectors of groups, from the result of `transposed`.
 
     Args:
         b: The builder that the code is appended to.
@@ -259,7 +259,7 @@ def ranked(b: IRBuilder, entries: Sequence[Value], *ranks: int) -> list[Value]:
 
 
 def kept_flags(b: IRBuilder, keys: list[Value], n: int) -> list[Value]:
-    """Return flags of the n largest keys of every group, of equal keys the first.
+    """Return flags of the n largest keys of every group. Of equal keys the first are flagged.
 
     `keys` are sixteen groups in a row, in m vectors, and so are the flags.
 
@@ -280,7 +280,7 @@ def kept_flags(b: IRBuilder, keys: list[Value], n: int) -> list[Value]:
 
 
 def _select_rare(b: IRBuilder, rare: Value, make: Callable[[], list[Value]], common: list[Value]) -> list[Value]:
-    """Return `common`, or what `make` builds if `rare` is set; that is computed only then."""
+    """Return `common`, or the result of `make` if `rare` is set. It is computed only in that case."""
     before = b.block
     with b.if_then(rare, likely=False):
         made = make()

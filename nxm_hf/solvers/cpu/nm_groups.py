@@ -1,7 +1,7 @@
-"""Operations on sixteen N:M groups at a time, as LLVM code: their mask, their projection, their ADMM update ...
+"""Operations on sixteen N:M groups at a time, as LLVM code, such as mask, projection and ADMM update.
 
-All have the signature of `Body`: the groups, the addresses of up to three tensors, and the bits of an fp32 factor. What
-each returns is added up by the loop around it.
+All have the signature of `Body`: the groups, the addresses of up to three tensors, and the bits of an fp32 factor. The
+loop around an operation adds up its results.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ WORD = 64 // LANES  # vectors whose flags fill a word
 
 @dataclass(frozen=True)
 class Groups:
-    """Sixteen groups in a row, in m vectors of sixteen entries, and the builder of the code about them.
+    """Sixteen groups in a row, in m vectors of sixteen entries, with the builder of their code.
 
     Args:
         b: The builder.
@@ -211,7 +211,7 @@ def _keep(g: Groups, weight: Value, mask: Value, *_: Value) -> Value:
 
 
 def _kept(g: Groups, weight: Value, mask: Value, out: Value, *_: Value) -> Value:
-    """Write what the mask keeps of a weight, and +0.0 elsewhere and for -0.0."""
+    """Write the kept entries of a weight, and +0.0 elsewhere and for -0.0."""
     for i, (bits, flag) in enumerate(zip(g.load(weight), g.load_flags(mask), strict=True)):
         kept = g.b.and_(flag, g.b.icmp_signed("!=", magnitude(g.b, bits, g.entry), splat(0)))
         g.store(g.b.select(kept, bits, splat(0)), out, i)
@@ -219,7 +219,7 @@ def _kept(g: Groups, weight: Value, mask: Value, out: Value, *_: Value) -> Value
 
 
 def _scale(g: Groups, x: Value, mask: Value, _: Value, by: Value) -> Value:
-    """Multiply what the mask prunes by a factor, in place. Return -1 if a NaN is there then."""
+    """Multiply pruned entries by a factor, in place. Return -1 if the result has a NaN."""
     products = [_scaled(g.b, bits, flag, by) for bits, flag in zip(g.load(x), g.load_flags(mask), strict=True)]
     for i, product in enumerate(products):
         g.store(product, x, i)
@@ -237,7 +237,7 @@ def _pull(g: Groups, x: Value, mask: Value, dense: Value, by: Value) -> Value:
 
 
 def _store(g: Groups, weight: Value, mask: Value, dense: Value, gain: Value) -> Value:
-    """Set D = W, then multiply what the mask prunes of W by the gain."""
+    """Set D = W, then multiply the pruned entries of W by the gain."""
     for i, (bits, flag) in enumerate(zip(g.load(weight), g.load_flags(mask), strict=True)):
         g.store(bits, dense, i)
         g.store(_scaled(g.b, bits, flag, gain), weight, i)
@@ -252,7 +252,7 @@ def _show(g: Groups, dense: Value, mask: Value, weight: Value, gain: Value) -> V
 
 
 def _count_entries(g: Groups, weight: Value, *_: Value) -> Value:
-    """Count the entries that are not zero, plus 2**32 times the groups with more than n of them and each -0.0.
+    """Count the non-zero entries, plus 2**32 times the errors: each group with more than n of them, and each -0.0.
 
     Return -1 if there is a NaN.
     """
@@ -272,7 +272,7 @@ def _count_entries(g: Groups, weight: Value, *_: Value) -> Value:
 
 
 def _full_fields(b: IRBuilder, word: Value, n: int, m: int) -> Value:
-    """Return how many fields of m bits of a word have more than n bits set. They are added up within the word."""
+    """Return how many m-bit fields of a word have more than n bits set. All fields are counted at once."""
     if n >= m:
         return ZERO
     width = 1

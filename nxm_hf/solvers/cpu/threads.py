@@ -14,14 +14,14 @@ Job = Callable[[], int]
 
 
 def run_jobs(jobs: Sequence[Job], numel: int) -> list[int]:
-    """Run jobs, in several threads where that pays.
+    """Run jobs, in several threads if there is enough work.
 
     Args:
-        jobs: They share nothing, and run without the interpreter's lock for most of their time.
+        jobs: The jobs. They share no data, and run without the GIL for most of their time.
         numel: The entries of all jobs together.
 
     Returns:
-        What each job returns.
+        The result of each job.
     """
     threads = min(torch.get_num_threads(), len(jobs))
     if threads < 2 or numel < MIN_NUMEL:

@@ -1,7 +1,7 @@
 """The best mask of sixteen 4 x 4 tiles at a time, by trying every mask, as LLVM code.
 
-`nxm_hf.solvers.transposable_enumeration` does the same in torch: sums are added in the same order, and of equal masks
-the first is kept, so both give the same bits.
+`nxm_hf.solvers.transposable_enumeration` does the same in torch. Both add sums in the same order, and keep the first of
+equal masks. So both give the same bits.
 """
 
 from functools import reduce
@@ -61,8 +61,8 @@ def keep_best(b: IRBuilder, n: int, m: int, scores: Value, mask: Value, width: V
 def keep_nearest(b: IRBuilder, n: int, m: int, weight: Value, mask: Value, width: Value, _: Value) -> Value:
     """Write the masks that keep the largest sums of squares of sixteen tiles side by side. Return 0.
 
-    Return 1 if squares are too large or too small for their type, or lose too many digits beside the largest; and 3 if
-    there is a NaN. The masks are not valid then.
+    Return 1 if squares are too large or too small for their type, or lose too many digits beside the largest. Return 3
+    if there is a NaN. The masks are not valid then.
 
     Args:
         b: The builder that the code is appended to.

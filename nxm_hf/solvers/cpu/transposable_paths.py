@@ -1,7 +1,8 @@
-"""The tiles that prices do not settle: fill each column to n, then swap entries from rows with too many to others.
+"""Tiles that prices do not settle: fill each column to n, then swap entries out of rows that have too many.
 
-`nxm_hf.solvers.transposable_paths` has the same idea for tensors. There, all tiles take each step together, which pays
-for thousands of tiles on any device. Here, numba loops over one tile, which pays for the few that are left on a CPU.
+`nxm_hf.solvers.transposable_paths` does the same with tensors. It takes each step for all tiles together, which is fast
+for thousands of tiles on any device. The form here loops over one tile in numba, which is fast for the few tiles left
+on a CPU.
 """
 
 import numpy as np
@@ -17,8 +18,8 @@ Workspace = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 def workspace(m: int) -> Workspace:
     """Return arrays for `settle_tile`, each with a part for rows (0) and one for columns (1).
 
-    They hold the scores of entries, whether a path may use them, how far away each line is, and where the path to
-    that line came from.
+    They hold the scores of entries, and flags for the entries that a path may use. They also hold the distance of each
+    line, and the previous line on the path to it.
 
     Args:
         m: Side of a tile.
@@ -84,7 +85,7 @@ def fill_column(
 ) -> None:
     """Flag `room` more of the entries that equal the column's price.
 
-    It begins at the row with the column's own number, so that tiles of equal scores come out level.
+    It begins at the row with the same number as the column. So the rows of a tile with equal scores all get n entries.
 
     Args:
         j: The column.
@@ -108,15 +109,15 @@ def fill_column(
 def find_paths(
     lines: np.ndarray, allowed: np.ndarray, far: np.ndarray, origin: np.ndarray, surplus: np.ndarray
 ) -> None:
-    """Find the cheapest swaps that move one entry from a row with a surplus to any row, by Bellman and Ford.
+    """Find the cheapest swaps that move one entry from a row with a surplus to any row (Bellman-Ford).
 
-    A step from row to column gives an entry up, a step from column to row takes one.
+    A step from row to column drops an entry, and a step from column to row adds one.
 
     Args:
         lines: See `workspace`.
         allowed: See `workspace`.
-        far: Becomes what the swaps lose.
-        origin: Becomes where each step came from.
+        far: Receives the score that the swaps lose.
+        origin: Receives the line that each step came from.
         surplus: How many entries each row has too many.
     """
     m, room = len(surplus), lines.shape[2]

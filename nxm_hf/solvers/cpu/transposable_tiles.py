@@ -1,6 +1,7 @@
-"""Steps on the rows and columns of sixteen m x m tiles at a time, as LLVM code; entry (i, j) of all is one vector.
+"""Steps on the rows and columns of sixteen m x m tiles at a time, as LLVM code.
 
-Steps are called with n, m and four addresses, of which they use the first ones.
+Entry (i, j) of all sixteen tiles is one vector. Steps are called with n, m and four addresses. Some use only the first
+of these.
 """
 
 from collections.abc import Iterator
@@ -155,7 +156,7 @@ def price_cols(b: IRBuilder, n: int, m: int, entries: Value, rows: Value, cols: 
 
 
 def _price(b: IRBuilder, n: int, m: int, entries: Value, line: Value, stride: int, prices: Value) -> Value:
-    """Return the middle of the n-th and the next largest of a line's entries less the prices that cross it."""
+    """Subtract the crossing prices from a line's entries. Return the mean of the n-th and the (n+1)-th largest."""
     addresses = [b.add(line, Constant(I64, stride * j)) for j in range(m)]
     left = [b.sub(load(b, entries, at), load(b, prices, LANES * j)) for j, at in enumerate(addresses)]
     high, low = ranked(b, left, n - 1, n)
@@ -163,7 +164,7 @@ def _price(b: IRBuilder, n: int, m: int, entries: Value, line: Value, stride: in
 
 
 def keep_all(b: IRBuilder, n: int, m: int, entries: Value, rows: Value, cols: Value, flags: Value) -> Value:
-    """Flag the entries that are larger than the prices of their row and column together.
+    """Flag the entries that are larger than the sum of the prices of their row and column.
 
     Args:
         b: The builder that the code is appended to.
@@ -184,7 +185,7 @@ def keep_all(b: IRBuilder, n: int, m: int, entries: Value, rows: Value, cols: Va
 
 
 def miscounted(b: IRBuilder, n: int, m: int, flags: Value, _: Value, __: Value, ___: Value) -> Value:
-    """Return the tiles with other than n flags in a row or column, as the bits of a number.
+    """Return the tiles that have a row or column without exactly n flags, as the bits of a number.
 
     Args:
         b: The builder that the code is appended to.
@@ -206,7 +207,7 @@ def miscounted(b: IRBuilder, n: int, m: int, flags: Value, _: Value, __: Value, 
 
 @contextmanager
 def _loop(b: IRBuilder, times: int, *steps: int) -> Iterator[list[Value]]:
-    """Emit a loop, and yield its counter times each of these steps; by default, times the lanes of a vector."""
+    """Emit a loop, and yield its counter times each of these steps. The default step is the lanes of a vector."""
     with cgutils.for_range(b, Constant(I64, times)) as loop:
         yield [b.mul(loop.index, Constant(I64, step)) for step in steps or (LANES,)]
 
@@ -229,9 +230,9 @@ def gather_row(b: IRBuilder, n: int, m: int, flags: Value, row: Value, _: Value,
 
 
 def relax(b: IRBuilder, line: Value, allowed: Value, far: Value, origin: Value, base: Value, source: Value) -> Value:
-    """Do a step of Bellman and Ford: lower `far` to `base` + `line` where that is less and allowed.
+    """Do a step of the Bellman-Ford algorithm: lower `far` to `base` + `line` where that is less and allowed.
 
-    There `origin` becomes `source`. Return which entries changed, as the bits of a number.
+    Where it is lowered, `origin` becomes `source`. Return which entries changed, as the bits of a number.
 
     Args:
         b: The builder that the code is appended to.

@@ -1,7 +1,8 @@
-"""The highest of a long row of scores: a sample brackets the lowest of them, and only what lies between is partitioned.
+"""The highest of a long row of scores: a sample brackets the threshold, and only scores in the bracket are partitioned.
 
 `nxm_hf.solvers.unstructured_threshold` has the same idea in NumPy, for any dtype, and the bracket itself is shared.
-The form here reads fp32 scores as ordered integers, in LLVM code and threads, and passes over them without temporaries.
+This form is for fp32 scores, which it reads as ordered integers. It uses LLVM code and threads, and no temporary
+tensors.
 """
 
 from collections.abc import Callable

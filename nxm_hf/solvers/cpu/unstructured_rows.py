@@ -25,7 +25,7 @@ INFINITE = INFINITY_BITS[torch.float32]
 def collect(b: IRBuilder, scores: Value, at: Value, room: Value, low: Value, high: Value, readable: Value) -> Value:
     """Write the keys between `low` and `high`, ends included, to `room`.
 
-    Return how many those are, plus 2**32 times how many keys are above, plus 2**16 times how many are NaN.
+    Return their number, plus 2**32 times the number of keys above `high`, plus 2**16 times the number of NaN.
 
     Args:
         b: The builder that the code is appended to.
@@ -41,8 +41,8 @@ def collect(b: IRBuilder, scores: Value, at: Value, room: Value, low: Value, hig
     above = b.icmp_signed(">", keys, high)
     between = b.and_(b.icmp_signed(">=", keys, low), b.icmp_signed("<=", keys, high))
     with b.if_then(any_set(b, between)):
-        # One by one, each over the one before unless that lies between: an instruction that packs a vector on its way
-        # to memory exists, but takes AMD CPUs a hundred cycles.
+        # Keys are written one by one. Each overwrites the one before, unless that is between the ends. An instruction
+        # that packs a vector while storing it exists, but takes a hundred cycles on AMD CPUs.
         for lane in range(LANES):
             index = Constant(I32, lane)
             b.store(b.extract_element(keys, index), b.inttoptr(room, I32.as_pointer()), align=4)

@@ -1,4 +1,4 @@
-"""The greedy of Hubara et al.'s code: from the highest entry on, keep what still has room."""
+"""The greedy algorithm of Hubara et al.'s code: go from the highest entry down, and keep an entry if it fits."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from nxm_hf.solvers.published.tilewise import tilewise
 
 @tilewise(2)
 def by_greedy(q: Tensor, n: int) -> Tensor:
-    """Keep each entry, the highest first, whose row and whose column keep fewer than n so far.
+    """Keep an entry if its row and its column keep fewer than n so far; the highest entries come first.
 
     Reference: Hubara et al., 2021, https://arxiv.org/abs/2102.08124, as in their code; the paper's algorithm 1 is
     `by_intersection`. Each entry of the optimum that it misses is outweighed by those that fill its row or its column.

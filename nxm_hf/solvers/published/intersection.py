@@ -9,9 +9,9 @@ from nxm_hf.solvers.published.tilewise import tilewise
 def by_intersection(q: Tensor, n: int) -> Tensor:
     """Keep the entries that are among the n highest of their row and among the n highest of their column.
 
-    Reference: Hubara et al., 2021, https://arxiv.org/abs/2102.08124, algorithm 1. The paper states it as pruning from
-    the lowest entry on while its row or its column may still lose one, which prunes the same entries.
-    Where no score is below zero, it prunes at most twice what the optimum prunes. Rows and columns are left short of n.
+    Reference: Hubara et al., 2021, https://arxiv.org/abs/2102.08124, algorithm 1. The paper states it differently:
+    prune from the lowest entry on, while its row or its column may still lose one. This prunes the same entries. Where
+    no score is below zero, it prunes at most twice what the optimum prunes. Rows and columns are left short of n.
 
     Args:
         q: Integer scores, (tiles, m, m).
