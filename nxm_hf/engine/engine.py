@@ -18,6 +18,7 @@ from nxm_hf.engine.preview import BIAS, biases_of, put_back, show_pruned
 from nxm_hf.engine.requirements import (
     check_held,
     check_shards,
+    check_state,
     check_trainable,
     warn_of_end,
     warn_of_resets_that_never_come,
@@ -382,9 +383,10 @@ class Engine:
         """
         self._refuse_finished()
         check_same_run(header, self.header())
+        states = by_layer(tensors)
+        check_state(self._trained, states)
         self._dense_steps.forget()
         self.undeploy()
-        states = by_layer(tensors)
         for target in self._trained:
             weight, state = target.matrix(), states[target.name]
             put_back(target, state.pop("weight"), state.pop("bias", None))  # a bias is there only after a preview

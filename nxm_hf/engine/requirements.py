@@ -1,13 +1,14 @@
 """Checks of a model and an optimizer before a training starts."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from nxm_hf.config import NxMConfig
 from nxm_hf.layers.modules import has_adapter
-from nxm_hf.layers.plan import Plan
+from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.layers.sharding import is_sharded_by_rows
 from nxm_hf.methods import ADMM, Clock, DenseTraining, Masked, Method, Phases, Rewiring
 from nxm_hf.methods.schedules import Every
@@ -114,6 +115,35 @@ def check_held(plan: Plan, optimizer: torch.optim.Optimizer) -> None:
         [target.name for target in plan.targets if id(target.layer.weight) not in held],
         "are not held by the optimizer. Make it from model.parameters(), or leave them out with exclude=[...].",
     )
+
+
+def check_state(targets: Iterable[Target], states: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raise unless a state has the weight of every target, and its matrices and biases have the shapes of the model's.
+
+    Without this, a matrix of one row would be copied into every row.
+
+    Args:
+        targets: The layers to restore.
+        states: The tensors of the state by layer and slot; of sharded weights, this process's parts.
+
+    Raises:
+        ValueError: If a weight is missing, or a shape differs. Nothing was changed.
+    """
+    for target in targets:
+        state, bias = states.get(target.name, {}), target.layer.bias
+        if "weight" not in state:
+            raise ValueError(f"The state holds no weight of {target.name}. Resume from another checkpoint.")
+        shape = tuple(target.matrix().shape)
+        needed = {slot: shape for slot, tensor in state.items() if slot == "weight" or tensor.ndim > 1}
+        if "bias" in state:
+            needed["bias"] = () if bias is None else tuple(bias.shape)
+        for slot, fitting in needed.items():
+            if tuple(state[slot].shape) != fitting or (slot == "bias" and bias is None):
+                raise ValueError(
+                    f"{target.name}/{slot} is {tuple(state[slot].shape)} in the state, and this model "
+                    f"{f'needs {fitting}' if fitting else 'has none'}. Resume from another checkpoint, or start from "
+                    "the weights alone."
+                )
 
 
 def warn_of_skipped(plan: Plan) -> None:

@@ -72,6 +72,22 @@ class NxMPackedConfig(Mxfp4Config):
             raise ValueError(
                 f"The packed format {problem}, which this nxm_hf cannot read. Write: pip install --upgrade nxm-hf."
             )
+        odd = [
+            name
+            for name, value, fits in (
+                ("layers", layers, _maps_texts),
+                ("files", files, _maps_texts),
+                ("transposed", transposed, _lists_texts),
+                ("dequantize", dequantize, lambda value: isinstance(value, bool)),
+                ("after_loading", after_loading, callable),
+            )
+            if value is not None and not fits(value)
+        ]
+        if odd:
+            raise ValueError(
+                f"quantization_config is damaged: {shortened(odd)} cannot be read. Copy or download the directory "
+                "again, or pack it again."
+            )
         self.quant_method: Any = QUANT_METHOD
         self.layers, self.transposed = dict(layers or {}), list(transposed or [])
         self.files = {layer: name for layer, name in (files or {}).items() if layer != name}
@@ -97,6 +113,14 @@ class NxMPackedConfig(Mxfp4Config):
     def layers_by_file_name(self) -> dict[str, str]:
         """Return the packed layers by their names in the files."""
         return {self.files.get(layer, layer): layer for layer in self.layers}
+
+
+def _maps_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for pair in value.items() for text in pair)
+
+
+def _lists_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
 
 
 def read_packed_config(folder: str | Path) -> NxMPackedConfig | None:
@@ -186,6 +210,12 @@ class NxMQuantizer(QuantizerOfAllVersions):
         """Replace the packed layers of a skeleton, which is on the meta device."""
         config = self.quantization_config
         config.layers = _names_here(model, config)
+        modules = {name: model.get_submodule(name) for name in config.layers}
+        if odd := [
+            name for name, module in modules.items() if not (isinstance(module, nn.Linear) or is_transposed(module))
+        ]:
+            kinds = shortened([f"{name or 'the model'} is a {type(modules[name]).__name__}" for name in odd])
+            raise ValueError(f"quantization_config names layers that cannot be packed: {kinds}. Pack the model again.")
         config.transposed = [name for name in config.layers if is_transposed(model.get_submodule(name))]
         self._dense_layers = {name: model.get_submodule(name) for name in config.layers}
         patterns = {text: parse(text) for text in set(config.layers.values())}

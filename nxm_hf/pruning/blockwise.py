@@ -229,7 +229,7 @@ def _prune_layer(
         role=target.layer.role,
         shape=target.layer.shape,
         pattern=str(target.pattern),
-        density=count_entries(pruned.weight).nonzeros / weight.numel(),
+        density=count_entries(pruned.weight).nonzeros / max(weight.numel(), 1),
         kept_energy=_kept_energy(weight, pruned.mask),
         magnitude_error=magnitude_error,
         error=error,

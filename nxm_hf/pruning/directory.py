@@ -1,7 +1,8 @@
 """Prune a saved model into another directory, which is written in full or not at all."""
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import verify_targets, verify_written
 from nxm_hf.storage.write_errors import explained
 from nxm_hf.text import shortened
+
+_RESULT = "whole"  # in the hidden folder of a job, beside the blocks that are pruned
 
 
 def prune_directory(
@@ -119,7 +122,7 @@ def prune_directory(
     identity = _identity(model, folder if streamed else None, batches, pruner, choices)
     unfinished = out.parent / f".{out.name}.unfinished"
     needed = 2 * (bytes_of(folder) if streamed else bytes_of(model))  # the finished blocks and the result
-    with claimed(out), explained(out, needed, unfinished):
+    with claimed(out), _without_rest(unfinished), explained(out, needed, unfinished):
         # Without inputs, blocks are pruned as fast as finished ones can be read.
         cache = BlockCache(unfinished, identity) if calibrates or streamed is None else None
         own = {} if pruner is not method else settings or {}  # an object takes no settings
@@ -127,11 +130,23 @@ def prune_directory(
             model, pattern, pruner, own, inputs, layers, calibrates, reconstruction, permute, streamed
         )
         result = job.run(batches, reader, evaluation=evaluation, cache=cache, report=report)
-        complete = unfinished / "whole"
+        complete = unfinished / _RESULT
         _write(model, job, result, folder, facts, complete)
         put_in_place(complete, out)
         shutil.rmtree(unfinished)
     return result
+
+
+@contextmanager
+def _without_rest(unfinished: Path) -> Iterator[None]:
+    """Remove what an error in the body leaves of the result. Blocks that are pruned stay, for the next try."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(unfinished / _RESULT, ignore_errors=True)
+        with suppress(OSError):  # pruned blocks are in it
+            unfinished.rmdir()
+        raise
 
 
 def _load(

@@ -144,4 +144,4 @@ def _taken(target: Target, tensors: Tensors, names: Mapping[int, str], note: str
 
 
 def _density(part: PrunedWeight) -> float:
-    return count_entries(part.weight).nonzeros / part.weight.numel()
+    return count_entries(part.weight).nonzeros / max(part.weight.numel(), 1)

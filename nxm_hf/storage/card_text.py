@@ -199,7 +199,7 @@ def _density_table(verification: Verification) -> str:
     for role in dict.fromkeys(layer.role for layer in verification.layers):
         layers = [layer for layer in verification.layers if layer.role == role]
         total = sum(layer.numel for layer in layers)
-        rows.append(f"| {role} | {len(layers)} | {total:,} | {sum(x.nonzeros for x in layers) / total:.4f} |")
+        rows.append(f"| {role} | {len(layers)} | {total:,} | {sum(x.nonzeros for x in layers) / max(total, 1):.4f} |")
     each = [
         f"| {markdown_code(layer.name)} | {layer.role} | {layer.shape[0]}x{layer.shape[1]} | {layer.pattern} "
         f"| {layer.density:.4f} |"

@@ -148,7 +148,7 @@ def _view(layer: Layer, weight: Tensor, patterns: dict[str, str]) -> InspectedLa
         shape=(matrix.shape[0], matrix.shape[1]),
         dtype=str(weight.dtype).removeprefix("torch."),
         pattern=pattern,
-        density=int(matrix.count_nonzero()) / matrix.numel(),
+        density=int(matrix.count_nonzero()) / max(matrix.numel(), 1),
         obstacle=_obstacle(layer, matrix, pattern),
     )
 

@@ -164,7 +164,7 @@ def read_manifest(folder: str | Path) -> dict[str, dict[str, Any]] | None:
             return {
                 _checked_name(name): {"size": int(e["size"]), "digest": str(e["digest"])} for name, e in files.items()
             }
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"is damaged ({' '.join(str(error).split())[:200]})") from error
     raise ValueError(f"has format {form!r}, and this nxm_hf reads {FORMAT}; install a newer nxm-hf")
 

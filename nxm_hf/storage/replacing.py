@@ -17,6 +17,7 @@ from nxm_hf.storage.write_errors import explained
 
 SAVING, COMPLETE = ".nxm_saving", ".nxm_replacing"  # the hidden folder, before and after it is complete
 _LIST = "files.json"  # in it: what is to be moved and what is to be removed
+_MAX_BYTES = 64 << 20  # of that list, as of a manifest
 _CARD, _MANIFEST = "README.md", "nxm_manifest.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _OLD_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
@@ -167,8 +168,11 @@ def _complete(folder: Path, new: Path) -> None:
 
 
 def _read_lists(complete: Path) -> dict[str, list[str]]:
+    path = complete / _LIST
     try:
-        lists = json.loads((complete / _LIST).read_text(encoding="utf-8"))
+        if path.exists() and (not path.is_file() or path.stat().st_size > _MAX_BYTES):
+            raise ValueError("it is no regular file, or too long")
+        lists = json.loads(path.read_text(encoding="utf-8"))
         new, outdated = list(lists["new"]), list(lists["outdated"])
         if all(is_inside(name) for name in new) and all(
             _OLD_WEIGHTS.fullmatch(name) or name == _MANIFEST for name in outdated
@@ -177,7 +181,7 @@ def _read_lists(complete: Path) -> dict[str, list[str]]:
         problem = "it names files elsewhere"
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         problem = " ".join(str(error).split())[:200]
-    raise ValueError(f"{complete / _LIST} cannot be read ({problem}). Remove {complete}, and save the model again.")
+    raise ValueError(f"{path} cannot be read ({problem}). Remove {complete}, and save the model again.")
 
 
 def _move(source: Path, target: Path, folder: Path) -> None:

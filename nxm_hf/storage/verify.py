@@ -60,7 +60,7 @@ class VerifiedLayer:
     @property
     def density(self) -> float:
         """Return the fraction of entries that are not zero."""
-        return self.nonzeros / self.numel
+        return self.nonzeros / max(self.numel, 1)
 
     @property
     def problems(self) -> list[str]:

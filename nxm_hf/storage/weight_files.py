@@ -5,6 +5,7 @@ Packed layers are unpacked and checked on the way, so that a packed directory re
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
@@ -77,7 +78,7 @@ class WeightFiles:
         if packed is None:
             return entry
         layer, row = packed
-        shape = (entry.shape[0], entry.shape[-1] // row.n * row.m)
+        shape = self._dense_shape(layer, entry.shape, row)
         return entry._replace(shape=shape[::-1] if self._is_transposed(layer) else shape)
 
     def packed_bytes(self) -> tuple[int, int]:
@@ -116,10 +117,19 @@ class WeightFiles:
         if absent := [part for part in (name, indices) if part not in self._file_of]:
             raise ValueError(f"{layer} is packed by config.json, and {self.folder} lacks {absent[0]}. Pack it again.")
         packed = self._raw(name), self._raw(indices)
-        shape = (packed[0].shape[0], packed[0].shape[-1] // row.n * row.m)
+        shape = self._dense_shape(layer, packed[0].shape, row)
         check_packed(*packed, row, shape, layer)
         matrix = unpack(*packed, row)
         return matrix.t().contiguous() if self._is_transposed(layer) else matrix
+
+    def _dense_shape(self, layer: str, packed: Sequence[int], row: NM) -> tuple[int, int]:
+        """Return the shape [out, in] of the matrix that packed values stand for."""
+        if len(packed) != 2:
+            raise ValueError(
+                f"{layer} is packed by config.json, and its values in {self.folder} have the shape {tuple(packed)}; "
+                "they need two dimensions. Copy or download the file again, or pack it again."
+            )
+        return packed[0], packed[1] // row.n * row.m
 
     def _paths(self) -> list[Path]:
         index = self.folder / INDEX

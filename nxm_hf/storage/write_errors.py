@@ -18,6 +18,9 @@ _TORCH = re.compile(
 )  # which has no numbers
 
 
+UNCHANGED = "is as it was"
+
+
 class WriteError(OSError):
     """A file could not be written.
 
@@ -27,21 +30,23 @@ class WriteError(OSError):
         out: The directory that was to be written.
         needed: About how many bytes it needs; 0 if that is not known.
         free: How many there are; None if that is not known.
+        left: What the directory is now, as the end of a sentence.
     """
 
-    def __init__(self, number: int, file: str, out: Path, needed: int, free: int | None):
-        super().__init__(_sentences(number, file, out, needed, free))
+    def __init__(self, number: int, file: str, out: Path, needed: int, free: int | None, left: str = UNCHANGED):
+        super().__init__(_sentences(number, file, f"{out} {left}", needed, free))
         self.errno, self.file = number, file
 
 
 @contextmanager
-def explained(out: str | Path, needed: int, hidden: Path) -> Iterator[None]:
-    """Turn errors of a disk in the body into a `WriteError`. The body leaves the directory as it was.
+def explained(out: str | Path, needed: int, hidden: Path, left: str = UNCHANGED) -> Iterator[None]:
+    """Turn errors of a disk in the body into a `WriteError`.
 
     Args:
         out: The directory that is to be written.
         needed: About how many bytes that needs.
-        hidden: The folder that the body writes into, and that is removed after an error.
+        hidden: The folder that the body writes into.
+        left: What the directory is after an error, as the end of a sentence.
 
     Raises:
         WriteError: If a file cannot be written.
@@ -58,7 +63,7 @@ def explained(out: str | Path, needed: int, hidden: Path) -> Iterator[None]:
         file = getattr(error, "file", None) or getattr(error, "filename", None) or (written[-1] if written else out)
         if isinstance(error, SafetensorError):  # which removes what it could not complete
             file = f"The weights (safetensors) of {out}"
-        raise WriteError(number, str(file), Path(out), needed, room) from error
+        raise WriteError(number, str(file), Path(out), needed, room, left) from error
 
 
 def _files(folder: Path) -> list[Path]:
@@ -76,8 +81,8 @@ def _number(error: Exception, needed: int, free: int | None) -> int | None:
     return None
 
 
-def _sentences(number: int, file: str, out: Path, needed: int, free: int | None) -> str:
-    said = f"{file} could not be written: {os.strerror(number)}. {out} is as it was."
+def _sentences(number: int, file: str, left: str, needed: int, free: int | None) -> str:
+    said = f"{file} could not be written: {os.strerror(number)}. {left}."
     if number in _RIGHTS:
         return f"{said} Make it writable, or name another place."
     if number not in _ROOM:

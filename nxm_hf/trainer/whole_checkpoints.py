@@ -2,17 +2,36 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from nxm_hf.adapters.loading import restore_adapter
 from nxm_hf.engine.optimizer_state import unwrapped
 from nxm_hf.engine.sharded_state import cut_optimizer, gather_optimizer
-from nxm_hf.layers.modules import has_adapter, without_wrappers
+from nxm_hf.layers.modules import has_adapter, plain_name, without_wrappers
 from nxm_hf.storage.restoring import load_weights, needs_conversion
+from nxm_hf.storage.saving import bytes_of
+from nxm_hf.storage.write_errors import explained
 from nxm_hf.trainer.unsupported import is_fsdp
+
+
+def share_tied(model: nn.Module, state_dict: dict[str, Any]) -> None:
+    """Give all names of a tied weight the same tensor in a state dict, in place, as they have in one process.
+
+    Args:
+        model: The model.
+        state_dict: Its state dict with whole weights.
+    """
+    first: dict[int, str] = {}
+    for name, parameter in without_wrappers(model).named_parameters(remove_duplicate=False):
+        name = plain_name(name)
+        known = first.setdefault(id(parameter), name)
+        if known != name and known in state_dict and name in state_dict:
+            state_dict[name] = state_dict[known]
 
 
 class WholeCheckpoints(Trainer):
@@ -39,6 +58,21 @@ class WholeCheckpoints(Trainer):
         if self._is_sharded:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         super().save_model(output_dir, _internal_call=_internal_call)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save a checkpoint as Trainer does. An error of the disk says which file it was, and how to go on."""
+        if self.model is None or self.sparsity.is_dense:  # type: ignore[attr-defined]
+            return super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        needed = 4 * bytes_of(self.model)  # the model, the state of the recipe and two moments
+        with explained(folder, needed, folder, left="is not complete, and resume_from_checkpoint=True passes over it"):
+            super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save the model as Trainer does. A tied weight is gathered once for each of its names, and written once."""
+        if state_dict is not None and self._is_sharded and self.model is not None:
+            share_tied(self.model, state_dict)
+        super()._save(output_dir, state_dict=state_dict)
 
     def _restores(self, folder: str) -> bool:
         """Return True if Trainer would not find the weights of this model in a checkpoint."""

@@ -136,6 +136,13 @@ def test_experts_in_one_parameter_are_trained_and_saved_as_with_ddp(two, folder)
     assert_same(*(torch.load(path / "optimizer.pt", weights_only=True) for path in (fsdp, ddp)))
 
 
+def test_a_tied_weight_is_saved_once_as_with_ddp(two, folder):
+    assert all(facts["tied"]["fsdp"]["sharded"] == [True] * 2 for facts in two)
+    ddp, fsdp = (load_file(folder / "tied" / kind / "checkpoint-2" / "model.safetensors") for kind in ("ddp", "fsdp"))
+    assert "lm_head.weight" not in ddp
+    assert_same(fsdp, ddp)
+
+
 @pytest.mark.parametrize("name", MAKE)
 @pytest.mark.parametrize("recipe", FEW)
 def test_a_custom_loop_trains_uneven_empty_and_transposed_shards_as_whole_weights(recipe, name, two):

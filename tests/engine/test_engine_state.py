@@ -99,6 +99,38 @@ def test_the_state_of_another_run_is_an_error_and_changes_nothing(config, says):
     assert engine.step == 1 and same(before, all_tensors(model, engine))
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda state: state.pop("blocks.0.up/weight"), r"no weight of blocks\.0\.up"),
+        (
+            lambda state: state.update({"blocks.0.up/weight": torch.ones(1, 8)}),
+            r"up/weight is \(1, 8\).*needs \(16, 8\)",
+        ),
+        (lambda state: state.update({"blocks.0.up/weight": torch.ones(())}), r"up/weight is \(\).*needs \(16, 8\)"),
+        (lambda state: state.update({"blocks.0.up/mask": torch.ones(8, 16) > 0}), r"up/mask is \(8, 16\)"),
+        (
+            lambda state: state.update({"blocks.0.up/bias": torch.ones(1)}),
+            r"up/bias is \(1,\).*(needs \(16,\)|has none)",
+        ),
+        (
+            lambda state: state.update({"blocks.0.up/bias": torch.ones(())}),
+            r"up/bias is \(\).*(needs \(16,\)|has none)",
+        ),
+    ],
+    ids=["no weight", "one row", "a number", "a mask on its side", "a bias of one", "a number as bias"],
+)
+def test_a_tensor_of_another_shape_is_an_error_and_changes_nothing(change, says):
+    """PyTorch would copy one row, or one number, into all."""
+    state = trained("ste", steps=2, total=4)[1].state_dict()
+    change(state)
+    model, engine = trained("ste", steps=1, total=4)
+    before = all_tensors(model, engine)
+    with pytest.raises(ValueError, match=says):
+        engine.load_state_dict(state)
+    assert engine.step == 1 and same(before, all_tensors(model, engine))
+
+
 def test_what_is_no_state_is_an_error():
     _, engine = trained("ste", steps=1)
     with pytest.raises(ValueError, match=r"no header.*engine\.state_dict"):

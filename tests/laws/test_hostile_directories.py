@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from nxm_hf import prune
+from nxm_hf import prune, save_packed
 from nxm_hf.cli.main import main as nxm
 from nxm_hf.pruning.directory import prune_directory
 from nxm_hf.pruning.result import RESULT_FILE
@@ -19,12 +19,13 @@ from nxm_hf.report.pruning_page import pruning_page
 from nxm_hf.storage.checkpoints import missing_parts
 from nxm_hf.storage.inspect import inspect
 from nxm_hf.storage.manifest import MANIFEST_FILE, write_manifest
+from nxm_hf.storage.packed_directory import unpack_directory
 from nxm_hf.storage.state_file import STATE_FILE, read_state, write_state
 from nxm_hf.storage.verify import verify
 from tests.support.models import make_bert
 from tests.support.saved_models import edit_config, edit_weights
 
-CASES = 500
+CASES, PACKED_CASES = 500, 150
 DEEP = "[" * 50_000
 STRANGE = (None, True, -1, 0, 5, 10**7, 10**400, 1.5, float("nan"), "", "x", "../../x", "/etc/passwd", "re:(a+)+$")
 CHECKPOINT = ("optimizer.pt", "rng_state.pth", STATE_FILE, "trainer_state.json")  # files of checkpoints alone
@@ -44,6 +45,15 @@ def sparse(tmp_path_factory):
     write_state(folder, header, {"a/mask": weight != 0, "a/weight": weight})
     result.save(folder)
     write_manifest(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """The directory of a packed model."""
+    folder = tmp_path_factory.mktemp("packed") / "model"
+    prune(model := make_bert(), "2:4")
+    save_packed(model, folder)
     return folder
 
 
@@ -92,6 +102,18 @@ def change_header(path: Path, chance: random.Random) -> None:
     path.write_bytes(struct.pack("<Q", size) + text + content[8 + length :])
 
 
+def change_tensor(path: Path, chance: random.Random) -> None:
+    """Put other values, indices, types or shapes in the place of a tensor, or leave it out."""
+    tensors = safetensors.torch.load_file(path)
+    name = chance.choice([name for name in tensors if "layer.0" in name])
+    tensor = tensors.pop(name)
+    change = chance.choice([lambda t: t * 0, lambda t: t[..., :-1], torch.sum, torch.flatten, lambda t: t[None], None])
+    if change is not None:
+        dtype = chance.choice([tensor.dtype, torch.uint8, torch.float8_e4m3fn, torch.complex64, torch.bool])
+        tensors[name] = change(tensor).to(dtype).contiguous()
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+
+
 def _report(folder: Path) -> None:
     pruning_page([folder])
 
@@ -121,6 +143,33 @@ def test_no_malformed_file_gives_a_traceback(sparse, tmp_path, capsys):
         assert not capsys.readouterr().out.count("Traceback")
         shutil.rmtree(folder)
     assert set(codes) <= {0, 1, 2} and len(set(codes)) > 1
+
+
+def test_no_malformed_file_of_a_packed_model_gives_a_traceback(packed, tmp_path):
+    chance, unread = random.Random(0), 0
+    looks = (verify, inspect, lambda folder: unpack_directory(folder, tmp_path / "out"))
+    for case in range(PACKED_CASES):
+        folder = Path(shutil.copytree(packed, tmp_path / "case", ignore=shutil.ignore_patterns(MANIFEST_FILE)))
+        if case % 3:
+            name, text = "config.json", json.loads((folder / "config.json").read_text())
+            (folder / name).write_text(json.dumps(text["quantization_config"]))
+            change_json(folder / name, chance)
+            changed = (folder / name).read_text()
+            (folder / name).write_text(json.dumps({**text, "quantization_config": None}).replace("null", changed, 1))
+        else:
+            name = "model.safetensors"
+            change_tensor(folder / name, chance)
+        for look in looks:
+            try:
+                look(folder)
+            except (OSError, ValueError) as error:
+                assert str(error) and len(str(error)) < 2000, (case, name)
+                unread += 1
+            except Exception as error:
+                raise AssertionError((case, name, (folder / "config.json").read_text()[-900:])) from error
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        shutil.rmtree(folder)
+    assert unread > PACKED_CASES
 
 
 @pytest.mark.parametrize(

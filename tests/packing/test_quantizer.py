@@ -207,6 +207,38 @@ def test_a_config_of_a_newer_version_or_with_another_pattern_is_refused():
     assert NxMPackedConfig(**config.to_dict()).to_dict() == config.to_dict()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"layers": 5},
+        {"layers": ["x"]},
+        {"layers": {QUERY: 5}},
+        {"files": {QUERY: ["x"]}},
+        {"transposed": 7},
+        {"transposed": [5]},
+        {"dequantize": "x"},
+        {"after_loading": "os.system"},
+    ],
+    ids=str,
+)
+def test_a_setting_of_another_type_is_refused(damage):
+    with pytest.raises(ValueError, match=rf"damaged: {next(iter(damage))} cannot be read"):
+        NxMPackedConfig(**{"layers": {QUERY: "2:4"}, **damage})
+
+
+@pytest.mark.parametrize(
+    "name", ["bert.embeddings.word_embeddings", "bert.encoder.layer.0.output.LayerNorm", "bert", ""]
+)
+def test_a_config_that_says_that_another_module_is_packed_is_refused(name, tmp_path):
+    model, _, folder = save_both(tmp_path)
+    payload = json.loads((folder / "config.json").read_text())
+    payload["quantization_config"]["layers"][name] = "2:4"
+    (folder / "config.json").write_text(json.dumps(payload))
+    kind = type(model.get_submodule(name)).__name__
+    with pytest.raises(ValueError, match=f"cannot be packed: {name or 'the model'} is a {kind}"):
+        type(model).from_pretrained(folder)
+
+
 def test_the_config_has_no_key_that_other_servers_refuse(tmp_path):
     _, _, folder = save_both(tmp_path)
     text = (folder / "config.json").read_text()

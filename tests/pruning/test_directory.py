@@ -20,6 +20,8 @@ from nxm_hf.layers.find import find_layers
 from nxm_hf.pruning.directory import prune_directory
 from nxm_hf.pruning.result import RESULT_FILE, PruningResult
 from nxm_hf.storage.manifest import MANIFEST_FILE
+from nxm_hf.storage.write_errors import WriteError
+from tests.support.file_operations import limited_files
 from tests.support.models import assert_equal_weights, make_bert, make_model, make_texts, make_tokenizer
 from tests.support.processes import command, environment
 from tests.support.processes.killed_pruning import arguments as killed_arguments
@@ -323,3 +325,10 @@ def test_permutation_and_reconstruction_are_said_in_result_record_and_table(dens
     assert run("report", tmp_path / "out") == 0
     page = (tmp_path / "out" / "report.html").read_text()
     assert all(f"<td>{error:.4f}</td>" in page for block in result.blocks for error in (block.before, block.after))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs limits of files")
+def test_a_disk_that_does_not_take_the_result_keeps_no_part_of_it(dense, tmp_path):
+    with limited_files(20_000), pytest.raises(WriteError, match=r"could not be written: File too large\."):
+        prune_directory(dense, tmp_path / "out", "2:4")
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []

@@ -5,7 +5,9 @@ import torch
 
 from nxm_hf import prune
 from nxm_hf.layers.gpu_kernels import GPU_KERNELS
+from nxm_hf.pruning.directory import prune_directory
 from nxm_hf.storage.inspect import inspect
+from nxm_hf.storage.verify import verify
 from tests.support.models import make_bert
 from tests.support.saving import train_two_steps
 
@@ -58,3 +60,12 @@ def test_a_kernel_takes_multiples_of_its_sides_alone(saved):
             assert taking == ["cuSPARSELt float16 or bfloat16, multiples of 16x16"]
             size = f"{layer.shape[0]}x{layer.shape[1]}"
             assert {refusal for refusal in refusals.values() if refusal} == {f"{size}, which is no multiple"}
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_matrices_without_an_entry_are_counted_as_empty(tmp_path):
+    prune(model := make_bert(intermediate_size=0), "2:4")
+    model.save_pretrained(tmp_path / "model")
+    prune_directory(tmp_path / "model", tmp_path / "again", "2:4")
+    for folder in (tmp_path / "model", tmp_path / "again"):
+        assert "0x32" in str(inspect(folder)) and "0x32" in str(verify(folder)) and verify(folder).ok

@@ -282,3 +282,9 @@ def test_the_command_names_changed_files_even_if_the_weights_cannot_be_read(tmp_
     shutil.rmtree(tmp_path / "dense")
     with pytest.raises(ValueError, match="Restore them from a copy"):
         nxm_hf.verify(tmp_path / "out").raise_for_problems()
+
+
+@pytest.mark.parametrize("size", [1e400, float("nan"), None, [], "x"])
+def test_a_size_that_is_no_number_of_bytes_is_a_damaged_manifest(size, folder):
+    edit_manifest(folder, lambda payload: payload["files"]["a.json"].update(size=size))
+    assert list(changed_files(folder)) == [MANIFEST_FILE]

@@ -202,3 +202,17 @@ def test_every_file_is_synced_and_named(tmp_path, monkeypatch):
         assert {*synced} == {str(tmp_path / name) for name in ("", "b.txt", "inner", "inner/a.txt")} - {
             f"{tmp_path}/"
         } | {str(tmp_path)}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes, devices and links")
+@pytest.mark.parametrize(
+    "put",
+    [os.mkfifo, lambda path: os.symlink("/dev/zero", path), lambda path: (path.touch(), os.truncate(path, 2**33))],
+    ids=["a pipe", "an endless device", "8 GiB without a byte"],
+)
+def test_a_list_that_never_ends_is_not_read(put, tmp_path):
+    hidden = interrupted(tmp_path, [], [])
+    (hidden / "files.json").unlink()
+    put(hidden / "files.json")
+    with pytest.raises(ValueError, match=r"files\.json cannot be read \(it is no regular file, or too long\)"):
+        finish_replacing(tmp_path)

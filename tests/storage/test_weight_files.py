@@ -76,3 +76,12 @@ def test_a_name_that_clears_the_screen_is_refused_and_shown_as_text(tmp_path):
     with pytest.raises(ValueError, match=r"'odd\\x1b\[2J', which cannot be printed") as error, WeightFiles(tmp_path):
         pass
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("values", [torch.tensor(1.0), torch.ones(16), torch.ones(1, 32, 16)])
+def test_packed_values_that_are_no_matrix_are_an_error_that_names_the_layer(values, tmp_path):
+    _, _, packed = save_both(tmp_path)
+    damage(packed, f"{QUERY}.weight", lambda tensor: values)
+    for look in (WeightFiles.__getitem__, WeightFiles.entry):
+        with WeightFiles(packed) as files, pytest.raises(ValueError, match=rf"{QUERY} .* they need two dimensions"):
+            look(files, f"{QUERY}.weight")

@@ -1,7 +1,10 @@
 """File operations, as an audit hook sees them."""
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,3 +29,17 @@ def audit_torch() -> None:
         save(obj, file, *args, **kwargs)
 
     torch.save = save_audited
+
+
+@contextmanager
+def limited_files(size: int) -> Iterator[None]:
+    """Have no file of this process grow beyond a size in the body, where the system has such limits."""
+    import resource  # Windows has none
+
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)

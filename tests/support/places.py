@@ -35,7 +35,6 @@ ELSEWHERE = {
     "solvers/transposable_tiles.py": "solvers/test_transposable_duals.py",
     "storage/shard_writer.py": "storage/test_packed_directory.py",
     "trainer/analysis_callback.py": "analysis/test_recording.py",
-    "trainer/whole_checkpoints.py": "distributed/test_sharded.py",
 }
 
 

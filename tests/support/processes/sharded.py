@@ -85,6 +85,17 @@ def mixed(folder: Path) -> dict:
     }
 
 
+def tied(folder: Path) -> dict:
+    """Train a model with tied embeddings with DDP and with FSDP2."""
+    ids = [{"input_ids": torch.arange(8) + row, "labels": torch.arange(8) + row} for row in range(16)]
+    words, layers = dict(rows=ids, max_steps=2, save_steps=2), {"transformer_layer_cls_to_wrap": ["GPT2Block"]}
+    kinds = {"ddp": None, "fsdp": layers}
+    return {
+        kind: train(folder / kind, config_of("asp"), fsdp, model=make_model("gpt2"), **words)
+        for kind, fsdp in kinds.items()
+    }
+
+
 def looped(folder: Path, recipe: str, name: str) -> dict:
     """Train in a custom loop with whole weights and with sharded ones, and keep the state of both."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -306,6 +317,7 @@ GROUPS: Groups = {
             best: [(recipe,) for recipe in FEW],
             called_back: [("admm",)],
             mixed: [()],
+            tied: [()],
             looped: [(recipe, name) for recipe in FEW for name in MAKE],
             measured: [()],
             measured_exactly: [()],
