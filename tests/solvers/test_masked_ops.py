@@ -21,16 +21,6 @@ def kernels_for_every_size(monkeypatch):
     monkeypatch.setattr(base, "MIN_NUMEL", 0)
 
 
-@pytest.fixture(params=["torch", "kernels"])
-def tier(request):
-    """Use no kernels at all, or all that can take a tensor."""
-    if request.param == "kernels":
-        yield request.param
-        return
-    with reference_only():
-        yield request.param
-
-
 def numbers(shape, seed, dtype=torch.float32):
     """Draw numbers with ties, zeros of both signs and the smallest ones among them."""
     found = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
