@@ -12,7 +12,7 @@ from tests.support.toy_training import same
 torch.set_num_threads(1)
 INF, NAN = float("inf"), float("nan")
 SHAPES = [(16, 64), (7, 12), (1, 4), (0, 8), (130, 512)]  # with and without a kernel, and in one row
-GAINS = [0.0, 1e-45, 0.3, 1.0, 2.5]
+GAINS = [0.0, 1e-45, 0.3, 1.0, 1.5, 2.5]
 PATTERN = parse("2:4")
 
 
