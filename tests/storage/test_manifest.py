@@ -76,6 +76,7 @@ def slow_digest(content: bytes) -> str:
 
 @pytest.mark.parametrize("size", [(1 << 20) + 1, 2 * manifest._BLOCK, 3 * manifest._BLOCK + 5, manifest._CHUNK + 77])
 def test_a_long_file_is_digested_in_blocks_and_every_byte_counts(size, folder):
+    assert manifest._CHUNK == 16 * manifest._BLOCK  # what `slow_digest` says of it is what others have on their disks
     content = random.Random(1).randbytes(size) if size < manifest._CHUNK else b"\7" * size
     path = folder / "weights.safetensors"
     path.write_bytes(content)
@@ -97,6 +98,18 @@ def test_a_long_file_is_digested_in_blocks_and_every_byte_counts(size, folder):
     assert changed_files(folder) == changed  # the sign of all 64-bit numbers
     path.write_bytes(content)
     assert changed_files(folder) == {}
+
+
+def test_a_file_of_one_mebibyte_is_the_longest_that_is_digested_as_it_is(folder):
+    for size, whole in ((1 << 20, True), ((1 << 20) + 1, False), (2 << 20, False)):
+        (folder / "a.json").write_bytes(b"x" * size)
+        write_manifest(folder, ["a.json"])
+        assert (read_manifest(folder)["a.json"]["digest"] == hashlib.sha256(b"x" * size).hexdigest()) == whole
+
+
+def test_a_manifest_that_is_too_long_is_not_read(folder):
+    os.truncate(folder / MANIFEST_FILE, (64 << 20) + 1)
+    assert changed_files(folder) == {MANIFEST_FILE: "is damaged (it is no regular file, or too long)"}
 
 
 def test_each_kind_of_change_is_named(folder):
