@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from nxm_hf import NxMConfig, attach
+from nxm_hf.engine.requirements import warn_of_end, warn_of_skipped
+from nxm_hf.layers.plan import Plan
 from tests.support.grids import EACH_SPARSE_RECIPE, WINDOWS
 from tests.support.toy_training import (
     TOTAL,
@@ -89,6 +91,36 @@ def test_resets_that_never_come_are_warned_of_once_with_the_number_to_write(ever
     steps = 6 if window else 12
     assert not warned or f"every={every} is longer than the {steps} steps" in found[0]
     assert not warned or f"Write every={steps // 2} or less." in found[0]
+
+
+@pytest.mark.parametrize(
+    ("step", "pruned", "says"),
+    [
+        (4, 0.0, "Training ends at step 4 of 5, in the phase 'recipe'; pruning now takes 0.0000 of the norm"),
+        (5, 0.15, "ADMM has not converged: pruning takes 0.1500 of the norm of the weights, and 0.7500 of the last"),
+        (5, 0.05, None),
+        (6, 0.05, None),
+    ],
+)
+def test_an_end_is_warned_of_if_it_is_early_or_if_pruning_takes_more_than_a_tenth(step, pruned, says, caplog):
+    assert warn_of_end(step, 5, "recipe", pruned, 0.75) is (says is not None)
+    assert [message.startswith(says) for message in caplog.messages] == [True] * (says is not None)
+
+
+def test_layers_that_stay_dense_are_told_of_with_their_share(caplog):
+    model = Toy()
+    model.blocks[0].up = torch.nn.Linear(8, 16)
+    model.blocks[0].down = torch.nn.Linear(16, 6)
+    model.blocks[0].odd = torch.nn.Linear(6, 8)
+    plan = Plan.of(model, NxMConfig("ste", on_indivisible="skip"))
+    warn_of_skipped(plan)
+    weights_of_blocks = [layer.weight.numel() for block in model.blocks for layer in block.children()]
+    assert len(caplog.messages) == 1 and "blocks.0.odd" in caplog.messages[0]
+    assert 0 < plan.skipped_share < 48 / sum(weights_of_blocks) + 1e-9
+    assert f"They hold {100 * plan.skipped_share:.1f} % of the model's weights." in caplog.messages[0]
+    caplog.clear()
+    warn_of_skipped(Plan.of(Toy(), NxMConfig("ste")))
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("moved", [["blocks.0.up"], ["blocks.0.up", "blocks.1.down"]], ids=len)
