@@ -25,6 +25,7 @@ from nxm_hf.storage.manifest import (
     write_manifest,
 )
 from nxm_hf.storage.packed_directory import pack_directory, save_packed, unpack_directory
+from nxm_hf.storage.replacing import COMPLETE
 from tests.support.models import make_bert
 from tests.support.training import KINDS, eventful, make_trainer
 
@@ -173,8 +174,20 @@ def test_a_pipe_is_no_file_and_nobody_waits_for_it(folder):
 def test_a_manifest_that_cannot_be_read_is_named_itself(content, folder):
     (folder / MANIFEST_FILE).write_text(content)
     assert changed_files(folder)[MANIFEST_FILE].startswith("is damaged (")
+    if not content:
+        assert changed_files(folder)[MANIFEST_FILE].startswith("is damaged (Expecting value: line 1")
     (folder / MANIFEST_FILE).write_text("[" * 100_000)
     assert changed_files(folder)[MANIFEST_FILE].startswith("is damaged (")
+
+
+def test_files_of_a_save_that_was_stopped_are_put_in_place_before_they_are_compared(folder):
+    content = (folder / "a.json").read_bytes()
+    (folder / "a.json").unlink()
+    inner = folder / COMPLETE / "model"
+    inner.mkdir(parents=True)
+    (inner / "a.json").write_bytes(content)
+    (folder / COMPLETE / "files.json").write_text(json.dumps({"new": ["a.json"], "outdated": []}))
+    assert changed_files(folder) == {} and not (folder / COMPLETE).exists()
 
 
 def test_a_manifest_with_another_entry_is_damaged_unless_its_own_digest_fits(folder):

@@ -10,6 +10,7 @@ from transformers import BertForSequenceClassification
 
 from nxm_hf import NxMConfig, NxMTrainer, SparsityRecord, prune, verify
 from nxm_hf.layers.plan import Plan
+from nxm_hf.packing import PackedLinear
 from nxm_hf.patterns import NM, PATTERNS, parse
 from nxm_hf.storage.inspect import inspect
 from nxm_hf.storage.manifest import MANIFEST_FILE
@@ -18,6 +19,7 @@ from nxm_hf.storage.restoring import load_weights
 from nxm_hf.storage.verify import Verification, VerifiedLayer, verify_targets, verify_written
 from tests.support.containers import make_encoder
 from tests.support.models import assert_equal_weights, make_arguments, make_bert, make_rows
+from tests.support.packed_models import save_both
 
 NAME = "bert.encoder.layer.1.intermediate.dense"
 
@@ -373,3 +375,24 @@ def test_files_that_differ_from_the_manifest_are_named_beside_what_is_in_the_lay
     assert report.problems[1:] == [DAMAGE[_break_pattern]] and "Restore them" in str(report)
     (folder / "model.safetensors").write_bytes(b"")
     assert verify(folder).layers == () and verify(folder).changed[0][0] == "model.safetensors"
+
+
+def test_the_layers_of_an_adapter_are_those_of_its_base_and_it_has_to_be_whole(deployed, tmp_path):
+    write = (tmp_path / "adapter_config.json").write_text
+    write(json.dumps({"base_model_name_or_path": str(deployed)}))
+    with pytest.raises(FileNotFoundError, match=r"holds no adapter_model\.safetensors"):
+        verify(tmp_path)
+    save_file({"a": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
+    found = verify(tmp_path)
+    assert found.layers == verify(deployed).layers and found.ok
+    assert found.note.startswith(f"These are the layers of the base model {deployed}. The adapter stands beside them")
+    assert str(found).endswith(found.note) and verify(tmp_path, "1:4").problems[0].endswith("breaks 1:4 in 256 places.")
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_model_whose_layers_are_packed_in_memory_is_verified_as_what_they_stand_for(family, tmp_path):
+    model, _, folder = save_both(tmp_path, family)
+    packed = type(model).from_pretrained(folder)
+    assert any(isinstance(module, PackedLinear) for module in packed.modules())
+    for found in (verify(packed), verify(folder)):
+        assert found.ok and {*found.layers} == {*verify(model).layers}
