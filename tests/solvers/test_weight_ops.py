@@ -142,8 +142,13 @@ def test_what_a_mask_prunes_is_a_true_zero_and_what_it_keeps_stays(dtype, tier):
                 weight[0, 1], mask[0, 1] = value, value != value
                 weight[0, 2], mask[0, 2] = value, value == value
             given = weight.clone()
-            assert weight_ops.keep(given, mask) is None
-            assert same([given], [torch.where(mask, weight, 0.0) + 0])
+            out, own = torch.full(shape, 7.0).to(dtype), weight.clone()
+            assert weight_ops.keep(given, mask) is None and weight_ops.kept(weight, mask, out) is out
+            assert weight_ops.kept(own, mask, own) is own
+            expected = torch.where(mask, weight, 0.0) + 0
+            for found in (given, out, own):  # all bits but those of a NaN
+                assert same([found.nan_to_num(7.0, INF, -INF)], [expected.nan_to_num(7.0, INF, -INF)])
+                assert torch.equal(found.isnan(), expected.isnan())
 
 
 @EACH_FLOAT
@@ -165,20 +170,25 @@ def test_a_projection_is_the_weight_in_its_nearest_mask_and_true_zeros(text, dty
 
 
 @pytest.mark.parametrize("text", PATTERNS)
+def test_a_projection_is_written_into_what_fits_and_into_nothing_else(text, in_torch):
+    weight, pattern = tied(0, torch.float32), parse(text)
+    out = torch.full_like(weight, torch.nan).requires_grad_()
+    found = weight_ops.project(weight.T.contiguous().T, pattern, out)
+    assert found.data_ptr() == out.data_ptr() and same([out], [weight_ops.project(weight, pattern)])
+    for wrong in (out.detach().double(), out.detach()[:20], out.detach().T.contiguous().T, out.detach().to("meta")):
+        with pytest.raises(
+            ValueError, match=r"^out is .* it needs a contiguous torch\.float32 of shape \(40, 480\) on cpu"
+        ):
+            weight_ops.project(weight, pattern, wrong)
+
+
+@pytest.mark.parametrize("text", PATTERNS)
 def test_a_nan_is_in_no_mask_whoever_makes_it(text, in_torch):
     weight = tied(0, torch.float32)
     weight[7, 9] = weight[30, 2] = -torch.nan
     for act in (weight_ops.project, weight_ops.nearest_mask, weight_ops.magnitude_mask):
         with pytest.raises(ValueError, match=r"2 NaN of 19200; a mask needs numbers\."):
             act(weight, parse(text))
-
-
-def test_only_a_nan_is_refused():
-    """Whole numbers hold none, and neither do infinities whose sum is one."""
-    for scores in (torch.arange(4), torch.tensor([INF, -INF]), torch.tensor([3e38, 3e38]), torch.empty(0)):
-        weight_ops.refuse_nan(scores)
-    with pytest.raises(ValueError, match="1 NaN of 3"):
-        weight_ops.refuse_nan(torch.tensor([INF, torch.nan, -INF]))
 
 
 def test_a_kernel_that_met_a_nan_names_it_if_it_is_still_there():
@@ -201,6 +211,7 @@ def test_the_torch_form_of_an_operation_counts_what_its_kernels_count(text):
             (weight_ops.MAGNITUDE_MASK, (weight, old), 0),
             (weight_ops.PROJECT, (weight, other), 0),
             (weight_ops.KEEP, (weight, old), 0),
+            (weight_ops.KEPT, (weight, old, other), 0),
             (weight_ops.REMASK, (weight, old, other), int((old ^ new).sum()) | int(old.sum()) << 32),
             (weight_ops.ADMM_UPDATE, (weight, other), int((before ^ after).sum())),
             (weight_ops.ADMM_UPDATE, (weight[:0], other[:0]), 0),

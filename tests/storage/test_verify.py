@@ -354,9 +354,7 @@ def test_what_to_do_depends_on_what_was_found():
     assert not any("plain Trainer" in str(found) for found in (fine, changed, Verification((DIVERGED,))))
 
 
-@pytest.mark.parametrize("at_once", [1, 5, 8, 100])
-def test_targets_in_memory_and_in_files_are_verified_alike(at_once, model, folder, monkeypatch):
-    monkeypatch.setitem(verify_written.__globals__, "_AT_ONCE", at_once)
+def test_targets_in_memory_and_in_files_are_verified_alike(model, folder):
     _edit(folder, _break_pattern)
     with torch.no_grad():
         _break_pattern(model.get_submodule(NAME).weight)
