@@ -94,7 +94,7 @@ def count_full_columns(weight: Tensor, n: int, m: int) -> int:
         return 0
     if not _can_be_viewed(weight):
         return _full_groups_in_torch(weight.mT, n, m)
-    rows = _bits(weight).reshape(weight.shape)
+    rows = _bits(weight).reshape(len(weight), -1)
     step = max(PART // rows.shape[1] // m, 1) * m
     full = 0
     for start in range(0, len(rows), step):

@@ -4,11 +4,14 @@ import math
 
 import pytest
 import torch
+from torch.distributed.fsdp import fully_shard
 
 from nxm_hf import NxMConfig, attach
-from nxm_hf.engine.requirements import warn_of_end, warn_of_skipped
+from nxm_hf.engine.requirements import check_shards, warn_of_end, warn_of_skipped
 from nxm_hf.layers.plan import Plan
+from tests.support.custom_methods import Shrinking
 from tests.support.grids import EACH_SPARSE_RECIPE, WINDOWS
+from tests.support.group_of_one import group_of_one
 from tests.support.toy_training import (
     TOTAL,
     Toy,
@@ -121,6 +124,35 @@ def test_layers_that_stay_dense_are_told_of_with_their_share(caplog):
     caplog.clear()
     warn_of_skipped(Plan.of(Toy(), NxMConfig("ste")))
     assert not caplog.messages
+
+
+def test_weights_have_to_be_sharded_by_rows_and_all_of_them():
+    config = NxMConfig("ste")
+    check_shards(Plan.of(Toy(), config), config)  # which may be sharded later
+    with group_of_one() as group:
+        for left_out in (set(), {"blocks.0.up", "blocks.1.down"}):
+            model = Toy()
+            ignored = {model.get_submodule(name).weight for name in left_out}
+            fully_shard(model, mesh=group.mesh, ignored_params=ignored)
+            plan = Plan.of(model, config)
+            if not left_out:
+                check_shards(plan, config)
+                continue
+            with pytest.raises(ValueError, match=r"^blocks\.0\.up, blocks\.1\.down are not sharded by rows; call"):
+                check_shards(plan, config)
+
+
+def test_a_method_that_may_look_at_whole_weights_is_refused_where_they_are_sharded():
+    model, refused = Toy(), NxMConfig(recipe=Shrinking())
+    with pytest.raises(ValueError, match=r"^Shrinking\(\) may look at whole weights, and FSDP2 shards them; use DDP"):
+        check_shards(Plan.of(model, refused), refused)
+    for pattern, fits in (("2:4", True), ("2:4-transposable", False)):
+        config = NxMConfig("admm", pattern, settings={"rho": "quantile"})
+        if fits:
+            check_shards(Plan.of(model, config), config)
+            continue
+        with pytest.raises(ValueError, match=r'may cut those of 2:4-transposable; write settings={"rho": "auto"}'):
+            check_shards(Plan.of(model, config), config)
 
 
 @pytest.mark.parametrize("moved", [["blocks.0.up"], ["blocks.0.up", "blocks.1.down"]], ids=len)
