@@ -60,10 +60,14 @@ def _mark_highest(scores: Tensor, count: int, mask: Tensor) -> None:
         half = scores.dtype in (torch.bfloat16, torch.float16)
         _mark_within_bracket((scores.float() if half else scores).numpy(), count, mask.numpy())
     else:
-        threshold = scores.topk(count, sorted=False).values.amin()
-        torch.ge(scores, threshold, out=mask)
-        if extra := int(mask.count_nonzero()) - count:
-            mask[(scores == threshold).nonzero()[-extra:]] = False
+        _mark_by_topk(scores, count, mask)
+
+
+def _mark_by_topk(scores: Tensor, count: int, mask: Tensor) -> None:
+    threshold = scores.topk(count, sorted=False).values.amin()
+    torch.ge(scores, threshold, out=mask)
+    if extra := int(mask.count_nonzero()) - count:
+        mask[(scores == threshold).nonzero()[-extra:]] = False
 
 
 def _mark_within_bracket(scores: numpy.ndarray, count: int, mask: numpy.ndarray) -> None:

@@ -112,7 +112,7 @@ def write_state(folder: str | Path, header: Header, tensors: Tensors) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     header = {"format": FORMAT, **header}
     header["state"] = fingerprint(pack(header, tensors).items())
     temporary = folder / f".{STATE_FILE}.writing"

@@ -5,13 +5,16 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from nxm_hf import NxMConfig, attach, recipes
+from nxm_hf.engine.engine import Engine
+from nxm_hf.layers.plan import Plan
 from nxm_hf.methods.schedules import Evenly
 from nxm_hf.patterns import NM
 from tests.support.custom_methods import Recorder
 from tests.support.grids import EACH_SPARSE_RECIPE, FEW, SPARSE, WINDOW
-from tests.support.models import assert_equal_weights
+from tests.support.models import assert_equal_weights, make_bert, make_rows
 from tests.support.toy_training import (
     TOTAL,
     Toy,
@@ -150,3 +153,27 @@ def test_frozen_zeros_stay_true_zeros_for_many_steps_of_adamw(config):
             for weight, zeros in zip(weights(model), pruned, strict=True):
                 assert torch.equal(bits(weight[zeros]), bits(torch.zeros(int(zeros.sum())))), f"revived at step {done}"
     assert sum(int(zeros.sum()) for zeros in pruned) == sum(w.numel() for w in weights(model)) // 2
+
+
+@pytest.mark.parametrize(("warmup", "settle", "begin"), [(0.0, 0.0, 0), (0.5, 0.0, 2), (0.5, 0.25, 2)])
+def test_weights_are_pruned_with_rows_once_and_when_the_phase_begins_that_goes_on_from_them(
+    warmup, settle, begin, caplog
+):
+    """Before the first forward pass if it begins the training; the model is not said to be sparse for that."""
+    model, config = make_bert(), NxMConfig("asp", settings={"scores": "wanda"}, warmup=warmup, settle=settle)
+    optimizer, rows = adamw(model), make_rows(8)
+    with caplog.at_level("INFO", logger="nxm_hf"):
+        engine = Engine(Plan.of(model, config), optimizer, config, 4, train_dataloader=DataLoader(rows, 4))
+        pruned = ["wanda pruned" in caplog.text]
+        assert not hasattr(model.config, "nxm_config")
+        for step in range(4):
+            model(**{name: value[None] for name, value in rows[step].items()}).loss.backward()
+            before = [NM(2, 4).violations(target.matrix()) for target in engine.plan.targets]
+            assert all(before) == (step < begin) and any(before) == (step < begin)
+            optimizer.step()
+            pruned.append("wanda pruned" in caplog.text)
+            assert not hasattr(model.config, "nxm_config")
+    assert pruned == [step >= begin for step in range(5)]
+    assert caplog.text.count("wanda pruned 12 layers") == 1
+    engine.finish()
+    assert model.config.nxm_config["recipe"] == "asp"

@@ -186,6 +186,36 @@ def test_chance_goes_on_with_the_seed_of_the_run_that_is_resumed():
     assert same(masks[0], masks[1]) and not same(masks[0], masks[2])
 
 
+def test_a_state_says_which_steps_were_done_when_the_method_last_acted_and_of_which_run():
+    """A Trainer's clock counts skipped steps, too, so the two numbers may differ."""
+    _, engine = trained(short("admm"), steps=3, total=TOTAL)
+    assert engine.header() == {
+        "step": 3,
+        "last": 3,
+        "total_steps": TOTAL,
+        "seed": 0,
+        "config": short("admm").to_dict(),
+        "layers": {target.name: "2:4" for target in engine.plan.targets},
+    }
+    engine.step = 5
+    state = engine.state_dict()
+    other = Toy()
+    again = attach(other, adamw(other), short("admm"), total_steps=TOTAL, seed=4)
+    again.load_state_dict(state)
+    assert again.header() == engine.header() == {**engine.header(), "step": 5, "last": 3, "seed": 0}
+    assert again.step == 5 and engine.tensors(keep=True).keys() == again.tensors().keys()
+    assert all(again.tensors()[name].equal(tensor) for name, tensor in engine.tensors().items())
+
+
+def test_a_state_that_is_loaded_while_the_deployed_view_is_shown_ends_that_view():
+    model, engine = trained(short("ste"), steps=3, total=TOTAL)
+    state, before = engine.state_dict(), all_tensors(model, engine)
+    engine.deploy()
+    assert engine.is_deployed and not same(before, all_tensors(model, engine))
+    engine.load_state_dict(state)
+    assert not engine.is_deployed and same(before, all_tensors(model, engine))
+
+
 def test_a_finished_training_has_no_state_to_give_or_take():
     _, engine = trained("ste", steps=2)
     state = engine.state_dict()

@@ -254,6 +254,84 @@ def test_releasing_gives_back_what_the_optimizer_trained(recipe, window):
     assert same(expected, weights(model)) and engine.finished
 
 
+def test_releasing_ends_the_training_once_and_leaves_no_hook_and_no_record():
+    model = make_bert()
+    optimizer = adamw(model)
+    engine = attach(model, optimizer, "ste", total_steps=2)
+    engine.deploy()
+    assert hasattr(model.config, "nxm_config")
+    engine.release()
+    assert not hasattr(model.config, "nxm_config") and engine.finished
+    assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
+    before = weights_of(model)
+    engine.release()
+    engine.undeploy()
+    assert same(before, weights_of(model)) and engine.metrics() == {}
+    attach(model, optimizer, "ste", total_steps=2).release()
+    engine = attach(model, optimizer, "ste", total_steps=2)
+    engine.finish()
+    before = weights_of(model)
+    engine.release()  # of a finished training there is nothing to put back
+    assert same(before, weights_of(model)) and verify(model).ok
+
+
+def weights_of(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+@EACH_SPARSE_RECIPE
+def test_deploying_twice_is_deploying_once(recipe):
+    model, engine = trained(short(recipe), steps=3, total=TOTAL)
+    before = all_tensors(model, engine)
+    engine.deploy()
+    shown, verification = weights(model), engine.verification
+    engine.deploy()
+    assert same(shown, weights(model)) and engine.verification is verification and verification.ok
+    assert engine.record(verification).density == verification.density == 0.5 or recipe in ("set", "rigl")
+    assert engine.record(verification).layers == engine.plan.layers
+    for _ in range(2):
+        engine.undeploy()
+        assert same(before, all_tensors(model, engine)) and not engine.is_deployed
+
+
+def test_a_weight_that_does_not_hold_its_pattern_cannot_end_a_training():
+    model, engine = trained("ste", steps=2)
+    with torch.no_grad():
+        model.blocks[1].up.weight.fill_(1.0)
+    with pytest.raises(ValueError, match=r"blocks\.1\.up breaks 2:4 in 32 places"):
+        engine.detach()
+
+
+def test_an_error_of_a_method_names_the_layer_and_the_step():
+    model, engine = trained(short("ste"), steps=2, total=TOTAL)
+    loss_at(2, model).backward()
+    with torch.no_grad():
+        model.blocks[1].up.weight[0, 0] = engine._states["blocks.1.up"]["dense"][0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"^Layer blocks\.1\.up, step 2: .* NaN"):
+        engine.optimizer.step()
+
+
+@EACH_SPARSE_RECIPE
+def test_metrics_are_of_the_trained_weights_whatever_is_shown(recipe):
+    _, engine = trained(short(recipe), steps=4, total=TOTAL)
+    metrics = engine.metrics()
+    assert metrics and all(name.startswith("nxm/") for name in metrics)
+    with engine.deployed():
+        assert {k: v for k, v in engine.metrics().items() if k != "nxm/density"} == {
+            k: v for k, v in metrics.items() if k != "nxm/density"
+        }
+
+
+@pytest.mark.parametrize(("done", "warned"), [(TOTAL - 1, True), (TOTAL, False)])
+def test_an_early_end_is_warned_of_once_whoever_asks(done, warned, caplog):
+    _, engine = trained(short("ste"), steps=done, total=TOTAL)
+    with caplog.at_level(logging.WARNING, logger="nxm_hf"):
+        engine.warn_at_end()
+        engine.warn_at_end()
+        engine.finish()
+    assert len(caplog.messages) == warned
+
+
 class _Clones(TorchDispatchMode):
     """Records the sizes of all clones in its block."""
 

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from nxm_hf import NxMConfig, attach
 from tests.support.grids import EACH_SPARSE_RECIPE, WINDOWS
@@ -36,6 +37,26 @@ def test_metrics_say_where_the_run_is(recipe, window):
             assert (metrics["nxm/residual"] == 0) == (sparse or engine.phase == "settle")
         with engine.deployed():
             assert engine.metrics() == metrics
+
+
+@EACH_SPARSE_RECIPE
+def test_movement_is_counted_in_the_masks_before_and_after_their_last_update(recipe):
+    model = Toy()
+    optimizer = adamw(model)
+    engine = attach(model, optimizer, short(recipe, warmup=0.25), total_steps=TOTAL)
+    masks, expected = None, (1.0, 0.0)
+    for _ in train(model, optimizer, 0, TOTAL):
+        state = engine.tensors()
+        named = [state.get(f"{target.name}/mask") for target in engine.plan.targets]
+        now = None if any(mask is None for mask in named) else torch.cat([mask.flatten() for mask in named])
+        if masks is not None and engine.phase == "recipe" and not torch.equal(masks, now):
+            came, left = int((now & ~masks).sum()), int((masks & ~now).sum())
+            expected = (1 - left / int(masks.sum()), (came + left) / len(now))
+            found = engine.metrics()
+            assert (found["nxm/mask_similarity"], found["nxm/flip_rate"]) == pytest.approx(expected, abs=1e-12)
+        masks = None if now is None else now.clone()
+    still = ("asp", "admm", "fade", "fix")  # within the phase of the recipe; ADMM keeps no mask
+    assert recipe in still or expected != (1.0, 0.0), "no mask has moved"
 
 
 @EACH_SPARSE_RECIPE

@@ -4,9 +4,14 @@ import math
 
 import pytest
 import torch
+from torch.distributed.fsdp import fully_shard
 
 from nxm_hf import NxMConfig, attach
+from nxm_hf.engine.requirements import check_shards, warn_of_end, warn_of_skipped
+from nxm_hf.layers.plan import Plan
+from tests.support.custom_methods import Shrinking
 from tests.support.grids import EACH_SPARSE_RECIPE, WINDOWS
+from tests.support.group_of_one import group_of_one
 from tests.support.toy_training import (
     TOTAL,
     Toy,
@@ -89,6 +94,65 @@ def test_resets_that_never_come_are_warned_of_once_with_the_number_to_write(ever
     steps = 6 if window else 12
     assert not warned or f"every={every} is longer than the {steps} steps" in found[0]
     assert not warned or f"Write every={steps // 2} or less." in found[0]
+
+
+@pytest.mark.parametrize(
+    ("step", "pruned", "says"),
+    [
+        (4, 0.0, "Training ends at step 4 of 5, in the phase 'recipe'; pruning now takes 0.0000 of the norm"),
+        (5, 0.15, "ADMM has not converged: pruning takes 0.1500 of the norm of the weights, and 0.7500 of the last"),
+        (5, 0.05, None),
+        (6, 0.05, None),
+    ],
+)
+def test_an_end_is_warned_of_if_it_is_early_or_if_pruning_takes_more_than_a_tenth(step, pruned, says, caplog):
+    assert warn_of_end(step, 5, "recipe", pruned, 0.75) is (says is not None)
+    assert [message.startswith(says) for message in caplog.messages] == [True] * (says is not None)
+
+
+def test_layers_that_stay_dense_are_told_of_with_their_share(caplog):
+    model = Toy()
+    model.blocks[0].up = torch.nn.Linear(8, 16)
+    model.blocks[0].down = torch.nn.Linear(16, 6)
+    model.blocks[0].odd = torch.nn.Linear(6, 8)
+    plan = Plan.of(model, NxMConfig("ste", on_indivisible="skip"))
+    warn_of_skipped(plan)
+    weights_of_blocks = [layer.weight.numel() for block in model.blocks for layer in block.children()]
+    assert len(caplog.messages) == 1 and "blocks.0.odd" in caplog.messages[0]
+    assert 0 < plan.skipped_share < 48 / sum(weights_of_blocks) + 1e-9
+    assert f"They hold {100 * plan.skipped_share:.1f} % of the model's weights." in caplog.messages[0]
+    caplog.clear()
+    warn_of_skipped(Plan.of(Toy(), NxMConfig("ste")))
+    assert not caplog.messages
+
+
+def test_weights_have_to_be_sharded_by_rows_and_all_of_them():
+    config = NxMConfig("ste")
+    check_shards(Plan.of(Toy(), config), config)  # which may be sharded later
+    with group_of_one() as group:
+        for left_out in (set(), {"blocks.0.up", "blocks.1.down"}):
+            model = Toy()
+            ignored = {model.get_submodule(name).weight for name in left_out}
+            fully_shard(model, mesh=group.mesh, ignored_params=ignored)
+            plan = Plan.of(model, config)
+            if not left_out:
+                check_shards(plan, config)
+                continue
+            with pytest.raises(ValueError, match=r"^blocks\.0\.up, blocks\.1\.down are not sharded by rows; call"):
+                check_shards(plan, config)
+
+
+def test_a_method_that_may_look_at_whole_weights_is_refused_where_they_are_sharded():
+    model, refused = Toy(), NxMConfig(recipe=Shrinking())
+    with pytest.raises(ValueError, match=r"^Shrinking\(\) may look at whole weights, and FSDP2 shards them; use DDP"):
+        check_shards(Plan.of(model, refused), refused)
+    for pattern, fits in (("2:4", True), ("2:4-transposable", False)):
+        config = NxMConfig("admm", pattern, settings={"rho": "quantile"})
+        if fits:
+            check_shards(Plan.of(model, config), config)
+            continue
+        with pytest.raises(ValueError, match=r'may cut those of 2:4-transposable; write settings={"rho": "auto"}'):
+            check_shards(Plan.of(model, config), config)
 
 
 @pytest.mark.parametrize("moved", [["blocks.0.up"], ["blocks.0.up", "blocks.1.down"]], ids=len)

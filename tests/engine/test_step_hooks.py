@@ -1,5 +1,7 @@
 """The hooks around `optimizer.step()`: gradient scalers, skipped steps, accumulation and closures."""
 
+import gc
+import logging
 import math
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from torch import nn
 
 from nxm_hf import NxMConfig, attach
+from nxm_hf.engine.step_hooks import StepHooks, attached_handlers, hooks_of
 from tests.support.grids import BOTH_WINDOWS, EACH_SPARSE_RECIPE, SPARSE, WINDOW, pairs
 from tests.support.models import assert_equal_weights
 from tests.support.toy_training import (
@@ -156,3 +159,77 @@ def test_a_step_with_a_closure_is_an_error():
         with pytest.raises(ValueError, match=r"call step\(\) without it"):
             step()
     optimizer.step(None)
+
+
+class Diary:
+    """A handler that keeps the clocks that it is called with."""
+
+    def __init__(self):
+        self.before, self.after = [], []
+        self.before_step, self.after_step = self.before.append, self.after.append
+
+
+def hooked(total=3, optimizer=adamw, steps_per_epoch=None):
+    """A parameter with a gradient, its optimizer, hooks and their handler."""
+    model, diary = nn.Linear(2, 2), Diary()
+    stepper = optimizer(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    hooks = StepHooks(stepper, total, steps_per_epoch, diary)
+    hooks.attach()
+    return stepper, hooks, diary
+
+
+@pytest.mark.parametrize("optimizer", IMPLEMENTATIONS)
+@pytest.mark.parametrize("steps_per_epoch", [None, 2])
+def test_a_handler_sees_the_steps_done_before_and_after_each_step(optimizer, steps_per_epoch):
+    stepper, hooks, diary = hooked(3, IMPLEMENTATIONS[optimizer], steps_per_epoch)
+    for _ in range(3):
+        stepper.step()
+    assert [(clock.step, clock.last) for clock in diary.before] == [(0, 0), (1, 1), (2, 2)]
+    assert [(clock.step, clock.last) for clock in diary.after] == [(1, 0), (2, 1), (3, 2)]
+    assert hooks.step == hooks.last == 3
+    for clock in diary.before + diary.after:
+        assert (clock.total, clock.epoch, clock.loss_scale) == (3, steps_per_epoch, 1.0)
+        assert clock.adaptive == (optimizer != "sgd")
+    hooks.step = 7  # a Trainer counts steps that were skipped
+    stepper.step()
+    assert (diary.before[-1].step, diary.before[-1].last, diary.after[-1].step, diary.after[-1].last) == (7, 3, 8, 3)
+    assert hooks.step == hooks.last == 8
+
+
+def test_the_first_step_after_the_last_one_is_a_warning_and_no_other(caplog):
+    stepper, hooks, diary = hooked(total=2)
+    with caplog.at_level(logging.WARNING, logger="nxm_hf"):
+        for step in range(5):
+            stepper.step()
+            assert len(caplog.messages) == (step >= 2)
+    assert caplog.messages[0].startswith("Step 3 comes after the last one of total_steps=2: the recipe has ended.")
+    assert len(diary.after) == hooks.step == 5
+
+
+def test_hooks_are_known_by_their_optimizer_from_attach_to_detach():
+    stepper, hooks, diary = hooked()
+    other, others, other_diary = hooked()
+    assert hooks_of(stepper) is hooks and hooks_of(other) is others and hooks_of(adamw(nn.Linear(2, 2))) is None
+    assert [x for x in attached_handlers() if x in (diary, other_diary)] in ([diary, other_diary], [other_diary, diary])
+    with pytest.raises(ValueError, match=r"has an engine already; call its release\(\) or finish\(\) first"):
+        StepHooks(stepper, 3, None, Diary())
+    hooks.detach()
+    hooks.detach()
+    assert hooks_of(stepper) is None and diary not in attached_handlers() and other_diary in attached_handlers()
+    stepper.step()
+    other.step()
+    assert not diary.before and not diary.after and len(other_diary.after) == 1
+    again = StepHooks(stepper, 3, None, diary)
+    assert hooks_of(stepper) is None  # not before they are attached
+    again.attach()
+    stepper.step()
+    assert len(diary.before) == len(diary.after) == 1
+
+
+def test_hooks_go_with_their_optimizer():
+    stepper, hooks, diary = hooked()
+    del stepper, hooks
+    gc.collect()
+    assert diary not in attached_handlers()

@@ -59,6 +59,22 @@ def test_the_weight_is_looked_up_at_each_use():
     assert layer.weight is model.blocks[0].gate_proj.weight
 
 
+def test_a_layer_says_where_its_parameter_stands_in_the_model():
+    model = Plain()
+    for block in model.blocks:
+        block.experts = Experts()
+    model.blocks[0].gate_proj.bias = None
+    parameters = dict(model.named_parameters())
+    for layer in find_layers(model):
+        assert parameters[layer.key] is layer.weight and model.get_submodule(layer.module_name) is layer.module
+        assert layer.holds_experts == ("experts" in layer.name) == (layer.name == layer.key)
+        expected = None if layer.holds_experts or layer.name == PLAIN_NAMES[0] else layer.module.bias
+        assert layer.bias is expected
+        matrix = tuple(layer.matrix(layer.weight).shape)
+        assert layer.shape == matrix
+        assert layer.shape_of_one == ((matrix[0] // 4, matrix[1]) if layer.holds_experts else matrix)
+
+
 def test_layers_are_found_without_numbers():
     with torch.device("meta"):
         model = classifier()

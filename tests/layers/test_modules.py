@@ -1,14 +1,30 @@
 """Modules: names and roles are those of the plain model, whatever wraps it."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from transformers.pytorch_utils import Conv1D
 
 from nxm_hf.layers.find import find_layers
-from nxm_hf.layers.modules import has_adapter, inner_models, is_peft_model, unwrap, without_wrappers
+from nxm_hf.layers.modules import (
+    check_is_model,
+    eval_no_grad,
+    find_blocks,
+    has_adapter,
+    inner_models,
+    is_linear,
+    is_peft_model,
+    is_transposed,
+    plain_name,
+    unwrap,
+    without_wrappers,
+)
 from tests.support.containers import Pair, make_encoder
-from tests.support.layers import PLAIN_NAMES, Plain, classifier, names_of
+from tests.support.layers import BERT_NAMES, PLAIN_NAMES, Plain, classifier, names_of
 
 
 def checkpointed(model):
@@ -80,3 +96,73 @@ def test_a_container_of_several_models_is_not_unwrapped_and_a_shared_model_count
     assert unwrap(pair) is pair.query.model
     pair.query = pair.document = nn.Embedding(3, 4)  # which has a from_pretrained, and is no model
     assert inner_models(pair) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("bert-base", "'bert-base' is a path. Load it with from_pretrained"),
+        (Path("a/b"), "'a/b' is a path. Load it with from_pretrained"),
+        (nn.Linear, r"Linear is a class. Write Linear.from_pretrained\(\.\.\.\)"),
+        (SimpleNamespace(model=nn.Linear(1, 1)), "got a SimpleNamespace. Write its .model[.]$"),
+        (SimpleNamespace(model="x", model_body=nn.Linear(1, 1)), "got a SimpleNamespace. Write its .model_body[.]$"),
+        (SimpleNamespace(model="x"), "got a SimpleNamespace. Load one with from_pretrained"),
+        (None, "got a NoneType. Load one with from_pretrained"),
+    ],
+    ids=str,
+)
+def test_what_is_no_model_is_a_type_error_that_says_what_to_write(value, says):
+    for act in (check_is_model, without_wrappers, unwrap):
+        with pytest.raises(TypeError, match=f"^A model is needed, and {says}"):
+            act(value)
+    assert check_is_model(nn.Linear(1, 1)) is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_evaluation_mode_and_no_gradients_end_with_the_block_in_the_mode_that_each_module_had(fails):
+    model = classifier().train()
+    model.bert.encoder.layer[0].eval()
+    before = [module.training for module in model.modules()]
+    assert len(set(before)) == 2
+    try:
+        with eval_no_grad(model):
+            assert not any(module.training for module in model.modules()) and not torch.is_grad_enabled()
+            if fails:
+                raise KeyError
+    except KeyError:
+        assert fails
+    assert [module.training for module in model.modules()] == before and torch.is_grad_enabled()
+
+
+def test_modules_of_one_matrix_are_linear_and_some_store_it_as_its_transpose():
+    kinds = {
+        "linear": (nn.Linear(4, 4), True, False),
+        "bilinear": (nn.Bilinear(4, 4, 4), False, False),
+        "transposed": (Conv1D(4, 4), True, True),
+        "of width one": (nn.Conv1d(4, 4, 1), True, False),
+        "of width three": (nn.Conv1d(4, 4, 3), False, False),
+        "embedding": (nn.Embedding(4, 4), False, False),
+        "a copy": (type("Mine", (type("Conv1D", (nn.Module,), {}),), {})(), True, True),
+    }
+    for name, (module, linear, transposed) in kinds.items():
+        assert (is_linear(module), is_transposed(module)) == (linear, transposed), name
+
+
+def test_blocks_are_the_elements_of_the_outermost_stacks_under_their_names():
+    model = classifier()
+    assert [name for name, _ in find_blocks(model)] == [f"bert.encoder.layer.{i}" for i in range(2)]
+    assert [block for _, block in find_blocks(model)] == [*model.bert.encoder.layer]
+    assert next(name for name, _ in find_blocks(model, "outer")) == "outer.bert.encoder.layer.0"
+    assert [name for name, _ in find_blocks(model.bert.encoder.layer, "x")] == ["x.0", "x.1"]
+    nested = nn.Module()
+    nested.blocks = nn.ModuleList(nn.ModuleDict({"inner": Plain().blocks}) for _ in range(2))
+    assert [name for name, _ in find_blocks(nested)] == ["blocks.0", "blocks.1"]
+    assert [*find_blocks(nn.Linear(1, 1))] == [] and [*find_blocks(nn.ModuleList())] == []
+
+
+def test_wrappers_and_adapters_leave_no_trace_in_a_name():
+    for name in BERT_NAMES:
+        assert plain_name(name) == name
+        wrapped = name.replace("layer.", "_orig_mod.layer.").replace("dense", "dense.base_layer")
+        assert plain_name(f"._orig_mod.{wrapped}._checkpoint_wrapped_module") == name
+    assert plain_name("") == "" and plain_name("a.original_module.b") == "a.b"

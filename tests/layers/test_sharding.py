@@ -7,12 +7,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from nxm_hf.layers.find import find_layers
+from nxm_hf.layers.find import Layer, find_layers
 from nxm_hf.layers.sharding import (
     Shards,
+    is_cut_by_inputs,
     is_sharded_by_rows,
     local,
     part_sizes,
+    reshard,
     shard_like,
     tiles_are_whole,
     whole,
@@ -70,6 +72,55 @@ def test_the_parts_of_all_processes_are_the_whole(kind, processes):
     assert torch.equal(torch.cat(masks, cut), pattern.mask(matrix))
     for size, part in zip(solved, parts, strict=True):
         assert size % 4 == 0 and size < part.shape[cut] + 8  # no more tiles than the part meets
+
+
+class Experts(nn.Module):
+    """Five experts, stored as [experts, out, in] or as [experts, in, out]."""
+
+    def __init__(self, is_transposed):
+        super().__init__()
+        self.is_transposed = is_transposed
+        self.up_proj = nn.Parameter(torch.rand(5, 8, 12))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_each_process_gets_whole_experts(processes, transposed):
+    layer = Layer("experts.up_proj", "ffn_in", Experts(transposed), "", "up_proj")
+    cut, matrix = int(transposed), layer.matrix(layer.weight.detach())
+    assert layer.shape == ((8 * 5, 12), (12, 8 * 5))[cut] and is_cut_by_inputs(layer) == transposed
+    every = [Shards(nn.Module(), OneOfMany(processes, rank)) for rank in range(processes)]
+    parts = [shards.part(layer, matrix) for shards in every]
+    assert [part.shape[cut] for part in parts] == [8 * count for count in part_sizes(5, processes)]
+    assert torch.equal(torch.cat(parts, cut), matrix)
+    assert tiles_are_whole(layer, 8, 8, processes) and tiles_are_whole(layer, *((8, 5), (5, 8))[cut], processes)
+    assert tiles_are_whole(layer, 5, 5, processes) == (processes == 1)
+    with group_of_one() as shards:
+        for whole_matrix in (matrix, matrix > 0.5):
+            found = shards.whole(layer, whole_matrix)
+            assert torch.equal(found, whole_matrix) and found.dtype == whole_matrix.dtype
+
+
+def test_a_matrix_of_another_shape_than_the_layers_is_gathered_too():
+    """Such as the scores of its blocks."""
+    layer = find_layers(make_bert())[0]
+    with group_of_one() as shards:
+        assert torch.equal(shards.whole(layer, torch.ones(8, 3), (8, 3)), torch.ones(8, 3))
+
+
+def test_a_step_of_whole_weights_is_freed_before_a_part_is_looked_at():
+    with group_of_one():
+        model = make_bert()
+        for block in model.bert.encoder.layer:
+            fully_shard(block, reshard_after_forward=False)
+        fully_shard(model)
+        shards, layer = Shards.of(model), find_layers(model)[0]
+        model(input_ids=torch.ones(1, 4, dtype=torch.long))
+        assert not isinstance(layer.weight, DTensor)
+        assert shards.matrix(layer).data_ptr() == local(layer.weight).data_ptr() and isinstance(layer.weight, DTensor)
+        model(input_ids=torch.ones(1, 4, dtype=torch.long))
+        reshard(model)
+        assert isinstance(layer.weight, DTensor)
 
 
 @pytest.mark.parametrize("names", [("shard",), ("replicate", "shard")], ids=len)

@@ -6,6 +6,7 @@ import torch
 from nxm_hf.methods import PHASES, Masked, Phases, keep
 from nxm_hf.methods.schedules import Clock
 from tests.support.method_runs import OVER_OPTIMIZERS, PATTERN, STEPS, TWO_FOUR, assert_agrees, by_algorithm_1
+from tests.support.scores import Remembered
 from tests.support.toy_training import OPTIMIZERS
 
 
@@ -47,6 +48,16 @@ def test_the_frozen_mask_is_the_one_that_finish_returned():
 def test_the_phase_of_a_step_follows_from_warmup_and_settle(warmup, settle, phases):
     method = Phases(Masked(TWO_FOUR), PATTERN, warmup, settle)
     assert "".join(str(method.phase_at(Clock(step, 12))) for step in range(12)) == phases
+
+
+@pytest.mark.parametrize("scores", ["magnitude", "fisher"])
+def test_in_a_warm_up_the_mask_to_deploy_is_that_of_the_scores_of_the_method(scores):
+    method, weight = Phases(Masked(TWO_FOUR, scores=scores), PATTERN, warmup=0.5), torch.tensor([[4.0, 3.0, 2.0, 1.0]])
+    clock = Clock(1, 4, moments=Remembered(torch.tensor([[1.0, 1.0, 9.0, 100.0]])))
+    state = method.init(weight, clock)
+    assert PHASES[state["phase"]] == "warmup" and not method.is_finished(weight, state, clock)
+    method.finish(weight, state, clock)
+    assert weight.tolist() == [[4.0, 3.0, 0.0, 0.0] if scores == "magnitude" else [0.0, 0.0, 2.0, 1.0]]
 
 
 @pytest.mark.parametrize("settle", [0, 0.25])

@@ -9,7 +9,7 @@ from torch import nn
 
 from nxm_hf import NxMConfig, attach
 from nxm_hf.methods import ADMM
-from nxm_hf.methods.rho import MEASURED_STEPS, QUANTILE, quantile
+from nxm_hf.methods.rho import MEASURED_STEPS, PULL_OVER_GRADIENT, QUANTILE, quantile
 from nxm_hf.methods.schedules import Clock, Every
 from nxm_hf.patterns import NM, parse
 from tests.support.scores import Remembered
@@ -17,6 +17,10 @@ from tests.support.toy_training import Toy, adamw, all_tensors, load_run, same, 
 
 PATTERN = NM(2, 4)
 SHAPE = 16, 32
+
+
+def test_the_numbers_of_a_measurement_are_those_of_the_documents():
+    assert (MEASURED_STEPS, QUANTILE, PULL_OVER_GRADIENT) == (20, 0.9, 0.003)
 
 
 # By norms

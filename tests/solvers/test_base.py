@@ -1,12 +1,13 @@
 """When kernels may be used: not for small tensors, and not within `reference_only`."""
 
+import math
 import threading
 
 import pytest
 import torch
 
 from nxm_hf.solvers import base
-from nxm_hf.solvers.base import MIN_NUMEL, integer_view, large_enough, reference_only
+from nxm_hf.solvers.base import MIN_NUMEL, integer_view, large_enough, reference_only, refuse_nan
 
 
 def test_kernels_are_for_large_tensors():
@@ -36,3 +37,11 @@ def test_infinity_is_the_largest_float_by_its_bits():
     for dtype, bits in base.INFINITY_BITS.items():
         assert integer_view(torch.tensor([torch.inf], dtype=dtype)).item() == bits
         assert integer_view(torch.tensor([torch.finfo(dtype).max], dtype=dtype)).item() == bits - 1
+
+
+def test_only_a_nan_is_refused():
+    """Whole numbers hold none, and neither do infinities whose sum is one."""
+    for scores in (torch.arange(4), torch.tensor([math.inf, -math.inf]), torch.tensor([3e38, 3e38]), torch.empty(0)):
+        refuse_nan(scores)
+    with pytest.raises(ValueError, match="1 NaN of 3"):
+        refuse_nan(torch.tensor([math.inf, torch.nan, -math.inf]))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nxm_hf.patterns import parse
-from nxm_hf.solvers import cpu, entry_counts
+from nxm_hf.solvers import base, cpu, entry_counts
 from nxm_hf.solvers.backend import Backend
 from nxm_hf.solvers.base import integer_view
 from nxm_hf.solvers.entry_counts import PART, EntryCounts, count_entries, count_full_columns, holds_mask
@@ -44,6 +44,17 @@ def unusual_weight(dtype: torch.dtype, *shape: int) -> Tensor:
 def test_counts_are_those_of_a_loop_over_entries(dtype, n, m):
     weight = unusual_weight(dtype, 6, 3 * m)
     assert count_entries(weight, n, m) == counted_one_by_one(weight, n, m)
+
+
+@pytest.mark.parametrize("n, m", [(1, 1), (2, 4), (16, 32)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_kernels_in_use_count_what_a_loop_counts(dtype, n, m, monkeypatch):
+    pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+    monkeypatch.setattr(base, "MIN_NUMEL", 0)
+    assert cpu.BACKEND.kernels and cpu.BACKEND.is_loaded
+    weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for entries in (parse("1:8").project(weight), torch.zeros_like(weight), weight, unusual_weight(dtype, 16, 64)):
+        assert count_entries(entries, n, m) == counted_one_by_one(entries, n, m)
 
 
 @pytest.mark.parametrize(

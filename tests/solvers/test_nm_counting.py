@@ -39,3 +39,10 @@ def test_counting_supports_groups_that_fill_its_integers():
     supported = {m: counting_supports(torch.ones(48), NM(1, m)) for m in (2, 3, 4, 8)}
     assert supported == {2: True, 3: False, 4: True, 8: False}
     assert not counting_supports(torch.ones(44), NM(1, 4))
+
+
+def test_parts_of_a_row_are_whole_integers_and_make_no_difference(monkeypatch):
+    assert nm_counting.CPU_SCORES % nm_counting.BYTES == nm_counting.GPU_SCORES % nm_counting.BYTES == 0
+    for part in (8, 24, 96):
+        monkeypatch.setattr(nm_counting, "CPU_SCORES", part)
+        assert torch.equal(by_counting(seeded(96), NM(2, 4)), top(seeded(96), NM(2, 4)))

@@ -47,11 +47,34 @@ def test_unstructured_is_right_where_a_sample_brackets_the_threshold_and_where_i
     for count in (1, 5, 1000, len(scores) // 2, len(scores) - 3):
         expected = torch.zeros(len(scores), dtype=torch.bool).index_fill_(0, order[:count], True)
         assert torch.equal(keep_highest(scores, count), expected), count
+        by_torch = torch.empty(len(scores), dtype=torch.bool)
+        unstructured_threshold._mark_by_topk(scores, count, by_torch)
+        assert torch.equal(by_torch, expected), "as on a GPU"
+
+
+@pytest.mark.parametrize("count", [-1, 0, 3, 4])
+def test_none_or_all_of_a_row_are_kept(count):
+    for row in (torch.tensor([1.0, -torch.inf, 0.0]), torch.tensor([], dtype=torch.float32)):
+        assert keep_highest(row, count).tolist() == [count > 0] * len(row)
+
+
+@quick
+@given(st.integers(1, 3000), st.floats(0, 1), st.floats(0, 1))
+def test_what_is_split_off_is_a_range_of_scores_in_parts_of_any_size(total, low, high):
+    scores = seeded(total, seed=total).numpy()
+    low, high = sorted(float(scores[int(share * (total - 1))]) for share in (low, high))
+    with pytest.MonkeyPatch.context() as patch:
+        for part in (7, 1000, 2**17):
+            patch.setattr(unstructured_threshold, "PART", part)
+            mask = torch.empty(total, dtype=torch.bool).numpy()
+            inside = unstructured_threshold._split(scores, low, high, mask)
+            assert (mask == (scores >= low)).all()
+            assert inside.tolist() == ((scores >= low) & (scores <= high)).nonzero()[0].tolist()
 
 
 def test_a_bracket_that_misses_the_threshold_is_given_up():
     """Scores that are large only where the sample does not look."""
-    scores = seeded(2**17).abs()
+    scores = seeded(2**17 + 99).abs()
     seen = torch.zeros(len(scores), dtype=torch.bool)
     seen[:: len(scores) // unstructured_threshold.SAMPLE | 1] = True
     scores += ~seen * 10
@@ -59,7 +82,7 @@ def test_a_bracket_that_misses_the_threshold_is_given_up():
     for count in (len(scores) // 2, len(scores) - int(seen.sum()) + 3):
         expected = torch.zeros(len(scores), dtype=torch.bool).index_fill_(0, order[:count], True)
         assert torch.equal(keep_highest(scores, count), expected)
-    scores = seeded(2**17).abs() - seen * 10.0
+    scores = seeded(2**17 + 99).abs() - seen * 10.0
     order = scores.argsort(descending=True, stable=True)
     expected = torch.zeros(len(scores), dtype=torch.bool).index_fill_(0, order[:50000], True)
     assert torch.equal(keep_highest(scores, 50000), expected)

@@ -3,14 +3,26 @@
 import pytest
 import torch
 
+from nxm_hf.layers.find import find_layers
+from nxm_hf.layers.weight_part import SharedPattern, WeightPart
 from nxm_hf.patterns import parse
 from nxm_hf.solvers import reference_only, weight_ops
 from nxm_hf.solvers.nm_sort import by_sorting
+from tests.support.group_of_one import group_of_one
+from tests.support.models import make_bert
+from tests.support.scores import EXTREMES, FLOATS, generator
 from tests.support.toy_training import same
 
 torch.set_num_threads(1)
 INF = float("inf")
+EACH_FLOAT = pytest.mark.parametrize("dtype", FLOATS, ids=str)
 PATTERNS = ["2:4", "1:2", "3:4", "4:8", "3:5", "16:32", "4:8-transposable", "unstructured:0.4", "block:4:0.5"]
+
+
+@pytest.fixture
+def in_torch():
+    with reference_only():
+        yield
 
 
 def tied(seed, dtype, shape=(40, 480)):
@@ -18,6 +30,15 @@ def tied(seed, dtype, shape=(40, 480)):
     found = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
     found[::3] = (found[::3] * 2).round()
     return found
+
+
+def extreme(shape, dtype, seed=0):
+    """Numbers with zeros of both signs, infinities, and the largest and smallest ones among them."""
+    numbers = torch.randn(shape, generator=generator(seed))
+    pick = torch.randint(0, 2 * len(EXTREMES), shape, generator=generator(seed + 1))
+    for number, value in enumerate(EXTREMES):
+        numbers[pick == number] = value
+    return numbers.to(dtype)
 
 
 def mask_of(weight, pattern):
@@ -106,3 +127,141 @@ def test_a_new_mask_after_one_of_another_density_says_what_came_and_what_left(ol
     weight, mask = tied(0, torch.float32), torch.full((40, 480), old)
     with reference_only():
         assert weight_ops.remask(weight, mask, weight.clone(), parse("2:4")).tolist() == change
+
+
+# -- masks, projections, and what is set to zero -----------------------------------------------------------------------
+
+
+@EACH_FLOAT
+def test_what_a_mask_prunes_is_a_true_zero_and_what_it_keeps_stays(dtype, tier):
+    """Infinities and NaN too; a kept -0.0 becomes +0.0."""
+    for shape in [(16, 64), (7, 12), (1, 4), (0, 8)]:
+        weight, mask = extreme(shape, dtype), torch.rand(shape, generator=generator(5)) < 0.5
+        for value in (1.0, INF, torch.nan):
+            if weight.numel():
+                weight[0, 1], mask[0, 1] = value, value != value
+                weight[0, 2], mask[0, 2] = value, value == value
+            given = weight.clone()
+            out, own = torch.full(shape, 7.0).to(dtype), weight.clone()
+            assert weight_ops.keep(given, mask) is None and weight_ops.kept(weight, mask, out) is out
+            assert weight_ops.kept(own, mask, own) is own
+            expected = torch.where(mask, weight, 0.0) + 0
+            for found in (given, out, own):  # all bits but those of a NaN
+                assert same([found.nan_to_num(7.0, INF, -INF)], [expected.nan_to_num(7.0, INF, -INF)])
+                assert torch.equal(found.isnan(), expected.isnan())
+
+
+@EACH_FLOAT
+@pytest.mark.parametrize("text", PATTERNS)
+def test_a_projection_is_the_weight_in_its_nearest_mask_and_true_zeros(text, dtype, in_torch):
+    pattern = parse(text)
+    for weight in (tied(0, dtype), extreme((40, 480), dtype), tied(0, dtype, (480, 40)).T, tied(1, dtype)[:0]):
+        given = weight.clone()
+        if weight.numel():
+            mask = mask_of(weight.contiguous(), pattern)
+            assert same([weight_ops.project(weight, pattern)], [torch.where(mask, weight, 0.0) + 0])
+            assert torch.equal(weight_ops.nearest_mask(weight, pattern), mask)
+            masks = [weight_ops.magnitude_mask(each, pattern) for each in (weight, weight.abs())]
+            assert torch.equal(*masks) and torch.equal(masks[0], pattern.mask(weight.abs()))
+        elif pattern.kind != "unstructured":
+            found = [act(weight, pattern) for act in (weight_ops.project, weight_ops.nearest_mask)]
+            assert [(each.shape, each.dtype) for each in found] == [((0, 480), dtype), ((0, 480), torch.bool)]
+        assert same([weight], [given])
+
+
+@pytest.mark.parametrize("text", PATTERNS)
+def test_a_projection_is_written_into_what_fits_and_into_nothing_else(text, in_torch):
+    weight, pattern = tied(0, torch.float32), parse(text)
+    out = torch.full_like(weight, torch.nan).requires_grad_()
+    found = weight_ops.project(weight.T.contiguous().T, pattern, out)
+    assert found.data_ptr() == out.data_ptr() and same([out], [weight_ops.project(weight, pattern)])
+    for wrong in (out.detach().double(), out.detach()[:20], out.detach().T.contiguous().T, out.detach().to("meta")):
+        with pytest.raises(
+            ValueError, match=r"^out is .* it needs a contiguous torch\.float32 of shape \(40, 480\) on cpu"
+        ):
+            weight_ops.project(weight, pattern, wrong)
+
+
+@pytest.mark.parametrize("text", PATTERNS)
+def test_a_nan_is_in_no_mask_whoever_makes_it(text, in_torch):
+    weight = tied(0, torch.float32)
+    weight[7, 9] = weight[30, 2] = -torch.nan
+    for act in (weight_ops.project, weight_ops.nearest_mask, weight_ops.magnitude_mask):
+        with pytest.raises(ValueError, match=r"2 NaN of 19200; a mask needs numbers\."):
+            act(weight, parse(text))
+
+
+def test_a_kernel_that_met_a_nan_names_it_if_it_is_still_there():
+    assert [weight_ops.run_refusing_nan(lambda *_, count=count: count) for count in (0, 1, 7 << 32)] == [0, 1, 7 << 32]
+    with pytest.raises(ValueError, match="1 NaN of 2"):
+        weight_ops.run_refusing_nan(lambda *_: -1, torch.ones(3), torch.tensor([torch.nan, 1.0]))
+    with pytest.raises(ValueError, match="held a NaN; a mask needs numbers"):
+        weight_ops.run_refusing_nan(lambda *_: -1, torch.ones(3), torch.ones(2))
+
+
+@pytest.mark.parametrize("text", ["2:4", "1:2", "4:8"])
+def test_the_torch_form_of_an_operation_counts_what_its_kernels_count(text):
+    """Changed entries of a mask, and how many it kept before, 32 bits higher."""
+    pattern, weight, other = parse(text), tied(0, torch.float32), tied(1, torch.float32)
+    old, new = torch.rand(weight.shape, generator=generator()) < 0.3, mask_of(weight, pattern)
+    before = mask_of(other, pattern)
+    after = mask_of(weight - torch.where(before, 0, other), pattern)
+    with reference_only():
+        for operation, tensors, count in [
+            (weight_ops.MAGNITUDE_MASK, (weight, old), 0),
+            (weight_ops.PROJECT, (weight, other), 0),
+            (weight_ops.KEEP, (weight, old), 0),
+            (weight_ops.KEPT, (weight, old, other), 0),
+            (weight_ops.REMASK, (weight, old, other), int((old ^ new).sum()) | int(old.sum()) << 32),
+            (weight_ops.ADMM_UPDATE, (weight, other), int((before ^ after).sum())),
+            (weight_ops.ADMM_UPDATE, (weight[:0], other[:0]), 0),
+        ]:
+            assert operation.reference(pattern, *(tensor.clone() for tensor in tensors)) == count, operation.name
+
+
+# -- the update of ADMM in parts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["2:4", "3:5", "16:32", "2:4-transposable"])
+@pytest.mark.parametrize("part", [64, 1000, 4096, 2**20])
+def test_parts_of_one_size_make_the_whole_and_groups_are_not_cut(part, text, monkeypatch):
+    monkeypatch.setattr(weight_ops, "PART", part)
+    pattern, weight, r = parse(text), tied(0, torch.float32), tied(1, torch.float32)
+    parts = weight_ops._parts(pattern, weight, r)
+    assert all(torch.equal(torch.cat([each[k].flatten() for each in parts]), (weight, r)[k].flatten()) for k in (0, 1))
+    assert all(one.data_ptr() - weight.data_ptr() == two.data_ptr() - r.data_ptr() for one, two in parts)
+    if pattern.kind != "nm" or part > weight.numel():
+        assert len(parts) == 1
+        return
+    *sizes, last = [len(one) for one, _ in parts]
+    unit = 8 * pattern.m
+    assert len({*sizes}) == 1 and sizes[0] % unit == 0 and last % pattern.m == 0
+    assert last <= sizes[0] < max(part, unit) + unit
+    assert len(weight_ops._parts(pattern, weight.T.contiguous().T, r)) == 1
+
+
+@pytest.mark.parametrize("dual", [True, False])
+def test_an_update_of_an_empty_weight_changes_nothing(dual):
+    for first, change in ((True, None), (False, [0, 0, 0])):
+        found = weight_ops.admm_update(torch.ones(0, 8), torch.ones(0, 8), parse("2:4"), first, dual)
+        assert (found if found is None else found.tolist()) == change
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+@pytest.mark.parametrize("dual", [True, False])
+@pytest.mark.parametrize("text", ["unstructured:0.4", "block:4:0.5"])
+def test_the_update_of_a_shared_part_is_that_of_the_whole(text, dual, scale):
+    layer, pattern = find_layers(make_bert())[0], parse(text)
+    weights = [tied(seed, torch.float32, layer.shape) for seed in range(3)]
+    found = []
+    with group_of_one() as shards:
+        for each in (pattern, SharedPattern(pattern, WeightPart(shards, layer))):
+            r, changes = torch.full(layer.shape, torch.nan), []
+            for weight in weights:
+                changes.append(weight_ops.admm_update(weight, r, each, not changes, dual, scale))
+            found.append((r, changes))
+    (whole, changes), (part, others) = found
+    assert same([whole], [part]) if not dual else torch.equal(whole, part)
+    assert changes[0] is others[0] is None and [*map(torch.Tensor.tolist, changes[1:])] == [
+        *map(torch.Tensor.tolist, others[1:])
+    ]

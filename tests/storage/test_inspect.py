@@ -1,14 +1,18 @@
 """Inspection: what a saved model holds, by layer, and which kernels could run it."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 
 from nxm_hf import prune
+from nxm_hf.layers.find import find_layers, left_dense
 from nxm_hf.layers.gpu_kernels import GPU_KERNELS
 from nxm_hf.pruning.directory import prune_directory
-from nxm_hf.storage.inspect import inspect
+from nxm_hf.storage.inspect import InspectedLayer, Inspection, inspect
 from nxm_hf.storage.verify import verify
-from tests.support.models import make_bert
+from tests.support.models import make_bert, make_model
 from tests.support.saving import train_two_steps
 
 
@@ -69,3 +73,55 @@ def test_matrices_without_an_entry_are_counted_as_empty(tmp_path):
     prune_directory(tmp_path / "model", tmp_path / "again", "2:4")
     for folder in (tmp_path / "model", tmp_path / "again"):
         assert "0x32" in str(inspect(folder)) and "0x32" in str(verify(folder)) and verify(folder).ok
+
+
+SQUARE = InspectedLayer("a.query", "query", (64, 128), "float32", "2:4", 0.5, None)
+ODD = replace(SQUARE, name="b", shape=(6, 8), pattern="dense", density=1.0)
+BLOCKED = replace(SQUARE, name="c", pattern="1:2-transposable", obstacle="Conv1D, which would have to become")
+
+
+def test_an_inspection_lists_every_layer_and_counts_why_kernels_refuse_some():
+    found = Inspection("A title.", (SQUARE, ODD, BLOCKED, replace(BLOCKED, name="d")), {"head": "it stands outside"})
+    assert [SQUARE.refusal(kernel) for kernel in GPU_KERNELS] == [None] * len(GPU_KERNELS)
+    assert {ODD.refusal(kernel) for kernel in GPU_KERNELS} == {"6x8, which is no multiple"}
+    assert {BLOCKED.refusal(kernel) for kernel in GPU_KERNELS} == {BLOCKED.obstacle}
+    assert SQUARE.row() == ("a.query", "query", "64x128", "float32", "2:4", "0.5000", "1 2 3 4"[: 2 * len(GPU_KERNELS)])
+    assert ODD.row()[-2:] == ("1.0000", "- - - -"[: 2 * len(GPU_KERNELS)])
+    payload = found.to_dict()
+    assert payload["layers"][0] == {**vars(SQUARE), "gpu": [str(kernel) for kernel in GPU_KERNELS]}
+    assert payload["layers"][1]["gpu"] == [] and payload["title"] == "A title." and json.dumps(payload)
+    assert payload["left_dense"] == found.left_dense
+    title, layers, rest, gpu, solvers = str(found).split("\n\n")
+    assert title == "A title." and len(layers.splitlines()) == 6 and rest == "Never pruned:\n  head: it stands outside"
+    assert [line for line in gpu.splitlines() if line.startswith("  1 ")] == [f"  1 {GPU_KERNELS[0]}: 1 of 4 layers"]
+    assert gpu.count("      not 6x8, which is no multiple: 1 layers") == len(GPU_KERNELS)
+    assert gpu.count(f"      not {BLOCKED.obstacle}: 2 layers") == len(GPU_KERNELS)
+    assert solvers.startswith("Solvers in use: nm: ") and "Never pruned" not in str(replace(found, left_dense={}))
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "obstacle"),
+    [
+        ("bert", "1:4", None),
+        ("bert", "2:4", None),
+        ("bert", "4:8", "4:8, which is not 2:4"),
+        ("bert", None, None),
+        ("gpt2", "2:4", "Conv1D, which would have to become a Linear first"),
+    ],
+)
+def test_what_is_inspected_is_what_was_saved_and_only_linear_layers_of_2_of_4_have_kernels(
+    name, pattern, obstacle, tmp_path
+):
+    model = make_model(name)
+    if pattern:
+        prune(model, pattern)
+    model.save_pretrained(tmp_path)
+    found = inspect(tmp_path)
+    assert [layer.name for layer in found.layers] == [layer.name for layer in find_layers(model)]
+    assert found.left_dense == left_dense(model) and found.is_sparse == bool(pattern)
+    for layer, held in zip(found.layers, find_layers(model), strict=True):
+        assert layer.shape == held.shape and layer.role == held.role and layer.pattern == (pattern or "dense")
+        assert layer.density == int(held.weight.count_nonzero()) / held.weight.numel()
+        assert layer.obstacle == obstacle and layer.dtype == "float32"
+    said = "pattern" if pattern else "no record of being sparse."
+    assert found.title.startswith(f"{type(model).__name__} in {tmp_path}: ") and said in found.title

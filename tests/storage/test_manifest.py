@@ -25,6 +25,7 @@ from nxm_hf.storage.manifest import (
     write_manifest,
 )
 from nxm_hf.storage.packed_directory import pack_directory, save_packed, unpack_directory
+from nxm_hf.storage.replacing import COMPLETE
 from tests.support.models import make_bert
 from tests.support.training import KINDS, eventful, make_trainer
 
@@ -76,6 +77,7 @@ def slow_digest(content: bytes) -> str:
 
 @pytest.mark.parametrize("size", [(1 << 20) + 1, 2 * manifest._BLOCK, 3 * manifest._BLOCK + 5, manifest._CHUNK + 77])
 def test_a_long_file_is_digested_in_blocks_and_every_byte_counts(size, folder):
+    assert manifest._CHUNK == 16 * manifest._BLOCK  # what `slow_digest` says of it is what others have on their disks
     content = random.Random(1).randbytes(size) if size < manifest._CHUNK else b"\7" * size
     path = folder / "weights.safetensors"
     path.write_bytes(content)
@@ -97,6 +99,18 @@ def test_a_long_file_is_digested_in_blocks_and_every_byte_counts(size, folder):
     assert changed_files(folder) == changed  # the sign of all 64-bit numbers
     path.write_bytes(content)
     assert changed_files(folder) == {}
+
+
+def test_a_file_of_one_mebibyte_is_the_longest_that_is_digested_as_it_is(folder):
+    for size, whole in ((1 << 20, True), ((1 << 20) + 1, False), (2 << 20, False)):
+        (folder / "a.json").write_bytes(b"x" * size)
+        write_manifest(folder, ["a.json"])
+        assert (read_manifest(folder)["a.json"]["digest"] == hashlib.sha256(b"x" * size).hexdigest()) == whole
+
+
+def test_a_manifest_that_is_too_long_is_not_read(folder):
+    os.truncate(folder / MANIFEST_FILE, (64 << 20) + 1)
+    assert changed_files(folder) == {MANIFEST_FILE: "is damaged (it is no regular file, or too long)"}
 
 
 def test_each_kind_of_change_is_named(folder):
@@ -160,8 +174,20 @@ def test_a_pipe_is_no_file_and_nobody_waits_for_it(folder):
 def test_a_manifest_that_cannot_be_read_is_named_itself(content, folder):
     (folder / MANIFEST_FILE).write_text(content)
     assert changed_files(folder)[MANIFEST_FILE].startswith("is damaged (")
+    if not content:
+        assert changed_files(folder)[MANIFEST_FILE].startswith("is damaged (Expecting value: line 1")
     (folder / MANIFEST_FILE).write_text("[" * 100_000)
     assert changed_files(folder)[MANIFEST_FILE].startswith("is damaged (")
+
+
+def test_files_of_a_save_that_was_stopped_are_put_in_place_before_they_are_compared(folder):
+    content = (folder / "a.json").read_bytes()
+    (folder / "a.json").unlink()
+    inner = folder / COMPLETE / "model"
+    inner.mkdir(parents=True)
+    (inner / "a.json").write_bytes(content)
+    (folder / COMPLETE / "files.json").write_text(json.dumps({"new": ["a.json"], "outdated": []}))
+    assert changed_files(folder) == {} and not (folder / COMPLETE).exists()
 
 
 def test_a_manifest_with_another_entry_is_damaged_unless_its_own_digest_fits(folder):

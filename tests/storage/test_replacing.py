@@ -115,6 +115,37 @@ def test_the_next_save_puts_the_rest_in_place_before_its_own_files(tmp_path):
     }
 
 
+@pytest.mark.parametrize("by_another", [True, False])
+def test_a_file_that_is_gone_is_an_error_unless_another_process_has_moved_all(by_another, tmp_path, monkeypatch):
+    hidden = interrupted(tmp_path, ["a.txt"], [], a_txt="new")
+
+    def gone(source, target):
+        if by_another:
+            hidden.rename(tmp_path / "elsewhere")
+        raise FileNotFoundError(source)
+
+    monkeypatch.setattr(os, "replace", gone)
+    if by_another:
+        finish_replacing(tmp_path)
+        return
+    with pytest.raises(FileNotFoundError, match=r"a\.txt"):
+        finish_replacing(tmp_path)
+
+
+def test_files_that_cannot_be_put_in_place_are_an_error_that_says_what_to_type(tmp_path, monkeypatch):
+    interrupted(tmp_path, ["a.txt"], [], a_txt="new")
+
+    def refuse(*paths):
+        raise PermissionError(errno.EACCES, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        with pytest.raises(OSError, match=rf"in place \(.*no.*\)\. Mend that and type: nxm verify {tmp_path}"):
+            finish_replacing(tmp_path)
+    finish_replacing(tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
 @pytest.mark.parametrize(
     ("new", "outdated"),
     [
@@ -165,7 +196,8 @@ def test_a_damaged_list_is_refused_in_a_sentence(text, tmp_path):
     if text.startswith('{"new'):
         finish_replacing(tmp_path)  # the names of a dict are a list of names
     else:
-        with pytest.raises(ValueError, match=r"files\.json cannot be read \(.*\)\. Remove "):
+        said = r"Expecting value: line 1 column \d" if text in ("", "[") else ".+"
+        with pytest.raises(ValueError, match=rf"files\.json cannot be read \({said}.*\)\. Remove "):
             finish_replacing(tmp_path)
 
 

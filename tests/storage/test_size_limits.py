@@ -1,6 +1,7 @@
 """A config may ask for a model only as large as the files beside it pay for."""
 
 import json
+import re
 import threading
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING
 
 from nxm_hf.storage.model_files import skeleton
-from nxm_hf.storage.size_limits import check_counts, limited_parameters
+from nxm_hf.storage.size_limits import check_bytes, check_counts, limited_parameters
 
 ALWAYS, WITHOUT_FILES = 8192, 1 << 15  # parameters
 # Counts that multiply, or whose names do not say that they count.
@@ -64,6 +65,47 @@ def test_one_tensor_can_hold_many_labels_but_no_layers(asked, fits, tmp_path):
         ValueError, match=r"config\.json asks for \w+=1e\+0[35], and the weights beside it are 1 tensors"
     ):
         check_counts(path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "beyond"),
+    [
+        ({"num_experts": [1, 5000]}, "num_experts=5e+03"),
+        ({"a": {"depths": [2000, 3]}, "n_layer": 1500}, "depths=2e+03, n_layer=1.5e+03"),
+        ({"num_layers": 1e400, "num_hidden_layers": -(10**400)}, "num_layers=inf, num_hidden_layers=inf"),
+        ({"vocab_size": 10**9, "layers_of": 10**6, "layer_types": ["a"] * 2000, "num_layers": "9999"}, ""),
+    ],
+    ids=str,
+)
+def test_numbers_that_count_parts_are_found_at_any_depth_of_a_config(asked, beyond, tmp_path):
+    path = write_tensors(tmp_path, 1001)
+    path.write_text(json.dumps(asked))
+    if not beyond:
+        return check_counts(path)
+    with pytest.raises(ValueError, match=re.escape(f"asks for {beyond}, and the weights beside it are 1001")):
+        check_counts(path)
+
+
+def test_as_many_layers_as_there_are_tensors_are_allowed(tmp_path):
+    path = write_tensors(tmp_path, 1005)
+    for asked, fits in ((1005, True), (1006, False)):
+        path.write_text(json.dumps({"num_layers": asked}))
+        if fits:
+            check_counts(path)
+        else:
+            with pytest.raises(ValueError, match="num_layers"):
+                check_counts(path)
+
+
+def test_a_model_may_be_sixteen_times_as_large_as_its_files_and_64_mebibytes_more(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
+    (tmp_path / "folder").mkdir()
+    with torch.device("meta"):
+        most = nn.ParameterList(nn.Parameter(torch.empty(size)) for size in (4000, (64 << 20) // 4))
+        more = nn.ParameterList([*most, nn.Parameter(torch.empty(1))])
+    check_bytes(tmp_path, most)
+    with pytest.raises(ValueError, match=r"asks for weights of 67,124,868 bytes .* and has files of 1,000\."):
+        check_bytes(tmp_path, more)
 
 
 def test_a_model_that_another_thread_builds_is_not_counted(tmp_path):

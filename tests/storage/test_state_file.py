@@ -1,5 +1,7 @@
 """The state file: it comes back as it was written, whole or not at all."""
 
+import json
+import logging
 import os
 import signal
 
@@ -15,6 +17,8 @@ from nxm_hf.storage import state_file
 from nxm_hf.storage.state_file import (
     FORMAT,
     STATE_FILE,
+    by_layer,
+    check_same_run,
     fingerprint,
     pack,
     read_header,
@@ -50,6 +54,11 @@ def test_a_state_in_a_file_comes_back_as_it_was(tmp_path):
 def test_a_tensor_that_is_not_contiguous_is_written_as_what_it_looks_like(tmp_path):
     write_state(tmp_path, {}, {"x": torch.arange(6.0).reshape(2, 3).T})
     assert torch.equal(read_state(tmp_path)[1]["x"], torch.tensor([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]))
+
+
+def test_a_tensor_that_needs_a_gradient_is_written_as_any_other(tmp_path):
+    write_state(tmp_path, {}, {"x": torch.ones(2, requires_grad=True), "y": torch.ones(3, 2, requires_grad=True).T})
+    assert {name: tensor.requires_grad for name, tensor in read_state(tmp_path)[1].items()} == {"x": False, "y": False}
 
 
 def test_a_second_write_takes_the_place_of_the_first_and_leaves_nothing_else(tmp_path):
@@ -133,6 +142,98 @@ def test_a_whole_state_of_the_next_format_is_refused(read, tmp_path, monkeypatch
     monkeypatch.undo()
     with pytest.raises(ValueError, match=rf"has format {FORMAT + 1}; this nxm_hf reads {FORMAT}\. Install a newer"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("metadata", ["{", "5", "[]", '{"format": "1"}', '{"format": true}', "[" * 100_000])
+def test_a_header_that_is_no_object_with_a_format_is_damaged(metadata, tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / STATE_FILE, metadata={"nxm_state": metadata})
+    for read in (read_header, read_state):
+        said = "Expecting property name" if metadata == "{" else ".+"
+        with pytest.raises(ValueError, match=rf"{STATE_FILE} is damaged \({said}.*\)\. Resume from another checkpoint"):
+            read(tmp_path)
+
+
+def test_a_header_without_a_format_is_of_the_first_one_and_one_without_a_fingerprint_is_damaged(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / STATE_FILE, metadata={"nxm_state": '{"step": 1}'})
+    assert read_header(tmp_path) == {"step": 1}
+    with pytest.raises(ValueError, match=rf"{STATE_FILE} is damaged: its fingerprint differs"):
+        read_state(tmp_path)
+
+
+def test_a_reader_may_keep_a_part_of_each_tensor_and_the_whole_is_checked(tmp_path):
+    write_state(tmp_path, HEADER, TENSORS)
+    header, tensors = read_state(tmp_path, cut=lambda name, tensor: (name, tensor.shape))
+    assert header == {"format": FORMAT, **HEADER}
+    assert tensors == {name: (name, tensor.shape) for name, tensor in TENSORS.items()}
+
+
+def test_a_state_is_on_the_disk_before_it_takes_the_place_of_another(tmp_path, monkeypatch):
+    events, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (events.append(os.readlink(f"/proc/self/fd/{handle}")), fsync(handle))
+    )
+    monkeypatch.setattr(os, "replace", lambda *paths: (events.append([*map(str, paths)]), replace(*paths)))
+    if not os.path.exists("/proc/self/fd"):
+        pytest.skip("needs the names of open files")
+    write_state(tmp_path, HEADER, TENSORS)
+    file, (source, target), folder = events
+    assert file == source and target == str(tmp_path / STATE_FILE) and folder == str(tmp_path)
+
+
+def test_tensors_are_grouped_by_the_layer_before_the_last_slash():
+    tensors = {name: torch.zeros(1) for name in ("a.b/mask", "a.b/weight", "c/d/mask")}
+    states = by_layer(tensors)
+    assert {layer: [*slots] for layer, slots in states.items()} == {"a.b": ["mask", "weight"], "c/d": ["mask"]}
+    assert states["c/d"]["mask"] is tensors["c/d/mask"]
+
+
+RUN = {
+    "config": {"recipe": "ste", "pattern": "2:4", "settings": {"refresh": 1}, "warmup": 0.0, "settle": 0.5},
+    "layers": {"a": "2:4", "b": "2:4"},
+    "total_steps": 12,
+}
+
+
+def changed(**changes):
+    return {**RUN, **changes, "config": {**RUN["config"], **changes.pop("config", {})}}
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"config": {"recipe": "asp"}}, r"recipe 'asp' and this run has 'ste'.*Resume with recipe='asp'"),
+        ({"config": {"pattern": "1:4"}}, r"pattern '1:4' and this run has '2:4'.*Resume with pattern='1:4'"),
+        ({"layers": {"a": "2:4", "c": "2:4"}}, "other layers than this run: see b, c. Check include and exclude"),
+        ({"layers": {"a": "2:4", "b": "1:4"}}, "other layers than this run: see b. Check include and exclude"),
+        ({"layers": {}}, "other layers than this run: see a, b. Check include and exclude"),
+    ],
+    ids=str,
+)
+def test_a_state_of_another_recipe_pattern_or_layer_is_refused(other, says):
+    with pytest.raises(ValueError, match=says):
+        check_same_run(changed(**other), RUN)
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({}, []),
+        ({"config": {"warmup": 0.25}}, ["Resuming with warmup=0.0; the state was made with 0.25."]),
+        ({"config": {"settle": 0.0}}, ["Resuming with settle=0.5; the state was made with 0.0."]),
+        (
+            {"config": {"settings": {}}, "total_steps": 9},
+            [
+                "Resuming with settings={'refresh': 1}; the state was made with {}.",
+                "Resuming towards 12 steps; the state was made for 9.",
+            ],
+        ),
+    ],
+    ids=str,
+)
+def test_a_state_made_with_other_settings_is_told_of(other, says, caplog):
+    with caplog.at_level(logging.DEBUG, logger="nxm_hf"):
+        check_same_run(json.loads(json.dumps(changed(**other))), RUN)
+    assert caplog.messages == says and all(record.levelno == logging.WARNING for record in caplog.records)
 
 
 @pytest.mark.parametrize(

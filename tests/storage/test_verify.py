@@ -8,14 +8,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
-from nxm_hf import NxMTrainer, SparsityRecord, prune, verify
+from nxm_hf import NxMConfig, NxMTrainer, SparsityRecord, prune, verify
+from nxm_hf.layers.plan import Plan
+from nxm_hf.packing import PackedLinear
 from nxm_hf.patterns import NM, PATTERNS, parse
 from nxm_hf.storage.inspect import inspect
 from nxm_hf.storage.manifest import MANIFEST_FILE
 from nxm_hf.storage.model_files import load_model
 from nxm_hf.storage.restoring import load_weights
+from nxm_hf.storage.verify import Verification, VerifiedLayer, verify_targets, verify_written
 from tests.support.containers import make_encoder
 from tests.support.models import assert_equal_weights, make_arguments, make_bert, make_rows
+from tests.support.packed_models import save_both
 
 NAME = "bert.encoder.layer.1.intermediate.dense"
 
@@ -287,3 +291,106 @@ def test_a_container_is_verified_inspected_and_loaded_where_it_has_put_its_model
     (tmp_path / ("" if in_root else "0_Backbone") / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds neither model\.safetensors"):
         verify(tmp_path)
+
+
+# -- what a verification says of itself -----------------------------------------------------------------------------
+
+GOOD = VerifiedLayer("a.query", "query", (4, 8), parse("2:4"), 16, 0, 0, 0)
+BROKEN = VerifiedLayer("b.query", "query", (8, 8), parse("2:4"), 40, 3, 2, 0)
+DIVERGED = VerifiedLayer("c.up", "ffn_in", (2, 4), parse("1:4"), 2, 0, 0, 1)
+
+
+def test_layers_are_counted_in_a_summary_by_role_and_pattern():
+    found = Verification((GOOD, BROKEN, DIVERGED), note="A note.")
+    assert (GOOD.numel, GOOD.density, found.density) == (32, 0.5, 58 / 104)
+    summary = found.summary()
+    assert summary.groups() == [
+        {"role": "query", "pattern": "2:4", "layers": 2, "density": 56 / 96, "layers_with_problems": 1},
+        {"role": "ffn_in", "pattern": "1:4", "layers": 1, "density": 0.25, "layers_with_problems": 1},
+    ]
+    whole = {"ok": False, "density": 58 / 104, "problems": found.problems}
+    assert summary.to_dict() == {**whole, "groups": summary.groups()}
+    entry = {**vars(GOOD), "pattern": "2:4", "density": 0.5}
+    assert found.to_dict()["layers"][0] == entry and {k: found.to_dict()[k] for k in whole} == whole
+    json.dumps(found.to_dict()), json.dumps(summary.to_dict())
+    lines = str(summary).splitlines()
+    assert lines[0].split() == ["role", "pattern", "layers", "density"]
+    assert [line.split() for line in lines[2:4]] == [
+        ["query", "2:4", "2", "0.5833", "PROBLEM"],
+        ["ffn_in", "1:4", "1", "0.2500", "PROBLEM"],
+    ]
+    assert lines[4:] == [
+        "3 layers, density 0.5577: 3 problems",
+        "b.query breaks 2:4 in 3 places.",
+        "b.query holds 2 zeros that are -0.0.",
+        "c.up holds 1 entries that are NaN.",
+        "A plain Trainer fills zeros again; NxMTrainer(model=...) without sparsity= keeps them.",
+        "A note.",
+    ]
+    assert str(found).splitlines()[5:] == lines[4:]
+    rows = [line.split() for line in str(found).splitlines()[2:5]]
+    assert rows[0] == ["a.query", "query", "4x8", "2:4", "0.5000"] and rows[1][-1] == rows[2][-1] == "PROBLEM"
+
+
+def test_what_to_do_depends_on_what_was_found():
+    fine = Verification((GOOD,))
+    fine.raise_for_problems()
+    assert fine.ok and str(fine).splitlines()[-1] == "1 layers, density 0.5000: ok"
+    changed = Verification((GOOD,), changed=(("a.json", "is missing"),))
+    many = Verification(tuple(VerifiedLayer(f"l{n}", "", (1, 4), parse("2:4"), 4, 1, 0, 0) for n in range(14)))
+    for found, says in (
+        (changed, "1 problems .*\n  a.json is missing.\nRestore them from a copy"),
+        (Verification((BROKEN,)), "2 problems .*Were they trained on without nxm_hf"),
+        (Verification((BROKEN, DIVERGED)), "3 problems .*The training has diverged"),
+        (Verification((GOOD,), absent=("x.y",)), "\n  x.y is recorded as sparse, and the model has no such layer"),
+        (Verification(()), "No layer was found to verify"),
+        (many, "14 problems .*  l11 breaks 2:4 in 1 places.\nWere"),
+    ):
+        assert not found.ok
+        with pytest.raises(ValueError, match=f"(?s){says}"):
+            found.raise_for_problems()
+    assert str(changed).splitlines()[-2:] == ["a.json is missing.", str(changed).splitlines()[-1]]
+    assert str(changed).splitlines()[-1].startswith("Restore them from a copy")
+    assert not any("plain Trainer" in str(found) for found in (fine, changed, Verification((DIVERGED,))))
+
+
+def test_targets_in_memory_and_in_files_are_verified_alike(model, folder):
+    _edit(folder, _break_pattern)
+    with torch.no_grad():
+        _break_pattern(model.get_submodule(NAME).weight)
+    targets = Plan.of(make_bert(), NxMConfig("asp")).targets
+    written = verify_written(folder, make_bert(1), targets)
+    assert written == verify(folder) == verify_targets(Plan.of(model, NxMConfig("asp")).targets)
+    assert written.problems == [DAMAGE[_break_pattern]] and verify_targets([]) == Verification(())
+
+
+def test_files_that_differ_from_the_manifest_are_named_beside_what_is_in_the_layers(deployed, tmp_path):
+    folder = shutil.copytree(deployed, tmp_path / "copy")
+    assert verify(folder).ok and verify(folder).changed == ()
+    _edit(folder, _break_pattern)
+    report = verify(folder)
+    assert [name for name, _ in report.changed] == ["model.safetensors"] and len(report.layers) == 12
+    assert report.problems[1:] == [DAMAGE[_break_pattern]] and "Restore them" in str(report)
+    (folder / "model.safetensors").write_bytes(b"")
+    assert verify(folder).layers == () and verify(folder).changed[0][0] == "model.safetensors"
+
+
+def test_the_layers_of_an_adapter_are_those_of_its_base_and_it_has_to_be_whole(deployed, tmp_path):
+    write = (tmp_path / "adapter_config.json").write_text
+    write(json.dumps({"base_model_name_or_path": str(deployed)}))
+    with pytest.raises(FileNotFoundError, match=r"holds no adapter_model\.safetensors"):
+        verify(tmp_path)
+    save_file({"a": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
+    found = verify(tmp_path)
+    assert found.layers == verify(deployed).layers and found.ok
+    assert found.note.startswith(f"These are the layers of the base model {deployed}. The adapter stands beside them")
+    assert str(found).endswith(found.note) and verify(tmp_path, "1:4").problems[0].endswith("breaks 1:4 in 256 places.")
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_model_whose_layers_are_packed_in_memory_is_verified_as_what_they_stand_for(family, tmp_path):
+    model, _, folder = save_both(tmp_path, family)
+    packed = type(model).from_pretrained(folder)
+    assert any(isinstance(module, PackedLinear) for module in packed.modules())
+    for found in (verify(packed), verify(folder)):
+        assert found.ok and {*found.layers} == {*verify(model).layers}

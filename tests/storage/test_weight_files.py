@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nxm_hf.storage.weight_files import INDEX, WeightFiles
+from nxm_hf.storage.weight_files import INDEX, WEIGHTS, WeightFiles
 from tests.support.packed_models import damage, save_both, tensors_of
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
@@ -68,6 +68,42 @@ def test_an_index_names_regular_files_beside_it(name, tmp_path):
                 assert f"{QUERY}.weight" in files
             continue
         with pytest.raises(ValueError, match="which is no file beside it"), WeightFiles(plain):
+            pass
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "5", "{}", '{"weight_map": 5}', '{"weight_map": {"a": []}}', "[" * 10**5]
+)
+def test_an_index_that_cannot_be_read_is_an_error_that_names_it(content, tmp_path):
+    (tmp_path / INDEX).write_text(content)
+    with (
+        pytest.raises(ValueError, match=rf"{INDEX} cannot be read \(.*\)\. Save the model again"),
+        WeightFiles(tmp_path),
+    ):
+        pass
+
+
+def test_a_directory_without_weight_files_says_what_it_needs_and_what_to_do_with_a_pickle(tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"holds neither {WEIGHTS} nor {INDEX}; it needs one of them\.$"):
+        with WeightFiles(tmp_path):
+            pass
+    (tmp_path / "pytorch_model-00001-of-00002.bin").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"them\. pytorch_model-00001-of-00002\.bin is a pickle: load it"):
+        with WeightFiles(tmp_path):
+            pass
+
+
+def test_a_file_tells_its_metadata_and_whether_it_holds_a_name(tmp_path):
+    save_file({"a": torch.zeros(2, 3)}, tmp_path / WEIGHTS, metadata={"format": "pt"})
+    with WeightFiles(tmp_path) as files:
+        assert files.metadata(WEIGHTS) == {"format": "pt"} and files.shards == {WEIGHTS: ["a"]}
+        assert "a" in files and "b" not in files and files.entry("a") == ("a", "F32", (2, 3))
+    save_file({}, tmp_path / WEIGHTS)
+    with WeightFiles(tmp_path) as files:
+        assert files.shards == {WEIGHTS: []} and files.metadata(WEIGHTS) == {}
+    (tmp_path / WEIGHTS).write_bytes(b"x" * 20)
+    with pytest.raises(ValueError, match=rf"{WEIGHTS} cannot be read \(.*\)\. Save the model again"):
+        with WeightFiles(tmp_path):
             pass
 
 

@@ -5,7 +5,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from nxm_hf.storage.weight_writer import Entry, write_tensors
+from nxm_hf.storage.weight_writer import Entry, type_name, write_tensors
 
 TENSORS = {
     "b": torch.randn(3, 4),
@@ -44,3 +44,18 @@ def test_the_bytes_are_those_that_safetensors_writes(tmp_path):
 def test_a_tensor_of_another_size_than_promised_is_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="b has 4 bytes"):
         write_tensors(tmp_path / "x", [Entry("b", "F32", (3, 4))], lambda name: torch.zeros(1), {})
+
+
+def test_names_and_widths_of_types_are_those_of_torch():
+    for name, tensor in TENSORS.items():
+        entry = Entry(name, type_name(tensor.dtype), tuple(tensor.shape))
+        assert entry == ENTRIES[[*TENSORS].index(name)]
+        assert (entry.width, entry.nbytes) == (tensor.element_size(), tensor.nbytes)
+    for dtype in (torch.float64, torch.int8, torch.int16, torch.int32, torch.uint16, torch.float8_e5m2):
+        assert Entry("x", type_name(dtype), (3,)).nbytes == torch.empty(3, dtype=dtype).nbytes
+
+
+def test_a_file_without_metadata_says_nothing_of_it(tmp_path):
+    write_tensors(tmp_path / "ours", ENTRIES[:1], TENSORS.__getitem__, {})
+    save_file({"b": TENSORS["b"]}, tmp_path / "theirs")
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
