@@ -220,7 +220,7 @@ class NxMConfig(PushToHubMixin):
 
         Example:
             >>> NxMConfig("asp", settings={"scores": "sparsegpt"}).calibrated_start
-            CalibratedStart(method='sparsegpt', phase='recipe', required=True)
+            CalibratedStart(method='sparsegpt', phase='recipe', required=True, preview=False)
         """
         if self.custom_method is not None:
             return None

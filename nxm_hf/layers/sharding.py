@@ -54,7 +54,7 @@ class Shards:
             shown = ", ".join(str(dict(zip(m.mesh_dim_names or (), m.shape, strict=False)) or m.shape) for m in meshes)
             raise ValueError(
                 f"The weights are spread over a mesh of {shown}, and only FSDP2 is supported, over all processes or as "
-                "hybrid sharding. To fix this, leave out tensor parallelism, or use DDP (torchrun)."
+                "hybrid sharding; leave out tensor parallelism, or use DDP (torchrun)."
             )
         return cls(model, _set_of(meshes[0]), _replicas_of(meshes[0]))
 

@@ -85,7 +85,7 @@ def count_full_columns(weight: Tensor, n: int, m: int) -> int:
     """Return how many groups of `m` consecutive rows of one column have more than `n` non-zeros.
 
     Args:
-        weight: A matrix, or its mask, whose number of rows is a multiple of `m`.
+        weight: A weight or a mask, whose number of rows is a multiple of `m`. Several matrices may be stacked.
         n: Entries that a group may keep.
         m: Entries of a group.
     """
@@ -94,7 +94,7 @@ def count_full_columns(weight: Tensor, n: int, m: int) -> int:
         return 0
     if not _can_be_viewed(weight):
         return _full_groups_in_torch(weight.mT, n, m)
-    rows = _bits(weight).reshape(len(weight), -1)
+    rows = _bits(weight).reshape(-1, weight.shape[-1])
     step = max(PART // rows.shape[1] // m, 1) * m
     full = 0
     for start in range(0, len(rows), step):

@@ -64,7 +64,9 @@ def test_a_solver_of_lists_gets_all_that_it_suits_at_once(monkeypatch):
     ],
 )
 def test_masks_that_do_not_fit_are_refused(out):
-    with pytest.raises(ValueError, match=r"contiguous bool of their shape and device.*Write torch.empty"):
+    with pytest.raises(
+        ValueError, match=r"must be contiguous, of dtype bool, with their shape and device.*Write torch.empty"
+    ):
         solve_many([torch.ones(4)], NM(2, 4), out)
     with pytest.raises(ValueError, match="2 tensors of scores and 1 in out"):
         solve_many([torch.ones(4)] * 2, NM(2, 4), out)

@@ -62,11 +62,24 @@ def _openmp() -> Callable[[int, int, int, int], None] | None:
     Other threads would share the cores with those of torch, which wait actively for a while after each operation.
     """
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-        (path,) = {line.split()[-1] for line in lines if "libgomp" in line}
-        start = ctypes.CDLL(path).GOMP_parallel
+        start = ctypes.CDLL(_library(Path("/proc/self/maps").read_text())).GOMP_parallel
     except (OSError, ValueError, AttributeError):  # another system, none or several libraries, or not this function
         return None
     start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     start.restype = None
     return start
+
+
+def _library(maps: str) -> str:
+    """Return the path of the OpenMP library of torch. Others, such as scikit-learn, may have loaded one of their own.
+
+    Args:
+        maps: The memory of this process, as Linux lists it.
+
+    Raises:
+        ValueError: If there is none, or it cannot be told which is torch's.
+    """
+    loaded = {line.split()[-1] for line in maps.splitlines() if "libgomp" in line}
+    of_torch = {path for path in loaded if Path(path).is_relative_to(Path(torch.__file__).parent)}
+    (path,) = of_torch or loaded
+    return path

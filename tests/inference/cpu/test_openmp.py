@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,3 +67,14 @@ def test_openmp_of_torch_is_found_where_torch_uses_it():
     if "OpenMP" not in torch.__config__.parallel_info().split("ATen parallel backend:")[1]:
         pytest.skip("this torch has threads of its own")
     assert openmp._openmp() is not None
+
+
+def test_the_openmp_of_torch_is_told_from_that_of_another_library():
+    folder = Path(torch.__file__).parent / "lib"
+    own, other = f"{folder}/libgomp.so.1", "/env/scikit_learn.libs/libgomp-e985bcbb.so.1.0.0"
+    lines = [f"7f00-7f01 r-xp 00000000 00:00 1    {path}" for path in (other, own, "/env/libc.so.6", own)]
+    assert openmp._library("\n".join(lines)) == own
+    assert openmp._library(lines[0]) == other, "an environment may share one library"
+    for maps in ("", f"{lines[0]}\n{lines[0]}2"):
+        with pytest.raises(ValueError):
+            openmp._library(maps)
