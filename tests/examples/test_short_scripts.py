@@ -10,20 +10,34 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from transformers import AutoModel, AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 from nxm_hf import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # warnings of other libraries are not ours
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
-NEEDS = {"causal_language_model": "trl", "sentence_embeddings": "sentence_transformers"}
+NEEDS = {
+    "causal_language_model": "trl",
+    "image_classification": "PIL",
+    "sentence_embeddings": "sentence_transformers",
+}
 SHORT = ["--use_cpu", "--disable_tqdm", "True", "--report_to", "none", "--save_strategy", "no"]
 LEARN = [*SHORT, "--max_steps", "96", "--per_device_train_batch_size", "32", "--learning_rate", "3e-3"]
 # What each script prints of the data that it makes, and the least that a model has learned it by; chance is far below.
 LEARNED = {
     "token_classification": ("eval_accuracy", 0.95),
     "question_answering": ("eval_exact_match", 0.9),
+    "summarization": ("eval_exact_match", 0.9),
+    "image_classification": ("eval_accuracy", 0.9),
     "sentence_embeddings": ("spearman_cosine", 0.9),
     "causal_language_model": ("eval_mean_token_accuracy", 0.3),
 }
@@ -69,7 +83,52 @@ def check_tags(folder, script):
     assert [model.config.id2label[int(tag)] for tag in found] == ["O", "O", "NEGATED", "O"]
 
 
-CHECKS = {"question_answering": check_answers, "token_classification": check_tags}
+def check_images(folder, script):
+    """The saved model and processor name the direction of new stripes, by the labels of the script."""
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    processor, rows = AutoImageProcessor.from_pretrained(folder), script.make_rows(40, 5)
+    with torch.no_grad():
+        found = model(**processor(list(rows["image"]), return_tensors="pt")).logits.argmax(-1).tolist()
+    names = rows.features["label"].names
+    right = [model.config.id2label[label] == names[row["label"]] for label, row in zip(found, rows, strict=True)]
+    assert sum(right) >= 36
+    assert model.config.label2id == {name: number for number, name in enumerate(names)}
+
+
+def check_summaries(folder, script):
+    """The saved model generates the topics of new texts, and ends after them."""
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    rows = script.make_rows(40, 5)
+    batch = tokenizer(list(rows["text"]), return_tensors="pt")
+    generated = model.generate(batch.input_ids)
+    assert generated.shape[1] <= 8  # the start, [CLS], three topics and [SEP]; the longest that it may write is 20
+    found = tokenizer.batch_decode(generated, skip_special_tokens=True)
+    assert sum(summary == row["summary"] for summary, row in zip(found, rows, strict=True)) >= 36
+
+
+CHECKS = {
+    "image_classification": check_images,
+    "question_answering": check_answers,
+    "summarization": check_summaries,
+    "token_classification": check_tags,
+}
+
+
+@pytest.mark.parametrize(
+    "summary, reference, exact, rouge1",
+    [
+        ("The cat sat.", "the cat sat", 0, 1),
+        (" the cat sat\n", "the cat sat", 1, 1),
+        ("sat cat", "the cat sat", 0, 4 / 5),
+        ("cat cat cat", "the cat", 0, 2 / 5),
+        ("dog", "the cat", 0, 0),
+        ("", "the cat", 0, 0),
+        ("", "", 1, 0),
+    ],
+)
+def test_summaries_are_scored_by_the_words_that_they_share(summary, reference, exact, rouge1):
+    scores = load("summarization").score(summary, reference)
+    assert scores == {"exact_match": exact, "rouge1": pytest.approx(rouge1)}
 
 
 @pytest.mark.parametrize("name", sorted(LEARNED))
@@ -81,7 +140,8 @@ def test_a_script_learns_the_data_that_it_makes_and_saves_a_sparse_model(name, t
     metric, least = LEARNED[name]
     assert printed_metrics(shown)[metric] > least
     assert "density 0.2500: ok" in shown and verify(tmp_path, "1:4").ok
-    assert AutoTokenizer.from_pretrained(tmp_path)("word1 not").input_ids
+    if name != "image_classification":
+        assert AutoTokenizer.from_pretrained(tmp_path)("word1 not").input_ids
     assert AutoModel.from_pretrained(tmp_path)
     if name in CHECKS:
         CHECKS[name](tmp_path, script)
@@ -99,15 +159,60 @@ def test_pruning_without_training_prints_the_perplexity_and_takes_a_model_and_te
     assert verify(tmp_path / "made", "2:4").ok and verify(tmp_path / "again", "1:4").ok
 
 
-@pytest.mark.parametrize("name", ["question_answering", "token_classification"])
+@pytest.mark.parametrize(
+    "name", ["image_classification", "question_answering", "summarization", "token_classification"]
+)
 def test_a_script_takes_a_model_and_data_from_disk(name, tmp_path):
     script = load(name)
+    one_step = [*SHORT, "--max_steps", "1"]
+    if name == "summarization":
+        one_step += ["--generation_max_length", "4"]  # a model that has not learned to end goes on to the longest
     for split, seed in (("train", 1), ("validation", 2)):
         script.make_rows(16, seed).to_parquet(tmp_path / "rows" / f"{split}-00000-of-00001.parquet")
-    script.main([*SHORT, "--recipe", "dense", "--max_steps", "1", "--output_dir", str(tmp_path / "one")])
+    script.main([*one_step, "--recipe", "dense", "--output_dir", str(tmp_path / "one")])
     names = ["--model_name_or_path", str(tmp_path / "one"), "--dataset_name", str(tmp_path / "rows")]
-    script.main([*SHORT, *names, "--recipe", "asp", "--max_steps", "1", "--output_dir", str(tmp_path / "two")])
+    script.main([*one_step, *names, "--recipe", "asp", "--output_dir", str(tmp_path / "two")])
     assert verify(tmp_path / "two", "2:4").ok
+
+
+def test_a_script_replaces_the_head_of_a_model_with_other_labels(tmp_path):
+    script = load("image_classification")
+    start, rows = tmp_path / "start", script.make_rows(8, 1)
+    one_step = [*SHORT, "--max_steps", "1"]
+    script.main([*one_step, "--recipe", "dense", "--output_dir", str(start)])
+    features = script.Features(image=script.Image(), label=script.ClassLabel(names=["flat", "steep"]))
+    halves = script.Dataset.from_dict({"image": list(rows["image"]), "label": [0, 1] * 4}, features=features)
+    for split in ("train", "validation"):
+        halves.to_parquet(tmp_path / "rows" / f"{split}-00000-of-00001.parquet")
+    names = ["--model_name_or_path", str(start), "--dataset_name", str(tmp_path / "rows")]
+    script.main([*one_step, *names, "--output_dir", str(tmp_path / "out")])
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.id2label == {0: "flat", 1: "steep"}
+
+
+def test_summaries_take_their_columns_prefix_and_lengths_from_the_options(tmp_path, monkeypatch):
+    script = load("summarization")
+    made = script.make_rows(8, 1)
+    renamed = made.rename_columns({"text": "article", "summary": "highlights"})
+    for split in ("train", "validation"):
+        renamed.to_parquet(tmp_path / "rows" / f"{split}-00000-of-00001.parquet")
+    kept = []
+
+    class Recording(script.SparseSeq2SeqTrainer):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+            kept.append(self)
+
+    monkeypatch.setattr(script, "SparseSeq2SeqTrainer", Recording)
+    columns = ["--text_column", "article", "--summary_column", "highlights", "--source_prefix", "not "]
+    lengths = ["--max_source_length", "6", "--max_target_length", "3"]
+    names = ["--dataset_name", str(tmp_path / "rows"), "--output_dir", str(tmp_path / "out")]
+    script.main([*SHORT, "--max_steps", "1", *columns, *lengths, *names])
+    (trainer,) = kept
+    tokenizer = trainer.processing_class
+    for row, source in zip(trainer.train_dataset, made, strict=True):
+        assert tokenizer.decode(row["input_ids"]).split()[1:-1] == ["not", *source["text"].split()[:3]]
+        assert tokenizer.decode(row["labels"]).split()[1:-1] == source["summary"].split()[:1]
+    assert trainer.args.generation_max_length == 3
 
 
 def test_every_command_of_the_page_is_one_that_its_script_understands():
