@@ -14,7 +14,7 @@ from nxm_hf.layers.modules import check_is_model
 
 _NAMES = list(inspect.signature(Trainer.__init__).parameters)[1:]
 _OURS = ("sparsity", "teacher", "distillation", "fix_loss_scale")
-OURS = ("nxm_hf.AdamW", '{"lr": 5e-5}')  # a class of optimizers and its arguments, as an example
+_OPTIMIZER = ("nxm_hf.AdamW", '{"lr": 5e-5}')  # a class of optimizers and its arguments, as messages show them
 _OTHER_NAMES = {"tokenizer": "processing_class", "callback": "callbacks", "optimizer": "optimizers"}
 
 
@@ -46,7 +46,7 @@ def check_arguments(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> No
     if args is not None and not isinstance(args, TrainingArguments):
         folder = args if isinstance(args, (str, Path)) else "out"
         raise TypeError(f"args must be TrainingArguments; got {args!r}. Write args=TrainingArguments({str(folder)!r}).")
-    for name, first, second in (("optimizers", "optimizer", "None"), ("optimizer_cls_and_kwargs", *OURS)):
+    for name, first, second in (("optimizers", "optimizer", "None"), ("optimizer_cls_and_kwargs", *_OPTIMIZER)):
         if (pair := given.get(name)) is not None and not (isinstance(pair, (tuple, list)) and len(pair) == 2):
             raise TypeError(f"{name} must be a pair; got {_kind(pair)}. Write {name}=({first}, {second}).")
     if isinstance(callbacks, TrainerCallback):
