@@ -111,6 +111,8 @@ def test_a_file_of_one_mebibyte_is_the_longest_that_is_digested_as_it_is(folder)
 def test_a_manifest_that_is_too_long_is_not_read(folder):
     os.truncate(folder / MANIFEST_FILE, (64 << 20) + 1)
     assert changed_files(folder) == {MANIFEST_FILE: "is damaged (it is no regular file, or too long)"}
+    os.truncate(folder / MANIFEST_FILE, 64 << 20)
+    assert changed_files(folder)[MANIFEST_FILE].startswith("is damaged (Extra data")
 
 
 def test_each_kind_of_change_is_named(folder):
