@@ -53,7 +53,7 @@ def test_unstructured_is_right_where_a_sample_brackets_the_threshold_and_where_i
 
 
 def test_masks_of_a_list_are_those_of_each_matrix():
-    scores = [seeded(shape, seed=number) for number, shape in enumerate([(4, 6), (2, 3, 5), (7,)])]
+    scores = [seeded(*shape, seed=number) for number, shape in enumerate([(4, 6), (2, 3, 5), (7,)])]
     masks = [torch.empty(each.shape, dtype=torch.bool) for each in scores]
     fill_by_threshold(scores, Unstructured(0.4), masks)
     for each, mask in zip(scores, masks, strict=True):
