@@ -10,7 +10,7 @@ from nxm_hf.solvers import reference_only, weight_ops
 from nxm_hf.solvers.nm_sort import by_sorting
 from tests.support.group_of_one import group_of_one
 from tests.support.models import make_bert
-from tests.support.scores import EXTREMES, FLOATS, generator
+from tests.support.scores import EXTREMES, FLOATS, assert_stays_on_device, generator
 from tests.support.toy_training import same
 
 torch.set_num_threads(1)
@@ -265,3 +265,18 @@ def test_the_update_of_a_shared_part_is_that_of_the_whole(text, dual, scale):
     assert changes[0] is others[0] is None and [*map(torch.Tensor.tolist, changes[1:])] == [
         *map(torch.Tensor.tolist, others[1:])
     ]
+
+
+@pytest.mark.parametrize("text", ["2:4", "2:4-transposable", "unstructured:0.4", "block:4x4:0.5"])
+def test_masks_and_updates_stay_on_the_device_of_the_weight(text):
+    pattern, weight = parse(text), torch.randn(8, 16, generator=generator(3))
+    with reference_only():
+        assert_stays_on_device(weight_ops.magnitude_mask, weight, pattern)
+        results = []
+        for device in ("cpu", "meta"):
+            r = torch.ones_like(weight)
+            with torch.device(device):
+                for first in (True, False):
+                    changed = weight_ops.admm_update(weight, r, pattern, first, dual=True, scale=0.5)
+            results.append((r, changed.cpu() if device == "cpu" else None))
+    assert torch.equal(results[0][0], results[1][0])
