@@ -6,7 +6,7 @@ import torch
 from nxm_hf.layers.find import find_layers
 from nxm_hf.layers.weight_part import SharedPattern, WeightPart
 from nxm_hf.patterns import parse
-from nxm_hf.solvers import reference_only, weight_ops
+from nxm_hf.solvers import base, reference_only, weight_ops
 from nxm_hf.solvers.nm_sort import by_sorting
 from tests.support.group_of_one import group_of_one
 from tests.support.models import make_bert
@@ -217,6 +217,38 @@ def test_the_torch_form_of_an_operation_counts_what_its_kernels_count(text):
             (weight_ops.ADMM_UPDATE, (weight[:0], other[:0]), 0),
         ]:
             assert operation.reference(pattern, *(tensor.clone() for tensor in tensors)) == count, operation.name
+
+
+@pytest.mark.parametrize("text", ["2:4", "unstructured:0.4"])
+def test_kernels_and_torch_write_the_same_bits_and_counts(text, monkeypatch):
+    monkeypatch.setattr(base, "MIN_NUMEL", 0)
+    pattern, weight, other = parse(text), tied(0, torch.float32), tied(1, torch.float32)
+    old = torch.rand(weight.shape, generator=generator()) < 0.3
+
+    def results():
+        mask, dense, shown, r = old.clone(), other.clone(), weight.clone(), other.clone()
+        changes = [
+            weight_ops.remask(shown, mask, dense, pattern),
+            weight_ops.admm_update(weight, r, pattern, False, True),
+        ]
+        masks = [weight_ops.magnitude_mask(weight, pattern), weight_ops.nearest_mask(weight, pattern)]
+        return [mask, dense, shown, r, *changes, *masks, weight_ops.project(weight, pattern)]
+
+    found = results()
+    with reference_only():
+        assert same(found, results())
+    for act in (weight_ops.project, weight_ops.nearest_mask, weight_ops.magnitude_mask):
+        with pytest.raises(ValueError, match=r"1 NaN of 19200"):
+            act(torch.where(torch.arange(480) + torch.arange(0, 19200, 480)[:, None] == 77, torch.nan, weight), pattern)
+
+
+def test_the_torch_form_of_keeping_writes_what_is_kept():
+    weight, mask = tied(0, torch.float32), torch.rand((40, 480), generator=generator()) < 0.3
+    given, out, expected = weight.clone(), torch.ones_like(weight), torch.where(mask, weight, 0.0) + 0
+    with reference_only():
+        weight_ops.KEEP.reference(parse("2:4"), given, mask)
+        weight_ops.KEPT.reference(parse("2:4"), weight, mask, out)
+    assert same([given, out], [expected, expected])
 
 
 # -- the update of ADMM in parts --------------------------------------------------------------------------------------
