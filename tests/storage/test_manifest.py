@@ -59,13 +59,13 @@ def test_every_file_is_recorded_with_its_size_and_its_sha256(folder):
     assert changed_files(folder) == {}
 
 
-def slow_digest(content: bytes) -> str:
+def slow_digest(content: bytes, blocks: int = 16) -> str:
     """Return the digest of a long file as the module describes it, with Python's integers."""
     block, rows, columns = 255 * 513 * 8, 255, 513
     parts = []
-    for begin in range(0, len(content), 16 * block):
+    for begin in range(0, len(content), blocks * block):
         sums = b""
-        for at in range(begin, min(begin + 16 * block, len(content)), block):
+        for at in range(begin, min(begin + blocks * block, len(content)), block):
             padded = content[at : at + block].ljust(block, b"\0")
             numbers = [int.from_bytes(padded[k : k + 8], "little") for k in range(0, block, 8)]
             of_columns = [sum(numbers[k::columns]) for k in range(columns)]
@@ -99,6 +99,14 @@ def test_a_long_file_is_digested_in_blocks_and_every_byte_counts(size, folder):
     assert changed_files(folder) == changed  # the sign of all 64-bit numbers
     path.write_bytes(content)
     assert changed_files(folder) == {}
+
+
+def test_the_digest_of_a_long_file_is_that_of_its_chunks_in_order(folder, monkeypatch):
+    monkeypatch.setattr(manifest, "_CHUNK", 2 * manifest._BLOCK)
+    content = random.Random(2).randbytes(2 * manifest._BLOCK + 77)
+    (folder / "a.json").write_bytes(content)
+    write_manifest(folder, ["a.json"])
+    assert read_manifest(folder)["a.json"]["digest"] == slow_digest(content, blocks=2)
 
 
 def test_a_file_of_one_mebibyte_is_the_longest_that_is_digested_as_it_is(folder):
