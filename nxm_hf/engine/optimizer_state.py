@@ -49,7 +49,7 @@ def overflowed(optimizer: Optimizer) -> bool:
         optimizer: The optimizer.
     """
     found_inf = getattr(optimizer, "found_inf", None)
-    return found_inf is not None and bool(found_inf.item())
+    return found_inf is not None and bool(found_inf)
 
 
 def loss_scale(optimizer: Optimizer) -> float:
@@ -59,7 +59,7 @@ def loss_scale(optimizer: Optimizer) -> float:
         optimizer: The optimizer.
     """
     scale = getattr(optimizer, "grad_scale", None)
-    return 1.0 if scale is None else float(scale.item())
+    return 1.0 if scale is None else float(scale)
 
 
 def is_adaptive(optimizer: Optimizer) -> bool:

@@ -85,7 +85,7 @@ class WeightPart:
         Args:
             generator: The generator, in the same state in all processes.
         """
-        return self.of(torch.rand(self.layer.shape, generator=generator))
+        return self.of(torch.rand(self.layer.shape, generator=generator, device="cpu"))
 
     @property
     def is_by_rows(self) -> bool:

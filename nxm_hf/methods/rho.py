@@ -33,7 +33,7 @@ def measure_by_norms(pull: Tensor, grad: Tensor, clock: Clock) -> Generator[Tens
         rho as a double on the CPU; 0 without a pull or a gradient.
     """
     if clock.whole is None:
-        pull_norm, grad_norm = pull.norm().double(), grad.norm().double()
+        pull_norm, grad_norm = pull.norm(), grad.norm().double()
     else:
         squares = torch.stack([tensor.square().sum(dtype=torch.float64) for tensor in (pull, grad)])
         del pull  # all weights are measured in turns, and each would hold its own
@@ -70,7 +70,7 @@ def measure_by_quantile(
         return unknown
     count = state.get(Slot.GRADIENTS, torch.tensor(0)) + 1
     mean = state[Slot.GRADIENT] if Slot.GRADIENT in state else torch.zeros_like(grad)
-    mean.add_(grad.detach() / clock.loss_scale - mean, alpha=1 / int(count))
+    mean.add_(grad / clock.loss_scale - mean, alpha=1 / int(count))
     state[Slot.GRADIENT], state[Slot.GRADIENTS] = mean, count
     if int(count) < MEASURED_STEPS:
         return unknown
@@ -93,7 +93,7 @@ def _ratios(grad: Tensor, weight: Tensor, mask: Tensor, pattern: Pattern) -> Ten
     """Return |G pruned| over the smallest |W kept|: the largest of each group, or of each pruned entry or block."""
     if isinstance(pattern, NM | Transposable):
         grad, weight, mask = (x.reshape(-1, pattern.m) for x in (grad, weight, mask))
-        largest, smallest = (grad * ~mask).amax(-1), weight.masked_fill(~mask, torch.inf).amin(-1)
+        largest, smallest = (grad * ~mask).amax(1), weight.masked_fill(~mask, torch.inf).amin(1)
         held = smallest > 0  # a group of zeros is at rest at any rho
         return largest[held] / smallest[held]
     if isinstance(pattern, Block):
@@ -121,9 +121,9 @@ def quantile(values: Tensor, share: float) -> Generator[Tensor, Tensor, float]:
     undecided = values.float().nan_to_num(torch.inf, torch.inf).view(torch.int32)
     del values
     found, below, wanted = 0, 0.0, None
-    for place in range(32 - _DIGIT, -1, -_DIGIT):
+    for place in reversed(range(0, 32, _DIGIT)):
         digits = undecided >> place & 2**_DIGIT - 1
-        counts = (yield torch.bincount(digits, minlength=2**_DIGIT)).cpu().double()
+        counts = (yield torch.bincount(digits, minlength=2**_DIGIT)).cpu()
         wanted = share * counts.sum().item() if wanted is None else wanted
         digit = int((below + counts.cumsum(0) >= wanted).nonzero()[0])
         found, below = found | digit << place, below + counts[:digit].sum().item()

@@ -166,8 +166,9 @@ class Clock:
             tensor: A tensor with the shape of the weight.
         """
         generator = self.generator()
-        numbers = torch.rand(tensor.shape, generator=generator) if self.whole is None else self.whole.random(generator)
-        return numbers.to(tensor)
+        if self.whole is not None:
+            return self.whole.random(generator).to(tensor)
+        return torch.rand(tensor.shape, generator=generator, device="cpu").to(tensor)
 
     def generator(self) -> torch.Generator:
         """Return a random generator that depends on the seed and the step alone, not on earlier random numbers."""

@@ -54,7 +54,7 @@ def pull_pruned(x: Tensor, mask: Tensor, dense: Tensor, factor: float) -> None:
     x.add_(pruned_part(dense, mask), alpha=factor)
 
 
-def store_dense(weight: Tensor, mask: Tensor, dense: Tensor, gain: float = 0.0) -> None:
+def store_dense(weight: Tensor, mask: Tensor, dense: Tensor, gain: float) -> None:
     """Set D = W, then scale pruned entries of W, both in place.
 
     Args:
@@ -70,7 +70,7 @@ def store_dense(weight: Tensor, mask: Tensor, dense: Tensor, gain: float = 0.0) 
     _scale_in_torch(weight, mask, gain)
 
 
-def show_masked(dense: Tensor, mask: Tensor, weight: Tensor, gain: float = 0.0) -> None:
+def show_masked(dense: Tensor, mask: Tensor, weight: Tensor, gain: float) -> None:
     """Set W to D with its pruned entries scaled.
 
     Args:
@@ -86,7 +86,7 @@ def show_masked(dense: Tensor, mask: Tensor, weight: Tensor, gain: float = 0.0) 
     _scale_in_torch(weight, mask, gain)
 
 
-def remask_and_store(weight: Tensor, mask: Tensor, dense: Tensor, pattern: MaskPattern, gain: float = 0.0) -> Tensor:
+def remask_and_store(weight: Tensor, mask: Tensor, dense: Tensor, pattern: MaskPattern, gain: float) -> Tensor:
     """Compute a new mask from |W|, then do `store_dense`, all in place.
 
     Args:
@@ -107,7 +107,7 @@ def remask_and_store(weight: Tensor, mask: Tensor, dense: Tensor, pattern: MaskP
     return _remask(REMASK_WITH_GAIN, store_dense, weight, mask, dense, pattern, gain)
 
 
-def remask_and_show(dense: Tensor, mask: Tensor, weight: Tensor, pattern: MaskPattern, gain: float = 0.0) -> Tensor:
+def remask_and_show(dense: Tensor, mask: Tensor, weight: Tensor, pattern: MaskPattern, gain: float) -> Tensor:
     """Compute a new mask from |D|, then do `show_masked`.
 
     Args:

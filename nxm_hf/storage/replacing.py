@@ -92,7 +92,7 @@ def finish_replacing(folder: str | Path) -> None:
         return
     lists = _read_lists(complete)
     try:
-        for inner in [path for path in complete.iterdir() if path.is_dir() and not path.is_symlink()]:
+        for inner in [path for path in complete.iterdir() if not path.is_symlink()]:
             for name in lists["new"]:
                 _move(inner / name, folder / name, folder)
         for name in lists["outdated"]:

@@ -51,7 +51,7 @@ def unpack(state: Tensors) -> tuple[Header, Tensors]:
     """
     if "header" not in state:
         raise ValueError("This is not a state of nxm_hf: it has no header. Give what engine.state_dict() returned.")
-    header = json.loads(bytes(state["header"].tolist()))
+    header = json.loads(state["header"].cpu().numpy().tobytes())
     return header, {name: tensor for name, tensor in state.items() if name != "header"}
 
 

@@ -1,6 +1,7 @@
 """`nxm_hf.AdamW`: the bits of torch's fused AdamW, with every recipe, and its state dicts both ways."""
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -68,6 +69,28 @@ def test_a_form_of_the_step_that_is_asked_for_is_taken(form):
     assert bool(optimizer.param_groups[0]["fused"]) is form.get("fused", False)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lr": 0.5},
+        {"betas": (0.5, 0.25)},
+        {"eps": 0.5},
+        {"weight_decay": 0.5},
+        *({name: True} for name in ("amsgrad", "maximize", "foreach", "capturable", "differentiable", "fused")),
+        {"foreach": False, "fused": False},
+    ],
+    ids=str,
+)
+def test_arguments_and_their_defaults_are_those_of_torch(settings):
+    optimizers = [kind([nn.Parameter(torch.ones(2))], **settings) for kind in (AdamW, torch.optim.AdamW)]
+    free = settings.keys().isdisjoint(("foreach", "capturable", "differentiable", "fused"))
+    expected = optimizers[1].defaults | ({"fused": True} if free else {})
+    assert optimizers[0].defaults == expected
+    assert {name: optimizers[0].param_groups[0][name] for name in expected} == expected
+    ours, theirs = (inspect.signature(type(optimizer)).parameters for optimizer in optimizers)
+    assert {name: each.default for name, each in ours.items()} == {name: theirs[name].default for name in ours}
+
+
 def test_the_fused_step_is_the_default_where_torch_has_it_for_all_parameters():
     assert ours(Toy()).param_groups[0]["fused"] is True and ours(Toy()).defaults["fused"] is True
     for parameter in (torch.ones(2, dtype=torch.complex64), torch.ones(2, device="meta")):
@@ -84,6 +107,9 @@ def test_the_fused_step_is_the_default_where_torch_has_it_for_all_parameters():
     [
         (nn.Linear(2, 2), {}, "got a Linear. Write AdamW(model.parameters())."),
         ([], {"lr": "1e-3"}, "lr of AdamW must be a number; got '1e-3'. Write lr=0.001."),
+        ([], {"eps": "1e-9"}, "eps of AdamW must be a number; got '1e-9'. Write eps=1e-09."),
+        ([], {"lr": "fast"}, "lr of AdamW must be a number; got 'fast'. Write lr=0.001."),
+        ([], {"betas": (0.9, 0.99, 0.999)}, "betas of AdamW must be two numbers; got (0.9, 0.99, 0.999). Write"),
         ([], {"betas": 0.9}, "betas of AdamW must be two numbers; got 0.9. Write betas=(0.9, 0.999)."),
         ([], {"weight_decay": "none"}, "weight_decay of AdamW must be a number; got 'none'. Write weight_decay=0.01."),
     ],

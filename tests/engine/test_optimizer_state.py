@@ -13,6 +13,7 @@ from nxm_hf.engine.optimizer_state import (
     SECOND_MOMENTS,
     SQUARED_GRADIENTS,
     Moments,
+    check_moments,
     check_optimizer,
     is_adaptive,
     keeps_moments,
@@ -195,3 +196,12 @@ def test_an_optimizer_whose_step_is_not_one_update_is_an_error(kind):
     model = Toy()
     with pytest.raises(ValueError, match=f"{kind.__name__} does not update weights once per step.*use AdamW"):
         attach(model, kind(model.parameters()), "ste", total_steps=1)
+
+
+def test_one_method_that_edits_moments_is_enough_to_need_them():
+    methods = [config.method(NM(2, 4)) for config in (short("ste"), short("rigl"))]
+    assert [method.edits_moments for method in methods] == [False, True]
+    check_moments(adamw(Toy()), methods)
+    check_moments(_adafactor(Toy()), methods[:1])
+    with pytest.raises(ValueError, match=r"Adafactor keeps none of those"):
+        check_moments(_adafactor(Toy()), methods)

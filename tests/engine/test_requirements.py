@@ -1,13 +1,14 @@
 """What cannot be trained is refused before the first step."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.distributed.fsdp import fully_shard
 
 from nxm_hf import NxMConfig, attach
-from nxm_hf.engine.requirements import check_shards, warn_of_end, warn_of_skipped
+from nxm_hf.engine.requirements import check_shards, check_state, check_trainable, warn_of_end, warn_of_skipped
 from nxm_hf.layers.plan import Plan
 from tests.support.custom_methods import Shrinking
 from tests.support.grids import EACH_SPARSE_RECIPE, WINDOWS
@@ -162,3 +163,55 @@ def test_weights_that_are_offloaded_are_an_error_that_names_them(moved):
         model.get_submodule(name).to("meta")
     with pytest.raises(ValueError, match=rf"^{len(moved)} layers .* on the meta device, .* device_map=.*blocks\.0\.up"):
         attach(model, adamw(model), "ste", total_steps=1)
+
+
+def test_layers_that_are_all_frozen_may_keep_the_pattern_that_they_hold():
+    model = Toy().requires_grad_(False)
+    plan = Plan.of(model, NxMConfig("ste"))
+    with pytest.raises(ValueError, match=r"^4 layers to prune are frozen \(requires_grad=False\)"):
+        check_trainable(plan)
+    for target in plan.targets:
+        target.layer.weight.copy_(target.pattern.project(target.layer.weight))
+    check_trainable(plan)
+    model.blocks[0].up.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"^3 layers to prune are frozen"):
+        check_trainable(plan)
+
+
+def test_a_container_that_is_pruned_with_data_is_refused_where_weights_are_sharded():
+    plain = Plan.of(Toy(), NxMConfig("ste"))
+    inside = replace(plain, whole=torch.nn.Sequential(plain.model))
+    with_data = NxMConfig("admm", settings={"scores": "sparsegpt"})
+    for plan, config in ((plain, NxMConfig("ste")), (inside, NxMConfig("ste")), (plain, with_data)):
+        check_shards(plan, config)
+    with pytest.raises(ValueError, match=r"^admm prunes with sparsegpt here, and FSDP2 shards a Sequential as a whole"):
+        check_shards(inside, with_data)
+
+
+def test_a_state_fits_if_its_matrices_and_biases_have_the_shapes_of_the_model():
+    model = Toy()
+    model.blocks[0].down = torch.nn.Linear(16, 8, bias=False)
+    targets = Plan.of(model, NxMConfig("ste")).targets
+    up, without_bias = targets[:2]
+    fitting = {target.name: {"weight": torch.zeros(target.layer.shape)} for target in targets}
+    check_state(targets, fitting)
+
+    def state(target, **slots):
+        return {**fitting, target.name: {**fitting[target.name], **slots}}
+
+    fine = {"mask": torch.zeros(16, 8), "rho": torch.tensor(1.0), "sums": torch.zeros(5), "bias": torch.zeros(16)}
+    check_state(targets, state(up, **fine))
+    for target, slot, tensor, says in (
+        (up, "mask", torch.zeros(1, 8), r"is \(1, 8\) in the state, and this model needs \(16, 8\)\. Resume from"),
+        (up, "mask", torch.zeros(16, 8, 1), r"is \(16, 8, 1\) in the state"),
+        (up, "weight", torch.zeros(8), r"is \(8,\) in the state, and this model needs \(16, 8\)"),
+        (up, "bias", torch.zeros(1), r"is \(1,\) in the state, and this model needs \(16,\)"),
+        (up, "bias", torch.zeros(()), r"is \(\) in the state, and this model needs \(16,\)"),
+        (without_bias, "bias", torch.zeros(8), r"is \(8,\) in the state, and this model has none\. Resume"),
+        (without_bias, "bias", torch.zeros(()), r"is \(\) in the state, and this model has none"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{target.name}/{slot} {says}"):
+            check_state(targets, state(target, **{slot: tensor}))
+    for missing in ({}, {up.name: {"mask": torch.zeros(16, 8)}}):
+        with pytest.raises(ValueError, match=rf"^The state holds no weight of {up.name}\. Resume from another"):
+            check_state(targets, missing)

@@ -257,7 +257,7 @@ class Experts(nn.Module):
 
     def __init__(self):
         super().__init__()
-        shapes = {"gate_up_proj": (4, 16, 8), "down_proj": (4, 8, 16), "heads": (4, 8, 8), "thin": (1, 8, 8)}
+        shapes = {"gate_up_proj": (4, 16, 8), "down_proj": (4, 8, 16), "heads": (2, 8, 8), "thin": (1, 8, 8)}
         for name, shape in {**shapes, "flat": (4, 8), "deep": (2, 2, 8, 8)}.items():
             self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
 

@@ -42,6 +42,16 @@ def test_random_expressions_are_found_where_re_finds_them():
     assert 3000 < found < 11_000
 
 
+@pytest.mark.parametrize("quantifier", ["", "*", "+", "?", "*?", "{2}", "{1,2}", "{,2}", "{1,}", "{2,}", "{,}", "{0}"])
+@pytest.mark.parametrize("part", ["a", "(ab)", "(?:a|b)", "[^b]", "(a*b)"])
+def test_a_part_is_repeated_as_often_as_re_repeats_it(part, quantifier):
+    for text in (f"^{part}{quantifier}$", f"^b{part}{quantifier}0", f"({part}{quantifier}b){{2}}$"):
+        pattern = NamePattern(text)
+        for count in range(5):
+            for name in ("a" * count, "ab" * count, "b" + "a" * count + "0", "b" + "ab" * count + "0", "aab" * count):
+                assert pattern.is_in(name) == (re.search(text, name) is not None), (text, name)
+
+
 @pytest.mark.parametrize("text", CATASTROPHIC)
 def test_no_expression_takes_long(text):
     """`re` would take longer than anybody can wait."""

@@ -1,14 +1,22 @@
 """Plans: which layer holds which pattern, and what is left dense."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.distributed.fsdp import fully_shard
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from nxm_hf import NxMConfig, attach
 from nxm_hf.layers.find import find_layers, left_dense
 from nxm_hf.layers.plan import Plan
+from nxm_hf.layers.sharding import local
+from nxm_hf.layers.weight_part import WeightPart
 from tests.support.containers import Pair, make_encoder
+from tests.support.group_of_one import group_of_one
 from tests.support.layers import TEXT, classifier
+from tests.support.models import make_model
+from tests.support.toy_training import Toy
 from tests.support.versions import not_in_4
 
 
@@ -81,3 +89,89 @@ def test_a_container_of_two_models_is_an_error_that_names_them():
     with pytest.raises(ValueError, match=r'holds 2 models \(query\.model, document\.model\).*"query\.model"\)'):
         Plan.of(Pair(), NxMConfig("asp"))
     assert Plan.of(Pair(), NxMConfig("dense")).targets == ()
+
+
+def test_a_target_is_the_weight_as_a_matrix_with_its_gradient():
+    model = make_model("gpt2")
+    for plan in (Plan.of(model, NxMConfig("asp", "1:4")), Plan.of(Toy(), NxMConfig("asp", "1:4"))):
+        for target in plan.targets:
+            layer, shape = target.layer, target.layer.shape
+            assert (target.name, target.numel) == (layer.name, shape[0] * shape[1])
+            assert target.kept == target.numel // 4 and target.part is None and target.pattern_here is target.pattern
+            assert target.matrix().grad is None and target.matrix().shape == shape
+            layer.weight.grad = torch.rand_like(layer.weight)
+            matrix = target.matrix()
+            assert matrix.data_ptr() == layer.weight.data_ptr() and torch.equal(matrix, layer.matrix(layer.weight))
+            assert matrix.grad.data_ptr() == layer.weight.grad.data_ptr()
+            assert torch.equal(matrix.grad, layer.matrix(layer.weight.grad))
+            assert matrix is layer.weight or not matrix.requires_grad
+    assert any(target.matrix() is not target.layer.weight for target in Plan.of(model, NxMConfig("asp")).targets)
+
+
+def test_a_plan_holds_its_pattern_if_all_of_its_layers_do_and_trains_those_that_are_not_frozen():
+    plan = Plan.of(Toy(), NxMConfig("asp"))
+    assert plan.trained == plan.targets and not plan.holds_pattern()
+    for target in plan.targets:
+        assert not plan.holds_pattern()
+        with torch.no_grad():
+            target.matrix().copy_(target.pattern.project(target.matrix()))
+    assert plan.holds_pattern()
+    plan.targets[1].layer.weight.requires_grad_(False)
+    assert plan.trained == (plan.targets[0], *plan.targets[2:])
+
+
+def test_why_layers_are_skipped_is_one_line_of_a_few_and_their_share_counts_all_weights():
+    model = classifier(intermediate_size=34)
+    plan = Plan.of(model, NxMConfig("asp", on_indivisible="skip"))
+    names = [f"bert.encoder.layer.{i}.output.dense" for i in range(2)]
+    assert plan.reasons == "; ".join(f"{name}: {plan.skipped[name].rstrip('.')}" for name in names)
+    assert all(why.endswith(".") for why in plan.skipped.values()) and ".;" not in plan.reasons
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert plan.skipped_share == 2 * 34 * 16 / total and Plan.of(Toy(), NxMConfig("dense")).skipped_share == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (NxMConfig("asp", {"cross_query": "2:4"}), 'No layer has a role named in pattern; add "default"'),
+        (NxMConfig("asp", "3:7", on_indivisible="skip"), r"It fits none of blocks\.0\.up, .*Choose another pattern\."),
+        (NxMConfig("asp", "dense"), None),
+        (NxMConfig("asp", "3:7"), r"does not fit 4 layers \(blocks\.0\.up, .*Leave them dense with on_indivisible="),
+        (
+            NxMConfig("structure-decay", "2:4", {"frames": ["2:16", "2:8", "2:4"]}),
+            r"The first frame that fits is 2:8: set frames=\['2:8', '2:4'\]\.",
+        ),
+    ],
+    ids=str,
+)
+def test_a_plan_of_nothing_says_why(config, says):
+    if says is None:
+        assert Plan.of(Toy(), config).targets == ()
+        return
+    with pytest.raises(ValueError, match=says) as error:
+        Plan.of(Toy(), config)
+    assert "Leave this weight out" not in str(error.value)
+
+
+def test_plans_of_the_same_layers_are_equal_and_print_without_the_model():
+    plan = Plan.of(Toy(), NxMConfig("asp"))
+    assert replace(plan, model=torch.nn.Module(), whole=torch.nn.Module()) == plan
+    assert replace(plan, targets=plan.targets[1:]) != plan
+    assert not any(f"{name}=" in repr(plan) for name in ("model", "whole", "shards"))
+
+
+def test_the_part_of_a_target_is_that_of_its_layer_in_the_processes_of_the_plan():
+    with group_of_one() as group:
+        model = Toy()
+        fully_shard(model, mesh=group.mesh)
+        plan = Plan.of(model, NxMConfig("asp", "unstructured:0.5"))
+        for target in plan.targets:
+            assert target.part == WeightPart(plan.shards, target.layer) and target.part.layer is target.layer
+            assert target.part.shards is plan.shards is target.shards
+            assert target.pattern_here == target.part.pattern(target.pattern) != target.pattern
+            assert torch.equal(target.matrix(), local(target.layer.weight))
+        assert not plan.holds_pattern()
+        for target in plan.targets:
+            with torch.no_grad():
+                target.matrix().copy_(target.pattern.project(target.matrix()))
+        assert plan.holds_pattern()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nxm_hf.methods import PHASES, Masked, Phases, keep
+from nxm_hf.methods.base import measure_alone
 from nxm_hf.methods.schedules import Clock
 from tests.support.method_runs import OVER_OPTIMIZERS, PATTERN, STEPS, TWO_FOUR, assert_agrees, by_algorithm_1
 from tests.support.scores import Remembered
@@ -38,7 +39,39 @@ def test_the_frozen_mask_is_the_one_that_finish_returned():
     state = method.init(weight, Clock(0, 2))
     method.after_step(weight, state, Clock(1, 2))
     assert weight.tolist() == [[0.0, 0.0, 2.0, 0.0]] and PHASES[state["phase"]] == "settle"
-    assert state["mask"].tolist() == [[False, False, True, True]]
+    for step in (2, 3):  # and it is not solved again
+        assert state["mask"].tolist() == [[False, False, True, True]]
+        method.before_step(weight, state, Clock(step - 1, 3))
+        method.after_step(weight, state, Clock(step, 3))
+    assert not method.edits_moments
+
+
+def test_a_warm_up_of_all_steps_leaves_the_method_a_clock_of_one():
+    seen = []
+
+    class Begins(KeepsTheLast):
+        def init(self, weight, clock):
+            seen.append((clock.step, clock.last, clock.total))
+            return {}
+
+    method, weight = Phases(Begins(), PATTERN, warmup=0.9), torch.ones(1, 4)
+    state = method.init(weight, Clock(0, 4))
+    for step in range(1, 5):
+        method.after_step(weight, state, Clock(step, 4))
+    assert seen == [(0, -1, 1)] and PHASES[state["phase"]] == "recipe"
+
+
+def test_a_measurement_is_that_of_the_method_by_its_own_clock():
+    class Measures(KeepsTheLast):
+        def measure(self, weight, state, clock):
+            seen.append((weight, dict(state), clock, (yield torch.ones(2))))
+
+    seen, weight = [], torch.ones(1, 4)
+    method = Phases(Measures(), PATTERN, warmup=0.25)
+    state = method.init(weight, Clock(3, 8))
+    assert measure_alone(method.measure(weight, state, Clock(4, 8))) is None
+    (found,) = seen
+    assert found[:3] == (weight, state, Clock(2, 6, since=1)) and found[3].tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +81,7 @@ def test_the_frozen_mask_is_the_one_that_finish_returned():
 def test_the_phase_of_a_step_follows_from_warmup_and_settle(warmup, settle, phases):
     method = Phases(Masked(TWO_FOUR), PATTERN, warmup, settle)
     assert "".join(str(method.phase_at(Clock(step, 12))) for step in range(12)) == phases
+    assert Phases(method.method, PATTERN) == Phases(method.method, PATTERN, warmup=0.0, settle=0.0, early=0)
 
 
 @pytest.mark.parametrize("scores", ["magnitude", "fisher"])

@@ -9,7 +9,7 @@ from torch import nn
 
 from nxm_hf import NxMConfig, attach
 from nxm_hf.methods import ADMM
-from nxm_hf.methods.rho import MEASURED_STEPS, PULL_OVER_GRADIENT, QUANTILE, quantile
+from nxm_hf.methods.rho import MEASURED_STEPS, PULL_OVER_GRADIENT, QUANTILE, measure_by_norms, quantile
 from nxm_hf.methods.schedules import Clock, Every
 from nxm_hf.patterns import NM, parse
 from tests.support.scores import Remembered
@@ -40,6 +40,36 @@ def test_an_automatic_rho_makes_the_first_pull_three_thousandths_of_the_gradient
         weight.grad = 5 * gradient
         method.before_step(weight, state, Clock(1, 80))
     assert float(state["rho"]) == measured, "it is measured once"
+    assert state["rho"].dtype == torch.float64
+
+
+def sent(measurement, numbers):
+    """Return what a measurement returns if it is sent some numbers."""
+    next(measurement)
+    with pytest.raises(StopIteration) as end:
+        measurement.send(numbers)
+    return end.value.value
+
+
+@pytest.mark.parametrize("loss_scale", [1.0, 1000.0])
+def test_a_strength_from_norms_is_a_double_that_parts_of_a_weight_agree_on(loss_scale):
+    pull, grad = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(1))
+    clock = Clock(0, 1, loss_scale=loss_scale)
+    with pytest.raises(StopIteration) as end:
+        next(measure_by_norms(pull, grad, clock))
+    rho = end.value.value
+    assert rho.dtype == torch.float64
+    assert float(rho) == 0.003 * (float(grad.norm()) / loss_scale) / float(pull.norm())
+    shared = clock.but(whole=object())
+    squares = [next(measure_by_norms(pull[rows], grad[rows], shared)) for rows in (slice(4), slice(4, 6))]
+    assert all(each.dtype == torch.float64 for each in squares)
+    for rows in (slice(4), slice(4, 6)):
+        found = sent(measure_by_norms(pull[rows], grad[rows], shared), sum(squares))
+        assert float(found) == pytest.approx(float(rho), rel=1e-6) and found.dtype == torch.float64
+    for nothing in ((torch.zeros(4), grad), (pull, torch.zeros(4)), (pull, torch.full((4,), torch.nan))):
+        with pytest.raises(StopIteration) as end:
+            next(measure_by_norms(*nothing, clock))
+        assert end.value.value == 0 and end.value.value.dtype == torch.float64
 
 
 def test_an_automatic_rho_waits_for_a_step_with_a_gradient_and_a_pull():

@@ -190,3 +190,46 @@ def test_a_constant_is_constant():
 def test_a_gain_falls_at_its_rate_or_else_over_the_whole_training(gain, values):
     assert [gain(Clock(step, 4)) for step in range(5)] == pytest.approx(values)
     assert gain(Clock(-1, 4)) == pytest.approx(1.0)
+
+
+def test_a_training_of_no_steps_is_at_its_end_after_one():
+    clock = Clock(1, 0, since=0)
+    assert clock.progress == 1.0 and Clock(0, 0).progress == 0.0
+    assert Evenly(80)(clock) and Evenly(80).interval(clock) == 1 and Evenly(80).count(clock) == 1
+    assert Frames("abc")(clock) == "c" and Frames("abc")(Clock(0, 0)) == "a"
+    assert ShareOfTheRest()(clock) == 1.0 and Decay("linear")(clock) == 0.0 and Growth("linear", 0.5)(clock) == 1.0
+
+
+@pytest.mark.parametrize("which", ["none", "first", "both"])
+def test_moments_are_read_and_cleared_where_the_optimizer_keeps_some(which):
+    cleared, where = [], torch.ones(2, dtype=torch.bool)
+    moments = SimpleNamespace(squares=torch.ones(2), clear=lambda *arguments: cleared.append(arguments))
+    for clock, squares, count in ((Clock(0, 1), None, 0), (Clock(0, 1, moments=moments), moments.squares, 1)):
+        assert clock.squares is squares
+        clock.clear_moments(where, which)
+        assert cleared == [(where, which)] * (count if which != "none" else 0)
+
+
+def test_chance_depends_on_seed_and_step_alone_wherever_tensors_are_made():
+    weight = torch.zeros(3, 5, dtype=torch.bfloat16)
+
+    def numbers(step, seed):
+        return Clock(step, 10, seed=seed).random_like(weight)
+
+    drawn = [numbers(*each) for each in ((1, 2), (2, 1), (1, 3), (2, 2))]
+    assert all(not torch.equal(one, other) for i, one in enumerate(drawn) for other in drawn[:i])
+    with torch.device("meta"):
+        again = numbers(1, 2)
+    assert torch.equal(again, drawn[0]) and again.dtype == weight.dtype and again.shape == weight.shape
+    whole = SimpleNamespace(random=lambda generator: torch.rand(3, 5, generator=generator)[:2])
+    part = Clock(1, 10, seed=2, whole=whole).random_like(weight[:2])
+    assert torch.equal(part, drawn[0][:2]) and part.dtype == weight.dtype
+    seed = 2**70 + 5  # of any size
+    assert Clock(1, 10, seed=seed).generator().initial_seed() == (seed * 1_000_003 + 1) % 2**63
+
+
+def test_masks_of_scores_are_of_the_whole_weight_and_keep_its_shape():
+    scores = torch.arange(12.0).view(3, 4)
+    assert torch.equal(Clock(0, 1).keep_highest(scores, 5), scores > 6)
+    whole = SimpleNamespace(keep_highest=lambda scores, count: (scores, count))
+    assert Clock(0, 1, whole=whole).keep_highest(scores, 5) == (scores, 5)

@@ -8,7 +8,7 @@ from nxm_hf import NxMConfig, attach
 from nxm_hf.engine.optimizer_state import Moments
 from nxm_hf.layers.plan import Layer
 from nxm_hf.methods.schedules import Clock
-from nxm_hf.methods.scores import SCORES, best_mask
+from nxm_hf.methods.scores import SCORES, best_mask, nearest_mask, scored
 from nxm_hf.patterns import parse
 from tests.support.references import top
 from tests.support.scores import Remembered
@@ -34,6 +34,19 @@ def test_where_no_gradient_was_seen_the_larger_weights_stay():
     assert kept([1.0, -2.0, 3.0, 4.0], None) == [0, 0, 1, 1]
     assert kept([1.0, -2.0, 3.0, 4.0], [0.0] * 4) == [0, 0, 1, 1]
     assert kept([1.0, -2.0, 3.0, 4.0], [1e-12, 0.0, 0.0, 0.0]) == [1, 0, 0, 1]
+
+
+def test_scores_of_any_tensor_are_its_magnitudes_in_the_metric_that_is_asked_for():
+    tensor = torch.tensor([[1.0, -2.0, 3.0, -4.0]], requires_grad=True)
+    squares = torch.tensor([[4.0, 9.0, 0.0, 0.25]], dtype=torch.float64)  # 2, 6, 0, 2
+    clock = Clock(0, 1, moments=Remembered(squares))
+    for found in (scored(tensor, "magnitude", clock), scored(tensor, "fisher", Clock(0, 1))):
+        assert found.tolist() == [[1.0, 2.0, 3.0, 4.0]] and not found.requires_grad
+    found = scored(tensor, "fisher", clock)
+    assert found[0].tolist() == pytest.approx([2.0, 6.0, 3e-12, 2.0]) and not found.requires_grad
+    for metric, mask in (("magnitude", [False, False, True, True]), ("fisher", [True, True, False, False])):
+        found = nearest_mask(tensor, parse("2:4"), metric, clock)
+        assert found[0].tolist() == mask
 
 
 def test_squares_that_are_no_numbers_are_refused():

@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 
+from nxm_hf.patterns import NM
 from nxm_hf.solvers import base
 from nxm_hf.solvers.base import MIN_NUMEL, integer_view, large_enough, reference_only, refuse_nan
 
@@ -45,3 +46,16 @@ def test_only_a_nan_is_refused():
         refuse_nan(scores)
     with pytest.raises(ValueError, match="1 NaN of 3"):
         refuse_nan(torch.tensor([math.inf, torch.nan, -math.inf]))
+
+
+def test_masks_are_made_on_the_device_of_their_scores():
+    scores = [torch.ones(2, 3), torch.ones(4, dtype=torch.bfloat16)]
+    with torch.device("meta"):
+        masks = base.mask_buffers(scores, None)
+        alone = base.solve_alone(lambda each, pattern, out: out[0].copy_(each[0] > 0), scores[0], NM(1, 3))
+    assert [(mask.shape, mask.dtype, mask.device.type) for mask in (*masks, alone)] == [
+        ((2, 3), torch.bool, "cpu"),
+        ((4,), torch.bool, "cpu"),
+        ((2, 3), torch.bool, "cpu"),
+    ]
+    assert alone.all()

@@ -58,6 +58,8 @@ def test_a_forward_weight_is_the_dense_one_with_its_pruned_entries_times_the_gai
         assert same([d, weight, mask], [given, scaled(given, mask, gain), before])
         masked_ops.scale_pruned(d, mask, gain)
         assert same([d], [weight])
+        masked_ops.scale_pruned(d, mask)
+        assert same([d], [scaled(weight, mask, 0.0)])
 
 
 @pytest.mark.parametrize("gain", GAINS)
@@ -123,3 +125,40 @@ def test_a_nan_is_refused_before_a_mask_is_made_of_it(tier):
             weight[3, 5] = NAN
             with pytest.raises(ValueError, match="NaN"):
                 act(weight, mask, dense, PATTERN, gain)
+
+
+@pytest.mark.parametrize("factor", [0.3, 3.0])
+def test_the_torch_form_of_an_operation_writes_and_counts_what_its_kernel_does(factor):
+    weight, mask, dense = of((16, 64))
+    scaled_weight = scaled(weight, mask, factor)
+    pulled = weight + factor * torch.where(mask, 0.0, dense)
+    new = PATTERN.largest(weight)
+    counts = int((mask ^ new).sum()) | int(mask.sum()) << 32
+    for operation, results, count in [
+        (masked_ops.SCALE, [scaled_weight, mask], 0),
+        (masked_ops.PULL, [pulled, mask, dense], 0),
+        (masked_ops.STORE, [scaled_weight, mask, weight], 0),
+        (masked_ops.SHOW, [weight, mask, scaled_weight], 0),
+        (masked_ops.REMASK_WITH_GAIN, [scaled(weight, new, factor), new, weight], counts),
+        (masked_ops.REMASK_FROM, [weight, new, scaled(weight, new, factor)], counts),
+    ]:
+        tensors = [each.clone() for each in (weight, mask, dense)[: len(operation.inputs)]]
+        with reference_only():
+            assert operation.reference(PATTERN, *tensors, factor=factor) == count, operation.name
+        for found, expected in zip(tensors, results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-44)
+
+
+@pytest.mark.parametrize("module", [masked_ops, weight_ops], ids=lambda module: module.__name__)
+def test_an_operation_says_whether_it_refuses_nan(module):
+    for operation in (value for value in vars(module).values() if isinstance(value, base.Operation)):
+        weight, mask, dense = of((16, 64))
+        weight[3, 5] = NAN
+        tensors = [weight, *([mask, dense] if "mask" in operation.inputs[1:2] else [dense])][: len(operation.inputs)]
+        numbers_of = {"factor": 0.5} if operation.factors else {}
+        with reference_only():
+            try:
+                refuses = operation.reference(PATTERN, *tensors, **numbers_of) == -1
+            except ValueError:
+                refuses = True
+        assert refuses is operation.refuses_nan, operation.name

@@ -1,5 +1,6 @@
 """Masks of nearest weights against every mask of small tiles, and against SciPy's linear programs on larger ones."""
 
+from contextlib import nullcontext
 from functools import cache
 from itertools import combinations
 
@@ -9,7 +10,15 @@ import torch
 from nxm_hf.patterns import Block, Dense, Transposable, Unstructured, parse
 from nxm_hf.solvers import nearest, reference_only
 from nxm_hf.solvers.transposable_enumeration import every_tile
-from tests.support.scores import EXTREMES, INF, by_linear_programme, distributions, seeded, tiles_of
+from tests.support.scores import (
+    EXTREMES,
+    INF,
+    assert_stays_on_device,
+    by_linear_programme,
+    distributions,
+    seeded,
+    tiles_of,
+)
 
 torch.set_num_threads(1)
 ROUNDING = 1e-5  # of a squared distance
@@ -189,3 +198,11 @@ def test_the_largest_sum_of_magnitudes_is_not_the_nearest():
     row = torch.tensor([[3.0, 0.0, 2.5, 2.5]])
     assert parse("block:2:0.5").largest(row).int().tolist() == [[1, 1, 0, 0]]
     assert parse("block:2:0.5").nearest(row).int().tolist() == [[0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("text", ["2:4-transposable", "3:8-transposable", "block:4x4:0.5", "unstructured:0.3"])
+def test_nearest_masks_stay_on_the_device_of_the_weight(text):
+    weight = seeded(16, 32) * torch.logspace(-4, 4, 32)  # some tiles are refined
+    for context in (nullcontext, reference_only):
+        with context():
+            assert_stays_on_device(lambda scores, pattern: pattern.nearest(scores), weight, parse(text))

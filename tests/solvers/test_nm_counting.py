@@ -7,7 +7,7 @@ from nxm_hf.patterns import NM
 from nxm_hf.solvers import nm_counting
 from nxm_hf.solvers.nm_counting import by_counting, counting_supports
 from tests.support.references import top
-from tests.support.scores import seeded
+from tests.support.scores import FLOATS, assert_stays_on_device, seeded
 
 torch.set_num_threads(1)
 
@@ -46,3 +46,8 @@ def test_parts_of_a_row_are_whole_integers_and_make_no_difference(monkeypatch):
     for part in (8, 24, 96):
         monkeypatch.setattr(nm_counting, "CPU_SCORES", part)
         assert torch.equal(by_counting(seeded(96), NM(2, 4)), top(seeded(96), NM(2, 4)))
+
+
+def test_counting_stays_on_the_device_of_the_scores():
+    for dtype in FLOATS:
+        assert_stays_on_device(by_counting, seeded(6, 16, dtype=dtype), NM(2, 4))

@@ -12,7 +12,7 @@ from nxm_hf.solvers.nm_counting import by_counting, counting_supports
 from nxm_hf.solvers.nm_network import CPU_BYTES, by_network
 from nxm_hf.solvers.nm_sort import by_sorting
 from tests.support.references import top
-from tests.support.scores import FLOATS, scores_with_ties, seeded
+from tests.support.scores import FLOATS, assert_stays_on_device, scores_with_ties, seeded
 
 torch.set_num_threads(1)
 
@@ -90,3 +90,9 @@ def test_zeros_of_both_signs_are_equal():
     for n, m in ((1, 2), (2, 4), (1, 4), (3, 4), (3, 8)):
         for solver in plain_solvers(scores, NM(n, m)):
             assert torch.equal(solver(scores, NM(n, m)), (torch.arange(24) % m < n)), solver.__name__
+
+
+@pytest.mark.parametrize("solve", [by_sorting, by_network])
+def test_solvers_stay_on_the_device_of_the_scores(solve):
+    for dtype in FLOATS:
+        assert_stays_on_device(solve, seeded(6, 16, dtype=dtype), NM(3, 8))

@@ -6,7 +6,7 @@ import torch
 from nxm_hf.patterns import NM, PATTERNS, parse
 from nxm_hf.solvers import SOLVERS, Solver, choose, solve, solve_many
 from nxm_hf.solvers.nm_network import by_network
-from tests.support.scores import seeded
+from tests.support.scores import assert_stays_on_device, seeded
 
 torch.set_num_threads(1)
 
@@ -77,3 +77,15 @@ def test_solvers_leave_the_random_generator_alone(text):
     before = torch.random.get_rng_state()
     solve(torch.ones(40, 120), parse(text))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("text", [kind.examples[0] for kind in PATTERNS])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_solvers_stay_on_the_device_of_the_scores(text, dtype):
+    pattern, scores = parse(text), seeded(48, 96, dtype=dtype)
+    for solver in SOLVERS[pattern.kind]:
+        if solver.supports(scores, pattern):
+            assert_stays_on_device(solver, scores, pattern)
+    with torch.device("meta"):
+        (mask,) = solve_many([scores], pattern)
+    assert torch.equal(mask, pattern.mask(scores))

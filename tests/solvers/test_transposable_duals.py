@@ -11,10 +11,12 @@ from nxm_hf.solvers.transposable_duals import by_duals
 from tests.support.scores import (
     INF,
     assert_holds,
+    assert_stays_on_device,
     by_columns_filled,
     by_linear_programme,
     distributions,
     generator,
+    seeded,
     tiles_of,
     worth,
 )
@@ -142,3 +144,10 @@ def test_what_holds_the_pattern_is_kept_as_it_is(n, m):
     weight = torch.randn(2 * m, m, generator=generator())
     mask = solve(weight.abs(), Transposable(n, m))
     assert torch.equal(solve((weight * mask).abs(), Transposable(n, m)), mask)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (3, 8), (1, 16)])
+def test_prices_and_paths_stay_on_the_device_of_the_scores(n, m):
+    """Integers are full of ties, so that some tiles need paths."""
+    for scores in (seeded(2 * m, 3 * m), (2 * seeded(2 * m, 3 * m)).round()):
+        assert_stays_on_device(by_duals, scores, Transposable(n, m))

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nxm_hf.patterns import Transposable
-from nxm_hf.solvers import solve
+from nxm_hf.solvers import solve, transposable_enumeration
 from nxm_hf.solvers.transposable_duals import by_duals
 from nxm_hf.solvers.transposable_enumeration import by_enumeration, every_tile
-from tests.support.scores import FLOATS, seeded, worth
+from tests.support.scores import FLOATS, assert_stays_on_device, seeded, worth
 
 torch.set_num_threads(1)
 
@@ -64,3 +64,13 @@ def test_transposable_solves_each_tile_alone():
 def test_transposing_the_scores_transposes_the_mask():
     scores = seeded(16, 16).abs()
     assert torch.equal(solve(scores.mT, Transposable(2, 4)), solve(scores, Transposable(2, 4)).mT)
+
+
+def test_enumeration_stays_on_the_device_of_the_scores():
+    for dtype in FLOATS:
+        assert_stays_on_device(by_enumeration, seeded(8, 12, dtype=dtype), Transposable(2, 4))
+    every_tile.cache_clear()
+    transposable_enumeration._masks.cache_clear()
+    with torch.device("meta"):
+        mask = by_enumeration(seeded_scores := torch.eye(4, device="cpu"), Transposable(1, 4))
+    assert torch.equal(mask, seeded_scores.bool())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nxm_hf.patterns import Unstructured
 from nxm_hf.solvers import solve, unstructured_threshold
-from nxm_hf.solvers.unstructured_threshold import keep_highest
+from nxm_hf.solvers.unstructured_threshold import by_threshold, fill_by_threshold, keep_highest
 from tests.support.scores import highest, scores_with_ties, seeded
 
 torch.set_num_threads(1)
@@ -50,6 +50,16 @@ def test_unstructured_is_right_where_a_sample_brackets_the_threshold_and_where_i
         by_torch = torch.empty(len(scores), dtype=torch.bool)
         unstructured_threshold._mark_by_topk(scores, count, by_torch)
         assert torch.equal(by_torch, expected), "as on a GPU"
+
+
+def test_masks_of_a_list_are_those_of_each_matrix():
+    scores = [seeded(*shape, seed=number) for number, shape in enumerate([(4, 6), (2, 3, 5), (7,)])]
+    masks = [torch.empty(each.shape, dtype=torch.bool) for each in scores]
+    fill_by_threshold(scores, Unstructured(0.4), masks)
+    for each, mask in zip(scores, masks, strict=True):
+        kept = Unstructured(0.4).kept(each.shape)
+        assert torch.equal(mask.flatten(), highest(each.flatten(), kept)), each.shape
+        assert torch.equal(mask, by_threshold(each, Unstructured(0.4)))
 
 
 @pytest.mark.parametrize("count", [-1, 0, 3, 4])

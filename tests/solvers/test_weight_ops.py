@@ -6,11 +6,11 @@ import torch
 from nxm_hf.layers.find import find_layers
 from nxm_hf.layers.weight_part import SharedPattern, WeightPart
 from nxm_hf.patterns import parse
-from nxm_hf.solvers import reference_only, weight_ops
+from nxm_hf.solvers import base, reference_only, weight_ops
 from nxm_hf.solvers.nm_sort import by_sorting
 from tests.support.group_of_one import group_of_one
 from tests.support.models import make_bert
-from tests.support.scores import EXTREMES, FLOATS, generator
+from tests.support.scores import EXTREMES, FLOATS, assert_stays_on_device, generator
 from tests.support.toy_training import same
 
 torch.set_num_threads(1)
@@ -219,6 +219,38 @@ def test_the_torch_form_of_an_operation_counts_what_its_kernels_count(text):
             assert operation.reference(pattern, *(tensor.clone() for tensor in tensors)) == count, operation.name
 
 
+@pytest.mark.parametrize("text", ["2:4", "unstructured:0.4"])
+def test_kernels_and_torch_write_the_same_bits_and_counts(text, monkeypatch):
+    monkeypatch.setattr(base, "MIN_NUMEL", 0)
+    pattern, weight, other = parse(text), tied(0, torch.float32), tied(1, torch.float32)
+    old = torch.rand(weight.shape, generator=generator()) < 0.3
+
+    def results():
+        mask, dense, shown, r = old.clone(), other.clone(), weight.clone(), other.clone()
+        changes = [
+            weight_ops.remask(shown, mask, dense, pattern),
+            weight_ops.admm_update(weight, r, pattern, False, True),
+        ]
+        masks = [weight_ops.magnitude_mask(weight, pattern), weight_ops.nearest_mask(weight, pattern)]
+        return [mask, dense, shown, r, *changes, *masks, weight_ops.project(weight, pattern)]
+
+    found = results()
+    with reference_only():
+        assert same(found, results())
+    for act in (weight_ops.project, weight_ops.nearest_mask, weight_ops.magnitude_mask):
+        with pytest.raises(ValueError, match=r"1 NaN of 19200"):
+            act(torch.where(torch.arange(480) + torch.arange(0, 19200, 480)[:, None] == 77, torch.nan, weight), pattern)
+
+
+def test_the_torch_form_of_keeping_writes_what_is_kept():
+    weight, mask = tied(0, torch.float32), torch.rand((40, 480), generator=generator()) < 0.3
+    given, out, expected = weight.clone(), torch.ones_like(weight), torch.where(mask, weight, 0.0) + 0
+    with reference_only():
+        weight_ops.KEEP.reference(parse("2:4"), given, mask)
+        weight_ops.KEPT.reference(parse("2:4"), weight, mask, out)
+    assert same([given, out], [expected, expected])
+
+
 # -- the update of ADMM in parts --------------------------------------------------------------------------------------
 
 
@@ -265,3 +297,18 @@ def test_the_update_of_a_shared_part_is_that_of_the_whole(text, dual, scale):
     assert changes[0] is others[0] is None and [*map(torch.Tensor.tolist, changes[1:])] == [
         *map(torch.Tensor.tolist, others[1:])
     ]
+
+
+@pytest.mark.parametrize("text", ["2:4", "2:4-transposable", "unstructured:0.4", "block:4x4:0.5"])
+def test_masks_and_updates_stay_on_the_device_of_the_weight(text):
+    pattern, weight = parse(text), torch.randn(8, 16, generator=generator(3))
+    with reference_only():
+        assert_stays_on_device(weight_ops.magnitude_mask, weight, pattern)
+        results = []
+        for device in ("cpu", "meta"):
+            r = torch.ones_like(weight)
+            with torch.device(device):
+                for first in (True, False):
+                    changed = weight_ops.admm_update(weight, r, pattern, first, dual=True, scale=0.5)
+            results.append((r, changed.cpu() if device == "cpu" else None))
+    assert torch.equal(results[0][0], results[1][0])

@@ -10,7 +10,18 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from nxm_hf import verify
-from nxm_hf.storage.checkpoints import PROCESSES, missing_parts, newest_complete
+from nxm_hf.storage.checkpoints import (
+    HAS_MANIFEST,
+    LAST_WRITTEN,
+    PROCESSES,
+    begin_checkpoint,
+    checkpoint_to_resume,
+    complete_checkpoint,
+    drop_unsaved,
+    is_checkpoint,
+    missing_parts,
+    newest_complete,
+)
 from nxm_hf.storage.manifest import MANIFEST_FILE, write_manifest
 from nxm_hf.storage.state_file import STATE_FILE, read_state, write_state
 from tests.support.saving import make_resuming_trainer, step_of
@@ -103,6 +114,77 @@ def test_the_newest_is_found_by_number_and_among_checkpoints_only(out):
     shutil.copytree(out / "checkpoint-2", out / "checkpoint-best")
     (out / "checkpoint-11").write_text("a file")
     assert step_of(newest_complete(out)) == 10
+
+
+def test_a_directory_that_is_not_there_or_has_no_checkpoints_is_an_error_that_says_so(tmp_path):
+    with pytest.raises(ValueError, match=r"valid checkpoint at .*no\.such: there is no such directory\. Write resume"):
+        checkpoint_to_resume(str(tmp_path / "no.such"), tmp_path)
+    for which, folder in ((True, tmp_path), (True, tmp_path / "no.such")):
+        with pytest.raises(ValueError, match=rf"found in output directory \({folder}\)\. Train without resume_from"):
+            checkpoint_to_resume(which, folder)
+
+
+def test_a_checkpoint_is_told_by_its_whole_name():
+    assert is_checkpoint("out/checkpoint-12") and is_checkpoint(Path("checkpoint-0"))
+    for other in (None, "", "checkpoint-", "checkpoint-1/model", "checkpoint-best", "my-checkpoint-1", "checkpoint-1b"):
+        assert not is_checkpoint(other), other
+
+
+def test_a_checkpoint_that_is_written_over_is_not_complete(out):
+    for _ in range(2):
+        begin_checkpoint(out / "checkpoint-4")
+        assert not {LAST_WRITTEN, MANIFEST_FILE} & {*os.listdir(out / "checkpoint-4")}
+    assert step_of(newest_complete(out)) == 2
+
+
+def test_files_of_a_checkpoint_that_was_not_saved_are_removed(tmp_path):
+    for others in ((), ("model.safetensors",)):
+        (tmp_path / "checkpoint-1").mkdir()
+        for name in (STATE_FILE, "nxm_config.json", "README.md", *others):
+            (tmp_path / "checkpoint-1" / name).write_text("")
+        for _ in range(2):
+            drop_unsaved(tmp_path / "checkpoint-1")
+        assert [path.name for path in tmp_path.rglob("*")] == [*(["checkpoint-1"] * bool(others)), *others]
+
+
+def test_a_checkpoint_is_the_newest_by_time_even_if_the_clock_was_set_back(tmp_path):
+    """Trainer deletes the oldest by time."""
+    old, new, future = tmp_path / "checkpoint-8", tmp_path / "checkpoint-9", 2**33 * 10**9
+    old.mkdir(), new.mkdir()
+    for name in ("checkpoint-10", "model"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, ns=(future + 10**12, future + 10**12))  # no checkpoints
+    os.utime(old, ns=(future, future))
+    complete_checkpoint(new)
+    assert new.stat().st_mtime_ns == future + 2 * 10**9 and (new / MANIFEST_FILE).exists()
+    now = (new / MANIFEST_FILE).stat().st_mtime_ns
+    os.utime(old, ns=(now - 10**11, now - 10**11))
+    complete_checkpoint(new, [])
+    assert now <= new.stat().st_mtime_ns < now + 10**11
+    old.rmdir()
+    complete_checkpoint(new)
+    assert now <= new.stat().st_mtime_ns < now + 10**11
+
+
+def test_a_checkpoint_of_a_plain_module_has_no_config_and_one_by_fsdp_other_names(out):
+    folder = out / "checkpoint-4"
+    (folder / MANIFEST_FILE).unlink()
+    header, tensors = read_state(folder)
+    assert missing_parts(folder) == [f"{MANIFEST_FILE} is missing"] and header[HAS_MANIFEST]
+    del header[HAS_MANIFEST], header[PROCESSES]
+    write_state(folder, header, tensors)
+    assert missing_parts(folder) == []
+    (folder / "config.json").unlink()
+    assert missing_parts(folder) == []
+    assert missing_parts(folder, by_fsdp=True) == ["pytorch_model_fsdp.bin", "optimizer.bin"]
+    for name in ("pytorch_model_fsdp.bin", "optimizer.bin"):
+        shutil.copy(folder / "optimizer.pt", folder / name)
+    (folder / "optimizer.pt").unlink()
+    assert missing_parts(folder, by_fsdp=True) == [] and missing_parts(folder) == ["optimizer.pt"]
+    (folder / "rng_state.pth").write_text("torn")
+    (folder / LAST_WRITTEN).write_text("null")
+    os.mkfifo(folder / "optimizer.pt")
+    assert missing_parts(folder) == ["optimizer.pt", "rng_state.pth", LAST_WRITTEN]
 
 
 # -- what lies where ---------------------------------------------------------------------------------------------------

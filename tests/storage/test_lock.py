@@ -1,8 +1,12 @@
 """Locks: one process writes a directory; the lock of a dead process is taken over."""
 
+import errno
 import json
+import logging
 import os
 import signal
+from datetime import datetime
+from pathlib import Path
 
 import pytest
 
@@ -91,10 +95,71 @@ def test_one_process_may_lock_again(tmp_path):
     first.release()
 
 
-def test_a_place_that_cannot_be_written_is_not_locked(tmp_path):
+def test_a_place_that_cannot_be_written_is_noted_and_not_locked(tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    with DirectoryLock(tmp_path / "file" / "lock", ""):
+    path = tmp_path / "file" / "lock"
+    with caplog.at_level(logging.DEBUG, "nxm_hf"), DirectoryLock(path, ""):
         pass
+    (message,) = caplog.messages
+    assert message.startswith(f"{path} cannot be opened: [Errno ")
+
+
+def test_a_lock_file_is_made_with_its_folders_and_dated_to_the_second(tmp_path):
+    path = tmp_path / "a" / "b" / "lock"
+    path.parent.mkdir(parents=True)
+    path.write_text("x" * 500)  # of a dead process with a longer name
+    for place in (path, tmp_path / "c" / "d" / "lock"):
+        umask = os.umask(0)
+        try:
+            with DirectoryLock(place, ""):
+                held = json.loads(place.read_text())
+                assert place is path or place.stat().st_mode & 0o777 == 0o644
+        finally:
+            os.umask(umask)
+        since = datetime.fromisoformat(held["since"])
+        assert set(held) == {"pid", "host", "since"} and since.tzinfo is not None and "." not in held["since"]
+
+
+def open_files() -> list[str]:
+    return sorted(os.listdir("/dev/fd"))
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs a list of open files")
+def test_a_lock_that_is_refused_or_released_leaves_no_file_open(holding, tmp_path):
+    before = open_files()
+    child = holding(tmp_path / "lock")
+    refused, freed = DirectoryLock(tmp_path / "lock", ""), DirectoryLock(tmp_path / "other", "")
+    with pytest.raises(ValueError, match="held by"):
+        refused.acquire()
+    freed.acquire()
+    assert len(open_files()) == len(before) + 1
+    freed.release()
+    assert open_files() == before
+    kill(child)
+
+
+def test_a_lock_that_is_released_again_leaves_that_of_another_process(holding, tmp_path):
+    lock = DirectoryLock(tmp_path / "lock", "")
+    lock.acquire()
+    lock.release()
+    holding(tmp_path / "lock")
+    lock.release()
+    assert (tmp_path / "lock").exists()
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_file_system_without_locks_is_noted_and_nothing_is_locked(removed, tmp_path, monkeypatch, caplog):
+    def refuse(*arguments):
+        if removed:
+            (tmp_path / "lock").unlink()
+        raise OSError(errno.ENOLCK, "none here")
+
+    monkeypatch.setattr(lock_module.fcntl, "lockf", refuse)
+    lock, before = DirectoryLock(tmp_path / "lock", ""), open_files()
+    with caplog.at_level(logging.DEBUG, "nxm_hf"):
+        lock.acquire()
+    assert caplog.messages == [f"{tmp_path / 'lock'} has no locks: [Errno {errno.ENOLCK}] none here"]
+    assert not list(tmp_path.iterdir()) and open_files() == before
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -59,13 +59,13 @@ def test_every_file_is_recorded_with_its_size_and_its_sha256(folder):
     assert changed_files(folder) == {}
 
 
-def slow_digest(content: bytes) -> str:
+def slow_digest(content: bytes, blocks: int = 16) -> str:
     """Return the digest of a long file as the module describes it, with Python's integers."""
     block, rows, columns = 255 * 513 * 8, 255, 513
     parts = []
-    for begin in range(0, len(content), 16 * block):
+    for begin in range(0, len(content), blocks * block):
         sums = b""
-        for at in range(begin, min(begin + 16 * block, len(content)), block):
+        for at in range(begin, min(begin + blocks * block, len(content)), block):
             padded = content[at : at + block].ljust(block, b"\0")
             numbers = [int.from_bytes(padded[k : k + 8], "little") for k in range(0, block, 8)]
             of_columns = [sum(numbers[k::columns]) for k in range(columns)]
@@ -101,6 +101,14 @@ def test_a_long_file_is_digested_in_blocks_and_every_byte_counts(size, folder):
     assert changed_files(folder) == {}
 
 
+def test_the_digest_of_a_long_file_is_that_of_its_chunks_in_order(folder, monkeypatch):
+    monkeypatch.setattr(manifest, "_CHUNK", 2 * manifest._BLOCK)
+    content = random.Random(2).randbytes(2 * manifest._BLOCK + 77)
+    (folder / "a.json").write_bytes(content)
+    write_manifest(folder, ["a.json"])
+    assert read_manifest(folder)["a.json"]["digest"] == slow_digest(content, blocks=2)
+
+
 def test_a_file_of_one_mebibyte_is_the_longest_that_is_digested_as_it_is(folder):
     for size, whole in ((1 << 20, True), ((1 << 20) + 1, False), (2 << 20, False)):
         (folder / "a.json").write_bytes(b"x" * size)
@@ -111,6 +119,8 @@ def test_a_file_of_one_mebibyte_is_the_longest_that_is_digested_as_it_is(folder)
 def test_a_manifest_that_is_too_long_is_not_read(folder):
     os.truncate(folder / MANIFEST_FILE, (64 << 20) + 1)
     assert changed_files(folder) == {MANIFEST_FILE: "is damaged (it is no regular file, or too long)"}
+    os.truncate(folder / MANIFEST_FILE, 64 << 20)
+    assert changed_files(folder)[MANIFEST_FILE].startswith("is damaged (Extra data")
 
 
 def test_each_kind_of_change_is_named(folder):

@@ -150,6 +150,7 @@ def test_files_that_cannot_be_put_in_place_are_an_error_that_says_what_to_type(t
     ("new", "outdated"),
     [
         (["../../secret.txt"], []),
+        (["notes.txt", "../../secret.txt"], []),
         (["/etc/passwd"], []),
         ([5], []),
         ([], ["notes.txt"]),
@@ -208,6 +209,39 @@ def test_names_inside_a_directory_are_told_from_others(name):
         assert not is_inside(wrong), wrong
 
 
+def test_names_are_bounded_by_what_file_systems_hold():
+    assert is_inside("x" * 255) and is_inside("a/" * 500)
+    for wrong in ("x" * 256, "a/" + "x" * 256, "x" * 256 + "/a", "a/" * 500 + "a"):
+        assert not is_inside(wrong), wrong
+
+
+def test_a_file_where_a_directory_is_needed_is_named(tmp_path):
+    write(tmp_path, a_txt="mine")
+    for folder in (tmp_path / "a.txt", tmp_path / "a.txt" / "b" / "c"):
+        with pytest.raises(
+            NotADirectoryError, match=rf"^{tmp_path}/a\.txt is a file, so nothing can be written into it\."
+        ):
+            with replaced(folder, 0):
+                pass
+    assert (tmp_path / "a.txt").read_text() == "mine"
+
+
+def test_a_directory_may_be_reached_by_a_link(tmp_path):
+    interrupted(tmp_path / "model", ["a.txt"], [], a_txt="new")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    finish_replacing(tmp_path / "link")
+    assert os.listdir(tmp_path / "model") == ["a.txt"]
+
+
+@pytest.mark.parametrize(("more", "says"), [(0, "Expecting value"), (1, "it is no regular file, or too long")])
+def test_a_list_may_have_as_many_bytes_as_a_manifest(more, says, tmp_path):
+    hidden = interrupted(tmp_path, [], [])
+    os.truncate(hidden / "files.json", 0)
+    os.truncate(hidden / "files.json", (64 << 20) + more)
+    with pytest.raises(ValueError, match=rf"files\.json cannot be read \({says}"):
+        finish_replacing(tmp_path)
+
+
 def test_all_files_are_on_the_disk_before_a_rename_says_that_they_are_complete(tmp_path, monkeypatch):
     events, fsync, rename = [], os.fsync, os.rename
     monkeypatch.setattr(
@@ -229,7 +263,8 @@ def test_every_file_is_synced_and_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
         os, "fsync", lambda handle: (synced.append(os.readlink(f"/proc/self/fd/{handle}")), fsync(handle))
     )
-    assert sync_files(tmp_path) == ["b.txt", "inner/a.txt"]
+    handles = len(os.listdir("/dev/fd"))
+    assert sync_files(tmp_path) == ["b.txt", "inner/a.txt"] and len(os.listdir("/dev/fd")) == handles
     if Path("/proc/self/fd").exists():
         assert {*synced} == {str(tmp_path / name) for name in ("", "b.txt", "inner", "inner/a.txt")} - {
             f"{tmp_path}/"

@@ -56,7 +56,7 @@ def test_damaged_indices_are_an_error_that_names_the_layer(tmp_path):
         files[f"{QUERY}.weight"]
 
 
-@pytest.mark.parametrize("name", ["../outside.safetensors", "/outside.safetensors", 5, "absent.safetensors"])
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/outside.safetensors", 5, "absent.safetensors", "x" * 256])
 def test_an_index_names_regular_files_beside_it(name, tmp_path):
     _, plain, _ = save_both(tmp_path)
     shutil.copy(plain / "model.safetensors", plain.parent / "outside.safetensors")

@@ -1,6 +1,8 @@
 """Scores for the tests of solvers, and references that say how good a mask can be."""
 
+from collections.abc import Callable
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +40,14 @@ def highest(scores: Tensor, count: int) -> Tensor:
     if not 0 < count < scores.numel():
         return torch.full(scores.shape, count > 0)
     return top(scores.flatten(), NM(count, scores.numel())).view(scores.shape)
+
+
+def assert_stays_on_device(solve: Callable[..., Tensor], scores: Tensor, pattern: Any) -> None:
+    """Assert that a solver gives the same mask where new tensors are made on another device than that of the scores."""
+    expected = solve(scores, pattern)
+    with torch.device("meta"):
+        mask = solve(scores, pattern)
+    assert mask.device == scores.device and mask.dtype == torch.bool and torch.equal(mask, expected)
 
 
 # Transposable tiles

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -39,7 +40,7 @@ def by_flow(q: Tensor, n: int) -> Tensor:
     except ImportError:
         raise ImportError("Minimum-cost flow needs SciPy, which is not installed. Write: pip install scipy") from None
     m = q.shape[1]
-    ones = torch.ones(1, m).numpy()
+    ones = numpy.ones((1, m))
     counts = vstack([kron(identity(m), ones), kron(ones, identity(m))]).tocsr()
     masks = []
     for tile in q.flatten(1).double().cpu():

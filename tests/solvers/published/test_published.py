@@ -8,7 +8,7 @@ import torch
 from nxm_hf.patterns import Transposable
 from nxm_hf.solvers.published import PUBLISHED
 from nxm_hf.solvers.transposable_duals import by_duals
-from tests.support.scores import by_linear_programme, distributions, tiles_of
+from tests.support.scores import assert_stays_on_device, by_linear_programme, distributions, tiles_of
 
 torch.set_num_threads(1)
 
@@ -167,3 +167,11 @@ def test_flow_without_scipy_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "scipy.optimize", None)
     with pytest.raises(ImportError, match="pip install scipy"):
         NAMED["min-cost flow"](DOCUMENTED, Transposable(2, 4))
+
+
+@pytest.mark.parametrize("name", PUBLISHED["transposable"])
+def test_published_solvers_stay_on_the_device_of_the_scores(name):
+    pattern, solver = Transposable(2, 4), PUBLISHED["transposable"][name]
+    for scores in (*distributions(8, 12).values(), torch.ones(8, 8)):
+        if solver.supports(scores, pattern):
+            assert_stays_on_device(solver, scores, pattern)
