@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,7 +74,12 @@ def is_transposed(module: nn.Module) -> bool:
     Args:
         module: Any module. It is recognized by the name of its class, so that copies in remote code match too.
     """
-    return any(cls.__name__ == "Conv1D" for cls in type(module).__mro__)
+    return _is_conv1d(type(module))
+
+
+@lru_cache(maxsize=1024)
+def _is_conv1d(kind: type) -> bool:
+    return any(cls.__name__ == "Conv1D" for cls in kind.__mro__)
 
 
 def without_wrappers(module: nn.Module) -> nn.Module:
