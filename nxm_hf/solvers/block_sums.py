@@ -12,7 +12,7 @@ import torch
 
 from nxm_hf.solvers import cpu
 
-Summation = Callable[[np.ndarray, np.ndarray], None]  # (block, sums): write the sums of all columns, then of all rows
+Summation = Callable[[np.ndarray, np.ndarray], object]  # (block, sums): write the sums of all columns, then of all rows
 
 
 def summation(shape: tuple[int, int]) -> Summation:

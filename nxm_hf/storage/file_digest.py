@@ -29,11 +29,11 @@ class FileDigest:
         """
         part = self._parts[block.begin // CHUNK]
         if self._sum_up is None:
-            part.update(block.bytes(block.begin, block.end))
+            part.update(block.bytes(block.begin, block.end).data)
             return
         sums = np.empty(sum(SHAPE), "<u8")
         self._sum_up(block.words, sums)
-        part.update(sums)
+        part.update(sums.data)
 
     def hexdigest(self) -> str:
         """Return the digest, after all blocks."""
