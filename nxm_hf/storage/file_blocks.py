@@ -61,7 +61,7 @@ class Block:
             begin: Where the chunk begins.
         """
         before = min(begin, OVERLAP)
-        room = memoryview(self._memory)
+        room = self._memory.data
         file.seek(begin - before)
         file.readinto(room[OVERLAP - before : OVERLAP])  # type: ignore[attr-defined]  # all binary files have it
         for start in range(begin, begin + CHUNK, BLOCK):

@@ -1,4 +1,4 @@
-"""Where the tensors of a safetensors file stand in it."""
+"""The places of the tensors in a safetensors file."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a verification found: the zeros of each layer, and what is wrong with them. It prints as a table."""
+"""The result of a verification: the zeros of each layer, and what is wrong with them. It prints as a table."""
 
 from dataclasses import dataclass
 from typing import Any
