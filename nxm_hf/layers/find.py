@@ -125,6 +125,8 @@ def find_layers(
     layers = _prunable(model)
     if not layers:
         raise ValueError(_no_layers(model))
+    if include is None and exclude is None:
+        return layers
     roles = {layer.name: layer.role for layer in layers}
     selection = Selection(type(model).__name__, roles, _left_dense(model, layers))
     selected = set(roles) if include is None else selection.select("include", include)

@@ -1,7 +1,8 @@
 """Modules: the blocks of a Transformer, the modules that hold a matrix, the model in a wrapper, evaluation mode."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,7 +74,12 @@ def is_transposed(module: nn.Module) -> bool:
     Args:
         module: Any module. It is recognized by the name of its class, so that copies in remote code match too.
     """
-    return any(cls.__name__ == "Conv1D" for cls in type(module).__mro__)
+    return _is_conv1d(cast(Any, type(module)))
+
+
+@lru_cache(maxsize=1024)
+def _is_conv1d(kind: Hashable) -> bool:
+    return any(cls.__name__ == "Conv1D" for cls in cast(type, kind).__mro__)
 
 
 def without_wrappers(module: nn.Module) -> nn.Module:

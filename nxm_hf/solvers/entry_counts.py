@@ -17,6 +17,7 @@ from nxm_hf.solvers.self_test import Counts
 # NumPy counts 4 GB/s and a kernel 20, but its import takes as long as counting 2 GB does. A weight of more entries than
 # this stands in a model that is larger.
 IMPORT_ABOVE = 2**24
+IMPORT_ABOVE_IN_ALL = 2**30  # likewise, of entries that are known to come
 PART = 2**17  # entries looked at together: their flags and numbers fit into the second cache of a core
 
 _INTEGERS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -71,14 +72,46 @@ def count_entries(weight: Tensor, n: int = 1, m: int = 1) -> EntryCounts:
         number = cpu.BACKEND.runner(COUNT_ENTRIES, groups)(weight)
         if 0 <= number < 1 << 32:  # nothing is wrong
             return EntryCounts(number)
-    bits = _bits(weight)
-    infinity = _INFINITY.get(weight.dtype)
-    part = max(PART // m, 1) * m
-    flags = np.empty(min(part, bits.size), dtype=bool)
-    counts = EntryCounts()
-    for start in range(0, bits.size, part):
-        counts = counts.plus(_counts_of_part(bits[start : start + part], infinity, flags, n, m))
-    return counts
+    return _counts_in_numpy(_bits(weight), _INFINITY.get(weight.dtype), n, m)
+
+
+class PartCounter:
+    """Count the entries of weights that come part by part, such as from a file.
+
+    Args:
+        dtype: Their type, of 16-bit or 32-bit floats.
+        n: Entries that a group may keep.
+        m: Entries of a group. With `n` = `m` no group is counted.
+        entries: The entries of all weights that will come; of many, a kernel is worth its import.
+    """
+
+    def __init__(self, dtype: torch.dtype, n: int, m: int, entries: int):
+        self._dtype, self._n, self._m = dtype, n, m
+        self._bytes = 16 * m * dtype.itemsize  # that a kernel counts in one step
+        groups = Counts(n, m)
+        worth_an_import = cpu.BACKEND.is_loaded or entries > IMPORT_ABOVE_IN_ALL
+        large = torch.empty(16 * m << 12, dtype=dtype, device="cpu")  # not written
+        supported = worth_an_import and cpu.BACKEND.supports(COUNT_ENTRIES, groups, large)
+        self._kernel = cpu.BACKEND.kernels.counter(n, m, dtype) if supported else None
+
+    def count(self, part: np.ndarray, address: int) -> EntryCounts:
+        """Count the entries of a part.
+
+        Args:
+            part: Its bytes, as uint8. It begins and ends between two groups, and its address fits its type.
+            address: Its address, which NumPy takes long to say.
+        """
+        sixteens = part.size // self._bytes if self._kernel is not None else 0
+        if self._kernel is not None and sixteens:
+            number = self._kernel(address, sixteens)
+            if 0 <= number < 1 << 32:  # nothing is wrong
+                rest = part[sixteens * self._bytes :]
+                return EntryCounts(number).plus(self._in_numpy(rest)) if rest.size else EntryCounts(number)
+        return self._in_numpy(part)
+
+    def _in_numpy(self, part: np.ndarray) -> EntryCounts:
+        bits = part.view(_INTEGERS[self._dtype.itemsize])
+        return _counts_in_numpy(bits, _INFINITY[self._dtype], self._n, self._m)
 
 
 def count_full_columns(weight: Tensor, n: int, m: int) -> int:
@@ -138,6 +171,15 @@ def _bits(weight: Tensor) -> np.ndarray:
     """Return the bits of a weight as unsigned integers in one row; a copy if it is not contiguous."""
     flat = weight.contiguous().view(-1).view(torch.uint8)
     return flat.numpy().view(_INTEGERS[weight.dtype.itemsize])
+
+
+def _counts_in_numpy(bits: np.ndarray, infinity: int | None, n: int, m: int) -> EntryCounts:
+    part = max(PART // m, 1) * m
+    flags = np.empty(min(part, bits.size), dtype=bool)
+    counts = EntryCounts()
+    for start in range(0, bits.size, part):
+        counts = counts.plus(_counts_of_part(bits[start : start + part], infinity, flags, n, m))
+    return counts
 
 
 def _counts_of_part(bits: np.ndarray, infinity: int | None, flags: np.ndarray, n: int, m: int) -> EntryCounts:

@@ -13,16 +13,15 @@ hundreds of such sums as they were.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from nxm_hf._version import __version__
 from nxm_hf.config.hub import write_text
+from nxm_hf.storage.file_blocks import Reader, read_in_blocks
+from nxm_hf.storage.file_digest import FileDigest
 from nxm_hf.storage.model_source import MODEL_FILES
 from nxm_hf.storage.replacing import finish_replacing, is_inside
 
@@ -30,11 +29,6 @@ MANIFEST_FILE = "nxm_manifest.json"
 LOCK_FILE = "_nxm.lock"  # of a training, in its output directory; uploads leave out names that begin so
 RESTORE = f"Restore them from a copy. If you changed them yourself, delete {MANIFEST_FILE}."
 FORMAT = 1
-_SHORT = 1 << 20  # bytes of a file whose content is digested
-_SHAPE = (255, 513)  # of a block. Both are odd, so that a sign that changes in all 64-bit numbers changes the sums
-_BLOCK = 255 * 513 * 8  # bytes; it fits into the cache of a core
-_CHUNK = 16 * _BLOCK  # bytes that one thread digests at a time
-_THREADS = 4  # at most; a training has better uses for the other cores
 _LEFT_OUT = ("README.md", MANIFEST_FILE, LOCK_FILE)
 _OTHER_FOLDERS = ("checkpoint-", "runs", "wandb", "report", "__pycache__")  # by how their names begin
 _MAX_BYTES = 64 << 20  # of a manifest; one of 200,000 files is half as long
@@ -169,7 +163,9 @@ def read_manifest(folder: str | Path) -> dict[str, dict[str, Any]] | None:
     raise ValueError(f"has format {form!r}, and this nxm_hf reads {FORMAT}; install a newer nxm-hf")
 
 
-def changed_files(folder: str | Path, names: Iterable[str] | None = None) -> dict[str, str]:
+def changed_files(
+    folder: str | Path, names: Iterable[str] | None = None, readers: Mapping[str, Sequence[Reader]] | None = None
+) -> dict[str, str]:
     """Compare the files of a directory with its manifest. Files that were added later are not looked at.
 
     If a save was stopped while it put its files in place, they are put there first.
@@ -177,6 +173,7 @@ def changed_files(folder: str | Path, names: Iterable[str] | None = None) -> dic
     Args:
         folder: The directory.
         names: Look at these files only; by default at all that are recorded.
+        readers: By name of a file, who is handed its blocks if it is read. A file of another size is not read.
 
     Returns:
         For each file that differs what is wrong with it, such as "is missing". Empty if there is no manifest.
@@ -191,7 +188,8 @@ def changed_files(folder: str | Path, names: Iterable[str] | None = None) -> dic
         recorded = {name: recorded[name] for name in names if name in recorded}
     problems = {name: problem for name, entry in recorded.items() if (problem := _wrong_size(folder / name, entry))}
     same_size = [name for name in recorded if name not in problems]
-    digests = _digests([folder / name for name in same_size])
+    others = [(readers or {}).get(name, ()) for name in same_size]
+    digests = _digests([folder / name for name in same_size], others)
     problems |= {
         name: "has changed since it was saved"
         for name, digest in zip(same_size, digests, strict=True)
@@ -257,28 +255,9 @@ def _wrong_size(path: Path, entry: dict[str, Any]) -> str | None:
     return None if size == entry["size"] else f"has {size:,} bytes instead of {entry['size']:,}"
 
 
-def _digests(paths: list[Path]) -> Iterator[str]:
-    """Yield the digest of each file. Several threads read long files, chunk by chunk."""
-    sizes = [path.stat().st_size for path in paths]
-    chunks = [range(0, size, _CHUNK) if size > _SHORT else () for size in sizes]
-    tasks = [(path, begin) for path, begins in zip(paths, chunks, strict=True) for begin in begins]
-    with ThreadPoolExecutor(max(1, min(_THREADS, os.cpu_count() or 1, len(tasks)))) as pool:
-        parts = pool.map(_chunk_digest, tasks)
-        for path, begins in zip(paths, chunks, strict=True):
-            yield hashlib.sha256(b"".join(next(parts) for _ in begins) if begins else path.read_bytes()).hexdigest()
-
-
-def _chunk_digest(task: tuple[Path, int]) -> bytes:
-    """Return the SHA-256 of the sums of one chunk. The end of a file is filled up with zeros."""
-    path, begin = task
-    digest, content = hashlib.sha256(), bytearray(_BLOCK)
-    block = np.frombuffer(content, "<i8").reshape(_SHAPE)
-    with path.open("rb") as file:
-        file.seek(begin)
-        for _ in range(_CHUNK // _BLOCK):
-            count = file.readinto(content)  # less than a block only at the end
-            if count == 0:
-                break
-            content[count:] = bytes(_BLOCK - count)
-            digest.update(block.sum(0).tobytes() + block.sum(1).tobytes())
-    return digest.digest()
+def _digests(paths: list[Path], readers: list[Sequence[Reader]] | None = None) -> list[str]:
+    """Return the digest of each file, and hand its blocks to others who want them."""
+    digests = [FileDigest(path.stat().st_size) for path in paths]
+    others = readers or [()] * len(paths)
+    read_in_blocks((path, (own, *more)) for path, own, more in zip(paths, digests, others, strict=True))
+    return [digest.hexdigest() for digest in digests]

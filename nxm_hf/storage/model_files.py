@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.utils._device import DeviceContext
 from transformers import AutoConfig, PreTrainedModel
 
 from nxm_hf.config.hub import model_folder
@@ -18,6 +19,11 @@ from nxm_hf.storage.size_limits import check_bytes, check_counts, limited_parame
 from nxm_hf.storage.weight_files import WeightFiles
 from nxm_hf.text import shortened
 
+# What modules of torch fill their weights with when they are made.
+_FILLS = {
+    *(nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, nn.init.constant_),
+    *(Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_),
+}
 READ_AT_ONCE = 32 << 20  # bytes
 _View = Callable[[WeightFiles, nn.Module], WeightFiles | ConvertedWeights]
 
@@ -40,8 +46,33 @@ def skeleton(folder: str | Path) -> PreTrainedModel:
         del config.quantization_config
     cls = model_class(config, folder)
     path = model_folder(folder) / "config.json"
-    with limited_parameters(path), _one_line_errors(path, "is not the config of a model"), torch.device("meta"):
+    with limited_parameters(path), _one_line_errors(path, "is not the config of a model"), _WithoutMemory():
         return cls(config)
+
+
+class _WithoutMemory(DeviceContext):
+    """Make tensors on the meta device, as `torch.device("meta")` does, and leave out what would fill them.
+
+    torch fills them step by step in Python, which takes as long as all else that a model is made of.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("meta"))
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        """Return the tensor to fill if it is on the meta device; else call the function.
+
+        Args:
+            func: A function of torch.
+            types: Types of its arguments.
+            args: Its arguments.
+            kwargs: Its arguments by name.
+        """
+        if func in _FILLS:
+            tensor = kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+            if tensor.is_meta:
+                return tensor
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def read_model_config(folder: str | Path) -> Any:

@@ -1,8 +1,8 @@
 """Verification: check that every layer of a model, in memory or in a directory, holds its pattern with true zeros."""
 
 import copy
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,184 +16,20 @@ from nxm_hf.layers.plan import Target
 from nxm_hf.layers.sharding import reshard, whole
 from nxm_hf.packing import PackedLinear
 from nxm_hf.patterns import Pattern, parse
+from nxm_hf.solvers.entry_counts import EntryCounts
 from nxm_hf.storage.adapter_files import SavedAdapter, check_adapter_weights, read_adapter
-from nxm_hf.storage.manifest import RESTORE, changed_files
+from nxm_hf.storage.file_blocks import Reader
+from nxm_hf.storage.layer_counts import LayerCounts
+from nxm_hf.storage.manifest import changed_files
 from nxm_hf.storage.model_files import layer_weights, load_model, skeleton
 from nxm_hf.storage.model_record import names_in, read_record
 from nxm_hf.storage.model_source import model_directory
 from nxm_hf.storage.quantized import as_numbers, check_readable, quantization_of
-from nxm_hf.text import table
+from nxm_hf.storage.replacing import finish_replacing
+from nxm_hf.storage.verification import Verification, VerifiedLayer
 
 _COUNTS = ("nonzeros", "violations", "negative_zeros", "not_finite")
 UNMERGED = "The adapter stands beside them unmerged; `nxm merge BASE ADAPTER OUT` makes one sparse model of both."
-
-
-@dataclass(frozen=True)
-class VerifiedLayer:
-    """Describe the zeros of one layer.
-
-    Args:
-        name: Name of the layer.
-        role: Role of the layer, such as "query".
-        shape: Shape of its matrix, [out, in].
-        pattern: The pattern that it must hold.
-        nonzeros: Number of entries that are not zero.
-        violations: Number of places that break the pattern.
-        negative_zeros: Number of zeros that are -0.0.
-        not_finite: Number of entries that are NaN.
-    """
-
-    name: str
-    role: str
-    shape: tuple[int, int]
-    pattern: Pattern
-    nonzeros: int
-    violations: int
-    negative_zeros: int
-    not_finite: int
-
-    @property
-    def numel(self) -> int:
-        """Return the number of entries."""
-        return self.shape[0] * self.shape[1]
-
-    @property
-    def density(self) -> float:
-        """Return the fraction of entries that are not zero."""
-        return self.nonzeros / max(self.numel, 1)
-
-    @property
-    def problems(self) -> list[str]:
-        """Return a sentence for each problem of the layer."""
-        counts = (
-            (self.violations, f"breaks {self.pattern} in {self.violations} places"),
-            (self.negative_zeros, f"holds {self.negative_zeros} zeros that are -0.0"),
-            (self.not_finite, f"holds {self.not_finite} entries that are NaN"),
-        )
-        return [f"{self.name} {what}." for count, what in counts if count]
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Describe the zeros of all layers of a model. It prints as a table.
-
-    Args:
-        layers: The result of each layer.
-        absent: Names of layers that are recorded as sparse, but which the model does not have.
-        note: A remark on what was verified, such as the base model of an adapter; "" without one.
-        changed: Files of the directory that differ from its manifest, each with what is wrong with it.
-    """
-
-    layers: tuple[VerifiedLayer, ...]
-    absent: tuple[str, ...] = ()
-    note: str = ""
-    changed: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Return True if every layer holds its pattern with true +0.0 zeros."""
-        return not self.problems
-
-    @property
-    def problems(self) -> list[str]:
-        """Return a sentence for each problem of the model."""
-        problems = [f"{name} {what}." for name, what in self.changed]
-        problems += [problem for layer in self.layers for problem in layer.problems]
-        problems += [f"{name} is recorded as sparse, and the model has no such layer." for name in self.absent]
-        return problems or ([] if self.layers else ["No layer was found to verify."])
-
-    @property
-    def density(self) -> float:
-        """Return the fraction of the entries of all layers that are not zero."""
-        return sum(layer.nonzeros for layer in self.layers) / max(sum(layer.numel for layer in self.layers), 1)
-
-    def raise_for_problems(self) -> None:
-        """Raise a ValueError that lists the problems, if there are any.
-
-        Raises:
-            ValueError: If `ok` is False.
-        """
-        if not self.ok:
-            shown = "\n".join(f"  {problem}" for problem in self.problems[:12])
-            advice = (
-                RESTORE
-                if self.changed
-                else "Were they trained on without nxm_hf? NxMTrainer(..., sparsity=...) prunes them again."
-            )
-            if any(layer.not_finite for layer in self.layers):
-                advice = (
-                    "The training has diverged. Lower the learning rate, or go back to a checkpoint before the NaN."
-                )
-            raise ValueError(
-                f"{len(self.problems)} problems in the weights to deploy; nothing was written:\n{shown}\n{advice}"
-            )
-
-    def summary(self) -> "VerificationSummary":
-        """Return the same with one line for each role and pattern."""
-        return VerificationSummary(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all that was found as a dict that JSON can hold."""
-        layers = [{**vars(x), "pattern": str(x.pattern), "density": x.density} for x in self.layers]
-        return {"ok": self.ok, "density": self.density, "problems": self.problems, "layers": layers}
-
-    def __str__(self) -> str:
-        rows = [
-            (x.name, x.role, f"{x.shape[0]}x{x.shape[1]}", str(x.pattern), f"{x.density:.4f}", _mark(bool(x.problems)))
-            for x in self.layers
-        ]
-        return f"{table(('layer', 'role', 'shape', 'pattern', 'density', ''), rows)}\n{self._verdict()}"
-
-    def _verdict(self) -> str:
-        """Return the last lines of a table: the verdict, and each problem."""
-        verdict = "ok" if self.ok else f"{len(self.problems)} problems"
-        lines = [f"{len(self.layers)} layers, density {self.density:.4f}: {verdict}", *self.problems]
-        if self.changed:
-            lines.append(RESTORE)
-        if any(layer.violations for layer in self.layers):
-            lines.append("A plain Trainer fills zeros again; NxMTrainer(model=...) without sparsity= keeps them.")
-        if self.note:
-            lines.append(self.note)
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class VerificationSummary:
-    """Show a verification with one line for each role and pattern. It prints as a table.
-
-    Args:
-        verification: The verification of all layers.
-    """
-
-    verification: Verification
-
-    def groups(self) -> list[dict[str, Any]]:
-        """Return one dict for each role and pattern: its layers, density and layers with problems."""
-        by_kind: dict[tuple[str, str], list[VerifiedLayer]] = {}
-        for layer in self.verification.layers:
-            by_kind.setdefault((layer.role, str(layer.pattern)), []).append(layer)
-        return [
-            {
-                "role": role,
-                "pattern": pattern,
-                "layers": len(layers),
-                "density": Verification(tuple(layers)).density,
-                "layers_with_problems": sum(bool(layer.problems) for layer in layers),
-            }
-            for (role, pattern), layers in by_kind.items()
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the summary as a dict that JSON can hold."""
-        whole = self.verification
-        return {"ok": whole.ok, "density": whole.density, "problems": whole.problems, "groups": self.groups()}
-
-    def __str__(self) -> str:
-        rows = [
-            (x["role"], x["pattern"], str(x["layers"]), f"{x['density']:.4f}", _mark(x["layers_with_problems"]))
-            for x in self.groups()
-        ]
-        return f"{table(('role', 'pattern', 'layers', 'density', ''), rows)}\n{self.verification._verdict()}"
 
 
 def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None = None) -> Verification:
@@ -223,31 +59,69 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
     if not isinstance(model_or_dir, (str, Path)):
         found = _in_memory(model_or_dir, _record_of(model_or_dir), pattern)
         return replace(found, note=UNMERGED) if has_adapter(model_or_dir) else found
-    changed = tuple(changed_files(model_or_dir).items())
+    finish_replacing(model_or_dir)
+    comparison = _Comparison(model_or_dir)
     try:
-        return replace(_in_directory(model_or_dir, pattern), changed=changed)
+        found = _in_directory(model_or_dir, pattern, comparison)
     except (OSError, ValueError):
-        if not changed:
+        if not comparison.changed():
             raise
-        return Verification((), changed=changed)  # what cannot be read is among the changed files
+        found = Verification(())  # what cannot be read is among the changed files
+    return replace(found, changed=comparison.changed())
 
 
-def _in_directory(model_or_dir: str | Path, pattern: Pattern | None) -> Verification:
-    if (adapter := read_adapter(model_or_dir)) is not None:
+class _Comparison:
+    """Compare a directory with its manifest once, when others can look at what is read for it.
+
+    Args:
+        folder: The directory.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = folder
+        self._changed: tuple[tuple[str, str], ...] | None = None
+
+    def changed(self, readers: Mapping[str, Sequence[Reader]] | None = None) -> tuple[tuple[str, str], ...]:
+        """Return the files that differ. Only the first call reads files.
+
+        Args:
+            readers: By name of a file, who is handed its blocks.
+        """
+        if self._changed is None:
+            self._changed = tuple(changed_files(self.folder, readers=readers).items())
+        return self._changed
+
+
+def _in_directory(folder: str | Path, pattern: Pattern | None, comparison: _Comparison) -> Verification:
+    if (adapter := read_adapter(folder)) is not None:
         return _in_base(adapter, pattern)
-    model = skeleton(model_or_dir)
-    return _in_files(model_or_dir, model, _record_in(model_or_dir, pattern), pattern)
+    model = skeleton(folder)
+    return _in_files(folder, model, _record_in(folder, pattern), pattern, comparison)
 
 
 def _in_files(
-    folder: str | Path, model: nn.Module, record: dict[str, str] | None, pattern: Pattern | None
+    folder: str | Path,
+    model: nn.Module,
+    record: dict[str, str] | None,
+    pattern: Pattern | None,
+    comparison: _Comparison | None = None,
 ) -> Verification:
+    """Verify the weights in files: those that are read for a comparison at once, and then all others."""
     if quantization_of(cast(Any, model).config) is not None:
         return _in_memory(load_model(folder), record, pattern)
     layers, absent = _recorded(model, record, pattern)
-    weights = layer_weights(folder, model, [layer for layer, _ in layers])
-    found = (_look(*pair, _matrix(pair[0], weight)) for pair, weight in zip(layers, weights, strict=True))
-    return Verification(tuple(found), absent)
+    found: dict[str, VerifiedLayer] = {}
+    if comparison is not None:
+        counts = LayerCounts(folder, layers)
+        comparison.changed(counts.by_file)
+        for layer, held in layers:
+            if (counted := counts.get(layer)) is not None:
+                found[layer.name] = _verified(layer, held, layer.shape, counted)
+    rest = [pair for pair in layers if pair[0].name not in found]
+    weights = layer_weights(folder, model, [layer for layer, _ in rest]) if rest else ()
+    for (layer, held), weight in zip(rest, weights, strict=True):
+        found[layer.name] = _look(layer, held, _matrix(layer, weight))
+    return Verification(tuple(found[layer.name] for layer, _ in layers), absent)
 
 
 def _in_base(adapter: SavedAdapter, pattern: Pattern | None) -> Verification:
@@ -342,11 +216,14 @@ def _matrix(layer: Layer, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _look(layer: Layer, pattern: Pattern, matrix: Tensor) -> VerifiedLayer:
-    counts = pattern.count(matrix)
+    return _verified(layer, pattern, (matrix.shape[0], matrix.shape[1]), pattern.count(matrix))
+
+
+def _verified(layer: Layer, pattern: Pattern, shape: tuple[int, int], counts: EntryCounts) -> VerifiedLayer:
     return VerifiedLayer(
         name=layer.name,
         role=layer.role,
-        shape=(matrix.shape[0], matrix.shape[1]),
+        shape=shape,
         pattern=pattern,
         nonzeros=counts.nonzeros,
         violations=counts.violations,
@@ -385,8 +262,3 @@ def _record_in(folder: str | Path, pattern: Pattern | None) -> dict[str, str] | 
                 "Say what it should hold: --pattern 2:4, or verify(dir, pattern='2:4')."
             ) from None
         return None
-
-
-def _mark(problems: int) -> str:
-    """Return the last cell of a row of a table. The problems themselves are listed below it, once."""
-    return "PROBLEM" if problems else ""

@@ -21,6 +21,7 @@ PARTS = {
     "methods": {"rho"},
     "pruners": {"adam_fit", "hessian", "least_squares"},
     "solvers": {
+        "block_sums",
         "comparator_network",
         "entry_counts",
         "masked_adamw",

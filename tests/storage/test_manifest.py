@@ -13,6 +13,7 @@ from nxm_hf import prune, verify
 from nxm_hf.cli.main import main as nxm
 from nxm_hf.pruning.directory import prune_directory
 from nxm_hf.storage import manifest
+from nxm_hf.storage.file_blocks import BLOCK, CHUNK
 from nxm_hf.storage.manifest import (
     MANIFEST_FILE,
     add_to_manifest,
@@ -75,14 +76,14 @@ def slow_digest(content: bytes, blocks: int = 16) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-@pytest.mark.parametrize("size", [(1 << 20) + 1, 2 * manifest._BLOCK, 3 * manifest._BLOCK + 5, manifest._CHUNK + 77])
+@pytest.mark.parametrize("size", [(1 << 20) + 1, 2 * BLOCK, 3 * BLOCK + 5, CHUNK + 77])
 def test_a_long_file_is_digested_in_blocks_and_every_byte_counts(size, folder):
-    assert manifest._CHUNK == 16 * manifest._BLOCK  # what `slow_digest` says of it is what others have on their disks
-    content = random.Random(1).randbytes(size) if size < manifest._CHUNK else b"\7" * size
+    assert CHUNK == 16 * BLOCK  # what `slow_digest` says of it is what others have on their disks
+    content = random.Random(1).randbytes(size) if size < CHUNK else b"\7" * size
     path = folder / "weights.safetensors"
     path.write_bytes(content)
     write_manifest(folder)
-    if size < manifest._CHUNK:
+    if size < CHUNK:
         assert read_manifest(folder)["weights.safetensors"]["digest"] == slow_digest(content)
     changed = {"weights.safetensors": "has changed since it was saved"}
     for at in (0, 1, size // 2, size - 77, size - 1):

@@ -7,6 +7,8 @@ does not work here, torch computes the masks.
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from nxm_hf.solvers import self_test
@@ -20,6 +22,10 @@ LANES = 16  # entries of a vector
 
 class _CPUKernels(Kernels, Protocol):
     """The functions of `launch`, except the operations on N:M groups."""
+
+    def counter(self, n: int, m: int, dtype: torch.dtype) -> Callable[[int, int], int]: ...
+
+    def block_sums(self, rows: int, columns: int) -> Callable[[np.ndarray, np.ndarray], int]: ...
 
     def over_tiles(
         self, n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor], magnitudes: bool = False

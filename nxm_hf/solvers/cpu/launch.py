@@ -4,11 +4,13 @@ import struct
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nxm_hf.solvers.base import INFINITY_BITS
 from nxm_hf.solvers.cpu import LANES
+from nxm_hf.solvers.cpu.block_sums import sums_kernel
 from nxm_hf.solvers.cpu.kernels import Kernel, adamw_kernel, enumeration_kernel, group_kernel, tile_kernel
 from nxm_hf.solvers.cpu.nm_groups import OPERATIONS as BODIES
 from nxm_hf.solvers.cpu.threads import pieces, run_jobs
@@ -37,6 +39,32 @@ def run(operation: str, n: int, m: int, *tensors: Tensor, factor: float = 0.0) -
     """
     (bits,) = struct.unpack("i", struct.pack("f", factor))
     return _over_groups(operation, n, m, [tensors], bits)[0]
+
+
+def counter(n: int, m: int, dtype: torch.dtype) -> Callable[[int, int], int]:
+    """Return the kernel of `count_entries` for weights that come part by part.
+
+    Args:
+        n: Kept entries of a group.
+        m: Entries of a group.
+        dtype: The type of the entries.
+
+    Returns:
+        A function of the address of a part and of how often it has sixteen groups. It returns the count of the
+        operation, or -1 if there was a NaN.
+    """
+    kernel = group_kernel("count_entries", n, m, 8 * dtype.itemsize, INFINITY_BITS[dtype])
+    return lambda address, sixteens: kernel(0, sixteens, address, 0, 0, 0)
+
+
+def block_sums(rows: int, columns: int) -> Callable[[np.ndarray, np.ndarray], int]:
+    """Return the kernel for sums of columns and rows, a function of a block of uint64 and of its sums.
+
+    Args:
+        rows: Rows of a block, a multiple of five.
+        columns: Columns of a block.
+    """
+    return sums_kernel(rows, columns)
 
 
 def fill_masks(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
