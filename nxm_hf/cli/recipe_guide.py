@@ -23,11 +23,17 @@ class Measurement:
     training.
     """
 
-    recipe: str  # with its settings, as compare.py names it, but without the pattern
+    recipe: str  # with its settings, but without the pattern
     pattern: str
     gap_closed: float
     seeds: int
     tasks: tuple[str, ...]
+    measured_as: str = ""  # what the results call the recipe, if it had another name then
+
+    @property
+    def name_in_results(self) -> str:
+        """Return what the results call the recipe, as compare.py names it."""
+        return self.measured_as or self.recipe
 
     @property
     def sort_key(self) -> tuple[float, ...]:
