@@ -143,7 +143,7 @@ def step_shares(recipe: str, pattern: str) -> dict[str, float]:
     warmup, settle = NxMConfig(name, pattern, settings=values, warmup=first, settle=last).phases
     rest = 1 - warmup - settle
     shares = {"asp warmup=0.1": settle}  # a mask that is frozen in the middle of a training
-    if name == "asp":
+    if name in ("alps", "asp"):
         shares = {"asp warmup=0.1" if warmup else "asp": rest}
     elif name == "admm":  # Z and U are updated about every 80 steps
         form = "admm rho=0.003" if "rho" in settings else "admm settle=0.05"

@@ -22,7 +22,7 @@ ROWS, INPUTS = 8, 16  # of the weight that shows the patterns
 # Each recipe with what it needs to show itself in so few steps.
 RECIPES = (
     ("asp", NxMConfig("asp")),
-    ("asp, warm-up", NxMConfig("asp", warmup=0.5)),
+    ("alps", NxMConfig("alps")),
     ("gradual", NxMConfig("gradual", settings={"every": 15})),
     ("acdc", NxMConfig("acdc", settings={"period": 0.2})),
     ("set", NxMConfig("set", settings={"every": 10})),

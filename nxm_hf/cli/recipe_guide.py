@@ -23,11 +23,17 @@ class Measurement:
     training.
     """
 
-    recipe: str  # with its settings, as compare.py names it, but without the pattern
+    recipe: str  # with its settings, but without the pattern
     pattern: str
     gap_closed: float
     seeds: int
     tasks: tuple[str, ...]
+    measured_as: str = ""  # what the results call the recipe, if it had another name then
+
+    @property
+    def name_in_results(self) -> str:
+        """Return what the results call the recipe, as compare.py names it."""
+        return self.measured_as or self.recipe
 
     @property
     def sort_key(self) -> tuple[float, ...]:
@@ -94,7 +100,7 @@ def advice(width: int, rows: int | None = None, pattern: str = "2:4") -> str:
         raise ValueError(f"The number of training rows must be 1 or more; got rows={rows}. Write --rows 4000.")
     pattern = _canonical(pattern)
     measured = _measured(pattern)
-    recipe = measured[0].recipe if measured else "admm"
+    recipe = measured[0].recipe if measured else "alps"
     paragraphs = [
         " ".join([_recommendation(pattern, measured), *_limits(rows, measured)]),
         f"In a script:  sparsity={in_python(recipe, pattern)}",
@@ -119,7 +125,7 @@ def _measured(pattern: str) -> list[Measurement]:
 
 def _recommendation(pattern: str, measured: Sequence[Measurement]) -> str:
     if not measured:
-        return f"Nothing has been measured with {pattern} yet; start with the default, admm with no settings."
+        return f"Nothing has been measured with {pattern} yet; start with the default, alps."
     best = measured[0]
     tasks = ", ".join(f"{name} ({TASKS[name]} rows)" for name in best.tasks)
     shares = ", ".join(_share(one, best.tasks) for one in measured)
@@ -171,7 +177,7 @@ def _value(text: str) -> Any:
 
 
 def _compare_command(recipe: str, pattern: str) -> str:
-    names = " ".join(f'"{name} pattern={pattern}"' for name in dict.fromkeys(["asp", "admm", recipe]))
+    names = " ".join(f'"{name} pattern={pattern}"' for name in dict.fromkeys(["asp", "alps", recipe]))
     return f"python benchmarks/glue/compare.py --recipes dense {names} --model_name_or_path MODEL --tasks TASK"
 
 

@@ -74,8 +74,7 @@ def check_shards(plan: Plan, config: NxMConfig) -> None:
     if (start := config.calibrated_start) is not None and plan.whole is not plan.model:
         raise ValueError(
             f"{config.recipe} prunes with {start.method} here, and FSDP2 shards a {type(plan.whole).__name__} as a "
-            f'whole; write NxMConfig("{config.recipe}", settings={{"scores": "fisher"}}, ...), or use DDP (torchrun) '
-            "instead."
+            f"whole; write {start.without_data}, or use DDP (torchrun) instead."
         )
     for target in plan.targets:
         method, is_cut = config.method(target.pattern).method, target.pattern_here is not target.pattern

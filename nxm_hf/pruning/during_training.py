@@ -29,7 +29,6 @@ from nxm_hf.recipes import CalibratedStart
 logger = logging.getLogger("nxm_hf")
 ROWS, ROWS_PER_BATCH = Sampling().samples, Sampling().batch_size
 TOKENS = Sampling().samples * Sampling().length  # with fewer tokens in the first rows, more rows are read
-FALLBACK = 'using scores="fisher" instead. Set scores="fisher" to silence this warning.'
 
 
 class CalibratedPruner:
@@ -76,7 +75,7 @@ class CalibratedPruner:
             logger.warning(
                 "%s needs a map-style dataset (with __getitem__ and __len__), but the training data is iterable; %s",
                 start.method,
-                FALLBACK,
+                _fallback(start),
             )
             return None
         if start.required and (config.warmup or start.phase == "settle"):
@@ -103,7 +102,7 @@ class CalibratedPruner:
         if self._start.required:
             self._prune_with_rows()
         elif failure := self._failure_of_any_process():
-            logger.warning("%s could not prune this model (%s); %s", self._start.method, failure, FALLBACK)
+            logger.warning("%s could not prune this model (%s); %s", self._start.method, failure, _fallback(self._start))
             return
         if self._plan.shards is None:
             _broadcast_weights(self._plan)
@@ -178,6 +177,10 @@ class CalibratedPruner:
         if failure is not None:
             raise failure
         return batches
+
+
+def _fallback(start: CalibratedStart) -> str:
+    return f'using scores="fisher" instead. Write {start.without_data} to silence this warning.'
 
 
 def _check_custom_loop(plan: Plan, config: NxMConfig, start: CalibratedStart) -> None:

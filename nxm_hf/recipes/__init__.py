@@ -6,6 +6,7 @@ recipe that is not in it fails the tests.
 
 from nxm_hf.recipes.acdc import acdc
 from nxm_hf.recipes.admm import ADMM_RECIPE, admm
+from nxm_hf.recipes.alps import ALPS_RECIPE, alps
 from nxm_hf.recipes.asp import ASP_RECIPE, asp
 from nxm_hf.recipes.base import CalibratedStart, Recipe, RecipeRegistry
 from nxm_hf.recipes.dense import dense
@@ -23,6 +24,7 @@ from nxm_hf.recipes.structure_decay import structure_decay
 
 RECIPES = RecipeRegistry(
     dense,
+    ALPS_RECIPE,
     ASP_RECIPE,
     ste,
     sr_ste,
@@ -47,6 +49,7 @@ __all__ = [
     "RecipeRegistry",
     "acdc",
     "admm",
+    "alps",
     "asp",
     "dense",
     "describe",

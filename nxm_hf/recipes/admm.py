@@ -140,7 +140,10 @@ def _method_of(rho: float | str, penalty: str, scores: str) -> str | None:
 def _calibrated_start(settings: Settings) -> CalibratedStart | None:
     scores, preview = settings["scores"], settings["preview"]
     method = _method_of(settings["rho"], settings["penalty"], scores)
-    return None if method is None else CalibratedStart(method, "settle", scores != "auto", preview)
+    if method is None:
+        return None
+    by_fisher = 'NxMConfig("admm", settings={"scores": "fisher"})'
+    return CalibratedStart(method, "settle", scores != "auto", preview, by_fisher)
 
 
 ADMM_RECIPE = Recipe(admm, settle=_settle, calibrated_start=_calibrated_start)

@@ -1,7 +1,7 @@
 """The dataclass `Recipe`, and the registry that finds recipes by name."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nxm_hf import pruners
@@ -23,12 +23,16 @@ class CalibratedStart:
         phase: The phase that continues from the pruned weights: "recipe" or "settle".
         required: If False and no calibration rows are available, fall back to the recipe's own scores.
         preview: Whether the deployed view prunes by this method before that phase too, as the training will.
+        without_data: The config to write for a training that prunes by "fisher", without calibration data.
     """
 
     method: str
     phase: str
     required: bool = True
     preview: bool = False
+    without_data: str = field(
+        default='NxMConfig("asp", settings={"scores": "fisher"}, warmup=0.5)', compare=False, repr=False
+    )
 
 
 @dataclass(frozen=True)

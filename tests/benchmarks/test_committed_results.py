@@ -36,7 +36,7 @@ def closed(folder: Path, one: recipe_guide.Measurement) -> list[float]:
         if record["config"]["pattern"] in (one.pattern, "2:4"):
             best = record["metrics"][f"eval_{run_glue.TASKS[record['task']].best}"]
             found[record["recipe"].replace(f" pattern={one.pattern}", ""), record["task"], record["seed"]] = best
-    of, shared = (one.recipe, "asp", "dense"), []
+    of, shared = (one.name_in_results, "asp", "dense"), []
     for task in (name.lower().replace("-", "") for name in one.tasks):
         seeds = [seed for seed in range(9) if all((recipe, task, seed) in found for recipe in of)]
         if len(seeds) < one.seeds:

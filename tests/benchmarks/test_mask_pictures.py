@@ -49,7 +49,7 @@ def test_the_picture_over_time_has_every_recipe():
 
 def test_weights_are_zero_when_the_recipe_says_so():
     pruned, dense = [2] * 4, [0] * 4
-    asp, late = weights_over_time(CONFIGS["asp"]), weights_over_time(CONFIGS["asp, warm-up"])
+    asp, late = weights_over_time(CONFIGS["asp"]), weights_over_time(CONFIGS["alps"])
     assert len(asp) == mask_pictures.SHOWN and len(asp[0]) == STEPS
     assert all(zeros_of_groups(asp, step) == pruned for step in range(STEPS))
     assert zeros_of_groups(late, 0) == dense and zeros_of_groups(late, STEPS // 2 - 5) == dense

@@ -18,6 +18,7 @@ def test_the_command_line_says_all_that_the_constructor_does():
     words += ["--pattern", '{"ffn": "2:4", "default": "4:8"}', "--on_indivisible", "skip"]
     words += ["--warmup", "0.1", "--settle", "0.3"]
     assert _parse(*words) == NxMConfig(
+        recipe="admm",
         pattern={"ffn": "2:4", "default": "4:8"},
         settings={"rho": 0.01},
         include=["query", "ffn"],

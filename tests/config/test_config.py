@@ -19,25 +19,25 @@ PATTERN_TEXTS = [text for kind in PATTERNS for text in kind.examples]
     ("words", "useful"),
     [
         ({"recipe": "srste"}, r"no recipe 'srste'. The catalogue has: .*sr-ste.* Write 'sr-ste'"),
-        ({"recipe": "prune-it"}, "The catalogue has: dense, asp"),
+        ({"recipe": "prune-it"}, "The catalogue has: dense, alps, asp"),
         ({"pattern": "4:2"}, "2:4"),
         ({"pattern": "two of four"}, "The forms are, by example: '2:4'"),
         ({"pattern": '{"ffn": '}, r"pattern.*is not JSON"),
         ({"pattern": {"fnn": "2:4"}}, "'fnn'.*ffn_in.*attention, ffn.*default"),
         ({"pattern": {"ffn": "4:2"}}, "2:4"),
         ({"pattern": {}}, "names no pattern"),
-        ({"settings": {"roh": 0.01}}, "has the settings rho, steps.*got 'roh'"),
+        ({"recipe": "admm", "settings": {"roh": 0.01}}, "has the settings rho, steps.*got 'roh'"),
         ({"recipe": "dense", "settings": {"rho": 1}}, "'dense' has no settings; got 'rho'"),
-        ({"settings": {"rho": -1}}, "rho of admm must be a number of at least 0; got -1"),
-        ({"settings": {"rho": True}}, "rho of admm must be a number of at least 0; got True"),
-        ({"settings": {"rho": float("nan")}}, "rho of admm must be a number of at least 0; got nan"),
-        ({"settings": {"rho": "0.01"}}, "rho of admm must be a number of at least 0; got '0.01'"),
-        ({"settings": {"steps": 0}}, "at least 1; got 0"),
-        ({"settings": {"steps": "often"}}, "must be one of 'auto', 'epoch'; got 'often'"),
-        ({"settings": {"penalty": "loose"}}, "'coupled', 'decoupled'; got 'loose'"),
-        ({"settings": {"start": "D"}}, "'auto', 'A', 'B', 'C'; got 'D'"),
-        ({"settings": {"penalty": "decoupled", "rho": 0.1}}, "set contraction=1.0 instead"),
-        ({"settings": {"contraction": 0.5}}, "set rho instead"),
+        ({"recipe": "admm", "settings": {"rho": -1}}, "rho of admm must be a number of at least 0; got -1"),
+        ({"recipe": "admm", "settings": {"rho": True}}, "rho of admm must be a number of at least 0; got True"),
+        ({"recipe": "admm", "settings": {"rho": float("nan")}}, "rho of admm must be a number of at least 0; got nan"),
+        ({"recipe": "admm", "settings": {"rho": "0.01"}}, "rho of admm must be a number of at least 0; got '0.01'"),
+        ({"recipe": "admm", "settings": {"steps": 0}}, "at least 1; got 0"),
+        ({"recipe": "admm", "settings": {"steps": "often"}}, "must be one of 'auto', 'epoch'; got 'often'"),
+        ({"recipe": "admm", "settings": {"penalty": "loose"}}, "'coupled', 'decoupled'; got 'loose'"),
+        ({"recipe": "admm", "settings": {"start": "D"}}, "'auto', 'A', 'B', 'C'; got 'D'"),
+        ({"recipe": "admm", "settings": {"penalty": "decoupled", "rho": 0.1}}, "set contraction=1.0 instead"),
+        ({"recipe": "admm", "settings": {"contraction": 0.5}}, "set rho instead"),
         ({"settings": "rho=0.01"}, r'a dict such as \{"rho": 0.01\}'),
         ({"settings": '{"rho": 0.01'}, r"settings.*is not JSON"),
         ({"settings": [1]}, r'a dict such as \{"rho": 0.01\}'),
@@ -68,9 +68,9 @@ def test_every_recipe_names_its_settings_when_one_is_wrong(recipe):
     assert all(name in str(error.value) for name in recipes.settings(recipe))
 
 
-@pytest.mark.parametrize("given", [5, object(), ["admm"]], ids=["int", "object", "list"])
+@pytest.mark.parametrize("given", [5, object(), ["alps"]], ids=["int", "object", "list"])
 def test_what_is_no_sparsity_is_an_error(given):
-    with pytest.raises(TypeError, match='a recipe such as "admm"'):
+    with pytest.raises(TypeError, match='a recipe such as "alps"'):
         NxMConfig.from_any(given)
 
 
@@ -85,7 +85,7 @@ def test_an_entry_of_include_and_exclude_is_text(where):
 
 def test_the_defaults_are_those_of_the_contract():
     config = NxMConfig()
-    assert (config.recipe, config.pattern, config.settings) == ("admm", "2:4", {})
+    assert (config.recipe, config.pattern, config.settings) == ("alps", "2:4", {})
     assert (config.include, config.exclude, config.on_indivisible) == (None, None, "error")
     assert (config.warmup, config.settle) == (0.0, 0.0)
 

@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback
 from nxm_hf import NxMConfig, NxMTrainer, attach, prune, pruners, verify
 from nxm_hf.layers.find import find_layers
 from nxm_hf.layers.plan import Plan
+from nxm_hf.patterns import NM
 from nxm_hf.pruning import blockwise
 from nxm_hf.pruning.during_training import CalibratedPruner, _batches
 from nxm_hf.recipes import CalibratedStart
@@ -227,7 +228,16 @@ def test_a_training_that_is_begun_twice_prunes_once(tmp_path):
     assert all(torch.equal(*pair) for pair in zip(now, masks, strict=True))
 
 
-# -- admm, which has it done where it can be -----------------------------------------------------------------------
+# -- admm and alps, which have it done where it can be ---------------------------------------------------------------
+
+FREE = ("admm", "alps")
+
+
+def with_scores(recipe: str, scores: str) -> NxMConfig:
+    """Return the config that asks for the scores which a recipe chooses by itself."""
+    if recipe == "alps":
+        return NxMConfig("asp", settings={"scores": scores}, warmup=0.5)
+    return admm(scores)
 
 
 def admm(scores: str, **settings) -> NxMConfig:
@@ -236,27 +246,29 @@ def admm(scores: str, **settings) -> NxMConfig:
 
 def test_admm_with_a_strength_of_ones_own_or_other_scores_looks_at_no_rows():
     assert NxMConfig("admm").calibrated_start == CalibratedStart("alps", "settle", required=False)
+    assert NxMConfig("alps").calibrated_start == CalibratedStart("alps", "recipe", required=False)
     assert admm("wanda", rho=0.1).calibrated_start == CalibratedStart("wanda", "settle")
     for settings in ({"rho": 0.1}, {"penalty": "decoupled"}, {"scores": "fisher"}, {"scores": "magnitude"}):
         assert NxMConfig("admm", settings=settings).calibrated_start is None
 
 
-def assert_ends_as(trainer, scores: str, folder, kind: str) -> None:
-    """Raise unless a trainer has trained what it does with these scores."""
-    other = make_trainer(folder, admm(scores), kind)
+def assert_ends_as(trainer, config: NxMConfig, folder, kind: str) -> None:
+    """Raise unless a trainer has trained what it does with this config."""
+    other = make_trainer(folder, config, kind)
     other.train()
     assert_equal_weights(trainer.model, other.model)
     assert verify(trainer.model).ok
 
 
+@pytest.mark.parametrize("recipe", FREE)
 @pytest.mark.parametrize("kind", KINDS)
-def test_admm_is_pruned_by_alps_where_there_are_rows(kind, tmp_path, caplog):
-    trainer = make_trainer(tmp_path / "auto", NxMConfig("admm"), kind)
+def test_a_recipe_is_pruned_by_alps_where_there_are_rows(kind, recipe, tmp_path, caplog):
+    trainer = make_trainer(tmp_path / "auto", NxMConfig(recipe), kind)
     trainer.train()
-    assert_ends_as(trainer, "alps", tmp_path / "alps", kind)
+    assert_ends_as(trainer, with_scores(recipe, "alps"), tmp_path / "alps", kind)
     assert "scores" not in caplog.text
     with pytest.raises(AssertionError):
-        assert_ends_as(trainer, "fisher", tmp_path / "fisher", kind)
+        assert_ends_as(trainer, with_scores(recipe, "fisher"), tmp_path / "fisher", kind)
 
 
 class Stream(IterableDataset):
@@ -264,22 +276,26 @@ class Stream(IterableDataset):
         return iter(ROWS)
 
 
+@pytest.mark.parametrize("recipe", FREE)
 @pytest.mark.parametrize("kind", KINDS)
-def test_admm_goes_by_gradients_where_there_are_none_and_says_so(kind, tmp_path, caplog):
+def test_a_recipe_goes_by_gradients_where_there_are_none_and_says_so(kind, recipe, tmp_path, caplog):
     def ends(config, folder):
         trainer = make_trainer(tmp_path / folder, config, kind)
         trainer.train_dataset = Stream()
         trainer.train()
         return trainer.model
 
-    model = ends(NxMConfig("admm"), "auto")
+    model = ends(NxMConfig(recipe), "auto")
     assert "alps needs a map-style dataset (with __getitem__ and __len__), but" in caplog.text
     assert 'using scores="fisher" instead' in caplog.text
-    assert_equal_weights(model, ends(admm("fisher"), "fisher"))
+    asked = caplog.text.split("Write ")[1].split(" to silence this warning")[0]
+    assert eval(asked, {"NxMConfig": NxMConfig}).method(NM(2, 4)) == NxMConfig(recipe).method(NM(2, 4))
+    assert_equal_weights(model, ends(with_scores(recipe, "fisher"), "fisher"))
 
 
+@pytest.mark.parametrize("recipe", FREE)
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_cannot_be_pruned_by_rows_goes_on_as_it_was(kind, tmp_path, caplog, monkeypatch):
+def test_what_cannot_be_pruned_by_rows_goes_on_as_it_was(kind, recipe, tmp_path, caplog, monkeypatch):
     """Half of the layers are pruned when it fails; then all go back, and gradients choose."""
     seen = []
 
@@ -292,11 +308,11 @@ def test_what_cannot_be_pruned_by_rows_goes_on_as_it_was(kind, tmp_path, caplog,
     whole = blockwise._prune_layer
     with monkeypatch.context() as patch:
         patch.setattr(blockwise, "_prune_layer", breaking)
-        trainer = make_trainer(tmp_path / "auto", NxMConfig("admm"), kind)
+        trainer = make_trainer(tmp_path / "auto", NxMConfig(recipe), kind)
         trainer.train()
     assert len(seen) == 7
     assert 'alps could not prune this model (RuntimeError: out of memory); using scores="fisher" instead' in caplog.text
-    assert_ends_as(trainer, "fisher", tmp_path / "fisher", kind)
+    assert_ends_as(trainer, with_scores(recipe, "fisher"), tmp_path / "fisher", kind)
 
 
 def test_in_a_loop_of_ones_own_admm_goes_by_gradients():
