@@ -102,7 +102,9 @@ class CalibratedPruner:
         if self._start.required:
             self._prune_with_rows()
         elif failure := self._failure_of_any_process():
-            logger.warning("%s could not prune this model (%s); %s", self._start.method, failure, _fallback(self._start))
+            logger.warning(
+                "%s could not prune this model (%s); %s", self._start.method, failure, _fallback(self._start)
+            )
             return
         if self._plan.shards is None:
             _broadcast_weights(self._plan)
