@@ -1,6 +1,6 @@
 """Fine-tune a Transformer to N:M sparsity on a GLUE task, or on data of your own.
 
-    python run_glue.py --model_name_or_path bert-base-uncased --task_name rte --pattern 2:4 --recipe alps \
+    python run_glue.py --model_name_or_path bert-base-uncased --task_name rte --pattern 2:4 --recipe admm \
         --do_train --do_eval --output_dir out
 
 It takes all options of `TrainingArguments` and of `NxMConfig`; `--help` lists them. With `--task_name demo --output_dir

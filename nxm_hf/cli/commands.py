@@ -125,7 +125,7 @@ def flops_command(
     if run_dir:
         show(report.cost(report.read_run(existing_directory(run_dir)), tokens), as_json)
     elif model:
-        config = NxMConfig(recipe or "alps", pattern or "2:4", settings, warmup=warmup, settle=settle)
+        config = NxMConfig(recipe or "admm", pattern or "2:4", settings, warmup=warmup, settle=settle)
         plan = skeleton(model_directory(model))
         show(analysis.training_flops(plan, config, 1000 if steps is None else steps, tokens=tokens), as_json)
     return 0
@@ -163,7 +163,7 @@ def report_command(run_dir: RunDirectories, out: PageDirectory = None) -> int:
 
 def demo_command(
     out: DemoDirectory = "nxm-demo",
-    recipe: DemoRecipe = "alps",
+    recipe: DemoRecipe = "admm",
     pattern: Pattern = "2:4",
     steps: DemoSteps = 800,
     seed: DemoSeed = 42,

@@ -75,7 +75,7 @@ OnIndivisible = Annotated[
 ]
 
 # Training recipes.
-Recipe = Annotated[str | None, Option(metavar="NAME", help="A name that `nxm recipes` lists.  [default: alps]")]
+Recipe = Annotated[str | None, Option(metavar="NAME", help="A name that `nxm recipes` lists.  [default: admm]")]
 RecipeSettings = Annotated[
     str | None, Option(metavar="JSON", help="Settings of the recipe, as JSON such as '{\"rho\": 0.01}'.")
 ]

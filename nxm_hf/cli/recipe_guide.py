@@ -100,7 +100,7 @@ def advice(width: int, rows: int | None = None, pattern: str = "2:4") -> str:
         raise ValueError(f"The number of training rows must be 1 or more; got rows={rows}. Write --rows 4000.")
     pattern = _canonical(pattern)
     measured = _measured(pattern)
-    recipe = measured[0].recipe if measured else "alps"
+    recipe = measured[0].recipe if measured else "admm"
     paragraphs = [
         " ".join([_recommendation(pattern, measured), *_limits(rows, measured)]),
         f"In a script:  sparsity={in_python(recipe, pattern)}",
@@ -125,7 +125,7 @@ def _measured(pattern: str) -> list[Measurement]:
 
 def _recommendation(pattern: str, measured: Sequence[Measurement]) -> str:
     if not measured:
-        return f"Nothing has been measured with {pattern} yet; start with the default, alps."
+        return f"Nothing has been measured with {pattern} yet; start with the default, admm with no settings."
     best = measured[0]
     tasks = ", ".join(f"{name} ({TASKS[name]} rows)" for name in best.tasks)
     shares = ", ".join(_share(one, best.tasks) for one in measured)
@@ -177,7 +177,7 @@ def _value(text: str) -> Any:
 
 
 def _compare_command(recipe: str, pattern: str) -> str:
-    names = " ".join(f'"{name} pattern={pattern}"' for name in dict.fromkeys(["asp", "alps", recipe]))
+    names = " ".join(f'"{name} pattern={pattern}"' for name in dict.fromkeys(["asp", "admm", recipe]))
     return f"python benchmarks/glue/compare.py --recipes dense {names} --model_name_or_path MODEL --tasks TASK"
 
 

@@ -74,7 +74,7 @@ class NxMConfig(PushToHubMixin):
         ValueError: ...
     """
 
-    recipe: str = field(default="alps", metadata=_help("Name of a recipe (see `nxm recipes`)."))
+    recipe: str = field(default="admm", metadata=_help("Name of a recipe (see `nxm recipes`)."))
     pattern: str = field(
         default="2:4",
         metadata=_help('Where zeros may stand: "2:4", or by role as JSON: {"ffn": "2:4", "default": "4:8"}.'),
@@ -346,7 +346,7 @@ class NxMConfig(PushToHubMixin):
         if isinstance(sparsity, Method):
             return cls(recipe=cast(str, sparsity))
         raise TypeError(
-            f'sparsity must be an NxMConfig, a recipe such as "alps", a pattern such as "2:4", a dict, or the path of '
+            f'sparsity must be an NxMConfig, a recipe such as "admm", a pattern such as "2:4", a dict, or the path of '
             f"a JSON or YAML file; got {sparsity!r}."
         )
 

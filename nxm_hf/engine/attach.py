@@ -31,7 +31,7 @@ def attach(
     Args:
         model: The model to prune.
         optimizer: Its optimizer; accelerate's wrapper is accepted.
-        sparsity: An `NxMConfig`, or what makes one. It can be the name of a recipe such as "alps", a pattern such as
+        sparsity: An `NxMConfig`, or what makes one. It can be the name of a recipe such as "admm", a pattern such as
             "2:4", a dict, JSON, or the path of a file.
         total_steps: Number of optimizer steps of the whole training.
         steps_per_epoch: Number of optimizer steps per epoch, for settings such as `steps="epoch"`.

@@ -23,15 +23,18 @@ def admm(
     pull: str = "all",
     preview: bool = False,
 ) -> ADMM:
-    """Train the dense weight while ADMM pulls it towards a sparse one, then prune it.
+    """Train densely under a weak pull of ADMM, prune each layer by ADMM (ALPS), and train the weights that are left.
 
     Reference: Holmes et al., 2021, https://arxiv.org/abs/2110.15766
     Relations: unlike `ste`, the forward pass stays dense. The frozen-mask phase (`settle`) is `asp` on the final mask.
+    With `rho="auto"` it is `alps` with a pull.
 
-    With `rho="auto"` the model is pruned by ALPS halfway through the steps left after the warm-up, then trained with
-    a frozen mask. With a number for `rho`, or "quantile", it is the paper's ADMM: pruned by magnitude at the end,
-    without a frozen-mask phase. The config's `settle` sets another frozen-mask phase. Masks of the paper's ADMM come
-    to rest only if `rho` is large enough; `nxm/mask_similarity` and `nxm/disagreement` in the log tell if it is.
+    With `rho="auto"` the pull is too weak to make a weight sparse. ALPS does that, halfway through the steps left after
+    the warm-up: it solves by ADMM, layer by layer, which weights to keep so that the outputs change least. Then the
+    mask is frozen, for the fraction `settle` of the config. With a number for `rho`, or "quantile", this is the paper's
+    ADMM: the pull makes the weights sparse, they are pruned by magnitude at the end, and there is no frozen-mask phase.
+    Masks of the paper's ADMM come to rest only if `rho` is large enough; `nxm/mask_similarity` and `nxm/disagreement`
+    in the log tell if it is.
 
     Args:
         pattern: The final pattern.

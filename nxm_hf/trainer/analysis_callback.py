@@ -17,7 +17,7 @@ class AnalysisCallback(TrainerCallback):
     """Write `nxm_analysis.json` into `output_dir`, with samples of weights and masks over the training.
 
     It records when training begins, at each logging step, and at the last step. Add it to an NxMTrainer, or to any
-    Trainer that has an NxMCallback: `callbacks=[AnalysisCallback(), NxMCallback("alps")]`. The training stays bit for
+    Trainer that has an NxMCallback: `callbacks=[AnalysisCallback(), NxMCallback("admm")]`. The training stays bit for
     bit the same. A resumed training continues the file.
     """
 

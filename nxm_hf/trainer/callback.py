@@ -24,7 +24,7 @@ from nxm_hf.trainer.unsupported import is_fsdp
 
 
 class NxMCallback(TrainerCallback):
-    """Make any `transformers.Trainer` sparse: `Trainer(..., callbacks=[NxMCallback("alps")])`.
+    """Make any `transformers.Trainer` sparse: `Trainer(..., callbacks=[NxMCallback("admm")])`.
 
     The callback deploys the weights for every save and evaluation that `control` requests, and goes back before the
     next step. Put it last among the callbacks, so that their requests are included. After an interrupt, save inside
@@ -51,7 +51,7 @@ class NxMCallback(TrainerCallback):
     ):
         refuse_misplaced("NxMCallback", unknown, sparsity, "sparsity and resume_from", "NxMCallback({})")
         if sparsity is None:  # callbacks=[NxMCallback]: the Trainer makes the object, and has no arguments for it
-            raise TypeError('NxMCallback needs a sparsity. Write callbacks=[NxMCallback("alps")].')
+            raise TypeError('NxMCallback needs a sparsity. Write callbacks=[NxMCallback("admm")].')
         self._session = SparseTrainingSession(NxMConfig.from_any(sparsity))
         self.resume_from = resume_from
         self._unsaved: Path | None = None  # a checkpoint that was begun, until Trainer reports that it is saved

@@ -102,7 +102,7 @@ def config_for(model: nn.Module, asked: NxMConfig | None) -> NxMConfig:
             logger.warning("This model is sparse already; training restarts from its weights with %r.", asked.recipe)
         return asked
     if record is None:
-        raise ValueError('NxMTrainer needs sparsity=, as in sparsity=NxMConfig(pattern="2:4", recipe="alps").')
+        raise ValueError('NxMTrainer needs sparsity=, as in sparsity=NxMConfig(pattern="2:4", recipe="admm").')
     verify(model).raise_for_problems()
     config = record.config.for_finetuning()
     logger.warning(

@@ -68,7 +68,7 @@ class NxMTrainer(WholeCheckpoints):
         optimizers: As in Trainer.
         optimizer_cls_and_kwargs: As in Trainer.
         preprocess_logits_for_metrics: As in Trainer.
-        sparsity: An `NxMConfig`, or what makes one. It can be the name of a recipe such as "alps", a pattern such as
+        sparsity: An `NxMConfig`, or what makes one. It can be the name of a recipe such as "admm", a pattern such as
             "2:4", a dict, or JSON. The path of a JSON or YAML file, or a method object, also works. Without it, a model
             that is sparse already keeps its masks.
         teacher: A model, or the directory of one. The student learns from its outputs too, with any recipe.
@@ -81,7 +81,7 @@ class NxMTrainer(WholeCheckpoints):
         TypeError: If an argument is of another kind, or has a name that Trainer does not have.
 
     Example:
-        >>> trainer = NxMTrainer(model=model, args=args, train_dataset=rows, sparsity="alps")  # doctest: +SKIP
+        >>> trainer = NxMTrainer(model=model, args=args, train_dataset=rows, sparsity="admm")  # doctest: +SKIP
         >>> trainer.train()  # doctest: +SKIP
         >>> trainer.save_model("bert-2of4")  # doctest: +SKIP
     """

@@ -68,9 +68,9 @@ def test_every_recipe_names_its_settings_when_one_is_wrong(recipe):
     assert all(name in str(error.value) for name in recipes.settings(recipe))
 
 
-@pytest.mark.parametrize("given", [5, object(), ["alps"]], ids=["int", "object", "list"])
+@pytest.mark.parametrize("given", [5, object(), ["admm"]], ids=["int", "object", "list"])
 def test_what_is_no_sparsity_is_an_error(given):
-    with pytest.raises(TypeError, match='a recipe such as "alps"'):
+    with pytest.raises(TypeError, match='a recipe such as "admm"'):
         NxMConfig.from_any(given)
 
 
@@ -85,7 +85,7 @@ def test_an_entry_of_include_and_exclude_is_text(where):
 
 def test_the_defaults_are_those_of_the_contract():
     config = NxMConfig()
-    assert (config.recipe, config.pattern, config.settings) == ("alps", "2:4", {})
+    assert (config.recipe, config.pattern, config.settings) == ("admm", "2:4", {})
     assert (config.include, config.exclude, config.on_indivisible) == (None, None, "error")
     assert (config.warmup, config.settle) == (0.0, 0.0)
 

@@ -20,9 +20,9 @@ def of_loop(**given):
 @pytest.mark.parametrize(
     ("call", "given", "answer"),
     [
-        (of_callback, dict(preview=True), "Write NxMCallback(NxMConfig('alps', settings={'preview': True}))."),
+        (of_callback, dict(preview=True), "Write NxMCallback(NxMConfig('admm', settings={'preview': True}))."),
         (of_callback, dict(sparsity="asp", pattern="1:4"), "Write NxMCallback(NxMConfig('asp', pattern='1:4'))."),
-        (of_callback, dict(sparsity="2:4", scores="alps"), "NxMConfig('asp', settings={'scores': 'alps'})"),
+        (of_callback, dict(sparsity="2:4", scores="alps"), "NxMConfig('admm', settings={'scores': 'alps'})"),
         (of_callback, dict(magic=1), "NxMCallback has no magic=. It has sparsity and resume_from."),
         (
             of_loop,

@@ -79,7 +79,7 @@ def test_one_sentence_answers_for_all_layers_that_the_pattern_does_not_fit(tmp_p
 
 
 def test_the_class_of_the_callback_is_not_enough(tmp_path):
-    with pytest.raises(TypeError, match=r'Write callbacks=\[NxMCallback\("alps"\)\]'):
+    with pytest.raises(TypeError, match=r'Write callbacks=\[NxMCallback\("admm"\)\]'):
         Trainer(make_bert(), make_arguments(tmp_path), train_dataset=make_rows(), callbacks=[NxMCallback])
 
 

@@ -8,10 +8,6 @@ from nxm_hf.patterns import NM
 from tests.support.toy_training import Toy, adamw, loss_at, weights
 
 
-def test_alps_is_what_a_config_does_by_default():
-    assert NxMConfig() == NxMConfig("alps", "2:4")
-
-
 def test_alps_leaves_the_settings_of_asp_and_admm_to_them():
     for setting in ({"scores": "fisher"}, {"rho": 0.01}):
         with pytest.raises(ValueError, match=f"{next(iter(setting))!r}"):

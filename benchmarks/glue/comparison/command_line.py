@@ -33,7 +33,7 @@ from .search import Search, read_space
 from .variants import SWEEPS, read_grid, sweep_variants
 
 DEMO = "demo"
-TASK, RECIPES, SEEDS = ("mrpc",), ("dense", "asp", "alps"), (0, 1, 2)  # without a preset that names others
+TASK, RECIPES, SEEDS = ("mrpc",), ("dense", "asp", "admm"), (0, 1, 2)  # without a preset that names others
 PRESET_HELP = """A preset is a file of the folder `presets`. It names models, tasks, recipes, seeds and a grid; what is
 written on the command line replaces it. nxmtransformer is Table 3 of the paper. CoLA, STS-B, MRPC, RTE (and WNLI):
 learning rates 5e-5, 7e-5, 9e-5, 1e-4, rho 3e-3, 6e-3, 1e-2, 10 epochs. MNLI, QNLI, SST-2 (and QQP): 1e-5, 3e-5, 5e-5,
@@ -59,7 +59,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     add(
         "--recipes",
         nargs="+",
-        help="dense asp alps by default; with other settings: 'admm settle=0.3'; with 'teacher=dense' it "
+        help="dense asp admm by default; with other settings: 'admm settle=0.3'; with 'teacher=dense' it "
         "learns from the dense training of its seed; 'small' is a narrower dense model of as many weights, for "
         "models trained from scratch",
     )
