@@ -133,7 +133,7 @@ Reconstruct = Annotated[
     Option(
         metavar="SCOPE",
         help="'none', 'block' to train each pruned block to give the outputs of the dense one, or 'model' to train all "
-        "pruned blocks together. Settings are JSON: '{\"scope\": \"model\", \"steps\": 600}'.",
+        'pruned blocks together. Settings are JSON: \'{"scope": "model", "steps": 600}\'.',
     ),
 ]
 Tokenizer = Annotated[

@@ -68,7 +68,8 @@ def prune_directory(
     """Load a model, `prune` it, and save it with its tokenizer and the other files beside it.
 
     Two blocks are in memory at a time, beside what is outside of the blocks. The whole model is loaded if channels are
-    reordered, if all blocks are fitted together, and if its files hold other tensors than `save_pretrained` would write.
+    reordered, if all blocks are fitted together, and if its files hold other tensors than `save_pretrained` would
+    write.
 
     If the job is killed, run it again with the same arguments: it continues after the last finished block. Finished
     blocks are kept in a hidden folder beside `out` until the job is done. Without calibration data none are kept, and
@@ -115,7 +116,8 @@ def prune_directory(
     facts = _facts(source, calibration)
     folder = Path(model_directory(str(source)))  # all that can be checked without the model has been
     check_unchanged(folder, RESTORE)
-    model, streamed = _load(folder, place, None if dtype is None else getattr(torch, dtype), streams=not permute and not whole)
+    streams = not (permute or whole)
+    model, streamed = _load(folder, place, None if dtype is None else getattr(torch, dtype), streams)
     reader = named_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     batches = None if calibration is None else make_batches(calibration, model, reader, sampling)
     choices = {"pattern": pattern, **_settings(pruner), "inputs": inputs, **layers, "report": report}

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from os.path import commonprefix
 from typing import Any
 
 import torch
@@ -83,10 +82,17 @@ def _parts(model: nn.Module, targets: Sequence[Target]) -> Iterator[nn.Module]:
     These are the base model, the module that holds all blocks, and the model itself. OPT with a head never calls its
     base model.
     """
-    path = commonprefix([name.split(".")[:-1] for name, _ in find_blocks(model)])
-    while path and isinstance(model.get_submodule(".".join(path)), nn.ModuleList):
-        path = path[:-1]
-    for part in (getattr(model, "base_model", model), model.get_submodule(".".join(path)), model):
+    for part in (getattr(model, "base_model", model), _holder_of_blocks(model), model):
         inside = set(part.modules())
         if all(target.layer.module in inside for target in targets):
             yield part
+
+
+def _holder_of_blocks(model: nn.Module) -> nn.Module:
+    """Return the innermost module with a forward of its own that holds all blocks of a model."""
+    blocks = {block for _, block in find_blocks(model)}
+    holder = part = model
+    while part is not None and part not in blocks:
+        holder = holder if isinstance(part, nn.ModuleList) else part
+        part = next((child for child in part.children() if blocks <= set(child.modules())), None)
+    return holder
