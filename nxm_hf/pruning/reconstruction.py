@@ -219,7 +219,8 @@ def _train(
         tensor.requires_grad_()
     kept = torch.cat([trained[name].detach()[mask] for name, mask in masks.items()])
     scale = float(kept.square().mean().sqrt())
-    optimizer = torch.optim.Adam(trained.values(), lr=settings.learning_rate * scale)
+    fused = settings.scope == "model"  # several times as fast on many weights; its rounding differs
+    optimizer = torch.optim.Adam(trained.values(), lr=settings.learning_rate * scale, fused=fused or None)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / settings.steps)
     generator = torch.Generator().manual_seed(settings.seed)
     order: list[int] = []
