@@ -91,7 +91,8 @@ def _parts(model: nn.Module, targets: Sequence[Target]) -> Iterator[nn.Module]:
 def _holder_of_blocks(model: nn.Module) -> nn.Module:
     """Return the innermost module with a forward of its own that holds all blocks of a model."""
     blocks = {block for _, block in find_blocks(model)}
-    holder = part = model
+    holder = model
+    part: nn.Module | None = model
     while part is not None and part not in blocks:
         holder = holder if isinstance(part, nn.ModuleList) else part
         part = next((child for child in part.children() if blocks <= set(child.modules())), None)
