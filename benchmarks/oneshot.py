@@ -7,9 +7,9 @@ The first prints Spearman's correlation for each pattern and method. It is compu
 mean-pooled embeddings and the scores of the pairs (columns sentence1, sentence2, label). "recovered" is the fraction of
 the loss by magnitude that a method closes; "error" is that of the layers before reconstruction.
 
-With `--reconstruct none block`, each row is measured without and with reconstruction of blocks. Settings are JSON, such
-as `'{"steps": 600}'`. Then, unless `--pattern` chooses patterns, it prints the loss of a model with unstructured zeros
-that is converted to 2:4.
+With `--reconstruct none block model`, each row is measured without and with reconstruction. Settings are JSON, such as
+`'{"scope": "model", "steps": 600}'`. Then, unless `--pattern` chooses patterns, it prints the loss of a model with
+unstructured zeros that is converted to 2:4.
 
 The second command times a BERT-base of random weights on 128 sequences of 128 random tokens. Memory is the
 peak of the process so far.
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--inputs", nargs="+", default=["pruned", "dense"])
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--reconstruct", nargs="+", default=["none"], help="none, block or settings as JSON")
+    parser.add_argument("--reconstruct", nargs="+", default=["none"], help="none, block, model or settings as JSON")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -132,8 +132,8 @@ Reconstruct = Annotated[
     str,
     Option(
         metavar="SCOPE",
-        help="'none', or 'block' to train each pruned block to give the outputs of the dense one. Settings are JSON: "
-        "'{\"steps\": 600}'.",
+        help="'none', 'block' to train each pruned block to give the outputs of the dense one, or 'model' to train all "
+        'pruned blocks together. Settings are JSON: \'{"scope": "model", "steps": 600}\'.',
     ),
 ]
 Tokenizer = Annotated[

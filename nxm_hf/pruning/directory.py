@@ -68,7 +68,8 @@ def prune_directory(
     """Load a model, `prune` it, and save it with its tokenizer and the other files beside it.
 
     Two blocks are in memory at a time, beside what is outside of the blocks. The whole model is loaded if channels are
-    reordered, and if its files hold other tensors than `save_pretrained` would write.
+    reordered, if all blocks are fitted together, and if its files hold other tensors than `save_pretrained` would
+    write.
 
     If the job is killed, run it again with the same arguments: it continues after the last finished block. Finished
     blocks are kept in a hidden folder beside `out` until the job is done. Without calibration data none are kept, and
@@ -85,7 +86,7 @@ def prune_directory(
         settings: The settings of the method.
         evaluation: A file of labelled rows to score the model on before and after.
         inputs: "pruned" or "dense": what each block receives during calibration.
-        reconstruct: "none", "block" or settings, as in `prune`.
+        reconstruct: "none", "block", "model" or settings, as in `prune`.
         permute: Whether to reorder channels before, as in `prune`.
         include: Prune only these layers: names, roles, or "re:" patterns.
         exclude: Leave these layers dense; written like `include`.
@@ -109,12 +110,14 @@ def prune_directory(
     pruner = method if isinstance(method, OneShot) else pruners.make(method, **(settings or {}))
     layers = {"include": include, "exclude": exclude, "on_indivisible": on_indivisible}
     reconstruction, calibrates = Reconstruction.of(reconstruct), calibration is not None
+    whole = reconstruction is not None and reconstruction.scope == "model"  # a fit of all blocks at once
     check_arguments(pattern, pruner, inputs, layers, calibrates, reconstruction)
     check_paths(calibration, evaluation)
     facts = _facts(source, calibration)
     folder = Path(model_directory(str(source)))  # all that can be checked without the model has been
     check_unchanged(folder, RESTORE)
-    model, streamed = _load(folder, place, None if dtype is None else getattr(torch, dtype), streams=not permute)
+    streams = not (permute or whole)
+    model, streamed = _load(folder, place, None if dtype is None else getattr(torch, dtype), streams)
     reader = named_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     batches = None if calibration is None else make_batches(calibration, model, reader, sampling)
     choices = {"pattern": pattern, **_settings(pruner), "inputs": inputs, **layers, "report": report}

@@ -24,11 +24,13 @@ from nxm_hf.pruning.calibration import Batch, Sampling, make_batches
 from nxm_hf.pruning.evaluation import Evaluation
 from nxm_hf.pruning.permute_first import permute_first
 from nxm_hf.pruning.perplexity import TextEvaluation, is_causal
+from nxm_hf.pruning.reconstruct_model import ModelReconstruction
 from nxm_hf.pruning.reconstruction import Reconstruction
-from nxm_hf.pruning.result import PrunedLayer, PruningResult, peak_memory, record_pruning
+from nxm_hf.pruning.result import PrunedLayer, PruningResult, ReconstructedBlock, peak_memory, record_pruning
 from nxm_hf.pruning.streamed_blocks import StreamedBlocks
 from nxm_hf.pruning.trainer_batches import forward_inputs, held_tokenizer
 from nxm_hf.pruning.weight_checks import check_shards, check_weights
+from nxm_hf.solvers.entry_counts import count_entries
 from nxm_hf.storage.model_record import remove_record, set_record
 from nxm_hf.storage.verify import verify_targets
 
@@ -113,7 +115,7 @@ class PruningJob:
         config = check_arguments(pattern, pruner, inputs, layers, calibrates, reconstruction)
         plan = Plan.of(model, config)
         if plan.shards is not None:
-            check_shards(plan, reconstruction is not None, permutes)
+            check_shards(plan, reconstruction.scope if reconstruction else None, permutes)
         if streamed is None:  # else each weight is checked when it is read
             check_weights(plan.targets, plan.shards)
         return cls(plan.model, config, plan, pruner, inputs == "dense", reconstruction, permutes, streamed)
@@ -167,8 +169,7 @@ class PruningJob:
         with eval_no_grad(self.model):
             permutation = self._permute(batches)
             remove_record(self.model)
-            settings = self.dense_inputs, cache, report, self.reconstruction, self.streamed
-            layers, blocks = prune_blocks(self.model, self.plan, self.pruner, batches, *settings)
+            layers, blocks = self._prune_and_fit(batches, cache, report)
         if self.streamed is None:
             reshard(self.model if self.plan.shards is None else self.plan.shards.model)
             verify_targets(self.plan.targets).raise_for_problems()
@@ -182,6 +183,23 @@ class PruningJob:
             return result
         scores = {metric: (before[metric], value) for metric, value in scorer(scored).items()}
         return replace(result, scores=scores, rows=scorer.count, unit=scorer.unit)
+
+    def _prune_and_fit(
+        self, batches: Sequence[Batch], cache: BlockCache | None, report: bool
+    ) -> tuple[Mapping[str, PrunedLayer], list[ReconstructedBlock]]:
+        """Prune all blocks; fit each just after, or all of them together at the end."""
+        fit = self.reconstruction
+        if fit is None or fit.scope == "block":
+            settings = self.dense_inputs, cache, report, fit, self.streamed
+            return prune_blocks(self.model, self.plan, self.pruner, batches, *settings)
+        whole = ModelReconstruction(self.model, self.plan.targets, batches, fit)
+        layers, _ = prune_blocks(self.model, self.plan, self.pruner, batches, self.dense_inputs, cache, report)
+        fitted = whole.fit()
+        for target in self.plan.targets:
+            counts = count_entries(target.matrix())
+            density = counts.nonzeros / max(target.matrix().numel(), 1)
+            layers[target.name] = replace(layers[target.name], density=density)
+        return layers, [fitted]
 
     def _permute(self, batches: Sequence[Batch]) -> Permutation | None:
         """Reorder channels if that is asked for."""

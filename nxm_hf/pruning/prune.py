@@ -71,9 +71,11 @@ def prune(
         on_indivisible: "error" or "skip", for layers whose shape does not fit the pattern.
         inputs: "pruned" if each block receives the outputs of the pruned blocks before it, or "dense" if it receives
             those of the dense blocks.
-        reconstruct: "none" or "block". "block" trains the kept weights, biases and norms of each block by Adam, after
-            its layers are pruned. The target is the output of the dense model's block. The masks are held. A mapping
-            sets `steps` (300), `learning_rate` (0.01) or `seed` (0), as in `{"steps": 600}`. A step reads one batch.
+        reconstruct: "none", "block" or "model". "block" trains the kept weights, biases and norms of each block by
+            Adam, after its layers are pruned. The target is the output of the dense model's block. "model" trains
+            those of all blocks together at the end, and the target is the last hidden states of the dense model. The
+            masks are held, and labels are not read. A mapping sets `scope`, `steps` (300), `learning_rate` (0.01) or
+            `seed` (0), as in `{"scope": "model", "steps": 600}`. A step reads one batch.
         permute: Whether to reorder channels before, as `nxm_hf.permute` does, so that masks keep more. The order is
             chosen by magnitude times the norm of the input; by magnitude for "magnitude".
         samples: The number of sequences that are read from texts.

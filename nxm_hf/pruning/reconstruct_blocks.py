@@ -8,13 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nxm_hf.layers.modules import is_linear, plain_name
+from nxm_hf.layers.modules import plain_name
 from nxm_hf.layers.plan import Target
 from nxm_hf.pruners import PrunedWeight
 from nxm_hf.pruning.block_cache import PrunedBlock
 from nxm_hf.pruning.block_replay import BlockReplay
 from nxm_hf.pruning.input_statistics import InputStatistics, token_masks
-from nxm_hf.pruning.reconstruction import BlockCall, Reconstruction, Tensors, copied_arguments, dense_states, fit_block
+from nxm_hf.pruning.reconstruction import (
+    BlockCall,
+    Reconstruction,
+    Tensors,
+    copied_arguments,
+    dense_states,
+    fit_block,
+    trained_parameters,
+)
 from nxm_hf.pruning.result import ReconstructedBlock
 from nxm_hf.solvers.entry_counts import count_entries
 
@@ -82,7 +90,7 @@ class BlockReconstruction:
         """
         block = model.get_submodule(name)
         names = {id(parameter): key for key, parameter in block.named_parameters()}
-        trained = _trained(model, block, targets)
+        trained = trained_parameters(model, block, targets)
         if not self._calls or not all(id(target.layer.weight) in trained for target in targets):
             return pruned
         start, masks = _after_pruning(targets, pruned, names)
@@ -106,19 +114,6 @@ class BlockReconstruction:
         output = compute()
         self._targets.setdefault(batch, []).append(dense_states(output))
         return output
-
-
-def _trained(model: nn.Module, block: nn.Module, targets: Sequence[Target]) -> set[int]:
-    """Return which parameters of a block are trained, by identity.
-
-    These are the pruned weights with their biases, and the vectors of modules without a matrix, such as norms.
-    Parameters that are shared with a module outside the block are left as they are.
-    """
-    inside = set(block.modules())
-    outside = {id(p) for module in model.modules() if module not in inside for p in module.parameters(recurse=False)}
-    vectors = [p for m in inside if not is_linear(m) for p in m.parameters(recurse=False) if p.dim() == 1]
-    own = [p for target in targets for p in (target.layer.weight, target.layer.bias) if p is not None]
-    return {id(parameter) for parameter in [*own, *vectors]} - outside
 
 
 def _after_pruning(targets: Sequence[Target], pruned: PrunedBlock, names: Mapping[int, str]) -> tuple[Tensors, Tensors]:

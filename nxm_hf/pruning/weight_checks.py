@@ -9,19 +9,19 @@ from nxm_hf.layers.sharding import Shards
 from nxm_hf.solvers.entry_counts import count_entries
 
 
-def check_shards(plan: Plan, reconstructs: bool, permutes: bool) -> None:
+def check_shards(plan: Plan, reconstructs: str | None, permutes: bool) -> None:
     """Raise for options that need whole weights. They are sharded.
 
     Args:
         plan: The layers to prune.
-        reconstructs: Whether blocks are fitted to the dense ones.
+        reconstructs: What is fitted to the dense model, "block" or "model"; None without reconstruction.
         permutes: Whether channels are reordered before.
 
     Raises:
         ValueError: If the job needs whole weights.
     """
     needs_whole = {
-        'reconstruct="block"': reconstructs,
+        f'reconstruct="{reconstructs}"': reconstructs is not None,
         "permute=True": permutes,
         f"a container, {type(plan.whole).__name__}": plan.whole is not plan.model,
     }

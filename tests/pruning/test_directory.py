@@ -317,7 +317,7 @@ def test_permutation_and_reconstruction_are_said_in_result_record_and_table(dens
     result = PruningResult.read(tmp_path / "out")
     assert (
         result.permuted is not None
-        and result.reconstruct == {"steps": 3, "learning_rate": 0.01, "seed": 0}
+        and result.reconstruct == {"steps": 3, "learning_rate": 0.01, "seed": 0, "scope": "block"}
         and len(result.blocks) == 2
     )
     record = SparsityRecord.from_pretrained(tmp_path / "out")

@@ -14,11 +14,12 @@ from tests.support.models import assert_equal_weights, make_batches, make_bert
 @pytest.mark.parametrize(
     "argument, message",
     [
-        ("layer", r'reconstruct must be "none", "block" or a mapping of settings; got \'layer\'. Write'),
-        ({"step": 3}, "reconstruct has no setting 'step'. It has steps, learning_rate, seed"),
+        ("layer", r'reconstruct must be "none", "block", "model" or a mapping of settings; got \'layer\'. Write'),
+        ({"step": 3}, "reconstruct has no setting 'step'. It has steps, learning_rate, seed, scope"),
         ({"steps": 0}, "steps of reconstruct must be a whole number of at least 1; got 0. Write steps=300"),
         ({"learning_rate": 0}, "needs a learning_rate above 0; got 0. Write learning_rate=0.01"),
         ({"learning_rate": "fast"}, "learning_rate of reconstruct must be a number"),
+        ({"scope": "none"}, "scope of reconstruct must be one of 'block', 'model'; got 'none'"),
         ({"seed": 0.5}, "seed of reconstruct must be a whole number; got 0.5. Write seed=0"),
     ],
 )

@@ -28,7 +28,7 @@ def test_a_weight_without_values_is_refused():
 
 def test_what_needs_whole_weights_is_named():
     plan = Plan.of(make_bert(), NxMConfig("asp"))
-    check_shards(plan, reconstructs=False, permutes=False)
-    for words in ({"reconstructs": True, "permutes": False}, {"reconstructs": False, "permutes": True}):
-        with pytest.raises(ValueError, match=r'(reconstruct="block"|permute=True) needs whole ones; call prune before'):
+    check_shards(plan, reconstructs=None, permutes=False)
+    for words in ({"reconstructs": "model", "permutes": False}, {"reconstructs": None, "permutes": True}):
+        with pytest.raises(ValueError, match=r'(reconstruct="model"|permute=True) needs whole ones; call prune before'):
             check_shards(plan, **words)
