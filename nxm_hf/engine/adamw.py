@@ -195,11 +195,11 @@ class AdamW(torch.optim.AdamW):
         masked: list[tuple[Tensor, Packed | None]] = []
         packs = self.kept_moments and can_step_kept()
         for parameter in parameters:
-            state = self.state[parameter]  # even an empty one, so that states have the order of parameters
+            self.state[parameter]  # even an empty state, so that states have the order of parameters
             if id(parameter) in self._masks:
-                if not state:  # torch makes it; one at a time, so that dense moments of all are never there at once
-                    super()._init_group({**group, "params": [parameter]}, *([] for _ in lists))
                 masked.append((parameter, self._packed(parameter) if packs else None))
+                if not self.state[parameter]:
+                    super()._init_group({**group, "params": [parameter]}, *([] for _ in lists))
         left = [parameter for parameter in parameters if id(parameter) not in self._masks]
         self._step_masked(group, masked)
         self._with_kernel = None

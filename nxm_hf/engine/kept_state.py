@@ -42,12 +42,15 @@ class KeptState(dict[str, Any]):
         """Pack the moments of a state. Return None if moments of pruned entries are not +0.0, or if it holds others.
 
         Args:
-            state: The state of a weight, with dense moments.
+            state: The state of a weight, with dense moments; empty before the first step.
             mask: True where an entry of the weight is kept.
         """
+        kept = KeptEntries.of(mask)
+        if not state:  # before the first step, as torch's fused AdamW begins
+            step = torch.zeros((), dtype=torch.float32, device=mask.device)
+            return cls(step, kept, mask, (kept.zeros(torch.float32), kept.zeros(torch.float32)))
         if state.keys() != {"step", *MOMENTS}:
             return None
-        kept = KeptEntries.of(mask)
         packed = []
         for name in MOMENTS:
             packed.append(kept.pack(state[name]))
@@ -133,7 +136,7 @@ class Packer:
 
         Args:
             states: The states of all parameters; this one's may be replaced.
-            parameter: The parameter, which has a state.
+            parameter: The parameter. Its state may be empty, and stays so if None is returned.
             mask: True where an entry is kept.
         """
         state = states[parameter]

@@ -4,6 +4,7 @@ Entries are packed in the order of the weight, in chunks. Each chunk begins at a
 read by whole vectors, and no two chunks share a vector. An N:M mask fills whole vectors; others leave a few zeros.
 """
 
+import mmap
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 1024  # entries of a weight whose kept ones are packed together; what a step needs of them fits in a first cache
+MIN_PAGES = 2**16  # bytes of the smallest tensor that is put into pages of its own
 ALIGNED = 16  # a chunk of packed entries begins at a multiple of this
 
 
@@ -59,7 +61,7 @@ class KeptEntries:
             dense: A tensor of the shape of the weight.
         """
         indices, places = self._places()
-        packed = dense.new_zeros(int(self.offsets[-1]))
+        packed = self.zeros(dense.dtype)
         packed.numpy()[places] = dense.detach().reshape(-1).numpy().take(indices)
         return packed
 
@@ -70,9 +72,17 @@ class KeptEntries:
             packed: What `pack` returned, or another tensor of its size.
         """
         indices, places = self._places()
-        dense = packed.new_zeros(self.shape)
+        dense = _zeros(self.shape.numel(), packed.dtype).view(self.shape)
         dense.view(-1).numpy()[indices] = packed.numpy()[places]
         return dense
+
+    def zeros(self, dtype: torch.dtype) -> Tensor:
+        """Return the packed entries of zeros.
+
+        Args:
+            dtype: Their dtype.
+        """
+        return _zeros(int(self.offsets[-1]), dtype)
 
     def _places(self) -> tuple[np.ndarray, np.ndarray | slice]:
         """Return where each kept entry lies in the weight, and where among the packed ones."""
@@ -82,6 +92,17 @@ class KeptEntries:
             return indices, slice(None)
         skipped = offsets[:-1] - (np.cumsum(counts) - counts)
         return indices, np.arange(len(indices)) + np.repeat(skipped, counts)
+
+
+def _zeros(count: int, dtype: torch.dtype) -> Tensor:
+    """Return zeros in pages of their own, which the system gets back when they are freed.
+
+    In the heap, dense tensors that are freed between packed ones leave holes, and no memory is saved.
+    """
+    size = count * dtype.itemsize
+    if size < MIN_PAGES or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return torch.zeros(count, dtype=dtype, device="cpu")
+    return torch.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=dtype)
 
 
 def _bits(mask: Tensor) -> Tensor:
