@@ -5,7 +5,7 @@
 
 Copies of a model take steps in turn. Gradients are random numbers and not computed from a loss, so only the step is
 measured. Times are CPU time of the process, and medians. "over fused" is the time over that of a plain step of
-`torch.optim.AdamW(fused=True)` in the same turns.
+`torch.optim.AdamW(fused=True)` in the same turns. "MB" counts the bytes of all moments that the optimizer holds.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from torch import nn
 
 import nxm_hf
 from benchmarks.overhead import config_of, load
+from nxm_hf.engine.kept_state import MOMENTS, KeptState
 from nxm_hf.text import table
 
 Optimizer = Callable[..., torch.optim.Optimizer]
@@ -28,6 +29,7 @@ FORMS: dict[str, tuple[Optimizer, dict[str, bool]]] = {
     "torch, by default": (torch.optim.AdamW, {}),
     "torch, foreach": (torch.optim.AdamW, {"foreach": True}),
     "nxm_hf": (nxm_hf.AdamW, {}),
+    "nxm_hf, dense moments": (nxm_hf.AdamW, {"kept_moments": False}),
 }
 
 
@@ -64,9 +66,18 @@ class Side:
         """Return the median of the steps that count."""
         return statistics.median(self.seconds[WARMUP:])
 
+    @property
+    def state_bytes(self) -> int:
+        """Return the bytes of the optimizer's moments."""
+        states = self.optimizer.state.values()
+        return sum(
+            state.nbytes if isinstance(state, KeptState) else sum(state[name].nbytes for name in MOMENTS)
+            for state in states
+        )
+
 
 def measure(model: nn.Module, recipe: str | None, steps: int) -> list[tuple[str, ...]]:
-    """Return rows of the table: recipe, form, milliseconds, and the time over plain fused steps.
+    """Return rows of the table: recipe, form, milliseconds, the time over plain fused steps, and megabytes of moments.
 
     Args:
         model: The model.
@@ -75,13 +86,22 @@ def measure(model: nn.Module, recipe: str | None, steps: int) -> list[tuple[str,
     """
     kinds: list[tuple[str, str | None]] = [(form, None) for form in FORMS]
     if recipe is not None:
-        kinds = [("torch, fused", None), ("torch, fused", recipe), ("nxm_hf", recipe)]
+        kinds = [
+            ("torch, fused", None),
+            *((form, recipe) for form in ("torch, fused", "nxm_hf, dense moments", "nxm_hf")),
+        ]
     sides = [Side(model, form, name, WARMUP + steps) for form, name in kinds]
     for number in range(WARMUP + steps):
         for i in range(len(sides)):
             sides[(i + number) % len(sides)].step()
     return [
-        (side.recipe or "none", side.form, f"{side.median * 1e3:.1f}", f"{side.median / sides[0].median:.3f}")
+        (
+            side.recipe or "none",
+            side.form,
+            f"{side.median * 1e3:.1f}",
+            f"{side.median / sides[0].median:.3f}",
+            f"{side.state_bytes / 1e6:.1f}",
+        )
         for side in sides
     ]
 
@@ -98,7 +118,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = load(options.model)
     rows = [row for recipe in [None, *options.recipe] for row in measure(model, recipe, options.steps)]
-    print(table(("recipe", "AdamW", "ms", "over fused"), rows))
+    print(table(("recipe", "AdamW", "ms", "over fused", "MB"), rows))
 
 
 if __name__ == "__main__":

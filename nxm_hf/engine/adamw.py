@@ -7,10 +7,18 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
+from nxm_hf.engine.kept_state import MOMENTS, KeptState, Packed, Packer
 from nxm_hf.layers.sharding import local
-from nxm_hf.solvers.masked_adamw import AdamWStep, Weight, fits_kernel, step_by_kernel
+from nxm_hf.solvers.masked_adamw import (
+    AdamWStep,
+    KeptWeight,
+    Weight,
+    can_step_kept,
+    fits_kernel,
+    step_by_kernel,
+    step_kept_by_kernel,
+)
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 _FUSED_DEVICES = ("cpu", "cuda")
 
 
@@ -26,6 +34,10 @@ class AdamW(torch.optim.AdamW):
     weights. In all other cases torch takes the step, between two passes that mask. These include `amsgrad`, another
     form of the step, and a `GradScaler`.
 
+    Of such a weight, moments of kept entries alone are stored: half of the state at 2:4, a quarter at 1:4. This needs a
+    CPU with AVX-512, and moments of pruned entries that are zero, as an engine leaves them. Those of shards are dense.
+    Code that reads `optimizer.state` finds dense moments, which are packed again at a later step.
+
     Args:
         params: As in `torch.optim.AdamW`.
         lr: As in `torch.optim.AdamW`.
@@ -39,6 +51,8 @@ class AdamW(torch.optim.AdamW):
         differentiable: As in `torch.optim.AdamW`.
         fused: As in `torch.optim.AdamW`; by default True if all parameters are floats on a CPU or a CUDA GPU, and no
             other form is set.
+        kept_moments: Whether moments of kept entries alone are stored where a kernel can step them. If False, all
+            moments stay dense, and each stays the same tensor.
 
     Example:
         >>> from torch import nn
@@ -51,6 +65,8 @@ class AdamW(torch.optim.AdamW):
         >>> optimizer.step()
         >>> engine.finish()
     """
+
+    kept_moments = True
 
     def __init__(
         self,
@@ -66,6 +82,7 @@ class AdamW(torch.optim.AdamW):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        kept_moments: bool = True,
     ):
         _check_arguments(params, betas, lr=lr, eps=eps, weight_decay=weight_decay)
         super().__init__(
@@ -81,7 +98,9 @@ class AdamW(torch.optim.AdamW):
             differentiable=differentiable,
             fused=fused,
         )
+        self.kept_moments = kept_moments
         self._masks: dict[int, Tensor] = {}  # of the next step, by the id of the parameter
+        self._packer = Packer()
         self._with_kernel: set[int] | None = None  # while a step is prepared: the parameters of groups with a kernel
         if fused is None and not (foreach or capturable or differentiable):
             self._use_fused_step()
@@ -96,9 +115,22 @@ class AdamW(torch.optim.AdamW):
             if group["fused"] is None and not group["foreach"]:
                 group["fused"] = True
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "kept_moments": self.kept_moments}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._masks, self._with_kernel = {}, None
+        self._masks, self._packer, self._with_kernel = {}, Packer(), None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state dict that `torch.optim.AdamW` has, with dense moments.
+
+        Moments of pruned entries are +0.0. They are dense in this optimizer too, until its next step packs them again.
+        """
+        for parameter, state in self.state.items():
+            if isinstance(state, KeptState):
+                self.state[parameter] = dict(state)
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state dict of this optimizer or of `torch.optim.AdamW`. The form of the step stays as it is.
@@ -127,11 +159,20 @@ class AdamW(torch.optim.AdamW):
         if not self._has_kernel_for(parameter):
             return False
         state = self.state.get(parameter)
-        moments = [_part(state[name]) for name in MOMENTS] if state else []
+        is_packed = isinstance(state, KeptState) and state.is_packed
+        moments = [_part(state[name]) for name in MOMENTS] if state and not is_packed else []
         if not fits_kernel(_part(parameter), mask, _part(parameter.grad), *moments):
             return False
         self._masks[id(parameter)] = mask
         return True
+
+    def mask_is_final(self, parameter: Tensor) -> None:
+        """Record that the masks of a parameter keep no other entries from here on, so that its moments may be packed.
+
+        Args:
+            parameter: A parameter of this optimizer, which has a state.
+        """
+        self._packer.begin_anew(self.state, parameter)
 
     def waits_with_mask(self, parameter: Tensor) -> bool:
         """Return True if the mask of `mask_next_step` still waits for a step.
@@ -146,30 +187,46 @@ class AdamW(torch.optim.AdamW):
         self._masks.clear()
         self._with_kernel = None
 
-    def _init_group(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], *others: Any) -> Any:
+    def _init_group(self, group: dict[str, Any], *lists: Any) -> Any:
         """Collect the tensors of a group for torch's step. Masked weights take their step first, and are left out."""
-        found = super()._init_group(group, params, grads, *others)
-        masked = [parameter for parameter in params if id(parameter) in self._masks]
-        if masked:
-            left = [i for i, parameter in enumerate(params) if id(parameter) not in self._masks]
-            lists = [each for each in (params, grads, *others) if isinstance(each, list) and len(each) == len(grads)]
-            self._step_masked(group, masked)
-            for each in lists:
-                each[:] = [each[i] for i in left]
-            self._with_kernel = None
-        return found
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not any(id(parameter) in self._masks for parameter in parameters):
+            return super()._init_group(group, *lists)
+        masked: list[tuple[Tensor, Packed | None]] = []
+        packs = self.kept_moments and can_step_kept()
+        for parameter in parameters:
+            self.state[parameter]  # even an empty state, so that states have the order of parameters
+            if id(parameter) in self._masks:
+                masked.append((parameter, self._packed(parameter) if packs else None))
+                if not self.state[parameter]:
+                    super()._init_group({**group, "params": [parameter]}, *([] for _ in lists))
+        left = [parameter for parameter in parameters if id(parameter) not in self._masks]
+        self._step_masked(group, masked)
+        self._with_kernel = None
+        return super()._init_group({**group, "params": left}, *lists)
 
-    def _step_masked(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        states = [self.state[parameter] for parameter in parameters]
-        torch._foreach_add_([state["step"] for state in states], 1)
-        numbers = [float(state["step"]) for state in states]
+    def _packed(self, parameter: Tensor) -> Packed | None:
+        if isinstance(parameter, DTensor):
+            return None
+        return self._packer.packed(self.state, parameter, self._masks[id(parameter)])
+
+    def _step_masked(self, group: dict[str, Any], parameters: list[tuple[Tensor, Packed | None]]) -> None:
+        counters = [self.state[parameter]["step"] for parameter, _ in parameters]
+        torch._foreach_add_(counters, 1)
+        numbers = [float(counter) for counter in counters]
         steps = {number: _step_of(group, number) for number in set(numbers)}
-        weights: list[Weight] = []
-        for parameter, state in zip(parameters, states, strict=True):
+        dense: list[tuple[Weight, AdamWStep]] = []
+        kept: list[tuple[KeptWeight, AdamWStep]] = []
+        for (parameter, packed), number in zip(parameters, numbers, strict=True):
             assert parameter.grad is not None
-            first, second = (_part(state[name]) for name in MOMENTS)
-            weights.append((_part(parameter), _part(parameter.grad), self._masks.pop(id(parameter)), first, second))
-        step_by_kernel(weights, [steps[number] for number in numbers])
+            mask, part, gradient = self._masks.pop(id(parameter)), _part(parameter), _part(parameter.grad)
+            if packed is None:
+                first, second = (_part(self.state[parameter][name]) for name in MOMENTS)
+                dense.append(((part, gradient, mask, first, second), steps[number]))
+            else:
+                kept.append(((part, gradient, *packed), steps[number]))
+        step_by_kernel(dense)
+        step_kept_by_kernel(kept)
 
     def _has_kernel_for(self, parameter: Tensor) -> bool:
         if self._with_kernel is None:

@@ -120,6 +120,8 @@ class WeightStep:
         weight = self._target.layer.weight
         if self._optimizer.state.get(weight) and keeps_moments(self._optimizer) and self._zero_updates.apart(weight):
             Moments(self._optimizer, self._target.layer).clear(~mask, "both")
+            if isinstance(self._optimizer, AdamW):
+                self._optimizer.mask_is_final(weight)
 
     def train(self, dense: Tensor) -> bool:
         """Let the next step train a dense weight in place of this one. Return False if it has to be copied.

@@ -4,21 +4,24 @@ As in `weight_ops`, a kernel does this if a backend has one. It gives the same b
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
 from nxm_hf.solvers import cpu
+from nxm_hf.solvers.kept_entries import KeptEntries
 from nxm_hf.solvers.self_test import FINITE, difficult_numbers, same_bits
 from nxm_hf.solvers.weight_ops import keep
 
 ROUNDINGS = range(3)  # the numbers of `adamw_entries.ROUNDINGS`, which only numba can import
 Weight = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # a weight, its gradient, its mask and both moments
-Kernel = Callable[[Sequence[tuple[Tensor, ...]]], None]
+KeptWeight = tuple[Tensor, Tensor, KeptEntries, Tensor, Tensor]  # the same, with moments of kept entries alone
+Kernel = Callable[[Sequence[Any]], None]
 
 
 @dataclass(frozen=True)
@@ -85,19 +88,44 @@ def fits_kernel(weight: Tensor, mask: Tensor, *others: Tensor) -> bool:
     )
 
 
-def step_by_kernel(weights: Sequence[Weight], steps: Sequence[AdamWStep]) -> None:
+def step_by_kernel(weights: Sequence[tuple[Weight, AdamWStep]]) -> None:
     """Take a step with each weight by a kernel.
 
     Args:
-        weights: Each weight with its gradient, mask and moments, which `fits_kernel`. Gradients are only read.
-        steps: The settings of each weight's step.
+        weights: Each weight with its gradient, mask and moments, which `fits_kernel`, and the settings of its step.
+            Gradients are only read.
     """
+    if not weights:
+        return
     kernel = _kernel()
     assert kernel is not None
-    kernel([(*weight, step.numbers) for weight, step in zip(weights, steps, strict=True)])
-    for matrix, _, _, first, second in weights:
-        for each in (matrix, first, second):
+    kernel([(*tensors, step.numbers) for tensors, step in weights])
+    for (weight, _, _, first, second), _ in weights:
+        for each in (weight, first, second):
             torch.autograd.graph.increment_version(each)  # as torch does for tensors that its own steps change
+
+
+def can_step_kept() -> bool:
+    """Return whether a kernel steps weights with moments of kept entries alone, and passes its self-test.
+
+    It takes the weights that `fits_kernel`, with packed moments.
+    """
+    return cpu.BACKEND.unavailable() is None and _kept_kernel() is not None
+
+
+def step_kept_by_kernel(weights: Sequence[tuple[KeptWeight, AdamWStep]]) -> None:
+    """Do as `step_by_kernel` does, with moments of kept entries alone.
+
+    Args:
+        weights: Each weight with its gradient, its kept entries and its packed moments, and the settings of its step.
+    """
+    if not weights:
+        return
+    kernel = _kept_kernel()
+    assert kernel is not None
+    kernel([(kept, (w, gradient, *moments, step.numbers)) for (w, gradient, kept, *moments), step in weights])
+    for (weight, *_), _ in weights:
+        torch.autograd.graph.increment_version(weight)
 
 
 def step_in_torch(weight: Weight, step: AdamWStep) -> None:
@@ -129,27 +157,66 @@ def step_in_torch(weight: Weight, step: AdamWStep) -> None:
 
 def _kernel() -> Kernel | None:
     """Return the kernel that rounds like torch on this machine, or None if there is none."""
+    rounding = _rounding()
+    return None if rounding is None else partial(cpu.BACKEND.kernels.adamw, rounding)
+
+
+def _rounding() -> int | None:
     for rounding in ROUNDINGS:
         run = partial(cpu.BACKEND.kernels.adamw, rounding)
         name = f"step of AdamW in rounding {rounding}"
         if cpu.BACKEND.passes(name, _kernel_is_right, run, warns=rounding == ROUNDINGS[-1]):
-            return run
+            return rounding
     return None
+
+
+def _kept_kernel() -> Kernel | None:
+    """Return the kernel for packed moments that rounds like torch, or None if there is none."""
+    rounding = _rounding()
+    if rounding is None or not cpu.BACKEND.kernels.can_step_kept():
+        return None
+    run = partial(cpu.BACKEND.kernels.adamw_of_kept, rounding)
+    name = f"step of AdamW with moments of kept weights in rounding {rounding}"
+    return run if cpu.BACKEND.passes(name, _kept_kernel_is_right, run) else None
 
 
 def _kernel_is_right(run: Kernel) -> bool:
     """Return whether a kernel gives the same bits as the form in torch, in steps with several settings."""
-    count = 4096
-    for seed, maximize in enumerate((False, True)):
-        weight, first, second, *gradients = (
-            difficult_numbers(count, torch.float32, "cpu", 10 * seed + i, FINITE) for i in range(6)
-        )
-        mask = difficult_numbers(count, torch.float32, "cpu", 10 * seed + 7, ()) > 0
-        ours, theirs = ([each.clone() for each in (weight, first, second.abs())] for _ in range(2))
-        for number, gradient in enumerate(gradients, start=1 + 40 * seed):
-            step = AdamWStep(number, 0.1**number, (0.9, 0.95 + 0.049 * seed), 1e-8, 0.1 * seed, maximize)
+    for ours, mask, steps in _trials():
+        theirs = [each.clone() for each in ours]
+        for gradient, step in steps:
             run([(ours[0], gradient, mask, *ours[1:], step.numbers)])
             step_in_torch((theirs[0], gradient, mask, theirs[1], theirs[2]), step)
             if not all(map(same_bits, ours, theirs)):
                 return False
     return True
+
+
+def _kept_kernel_is_right(run: Kernel) -> bool:
+    """Return whether a kernel for packed moments gives the same bits as the form in torch."""
+    for ours, mask, steps in _trials():
+        for moment in ours[1:]:
+            moment.masked_fill_(~mask, 0.0)
+        theirs, kept = [each.clone() for each in ours], KeptEntries.of(mask)
+        packed = [kept.pack(moment) for moment in ours[1:]]
+        for gradient, step in steps:
+            run([(kept, (ours[0], gradient, *packed, step.numbers))])
+            step_in_torch((theirs[0], gradient, mask, theirs[1], theirs[2]), step)
+            if not all(map(same_bits, [ours[0], *map(kept.unpack, packed)], theirs)):
+                return False
+    return True
+
+
+def _trials() -> Iterator[tuple[list[Tensor], Tensor, list[tuple[Tensor, AdamWStep]]]]:
+    """Yield a weight with its moments, a mask, and gradients with the settings of their steps."""
+    count = 4112
+    for seed, maximize in enumerate((False, True)):
+        weight, first, second, *gradients = (
+            difficult_numbers(count, torch.float32, "cpu", 10 * seed + i, FINITE) for i in range(6)
+        )
+        mask = difficult_numbers(count, torch.float32, "cpu", 10 * seed + 7, ()) > 0
+        steps = [
+            (gradient, AdamWStep(number, 0.1**number, (0.9, 0.95 + 0.049 * seed), 1e-8, 0.1 * seed, maximize))
+            for number, gradient in enumerate(gradients, start=1 + 40 * seed)
+        ]
+        yield [weight, first, second.abs()], mask, steps

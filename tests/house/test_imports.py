@@ -24,6 +24,7 @@ PARTS = {
         "block_sums",
         "comparator_network",
         "entry_counts",
+        "kept_entries",
         "masked_adamw",
         "masked_ops",
         "nearest",

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nxm_hf.solvers import base, cpu, reference_only
-from nxm_hf.solvers.masked_adamw import ROUNDINGS, AdamWStep, fits_kernel, step_by_kernel, step_in_torch
+from nxm_hf.solvers.kept_entries import KeptEntries
+from nxm_hf.solvers.masked_adamw import (
+    ROUNDINGS,
+    AdamWStep,
+    can_step_kept,
+    fits_kernel,
+    step_by_kernel,
+    step_in_torch,
+    step_kept_by_kernel,
+)
 from tests.support.cpu_kernels import INF
 from tests.support.processes import environment
 from tests.support.toy_training import same
@@ -36,6 +45,11 @@ def drawn(shape=(16, 64), seed=0):
 
 def copied(tensors):
     return tuple(each.clone() for each in tensors)
+
+
+def needs_kept_kernel():
+    if not can_step_kept():
+        pytest.skip("moments of kept entries need AVX-512")
 
 
 def written_out(tensors, step):
@@ -69,10 +83,52 @@ def test_kernel_and_torch_leave_the_same_bits(step, seed, shape):
     for number in range(3):
         now = replace(step, step=step.step + number)
         assert fits_kernel(ours[0], ours[2], ours[1], *ours[3:])
-        step_by_kernel([ours], [now])
+        step_by_kernel([(ours, now)])
         with reference_only():
             step_in_torch(theirs, now)
         assert same(ours, theirs)
+
+
+@settings(max_examples=60)
+@given(steps, st.integers(0, 1000), st.sampled_from([(1, 16), (16, 64), (5, 7, 16), (13, 208)]), st.floats(0, 1))
+def test_a_kernel_for_moments_of_kept_entries_leaves_the_same_bits(step, seed, shape, density):
+    needs_kept_kernel()
+    weight, gradient, _, first, second = drawn(shape, seed)
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density
+    gradient.view(-1)[::5] = torch.where(mask, gradient, INF).view(-1)[::5]  # infinities of pruned entries alone
+    first, second, kept = first * mask + 0.0, second * mask + 0.0, KeptEntries.of(mask)
+    ours, packed = copied((weight, gradient)), [kept.pack(first), kept.pack(second)]
+    theirs = copied((weight, gradient, mask, first, second))
+    for number in range(3):
+        now = replace(step, step=step.step + number)
+        step_kept_by_kernel([((*ours, kept, *packed), now)])
+        with reference_only():
+            step_in_torch(theirs, now)
+        assert same([ours[0], *map(kept.unpack, packed)], [theirs[0], *theirs[3:]])
+    assert same([ours[1]], [gradient])
+
+
+def test_kept_moments_of_weights_that_threads_share_out_are_those_of_one_thread(monkeypatch):
+    needs_kept_kernel()
+    monkeypatch.setattr(sys.modules["nxm_hf.solvers.cpu.threads"], "MIN_NUMEL", 0)
+    monkeypatch.setattr(sys.modules["nxm_hf.solvers.cpu.threads"], "PIECE", 2**10)
+    ends = []
+    for threads in (1, 3):
+        weights = []
+        for seed, shape in enumerate([(16, 528), (1, 16), (70, 64)]):
+            weight, gradient, mask, first, second = drawn(shape, seed)
+            kept = KeptEntries.of(mask)
+            weights.append(
+                ((weight, gradient, kept, kept.pack(first), kept.pack(second)), replace(STEP, lr=0.01 * seed))
+            )
+        torch.set_num_threads(threads)
+        try:
+            step_kept_by_kernel(weights)
+        finally:
+            torch.set_num_threads(1)
+        ends.append([each for (weight, _, _, first, second), _ in weights for each in (weight, first, second)])
+        assert all(weight._version > 0 for (weight, *_), _ in weights)
+    assert same(*ends)
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
@@ -98,16 +154,28 @@ def test_torch_on_a_cpu_without_fused_products_has_a_kernel_too():
     assert done.stdout.split() == ["True"], done.stderr
 
 
+def test_without_avx512_moments_stay_dense_and_the_process_lives():
+    """LLVM ends the process if it meets an instruction of AVX-512 for a CPU without it."""
+    code = (
+        "import torch; from nxm_hf.solvers import base; base.MIN_NUMEL = 0\n"
+        "from nxm_hf.solvers.masked_adamw import can_step_kept, fits_kernel\n"
+        "print(fits_kernel(torch.ones(64), torch.ones(64).bool()), can_step_kept())"
+    )
+    variables = {**environment(), "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
 def test_only_the_gradient_and_the_mask_are_left_as_they_were():
     tensors = drawn()
     before, versions = copied(tensors), [each._version for each in tensors]
-    step_by_kernel([tensors], [STEP])
+    step_by_kernel([(tensors, STEP)])
     assert same(tensors[1:3], before[1:3]) and not any(torch.equal(tensors[i], before[i]) for i in (0, 3, 4))
     assert [now._version > old for now, old in zip(tensors, versions, strict=True)] == [True, False, False, True, True]
 
 
 def test_pruned_entries_are_positive_zeros_whatever_their_gradient_and_moments_are():
-    for form in (lambda w: step_by_kernel([w], [STEP]), lambda w: step_in_torch(w, STEP)):
+    for form in (lambda w: step_by_kernel([(w, STEP)]), lambda w: step_in_torch(w, STEP)):
         weight, gradient, mask, first, second = tensors = drawn()
         gradient.masked_fill_(~mask, INF).view(-1)[::3].masked_fill_(~mask.view(-1)[::3], torch.nan)
         weight.masked_fill_(~mask, -0.0)
@@ -120,7 +188,7 @@ def test_pruned_entries_are_positive_zeros_whatever_their_gradient_and_moments_a
 
 
 def test_a_kept_entry_of_negative_zero_becomes_a_positive_one():
-    for form in (lambda w: step_by_kernel([w], [STEP]), lambda w: step_in_torch(w, STEP)):
+    for form in (lambda w: step_by_kernel([(w, STEP)]), lambda w: step_in_torch(w, STEP)):
         tensors = tuple(torch.zeros(64) for _ in range(5))
         tensors = tensors[0] * -1.0, tensors[1], tensors[2] == 0, tensors[3], tensors[4]
         form(tensors)
@@ -130,7 +198,7 @@ def test_a_kept_entry_of_negative_zero_becomes_a_positive_one():
 def test_a_nan_of_a_kept_entry_is_not_hidden():
     weight, gradient, mask, first, second = drawn()
     gradient[3, 5], mask[3, 5] = torch.nan, True
-    step_by_kernel([(weight, gradient, mask, first, second)], [STEP])
+    step_by_kernel([((weight, gradient, mask, first, second), STEP)])
     assert all(int(each.isnan().sum()) == 1 and bool(each[3, 5].isnan()) for each in (weight, first, second))
 
 
@@ -143,7 +211,7 @@ def test_weights_that_threads_share_out_get_their_own_steps(threads, monkeypatch
     settings_of_each = [replace(STEP, step=STEP.step + i, lr=0.01 * i) for i in range(3)]
     torch.set_num_threads(threads)
     try:
-        step_by_kernel(sets[0], settings_of_each)
+        step_by_kernel(list(zip(sets[0], settings_of_each, strict=True)))
     finally:
         torch.set_num_threads(1)
     for weight, step in zip(sets[1], settings_of_each, strict=True):

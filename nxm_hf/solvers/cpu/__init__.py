@@ -14,6 +14,7 @@ from torch import Tensor
 from nxm_hf.solvers import self_test
 from nxm_hf.solvers.backend import GROUP_SIZES, Backend, Kernels
 from nxm_hf.solvers.base import FLOATS, NMPattern, PatternLike, SizedPattern, Solver, solve_alone
+from nxm_hf.solvers.kept_entries import KeptEntries
 from nxm_hf.solvers.self_test import Counts
 from nxm_hf.solvers.transposable_duals import by_duals
 
@@ -32,6 +33,10 @@ class _CPUKernels(Kernels, Protocol):
     ) -> int: ...
 
     def adamw(self, rounding: int, weights: Sequence[tuple[Tensor, ...]]) -> None: ...
+
+    def can_step_kept(self) -> bool: ...
+
+    def adamw_of_kept(self, rounding: int, weights: Sequence[tuple[KeptEntries, tuple[Tensor, ...]]]) -> None: ...
 
     def nearest_tiles(self, n: int, m: int, weight: Tensor, mask: Tensor, solve: Callable[[Tensor], Tensor]) -> int: ...
 

@@ -1,11 +1,16 @@
-"""A step of AdamW on sixteen entries of a masked weight, as LLVM code: the arithmetic of torch's fused AdamW."""
+"""A step of AdamW on sixteen entries of a masked weight, as LLVM code: the arithmetic of torch's fused AdamW.
+
+Moments are dense, or those of kept entries alone. Then weight and gradient are gathered before the step, and the weight
+is spread after it. AVX-512 has an instruction for each; without it, both take longer than the step.
+"""
 
 from llvmlite import ir
-from llvmlite.ir import Constant, IRBuilder, Value
+from llvmlite.ir import Constant, IntType, IRBuilder, Value
 
 from nxm_hf.solvers.cpu.llvm_vectors import (
     FLOATS,
     I8,
+    I16,
     I32,
     I64,
     LANES,
@@ -22,6 +27,7 @@ from nxm_hf.solvers.cpu.llvm_vectors import (
 # Whether torch was compiled with a fused multiply-add, in the first moment and in the second. It depends on the CPU
 # and on the compiler, and changes the last bit. x86-64 with AVX2 or AVX-512 has the first.
 ROUNDINGS = ((True, True), (True, False), (False, False))
+_ZEROS = Constant(FLOATS, [0.0] * LANES)
 
 
 def adamw_entries(
@@ -48,24 +54,110 @@ def adamw_entries(
         second: The address of the second moment.
         numbers: The address of the fp32 numbers that `masked_adamw.AdamWStep.numbers` returns.
     """
+    kept = b.icmp_signed("!=", load(b, mask, at, I8), splat(0))
+    w, g = (load(b, each, at) for each in (weight, gradient))
+    g = b.select(kept, g, splat(0))  # a pruned infinity becomes 0, not NaN
+    bits = _step(b, rounding, at, w, g, first, second, numbers)
+    store(b, b.select(kept, bits, splat(0)), weight, at)
+    return ZERO
+
+
+def adamw_of_kept(
+    b: IRBuilder,
+    rounding: int,
+    at: Value,
+    weight: Value,
+    gradient: Value,
+    first: Value,
+    second: Value,
+    numbers: Value,
+) -> Value:
+    """Do as `adamw_entries` does to entries that are all kept.
+
+    Args:
+        b: The builder that the code is appended to.
+        rounding: The index in `ROUNDINGS` of torch's rounding.
+        at: The number of the first entry.
+        weight: The address of the fp32 entries.
+        gradient: The address of their gradient, which is only read.
+        first: The address of the first moment.
+        second: The address of the second moment.
+        numbers: The address of the fp32 numbers that `masked_adamw.AdamWStep.numbers` returns.
+    """
+    w, g = (load(b, each, at) for each in (weight, gradient))
+    store(b, _step(b, rounding, at, w, g, first, second, numbers), weight, at)
+    return ZERO
+
+
+def gather_kept(
+    b: IRBuilder, at: Value, weight: Value, gradient: Value, bits: Value, weights: Value, gradients: Value
+) -> Value:
+    """Write the kept ones of sixteen entries side by side, then zeros to sixteen entries. Return how many are kept.
+
+    Args:
+        b: The builder that the code is appended to.
+        at: The number of the first entry, a multiple of sixteen.
+        weight: The address of the fp32 weight.
+        gradient: The address of its gradient.
+        bits: The address of the mask, one bit per entry.
+        weights: The address to write entries of the weight to.
+        gradients: The address to write entries of the gradient to.
+    """
+    word, kept = _flags(b, bits, at)
+    for source, room in ((weight, weights), (gradient, gradients)):
+        packed = _call(b, "llvm.x86.avx512.mask.compress", _floats(b, load(b, source, at)), _ZEROS, kept)
+        store(b, b.bitcast(packed, vector_of(I32)), room, 0)
+    return b.zext(b.ctpop(word), I64)
+
+
+def spread_kept(b: IRBuilder, at: Value, weight: Value, bits: Value, weights: Value) -> Value:
+    """Write packed entries to the kept ones of sixteen, and +0.0 to the others. Return how many are kept.
+
+    Args:
+        b: The builder that the code is appended to.
+        at: The number of the first entry, a multiple of sixteen.
+        weight: The address of the fp32 weight.
+        bits: The address of the mask, one bit per entry.
+        weights: The address of the kept entries.
+    """
+    word, kept = _flags(b, bits, at)
+    spread = _call(b, "llvm.x86.avx512.mask.expand", _floats(b, load(b, weights, 0)), _ZEROS, kept)
+    store(b, b.bitcast(spread, vector_of(I32)), weight, at)
+    return b.zext(b.ctpop(word), I64)
+
+
+def _step(
+    b: IRBuilder,
+    rounding: int,
+    at: Value,
+    weight: Value,
+    gradient: Value,
+    first: Value,
+    second: Value,
+    numbers: Value,
+) -> Value:
+    """Update both moments in place. Return the bits of the new weights, without negative zeros."""
     sign, decay, rate, beta, rest, correction, eps, step = (_number(b, numbers, i) for i in range(8))
     first_is_fused, second_is_fused = ROUNDINGS[rounding]
-    kept = b.icmp_signed("!=", load(b, mask, at, I8), splat(0))
-    w, g, m, v = (load(b, each, at) for each in (weight, gradient, first, second))
-    g = b.fmul(_floats(b, b.select(kept, g, splat(0))), sign)  # a pruned infinity becomes 0, not NaN
-    m, v = _floats(b, m), _floats(b, v)
+    m, v = (_floats(b, load(b, each, at)) for each in (first, second))
+    g = b.fmul(_floats(b, gradient), sign)
     change = b.fsub(g, m)
     m = multiply_add(b, rate, change, m) if first_is_fused else b.fadd(b.fmul(rate, change), m)
     v, square = b.fmul(v, beta), b.fmul(rest, g)
     v = multiply_add(b, square, g, v) if second_is_fused else b.fadd(v, b.fmul(square, g))
     divisor = b.fadd(b.fdiv(_square_root(b, v), correction), eps)
-    w = b.fadd(b.fmul(_floats(b, w), decay), b.fdiv(b.fmul(step, m), divisor))
-    bits = b.bitcast(w, vector_of(I32))
-    nonzero = b.and_(kept, b.icmp_signed("!=", magnitude(b, bits), splat(0)))  # -0.0 becomes +0.0
-    store(b, b.select(nonzero, bits, splat(0)), weight, at)
+    w = b.fadd(b.fmul(_floats(b, weight), decay), b.fdiv(b.fmul(step, m), divisor))
     store(b, b.bitcast(m, vector_of(I32)), first, at)
     store(b, b.bitcast(v, vector_of(I32)), second, at)
-    return ZERO
+    bits = b.bitcast(w, vector_of(I32))
+    return b.select(b.icmp_signed("!=", magnitude(b, bits), splat(0)), bits, splat(0))  # -0.0 becomes +0.0
+
+
+def _flags(b: IRBuilder, bits: Value, at: Value) -> tuple[Value, Value]:
+    """Return the bits of sixteen entries as a number, and as a vector of flags."""
+    address = b.add(bits, b.lshr(at, Constant(I64, 3)))
+    word = b.load(b.inttoptr(address, I16.as_pointer()), align=1)
+    return word, b.bitcast(word, vector_of(IntType(1)))
 
 
 def _floats(b: IRBuilder, bits: Value) -> Value:
@@ -80,6 +172,11 @@ def _number(b: IRBuilder, numbers: Value, index: int) -> Value:
 
 
 def _square_root(b: IRBuilder, x: Value) -> Value:
-    name, signature = f"llvm.sqrt.v{LANES}f32", ir.FunctionType(FLOATS, [FLOATS])
+    return _call(b, "llvm.sqrt", x)
+
+
+def _call(b: IRBuilder, intrinsic: str, *vectors: Value) -> Value:
+    """Call a function of LLVM that takes sixteen floats, and returns as many."""
+    name, signature = f"{intrinsic}.v{LANES}f32", ir.FunctionType(FLOATS, [each.type for each in vectors])
     function = b.module.globals.get(name) or ir.Function(b.module, signature, name)
-    return b.call(function, [x])
+    return b.call(function, vectors)

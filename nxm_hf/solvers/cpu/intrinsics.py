@@ -10,6 +10,7 @@ from typing import Any, cast
 import numba
 from llvmlite.ir import IntType, IRBuilder, Value
 from numba import types
+from numba.core.registry import cpu_target
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
@@ -72,6 +73,20 @@ def _adamw_sixteen(
     return as_function(adamw_entries.adamw_entries, (rounding,), 7)
 
 
+def _adamw_sixteen_kept(
+    context: Any, rounding: Any, at: Any, weight: Any, gradient: Any, first: Any, second: Any, numbers: Any
+) -> Any:
+    return as_function(adamw_entries.adamw_of_kept, (rounding,), 6)
+
+
+def _gather_kept(context: Any, at: Any, weight: Any, gradient: Any, bits: Any, weights: Any, gradients: Any) -> Any:
+    return as_function(adamw_entries.gather_kept, (), 6)
+
+
+def _spread_kept(context: Any, at: Any, weight: Any, bits: Any, weights: Any) -> Any:
+    return as_function(adamw_entries.spread_kept, (), 4)
+
+
 def _relax(context: Any, line: Any, allowed: Any, far: Any, origin: Any, base: Any, source: Any) -> Any:
     return as_function(transposable_tiles.relax, (), 6)
 
@@ -86,6 +101,8 @@ def _flag(context: Any, scores: Any, at: Any, flags: Any, threshold: Any, readab
 
 sixteen_groups = inlined(_sixteen_groups, prefer_literal=True)
 adamw_sixteen = inlined(_adamw_sixteen, prefer_literal=True)
+adamw_sixteen_kept = inlined(_adamw_sixteen_kept, prefer_literal=True)
+gather_kept, spread_kept = inlined(_gather_kept), inlined(_spread_kept)
 relax, collect, flag = inlined(_relax), inlined(_collect), inlined(_flag)
 
 
@@ -109,6 +126,13 @@ keep_all = _tile_step(transposable_tiles.keep_all)
 miscounted = _tile_step(transposable_tiles.miscounted)
 keep_best = _tile_step(transposable_enumeration.keep_best)
 keep_nearest = _tile_step(transposable_enumeration.keep_nearest)
+
+
+@cache
+def has_avx512() -> bool:
+    """Return whether numba compiles for a CPU with AVX-512. Code for such a CPU ends the process on any other."""
+    features = str(cpu_target.target_context.codegen().magic_tuple()[2])
+    return "+avx512f" in features.split(",")
 
 
 def compiled(function: Callable[..., int], signature: Signature) -> Callable[..., int]:

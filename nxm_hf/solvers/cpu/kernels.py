@@ -9,9 +9,11 @@ from numba import types
 from nxm_hf.solvers.cpu.intrinsics import (
     NUMBER,
     adamw_sixteen,
+    adamw_sixteen_kept,
     compiled,
     copy_flags,
     copy_scores,
+    gather_kept,
     gather_row,
     helper,
     keep_all,
@@ -22,12 +24,14 @@ from nxm_hf.solvers.cpu.intrinsics import (
     price_rows,
     round_all,
     sixteen_groups,
+    spread_kept,
     spread_row,
 )
 from nxm_hf.solvers.cpu.llvm_vectors import LANES
 from nxm_hf.solvers.cpu.nm_groups import OPERATIONS
 from nxm_hf.solvers.cpu.transposable_paths import settle_tile, workspace
 from nxm_hf.solvers.cpu.transposable_tiles import INFINITE
+from nxm_hf.solvers.kept_entries import CHUNK
 
 Kernel = Callable[..., int]
 LARGEST = 1 << 29  # largest integer score, times m: a path of 2m steps stays below FAR
@@ -91,6 +95,50 @@ def adamw_kernel(rounding: int) -> Kernel:
         return 0
 
     return compiled(run, NUMBER(*[NUMBER] * 8))
+
+
+@cache
+def adamw_kept_kernel(rounding: int) -> Kernel:
+    """Return a masked step of AdamW whose moments are those of kept entries.
+
+    It is `run(first, last, offsets, numel, weight, gradient, bits, first_moment, second_moment, numbers)`.
+
+    Args:
+        rounding: The index in `adamw_entries.ROUNDINGS` of torch's rounding.
+
+    Returns:
+        The kernel; it works on a range of chunks. `offsets` and `bits` are those of `KeptEntries`, and `numel` is the
+        size of the weight, a multiple of sixteen. From `weight` on, all are addresses. It needs AVX-512.
+    """
+
+    def run(
+        first: int,
+        last: int,
+        offsets: np.ndarray,
+        numel: int,
+        weight: int,
+        gradient: int,
+        bits: int,
+        m: int,
+        v: int,
+        numbers: int,
+    ) -> int:
+        weights, gradients = np.zeros(CHUNK + LANES, np.float32), np.zeros(CHUNK + LANES, np.float32)
+        w, g = weights.ctypes.data, gradients.ctypes.data
+        for chunk in range(first, last):
+            end = min((chunk + 1) * CHUNK, numel)
+            count = 0
+            for at in range(chunk * CHUNK, end, LANES):
+                count += gather_kept(at, weight, gradient, bits, w + 4 * count, g + 4 * count)
+            shift = 4 * offsets[chunk]
+            for at in range(0, count, LANES):
+                adamw_sixteen_kept(rounding, at, w, g, m + shift, v + shift, numbers)
+            count = 0
+            for at in range(chunk * CHUNK, end, LANES):
+                count += spread_kept(at, weight, bits, w + 4 * count)
+        return 0
+
+    return compiled(run, NUMBER(*[NUMBER] * 2, types.int64[::1], *[NUMBER] * 7))
 
 
 @cache

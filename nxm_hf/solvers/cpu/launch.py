@@ -11,10 +11,19 @@ from torch import Tensor
 from nxm_hf.solvers.base import INFINITY_BITS
 from nxm_hf.solvers.cpu import LANES
 from nxm_hf.solvers.cpu.block_sums import sums_kernel
-from nxm_hf.solvers.cpu.kernels import Kernel, adamw_kernel, enumeration_kernel, group_kernel, tile_kernel
+from nxm_hf.solvers.cpu.intrinsics import has_avx512
+from nxm_hf.solvers.cpu.kernels import (
+    Kernel,
+    adamw_kept_kernel,
+    adamw_kernel,
+    enumeration_kernel,
+    group_kernel,
+    tile_kernel,
+)
 from nxm_hf.solvers.cpu.nm_groups import OPERATIONS as BODIES
 from nxm_hf.solvers.cpu.threads import pieces, run_jobs
 from nxm_hf.solvers.cpu.unstructured import ALL_BITS, MAGNITUDE, mark_highest
+from nxm_hf.solvers.kept_entries import CHUNK, KeptEntries
 from nxm_hf.solvers.self_test import Counts
 from nxm_hf.solvers.transposable_duals import by_duals
 from nxm_hf.solvers.transposable_enumeration import by_enumeration
@@ -112,6 +121,31 @@ def adamw(rounding: int, weights: Sequence[tuple[Tensor, ...]]) -> None:
         for first, last in pieces(tensors[0].numel() // LANES, LANES):
             jobs.append(partial(kernel, first, last, *addresses))
     run_jobs(jobs, sum(tensors[0].numel() for tensors in weights))
+
+
+def can_step_kept() -> bool:
+    """Return whether `adamw_of_kept` can be compiled for this CPU."""
+    return has_avx512()
+
+
+def adamw_of_kept(rounding: int, weights: Sequence[tuple[KeptEntries, tuple[Tensor, ...]]]) -> None:
+    """Take a masked step of AdamW with each of a list of weights whose moments are those of kept entries.
+
+    Args:
+        rounding: The index in `adamw_entries.ROUNDINGS` of torch's rounding.
+        weights: The kept entries of each weight; and the weight, its gradient, both packed moments, and the numbers of
+            its step. All are fp32 and contiguous.
+    """
+    kernel, jobs = adamw_kept_kernel(rounding), []
+    for kept, (weight, gradient, *others) in weights:
+        tensors = (weight, gradient, kept.bits, *others)
+        run = partial(_over_chunks, kernel, kept, weight.numel(), [tensor.data_ptr() for tensor in tensors])
+        jobs += [partial(run, first, last) for first, last in pieces(kept.chunks, CHUNK)]
+    run_jobs(jobs, sum(tensors[0].numel() for _, tensors in weights))
+
+
+def _over_chunks(kernel: Kernel, kept: KeptEntries, numel: int, addresses: list[int], first: int, last: int) -> int:
+    return kernel(first, last, kept.offsets.numpy(), numel, *addresses)
 
 
 def over_tiles(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor], magnitudes: bool = False) -> int:
