@@ -4,8 +4,8 @@
     python benchmarks/overhead.py --recipe asp "ste refresh=10" "admm settle=0.9" --precision bf16 --profile --trainer
     python benchmarks/overhead.py --shape 1x8 --precision fp32 --recipe asp ste "admm scores=fisher" --fsdp
 
-Two copies of a model take steps in turn on the same batch: one plain, and one attached to an engine. So other load on
-the machine slows both alike. A step is forward, backward, clipping, `optimizer.step()` and `zero_grad()`; nothing is
+Two copies of a model take steps in turn on the same batch: one plain with torch's fused AdamW, and one attached to an
+engine with `nxm_hf.AdamW`, as in `NxMTrainer`. So other load on the machine slows both alike. A step is forward, backward, clipping, `optimizer.step()` and `zero_grad()`; nothing is
 logged. `bert-base` and `llama-0.1b` are made by config, with random weights; anything else is loaded with
 `from_pretrained`.
 
@@ -126,14 +126,14 @@ def make_batch(model: PreTrainedModel, shape: str) -> dict[str, torch.Tensor]:
 class Side:
     """A model and its optimizer, in a plain training loop; in a group of processes, the model is sharded."""
 
-    def __init__(self, model: nn.Module, bf16: bool):
+    def __init__(self, model: nn.Module, bf16: bool, optimizer: type[torch.optim.AdamW] = torch.optim.AdamW):
         self.model, self.bf16 = model.train(), bf16
         if dist.is_initialized():
             mesh = init_device_mesh("cpu", (dist.get_world_size(),))
             for _, block in find_blocks(model):
                 fully_shard(block, mesh=mesh)
             fully_shard(model, mesh=mesh)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.01, fused=True)
+        self.optimizer = optimizer(model.parameters(), lr=2e-5, weight_decay=0.01, fused=True)
 
     def step(self, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
         """Take a training step.
@@ -214,7 +214,8 @@ def measure(model: PreTrainedModel, shape: str, precision: str, recipe: str, opt
         recipe: The recipe, with its settings.
         options: The options of the command line.
     """
-    plain, sparse = (Side(deepcopy(model), precision == "bf16") for _ in range(2))
+    plain = Side(deepcopy(model), precision == "bf16")
+    sparse = Side(deepcopy(model), precision == "bf16", nxm_hf.AdamW)
     batch, total = make_batch(model, shape), WARMUP + options.steps
     before = live_bytes()
     engine = nxm_hf.attach(sparse.model, sparse.optimizer, config_of(recipe), total_steps=total + WARMUP)
