@@ -4,10 +4,10 @@
     python benchmarks/overhead.py --recipe asp "ste refresh=10" "admm settle=0.9" --precision bf16 --profile --trainer
     python benchmarks/overhead.py --shape 1x8 --precision fp32 --recipe asp ste "admm scores=fisher" --fsdp
 
-Two copies of a model take steps in turn on the same batch: one plain with torch's fused AdamW, and one attached to an
-engine with `nxm_hf.AdamW`, as in `NxMTrainer`. So other load on the machine slows both alike. A step is forward, backward, clipping, `optimizer.step()` and `zero_grad()`; nothing is
-logged. `bert-base` and `llama-0.1b` are made by config, with random weights; anything else is loaded with
-`from_pretrained`.
+Two copies of a model take steps in turn on the same batch, so other load on the machine slows both alike. One is plain,
+with torch's fused AdamW. The other is attached to an engine, with `nxm_hf.AdamW` as in `NxMTrainer`. A step is forward,
+backward, clipping, `optimizer.step()` and `zero_grad()`; nothing is logged. `bert-base` and `llama-0.1b` are made by
+config, with random weights; anything else is loaded with `from_pretrained`.
 
 All times are CPU time of the process, and medians. Beside each row stands its floor: what the optimizer itself takes,
 and one pass of `torch.abs(out=)` over the pruned weights. "over plain" is (plain + what step() takes more) / plain.
