@@ -33,7 +33,7 @@ def test_metrics_say_where_the_run_is(recipe, window):
         assert 0 <= metrics["nxm/flip_rate"] <= 1 and 0 <= metrics["nxm/residual"] < 1
         assert metrics["nxm/phase"] == ("warmup", "recipe", "settle").index(engine.phase)
         if recipe not in (*LADDERS, "reset"):
-            sparse = recipe in ("asp", "set", "rigl") and engine.phase == "recipe"
+            sparse = recipe in ("alps", "asp", "set", "rigl") and engine.phase == "recipe"
             assert (metrics["nxm/residual"] == 0) == (sparse or engine.phase == "settle")
         with engine.deployed():
             assert engine.metrics() == metrics
@@ -55,7 +55,7 @@ def test_movement_is_counted_in_the_masks_before_and_after_their_last_update(rec
             found = engine.metrics()
             assert (found["nxm/mask_similarity"], found["nxm/flip_rate"]) == pytest.approx(expected, abs=1e-12)
         masks = None if now is None else now.clone()
-    still = ("asp", "admm", "fade", "fix")  # within the phase of the recipe; ADMM keeps no mask
+    still = ("alps", "asp", "admm", "fade", "fix")  # within the phase of the recipe; ADMM keeps no mask
     assert recipe in still or expected != (1.0, 0.0), "no mask has moved"
 
 

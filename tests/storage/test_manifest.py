@@ -12,7 +12,7 @@ import nxm_hf
 from nxm_hf import prune, verify
 from nxm_hf.cli.main import main as nxm
 from nxm_hf.pruning.directory import prune_directory
-from nxm_hf.storage import manifest
+from nxm_hf.storage import file_blocks, file_digest, manifest
 from nxm_hf.storage.file_blocks import BLOCK, CHUNK
 from nxm_hf.storage.manifest import (
     MANIFEST_FILE,
@@ -103,8 +103,9 @@ def test_a_long_file_is_digested_in_blocks_and_every_byte_counts(size, folder):
 
 
 def test_the_digest_of_a_long_file_is_that_of_its_chunks_in_order(folder, monkeypatch):
-    monkeypatch.setattr(manifest, "_CHUNK", 2 * manifest._BLOCK)
-    content = random.Random(2).randbytes(2 * manifest._BLOCK + 77)
+    for module in (file_blocks, file_digest):
+        monkeypatch.setattr(module, "CHUNK", 2 * BLOCK)
+    content = random.Random(2).randbytes(2 * BLOCK + 77)
     (folder / "a.json").write_bytes(content)
     write_manifest(folder, ["a.json"])
     assert read_manifest(folder)["a.json"]["digest"] == slow_digest(content, blocks=2)

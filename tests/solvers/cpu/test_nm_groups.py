@@ -36,7 +36,7 @@ def test_kernels_and_torch_do_the_same_to_a_weight(weight, r, other, text, first
         lambda w, x, m: masked_ops.remask_and_store(w, m, x, pattern, 0.3),
         lambda w, x, m: masked_ops.remask_and_show(w, m, x, pattern, 0.0),
         lambda w, x, m: masked_ops.remask_and_show(w, m, x, pattern, 0.3),
-        *(lambda w, x, m, act=act: act(w, m, x) for act in (masked_ops.store_dense, masked_ops.show_masked)),
+        *(lambda w, x, m, act=act: act(w, m, x, 0.0) for act in (masked_ops.store_dense, masked_ops.show_masked)),
         *(lambda w, x, m, by=by: masked_ops.pull_pruned(w, m, x, by) for by in (1e-4, -0.3)),
         lambda w, x, m: masked_ops.pull_pruned(w, m, w, -0.3),
     ):
