@@ -149,7 +149,8 @@ def step_shares(recipe: str, pattern: str) -> dict[str, float]:
         form = "admm rho=0.003" if "rho" in settings else "admm settle=0.05"
         shares |= {form: rest * 79 / 80, f"{form} steps=1": rest / 80}
     else:
-        shares["fix settle=0.05" if name == "fix" else name] = rest
+        forms = {"fix": "fix settle=0.05", "fade": "fade warmup=0.05 settle=0.05"}  # nearly all steps in its own phase
+        shares[forms.get(name, name)] = rest
     suffix = "" if pattern == "2:4" else f" pattern={pattern}"
     parts = {f"{timed}{suffix}": share for timed, share in shares.items()} | {"asp warmup=0.9": warmup}
     return {timed: share for timed, share in parts.items() if share}
