@@ -1,4 +1,4 @@
-"""Read files in blocks that fit into the cache of a core, and hand each block to all who look at it.
+"""Read files in blocks that fit into the cache of a core, and call every reader with each block.
 
 So a file is read once, however many things are to be known of it. Several threads share the chunks of all files.
 """

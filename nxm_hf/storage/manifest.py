@@ -173,7 +173,7 @@ def changed_files(
     Args:
         folder: The directory.
         names: Look at these files only; by default at all that are recorded.
-        readers: By name of a file, who is handed its blocks if it is read. A file of another size is not read.
+        readers: By name of a file, the functions to call with its blocks. A file of another size is not read.
 
     Returns:
         For each file that differs what is wrong with it, such as "is missing". Empty if there is no manifest.
@@ -256,7 +256,7 @@ def _wrong_size(path: Path, entry: dict[str, Any]) -> str | None:
 
 
 def _digests(paths: list[Path], readers: list[Sequence[Reader]] | None = None) -> list[str]:
-    """Return the digest of each file, and hand its blocks to others who want them."""
+    """Return the digest of each file, and call its readers with its blocks."""
     digests = [FileDigest(path.stat().st_size) for path in paths]
     others = readers or [()] * len(paths)
     read_in_blocks((path, (own, *more)) for path, own, more in zip(paths, digests, others, strict=True))

@@ -85,7 +85,7 @@ class _Comparison:
         """Return the files that differ. Only the first call reads files.
 
         Args:
-            readers: By name of a file, who is handed its blocks.
+            readers: By name of a file, the functions to call with its blocks.
         """
         if self._changed is None:
             self._changed = tuple(changed_files(self.folder, readers=readers).items())
