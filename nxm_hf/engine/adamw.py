@@ -1,5 +1,6 @@
-"""AdamW that masks the gradient of a sparse weight and takes its step in one pass over memory."""
+"""AdamW that masks or pulls a sparse weight and takes its step in one pass over memory."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from nxm_hf.solvers.masked_adamw import (
     AdamWStep,
     KeptWeight,
     Weight,
+    can_step_dense,
     can_step_kept,
     fits_kernel,
     step_by_kernel,
+    step_dense_by_kernel,
     step_kept_by_kernel,
 )
 
@@ -27,8 +30,8 @@ class AdamW(torch.optim.AdamW):
 
     Weights, moments and state dicts are those of `torch.optim.AdamW(fused=True)`, bit for bit. A run may change from
     one to the other when it is resumed. An engine that trains with this optimizer leaves the masking to it: kept
-    entries take the step of AdamW, and pruned ones stay +0.0. The gradient itself is not masked then. All other weights
-    take torch's own fused step.
+    entries take the step of AdamW, and pruned ones stay +0.0. The gradient itself is not masked then. The pull of
+    `sr-ste` is a part of the same pass. All other weights take torch's own fused step.
 
     The one pass needs the extra `fast`, and fp32 weights on a CPU in contiguous memory; FSDP2 shards count as such
     weights. In all other cases torch takes the step, between two passes that mask. These include `amsgrad`, another
@@ -99,7 +102,8 @@ class AdamW(torch.optim.AdamW):
             fused=fused,
         )
         self.kept_moments = kept_moments
-        self._masks: dict[int, Tensor] = {}  # of the next step, by the id of the parameter
+        # Masks of the next step by the id of the parameter, or masks and factors of pulls.
+        self._masks: dict[int, tuple[Tensor, float | None]] = {}
         self._packer = Packer()
         self._with_kernel: set[int] | None = None  # while a step is prepared: the parameters of groups with a kernel
         if fused is None and not (foreach or capturable or differentiable):
@@ -154,6 +158,29 @@ class AdamW(torch.optim.AdamW):
         Returns:
             False if the step cannot mask this parameter; then the caller has to.
         """
+        fits = self._fits_kernel(parameter, mask)
+        if fits:
+            self._masks[id(parameter)] = mask, None
+        return fits
+
+    def pull_next_step(self, parameter: Tensor, dense: Tensor, mask: Tensor, factor: float) -> bool:
+        """Have the next step pull pruned entries of a dense weight to zero: add them, times a factor, to its gradient.
+
+        Args:
+            parameter: A parameter of this optimizer, which has a gradient.
+            dense: The dense weight that takes the place of the parameter in the next step.
+            mask: True where an entry is kept. It has the shape of the parameter.
+            factor: The factor.
+
+        Returns:
+            False if the step cannot pull this parameter; then the caller has to.
+        """
+        fits = self._fits_kernel(parameter, mask) and can_step_dense()
+        if fits:
+            self._masks[id(dense)] = mask, factor
+        return fits
+
+    def _fits_kernel(self, parameter: Tensor, mask: Tensor) -> bool:
         if parameter.grad is None or getattr(self, "grad_scale", None) is not None:
             return False
         if not self._has_kernel_for(parameter):
@@ -161,10 +188,7 @@ class AdamW(torch.optim.AdamW):
         state = self.state.get(parameter)
         is_packed = isinstance(state, KeptState) and state.is_packed
         moments = [_part(state[name]) for name in MOMENTS] if state and not is_packed else []
-        if not fits_kernel(_part(parameter), mask, _part(parameter.grad), *moments):
-            return False
-        self._masks[id(parameter)] = mask
-        return True
+        return fits_kernel(_part(parameter), mask, _part(parameter.grad), *moments)
 
     def mask_is_final(self, parameter: Tensor) -> None:
         """Record that the masks of a parameter keep no other entries from here on, so that its moments may be packed.
@@ -183,7 +207,7 @@ class AdamW(torch.optim.AdamW):
         return id(parameter) in self._masks
 
     def forget_masks(self) -> None:
-        """Drop the masks that still wait for a step."""
+        """Drop the masks and pulls that still wait for a step."""
         self._masks.clear()
         self._with_kernel = None
 
@@ -206,26 +230,34 @@ class AdamW(torch.optim.AdamW):
         return super()._init_group({**group, "params": left}, *lists)
 
     def _packed(self, parameter: Tensor) -> Packed | None:
-        if isinstance(parameter, DTensor):
+        mask, pull = self._masks[id(parameter)]
+        if isinstance(parameter, DTensor) or pull is not None:
             return None
-        return self._packer.packed(self.state, parameter, self._masks[id(parameter)])
+        return self._packer.packed(self.state, parameter, mask)
 
     def _step_masked(self, group: dict[str, Any], parameters: list[tuple[Tensor, Packed | None]]) -> None:
         counters = [self.state[parameter]["step"] for parameter, _ in parameters]
         torch._foreach_add_(counters, 1)
         numbers = [float(counter) for counter in counters]
         steps = {number: _step_of(group, number) for number in set(numbers)}
-        dense: list[tuple[Weight, AdamWStep]] = []
+        masked: list[tuple[Weight, AdamWStep]] = []
+        pulled: list[tuple[Weight, AdamWStep]] = []
         kept: list[tuple[KeptWeight, AdamWStep]] = []
         for (parameter, packed), number in zip(parameters, numbers, strict=True):
             assert parameter.grad is not None
-            mask, part, gradient = self._masks.pop(id(parameter)), _part(parameter), _part(parameter.grad)
+            mask, pull = self._masks.pop(id(parameter))
+            part, gradient = _part(parameter), _part(parameter.grad)
             if packed is None:
                 first, second = (_part(self.state[parameter][name]) for name in MOMENTS)
-                dense.append(((part, gradient, mask, first, second), steps[number]))
+                weight = part, gradient, mask, first, second
+                if pull is None:
+                    masked.append((weight, steps[number]))
+                else:
+                    pulled.append((weight, replace(steps[number], pull=pull)))
             else:
                 kept.append(((part, gradient, *packed), steps[number]))
-        step_by_kernel(dense)
+        step_by_kernel(masked)
+        step_dense_by_kernel(pulled)
         step_kept_by_kernel(kept)
 
     def _has_kernel_for(self, parameter: Tensor) -> bool:

@@ -50,6 +50,15 @@ class DenseSteps:
         """
         return id(weight) in self._pairs
 
+    def dense_of(self, weight: Tensor) -> Tensor | None:
+        """Return the dense weight that the next step trains in place of this one, or None.
+
+        Args:
+            weight: A parameter of the optimizer.
+        """
+        pair = self._pairs.get(id(weight))
+        return None if pair is None else pair[1]
+
     def begin(self) -> None:
         """Put the dense weights in, with the gradients of the model's weights."""
         if not self._pairs:

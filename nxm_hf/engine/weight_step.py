@@ -31,7 +31,8 @@ class WeightStep:
 
     `nxm_hf.AdamW` masks the gradient within its step, and leaves pruned entries at zero.
 
-    If a dense weight is kept beside the model's weight, copying it can be saved; see `DenseSteps`.
+    If a dense weight is kept beside the model's weight, copying it can be saved; see `DenseSteps`. `nxm_hf.AdamW` also
+    pulls pruned entries of a dense weight to zero within its step.
 
     Args:
         optimizer: The optimizer.
@@ -58,8 +59,7 @@ class WeightStep:
         optimizer, layer = self._optimizer, self._target.layer
         if isinstance(optimizer, AdamW) and only_hooks_of_one(optimizer):
             part = layer.weight if self._target.shards is None else local(layer.weight.detach())
-            matrix = layer.matrix(part)
-            if matrix.is_contiguous() and mask.is_contiguous() and matrix.shape == mask.shape:
+            if self._lies_as(mask, part):
                 self._masks = optimizer.mask_next_step(layer.weight, mask.view(part.shape))
         return self._masks
 
@@ -132,10 +132,31 @@ class WeightStep:
         layer = self._target.layer
         return self._target.shards is None and self._dense_steps.ask(layer.weight, layer.matrix(dense))
 
+    def pull_dense(self, mask: Tensor, factor: float) -> bool:
+        """Let the next step pull pruned entries of the dense weight that it trains. Return False if it cannot.
+
+        Args:
+            mask: True where an entry is kept.
+            factor: The dense weight, times this factor, is added to the gradient of pruned entries.
+        """
+        optimizer, weight = self._optimizer, self._target.layer.weight
+        dense = self._dense_steps.dense_of(weight)
+        return (
+            isinstance(optimizer, AdamW)
+            and dense is not None
+            and self._lies_as(mask, dense)
+            and optimizer.pull_next_step(weight, dense, mask.view(weight.shape), factor)
+        )
+
     @property
     def trains_dense(self) -> bool:
         """Return True, after a step, if the step trained the dense weight."""
         return self._dense_steps.trains(self._target.layer.weight)
+
+    def _lies_as(self, mask: Tensor, weight: Tensor) -> bool:
+        """Return whether entries of a mask and of a weight are in the same order in memory."""
+        matrix = self._target.layer.matrix(weight)
+        return matrix.is_contiguous() and mask.is_contiguous() and matrix.shape == mask.shape
 
     def _as_matrix(self, value: Any) -> Any:
         layer = self._target.layer

@@ -84,10 +84,11 @@ class Masked(Method):
 
     def before_step(self, weight: Tensor, state: State, clock: Clock) -> None:
         if Slot.DENSE in state:
-            self._edit_gradient(weight.grad, state, clock)
             step, dense = clock.weight_step, state[Slot.DENSE]
             # `_edit_update` needs the dense weight before the step only to scale an update.
-            if step is None or self.grad_scale != Constant(1.0) or not step.train(dense):
+            trains_dense = step is not None and self.grad_scale == Constant(1.0) and step.train(dense)
+            self._edit_gradient(weight.grad, state, clock)
+            if not trains_dense:
                 weight.copy_(dense)
         elif weight.grad is not None:
             step, mask = clock.weight_step, state[Slot.MASK]
@@ -175,7 +176,9 @@ class Masked(Method):
         if self.chain:
             scale_pruned(grad, mask, self.gain(clock))
         if pull:
-            pull_pruned(grad, mask, state[Slot.DENSE], pull * clock.loss_scale)
+            step, factor = clock.weight_step, pull * clock.loss_scale
+            if step is None or not step.pull_dense(mask, factor):
+                pull_pruned(grad, mask, state[Slot.DENSE], factor)
 
     def _edit_update(self, weight: Tensor, state: State, clock: Clock) -> None:
         """Scale, shrink or reset pruned weights after the step; the state still holds the dense weight before it."""

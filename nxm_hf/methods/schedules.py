@@ -45,6 +45,12 @@ class WeightStep(Protocol):
     def train(self, dense: Tensor) -> bool:
         """Have the step train a dense weight, not this one. Return False if it has to be copied into this one."""
 
+    def pull_dense(self, mask: Tensor, factor: float) -> bool:
+        """Have the step pull the dense weight that it trains to zero where the mask prunes.
+
+        Return False if the caller has to: then the step trains no dense weight, or it cannot pull.
+        """
+
     @property
     def trains_dense(self) -> bool:
         """Return True, after a step, if it has trained the dense weight."""

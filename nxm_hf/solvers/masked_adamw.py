@@ -1,5 +1,7 @@
 """A step of AdamW on a masked weight: masked gradient, moments, weight and zeros in one pass over memory.
 
+A dense weight whose pruned entries are pulled to zero takes its step in one pass too.
+
 As in `weight_ops`, a kernel does this if a backend has one. It gives the same bits as the form in torch.
 """
 
@@ -15,6 +17,7 @@ from torch.optim.adamw import adamw
 
 from nxm_hf.solvers import cpu
 from nxm_hf.solvers.kept_entries import KeptEntries
+from nxm_hf.solvers.masked_ops import pruned_part
 from nxm_hf.solvers.self_test import FINITE, difficult_numbers, same_bits
 from nxm_hf.solvers.weight_ops import keep
 
@@ -35,6 +38,7 @@ class AdamWStep:
         eps: The number that is added to the root of the second moment.
         weight_decay: The decay of the weight, times the learning rate.
         maximize: Whether the step maximizes the objective.
+        pull: A dense weight, times this factor, is added to its gradient where the mask prunes.
     """
 
     step: float
@@ -43,6 +47,7 @@ class AdamWStep:
     eps: float
     weight_decay: float
     maximize: bool = False
+    pull: float = 0.0
 
     @property
     def has_kernel(self) -> bool:
@@ -63,6 +68,7 @@ class AdamWStep:
                 math.sqrt(1 - second**self.step),
                 self.eps,
                 -(self.lr / (1 - first**self.step)),
+                self.pull,
             ],
             dtype=torch.float32,
             device="cpu",
@@ -99,6 +105,31 @@ def step_by_kernel(weights: Sequence[tuple[Weight, AdamWStep]]) -> None:
         return
     kernel = _kernel()
     assert kernel is not None
+    _run(kernel, weights)
+
+
+def can_step_dense() -> bool:
+    """Return whether a kernel steps dense weights and pulls their pruned entries to zero, and passes its self-test.
+
+    It takes the weights that `fits_kernel`.
+    """
+    return cpu.BACKEND.unavailable() is None and _dense_kernel() is not None
+
+
+def step_dense_by_kernel(weights: Sequence[tuple[Weight, AdamWStep]]) -> None:
+    """Take a step with each dense weight, and pull its pruned entries to zero, by a kernel.
+
+    Args:
+        weights: As in `step_by_kernel`. No entry of a gradient or a weight is masked.
+    """
+    if not weights:
+        return
+    kernel = _dense_kernel()
+    assert kernel is not None
+    _run(kernel, weights)
+
+
+def _run(kernel: Kernel, weights: Sequence[tuple[Weight, AdamWStep]]) -> None:
     kernel([(*tensors, step.numbers) for tensors, step in weights])
     for (weight, _, _, first, second), _ in weights:
         for each in (weight, first, second):
@@ -136,13 +167,30 @@ def step_in_torch(weight: Weight, step: AdamWStep) -> None:
         step: The settings of the step.
     """
     matrix, gradient, mask, first, second = weight
+    _step_of_torch(matrix, gradient.masked_fill(~mask, 0.0), first, second, step)
+    keep(matrix, mask)
+
+
+def step_dense_in_torch(weight: Weight, step: AdamWStep) -> None:
+    """Take a step with a dense weight in torch, and pull its pruned entries to zero.
+
+    Args:
+        weight: The weight with its gradient, mask and moments. The gradient is only read.
+        step: The settings of the step.
+    """
+    matrix, gradient, mask, first, second = weight
+    pulled = gradient.add(pruned_part(matrix, mask), alpha=step.pull)
+    _step_of_torch(matrix, pulled, first, second, step)
+
+
+def _step_of_torch(weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, step: AdamWStep) -> None:
     adamw(
-        [matrix],
-        [gradient.masked_fill(~mask, 0.0)],
+        [weight],
+        [gradient],
         [first],
         [second],
         [],
-        [torch.tensor(step.step - 1.0, device=matrix.device)],
+        [torch.tensor(step.step - 1.0, device=weight.device)],
         fused=True,
         amsgrad=False,
         beta1=step.betas[0],
@@ -152,7 +200,6 @@ def step_in_torch(weight: Weight, step: AdamWStep) -> None:
         eps=step.eps,
         maximize=step.maximize,
     )
-    keep(matrix, mask)
 
 
 def _kernel() -> Kernel | None:
@@ -170,6 +217,16 @@ def _rounding() -> int | None:
     return None
 
 
+def _dense_kernel() -> Kernel | None:
+    """Return the kernel for dense weights that rounds like torch, or None if there is none."""
+    rounding = _rounding()
+    if rounding is None:
+        return None
+    run = partial(cpu.BACKEND.kernels.adamw_of_dense, rounding)
+    name = f"step of AdamW that pulls to zero, in rounding {rounding}"
+    return run if cpu.BACKEND.passes(name, _dense_kernel_is_right, run) else None
+
+
 def _kept_kernel() -> Kernel | None:
     """Return the kernel for packed moments that rounds like torch, or None if there is none."""
     rounding = _rounding()
@@ -182,11 +239,20 @@ def _kept_kernel() -> Kernel | None:
 
 def _kernel_is_right(run: Kernel) -> bool:
     """Return whether a kernel gives the same bits as the form in torch, in steps with several settings."""
+    return _steps_agree(run, step_in_torch)
+
+
+def _dense_kernel_is_right(run: Kernel) -> bool:
+    """Return whether a kernel for dense weights gives the same bits as the form in torch."""
+    return _steps_agree(run, step_dense_in_torch)
+
+
+def _steps_agree(run: Kernel, in_torch: Callable[[Weight, AdamWStep], None]) -> bool:
     for ours, mask, steps in _trials():
         theirs = [each.clone() for each in ours]
         for gradient, step in steps:
             run([(ours[0], gradient, mask, *ours[1:], step.numbers)])
-            step_in_torch((theirs[0], gradient, mask, theirs[1], theirs[2]), step)
+            in_torch((theirs[0], gradient, mask, theirs[1], theirs[2]), step)
             if not all(map(same_bits, ours, theirs)):
                 return False
     return True
@@ -216,7 +282,7 @@ def _trials() -> Iterator[tuple[list[Tensor], Tensor, list[tuple[Tensor, AdamWSt
         )
         mask = difficult_numbers(count, torch.float32, "cpu", 10 * seed + 7, ()) > 0
         steps = [
-            (gradient, AdamWStep(number, 0.1**number, (0.9, 0.95 + 0.049 * seed), 1e-8, 0.1 * seed, maximize))
+            (gradient, AdamWStep(number, 0.1**number, (0.9, 0.95 + 0.049 * seed), 1e-8, 0.1 * seed, maximize, 0.3))
             for number, gradient in enumerate(gradients, start=1 + 40 * seed)
         ]
         yield [weight, first, second.abs()], mask, steps

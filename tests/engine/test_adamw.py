@@ -192,6 +192,47 @@ def test_a_frozen_mask_is_left_to_the_step(recipe):
         assert [masks_itself(model) for _ in train(model, optimizer, 0, 1)] == [False]
 
 
+def gradients_after_a_step(config, make):
+    model = Toy()
+    optimizer = make(model)
+    attach(model, optimizer, config, total_steps=1)
+    assert list(train(model, optimizer, 0, 1)) == [1]
+    return [linear.weight.grad for linear in model.linears]
+
+
+@pytest.mark.parametrize(
+    ("settings", "make", "left"),
+    [
+        ({}, ours, True),
+        ({"grad_scale": 0.5}, ours, False),  # after the step, the update is scaled with the old dense weight
+        ({}, fused, False),
+        ({}, lambda model: ours(model, amsgrad=True), False),
+    ],
+)
+def test_a_pull_is_left_to_the_step(settings, make, left):
+    """A pass before the step changes the gradient, and no other bit."""
+    pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+    config = NxMConfig("sr-ste", "2:4", {"decay": 0.5, **settings})
+    assert same(gradients_after_a_step(config, make), gradients_after_a_step("ste", make)) is left
+
+
+def test_a_pull_of_an_interrupted_step_is_forgotten():
+    pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+    ends = []
+    for interrupts in (True, False):
+        model = Toy()
+        optimizer = ours(model)
+        engine = attach(model, optimizer, NxMConfig("sr-ste", "2:4", {"decay": 0.5}), total_steps=3)
+        [*train(model, optimizer, 0, 2)]
+        if interrupts:
+            loss_at(5, model).backward()
+            engine.before_step(engine._hooks.clock())  # and then something raises
+            model.zero_grad()
+        [*train(model, optimizer, 2, 3)]
+        ends.append(weights(model))
+    assert same(*ends)
+
+
 def test_no_pass_sets_zeros_after_a_step_that_has_masked():
     pytest.importorskip("numba", reason="the kernels for CPUs need numba")
     for make, expected in ((ours, {True}), (fused, {False})):

@@ -1,9 +1,9 @@
 """A masked step of AdamW: the kernel, the form in torch, and the arithmetic written out in double precision."""
 
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -15,9 +15,12 @@ from nxm_hf.solvers.kept_entries import KeptEntries
 from nxm_hf.solvers.masked_adamw import (
     ROUNDINGS,
     AdamWStep,
+    can_step_dense,
     can_step_kept,
     fits_kernel,
     step_by_kernel,
+    step_dense_by_kernel,
+    step_dense_in_torch,
     step_in_torch,
     step_kept_by_kernel,
 )
@@ -26,7 +29,7 @@ from tests.support.processes import environment
 from tests.support.toy_training import same
 
 pytest.importorskip("numba", reason="the kernels for CPUs need numba")
-STEP = AdamWStep(3, 0.01, (0.9, 0.999), 1e-8, 0.1)
+STEP = AdamWStep(3, 0.01, (0.9, 0.999), 1e-8, 0.1, pull=0.3)
 
 
 @pytest.fixture(autouse=True)
@@ -52,16 +55,17 @@ def needs_kept_kernel():
         pytest.skip("moments of kept entries need AVX-512")
 
 
-def written_out(tensors, step):
+def written_out(tensors, step, is_dense=False):
     """Take the step in double precision, entry by entry as the paper has it."""
     weight, gradient, mask, first, second = (each.double() if each.is_floating_point() else each for each in tensors)
-    gradient = torch.where(mask, gradient, 0.0) * (-1 if step.maximize else 1)
+    pruned = gradient + step.pull * weight if is_dense else 0.0
+    gradient = torch.where(mask, gradient, pruned) * (-1 if step.maximize else 1)
     beta, other = step.betas
     first = beta * first + (1 - beta) * gradient
     second = other * second + (1 - other) * gradient**2
     denominator = (second / (1 - other**step.step)).sqrt() + step.eps
     weight = weight * (1 - step.lr * step.weight_decay) - step.lr / (1 - beta**step.step) * first / denominator
-    return torch.where(mask, weight, 0.0), first, second
+    return torch.where(mask, weight, weight if is_dense else 0.0), first, second
 
 
 values = st.floats(0, 1, exclude_max=True)
@@ -73,6 +77,7 @@ steps = st.builds(
     eps=st.sampled_from([1e-8, 1e-3]),
     weight_decay=st.sampled_from([0.0, 0.01, 1.0]),
     maximize=st.booleans(),
+    pull=st.sampled_from([0.0, 2e-4, 0.3, -7.0, 1e-45]),
 )
 
 
@@ -87,6 +92,22 @@ def test_kernel_and_torch_leave_the_same_bits(step, seed, shape):
         with reference_only():
             step_in_torch(theirs, now)
         assert same(ours, theirs)
+
+
+@settings(max_examples=60)
+@given(steps, st.integers(0, 1000), st.sampled_from([(1, 16), (3, 48), (16, 64), (5, 7, 16), (80,)]))
+def test_a_kernel_that_pulls_dense_weights_leaves_the_same_bits(step, seed, shape):
+    assert can_step_dense()
+    ours = copied(drawn(shape, seed))
+    ours[0].view(-1)[::7] *= 0.0
+    theirs, gradient = copied(ours), ours[1].clone()
+    for number in range(3):
+        now = replace(step, step=step.step + number)
+        step_dense_by_kernel([(ours, now)])
+        with reference_only():
+            step_dense_in_torch(theirs, now)
+        assert same(ours, theirs)
+    assert same([ours[1]], [gradient])
 
 
 @settings(max_examples=60)
@@ -134,11 +155,11 @@ def test_kept_moments_of_weights_that_threads_share_out_are_those_of_one_thread(
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_every_rounding_of_the_kernel_is_a_step_of_adamw(rounding):
     """Only one of them has the bits of torch here; another machine has another one."""
-    kernel = partial(cpu.BACKEND.kernels.adamw, rounding)
-    for step in (STEP, replace(STEP, maximize=True, weight_decay=0.0)):
+    kernels = cpu.BACKEND.kernels
+    for step, is_dense in itertools.product((STEP, replace(STEP, maximize=True, weight_decay=0.0)), (False, True)):
         tensors = copied(drawn())
-        expected = written_out(tensors, step)
-        kernel([(*tensors, step.numbers)])
+        expected = written_out(tensors, step, is_dense)
+        (kernels.adamw_of_dense if is_dense else kernels.adamw)(rounding, [(*tensors, step.numbers)])
         for each, exact in zip((tensors[0], *tensors[3:]), expected, strict=True):
             assert torch.allclose(each.double(), exact, rtol=2e-6, atol=1e-7)
 
@@ -166,7 +187,8 @@ def test_without_avx512_moments_stay_dense_and_the_process_lives():
     assert done.stdout.split() == ["True", "False"], done.stderr
 
 
-def test_only_the_gradient_and_the_mask_are_left_as_they_were():
+@pytest.mark.parametrize("step_by_kernel", [step_by_kernel, step_dense_by_kernel])
+def test_only_the_gradient_and_the_mask_are_left_as_they_were(step_by_kernel):
     tensors = drawn()
     before, versions = copied(tensors), [each._version for each in tensors]
     step_by_kernel([(tensors, STEP)])
@@ -202,20 +224,24 @@ def test_a_nan_of_a_kept_entry_is_not_hidden():
     assert all(int(each.isnan().sum()) == 1 and bool(each[3, 5].isnan()) for each in (weight, first, second))
 
 
+FORMS = [(step_by_kernel, step_in_torch), (step_dense_by_kernel, step_dense_in_torch)]
+
+
+@pytest.mark.parametrize(("by_kernel", "in_torch"), FORMS)
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_weights_that_threads_share_out_get_their_own_steps(threads, monkeypatch):
+def test_weights_that_threads_share_out_get_their_own_steps(threads, by_kernel, in_torch, monkeypatch):
     monkeypatch.setattr(sys.modules["nxm_hf.solvers.cpu.threads"], "MIN_NUMEL", 0)
     monkeypatch.setattr(sys.modules["nxm_hf.solvers.cpu.threads"], "PIECE", 2**6)
     shapes = [(16, 64), (1, 16), (3, 48)]
     sets = [[drawn(shape, seed) for seed, shape in enumerate(shapes)] for _ in range(2)]
-    settings_of_each = [replace(STEP, step=STEP.step + i, lr=0.01 * i) for i in range(3)]
+    settings_of_each = [replace(STEP, step=STEP.step + i, lr=0.01 * i, pull=0.1 * i) for i in range(3)]
     torch.set_num_threads(threads)
     try:
-        step_by_kernel(list(zip(sets[0], settings_of_each, strict=True)))
+        by_kernel(list(zip(sets[0], settings_of_each, strict=True)))
     finally:
         torch.set_num_threads(1)
     for weight, step in zip(sets[1], settings_of_each, strict=True):
-        step_in_torch(weight, step)
+        in_torch(weight, step)
     assert all(map(same, *sets))
 
 

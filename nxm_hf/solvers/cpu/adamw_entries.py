@@ -57,8 +57,40 @@ def adamw_entries(
     kept = b.icmp_signed("!=", load(b, mask, at, I8), splat(0))
     w, g = (load(b, each, at) for each in (weight, gradient))
     g = b.select(kept, g, splat(0))  # a pruned infinity becomes 0, not NaN
-    bits = _step(b, rounding, at, w, g, first, second, numbers)
+    bits = _positive_zeros(b, _step(b, rounding, at, w, g, first, second, numbers))
     store(b, b.select(kept, bits, splat(0)), weight, at)
+    return ZERO
+
+
+def adamw_of_dense(
+    b: IRBuilder,
+    rounding: int,
+    at: Value,
+    weight: Value,
+    gradient: Value,
+    mask: Value,
+    first: Value,
+    second: Value,
+    numbers: Value,
+) -> Value:
+    """Pull the weight to zero where the mask prunes: add it, times a factor, to its gradient. Then take torch's step.
+
+    Args:
+        b: The builder that the code is appended to.
+        rounding: The index in `ROUNDINGS` of torch's rounding.
+        at: The number of the first entry.
+        weight: The address of the fp32 weight, which is dense.
+        gradient: The address of its gradient, which is only read.
+        mask: The address of the mask.
+        first: The address of the first moment.
+        second: The address of the second moment.
+        numbers: The address of the fp32 numbers that `masked_adamw.AdamWStep.numbers` returns.
+    """
+    is_pruned = b.icmp_signed("==", load(b, mask, at, I8), splat(0))
+    w, g = (load(b, each, at) for each in (weight, gradient))
+    pruned = b.fmul(_floats(b, w), b.uitofp(is_pruned, FLOATS))
+    g = b.bitcast(multiply_add(b, pruned, _number(b, numbers, 8), _floats(b, g)), vector_of(I32))
+    store(b, _step(b, rounding, at, w, g, first, second, numbers), weight, at)
     return ZERO
 
 
@@ -85,7 +117,7 @@ def adamw_of_kept(
         numbers: The address of the fp32 numbers that `masked_adamw.AdamWStep.numbers` returns.
     """
     w, g = (load(b, each, at) for each in (weight, gradient))
-    store(b, _step(b, rounding, at, w, g, first, second, numbers), weight, at)
+    store(b, _positive_zeros(b, _step(b, rounding, at, w, g, first, second, numbers)), weight, at)
     return ZERO
 
 
@@ -136,7 +168,7 @@ def _step(
     second: Value,
     numbers: Value,
 ) -> Value:
-    """Update both moments in place. Return the bits of the new weights, without negative zeros."""
+    """Update both moments in place. Return the bits of the new weights."""
     sign, decay, rate, beta, rest, correction, eps, step = (_number(b, numbers, i) for i in range(8))
     first_is_fused, second_is_fused = ROUNDINGS[rounding]
     m, v = (_floats(b, load(b, each, at)) for each in (first, second))
@@ -149,7 +181,10 @@ def _step(
     w = b.fadd(b.fmul(_floats(b, weight), decay), b.fdiv(b.fmul(step, m), divisor))
     store(b, b.bitcast(m, vector_of(I32)), first, at)
     store(b, b.bitcast(v, vector_of(I32)), second, at)
-    bits = b.bitcast(w, vector_of(I32))
+    return b.bitcast(w, vector_of(I32))
+
+
+def _positive_zeros(b: IRBuilder, bits: Value) -> Value:
     return b.select(b.icmp_signed("!=", magnitude(b, bits), splat(0)), bits, splat(0))  # -0.0 becomes +0.0
 
 

@@ -9,6 +9,7 @@ from numba import types
 from nxm_hf.solvers.cpu.intrinsics import (
     NUMBER,
     adamw_sixteen,
+    adamw_sixteen_dense,
     adamw_sixteen_kept,
     compiled,
     copy_flags,
@@ -92,6 +93,22 @@ def adamw_kernel(rounding: int) -> Kernel:
     def run(first: int, last: int, weight: int, gradient: int, mask: int, m: int, v: int, numbers: int) -> int:
         for at in range(first * LANES, last * LANES, LANES):
             adamw_sixteen(rounding, at, weight, gradient, mask, m, v, numbers)
+        return 0
+
+    return compiled(run, NUMBER(*[NUMBER] * 8))
+
+
+@cache
+def adamw_dense_kernel(rounding: int) -> Kernel:
+    """Return a function like that of `adamw_kernel`, which trains a dense weight and pulls its pruned entries to zero.
+
+    Args:
+        rounding: The index in `adamw_entries.ROUNDINGS` of torch's rounding.
+    """
+
+    def run(first: int, last: int, weight: int, gradient: int, mask: int, m: int, v: int, numbers: int) -> int:
+        for at in range(first * LANES, last * LANES, LANES):
+            adamw_sixteen_dense(rounding, at, weight, gradient, mask, m, v, numbers)
         return 0
 
     return compiled(run, NUMBER(*[NUMBER] * 8))
