@@ -148,7 +148,6 @@ class Engine:
                 method.after_step(weight, self._states[target.name], clock_of_weight)
         self._dense_steps.forget()
 
-    @torch.no_grad()
     def _finish_weights(self, training: dict[str, Held]) -> None:
         """Call `finish` of every weight's method, so that each weight holds its pattern.
 
@@ -170,8 +169,8 @@ class Engine:
         """Prune with calibration data if the phase that needs it begins at this step."""
         if self._pruner is None:
             return
-        phase, methods = self._pruner.phase, self._methods.items()
-        if any(method.is_entering(phase, self._states.get(name), clock) for name, method in methods):
+        phase, states = self._pruner.phase, self._states
+        if any(method.is_entering(phase, states.get(name), clock) for name, method in self._methods.items()):
             self._pruner.prune()
             remove_record(self.plan.model)
 
@@ -256,8 +255,8 @@ class Engine:
         in_admm = any(Slot.R in state for state in self._states.values())
         if self._trained and not self._warned and (in_admm or self.step < self.total_steps):
             similarity = mask_movement(self.plan.targets, self._states)["nxm/mask_similarity"]
-            pruned = residual(self.trained_weights())
-            self._warned = warn_of_end(self.step, self.total_steps, self.phase, pruned, similarity)
+            lost = residual(self.trained_weights())
+            self._warned = warn_of_end(self.step, self.total_steps, self.phase, lost, similarity)
 
     def detach(self) -> None:
         """Remove the hooks and forget the state. The weights stay as they are.
@@ -321,8 +320,7 @@ class Engine:
     def trained_weights(self) -> Iterator[tuple[Target, Tensor]]:
         """Yield each target with the weight that the optimizer trains, or this process's part of it."""
         for target in self._trained:
-            state = self._states[target.name]
-            yield target, state[Slot.DENSE] if Slot.DENSE in state else as_tensor(self._training_view(target))
+            yield target, as_tensor(self._states[target.name].get(Slot.DENSE, self._training_view(target)))
 
     def _training_view(self, target: Target) -> Held:
         return (self._training or {}).get(target.name, target.matrix().detach())
@@ -352,8 +350,7 @@ class Engine:
             for target in self._trained
             for slot, tensor in {"weight": self._training_view(target), **self._states[target.name]}.items()
         }
-        biases = biases_of(self._training or {}) if keep else {}
-        return TrainingTensors(gather(self.plan, parts, keep) | biases)
+        return TrainingTensors(gather(self.plan, parts, keep) | biases_of(self._training or {} if keep else {}))
 
     def state_dict(self) -> Tensors:
         """Return all that is needed to resume bit for bit, beside the state dicts of model and optimizer.

@@ -1,7 +1,7 @@
-"""The training view of weights while the model holds their deployed view: the entries that differ, and where they are.
+"""The training view of weights while the model holds their deployed view: entries that differ and their places.
 
-Most methods only set pruned entries to zero when they deploy a weight. Of 2:4 that is half of the entries, and a bit for
-each entry says which. A dense copy would double the memory of all weights while they are saved.
+Most methods only set pruned entries to zero when they deploy a weight. Of 2:4 that is half of the entries, and a bit
+for each entry says which. A dense copy would double the memory of all weights while they are saved.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ class Difference:
 
     Args:
         weight: The changed weight. Until `undo` it must not change again.
-        parts: For each part of the weight, in order: a bit for each entry, set if it differs, and the old bits of those.
+        parts: Of each part of the weight: a bit for each entry, set if it differs, and the old bits of those.
     """
 
     def __init__(self, weight: Tensor, parts: list[tuple[np.ndarray, Tensor]]):
@@ -28,7 +28,7 @@ class Difference:
     @property
     def nbytes(self) -> int:
         """Return the bytes that are held beside the weight."""
-        return sum(flags.nbytes + old.nbytes for flags, old in self._parts)
+        return sum(flags.nbytes + old.untyped_storage().nbytes() for flags, old in self._parts)
 
     def whole(self) -> Tensor:
         """Return the weight before the change, as a new tensor."""
@@ -70,7 +70,7 @@ def hold_difference(training: dict[str, Held], name: str, weight: Tensor) -> Non
     parts = []
     for old, new in zip(before.split(_PART), after.split(_PART), strict=True):
         differs = old.numpy() != new.numpy()
-        parts.append((np.packbits(differs), torch.from_numpy(old.numpy()[differs])))
+        parts.append((np.packbits(differs), _short(torch.from_numpy(old.numpy()[differs]))))
     held = Difference(weight, parts)
     if not any(len(old) for _, old in parts):
         del training[name]
@@ -105,6 +105,11 @@ class TrainingTensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._held)
+
+
+def _short(bits: Tensor) -> Tensor:
+    """Return equal bits as one entry that is shown many times, such as those of -0.0 that becomes +0.0."""
+    return bits[:1].clone().expand(len(bits)) if len(bits) and bool((bits == bits[0]).all()) else bits
 
 
 def _entries(weight: Tensor) -> Tensor | None:

@@ -48,16 +48,19 @@ class FileStamp(NamedTuple):
     inode: int
 
 
-def write_manifest(folder: str | Path, names: Iterable[str] | None = None) -> None:
+def write_manifest(
+    folder: str | Path, names: Iterable[str] | None = None, readers: Mapping[str, Sequence[Reader]] | None = None
+) -> None:
     """Write the manifest of a directory, after all of its files.
 
     Args:
         folder: The directory.
         names: The files to record, relative to it and with "/"; by default all but model cards, hidden files, and the
             checkpoints and logs of a training.
+        readers: By name of a file, the functions to call with its blocks.
     """
     folder = Path(folder)
-    _write(folder, _entries(folder, _names(folder) if names is None else sorted(names)))
+    _write(folder, _entries(folder, _names(folder) if names is None else sorted(names), readers))
 
 
 def add_to_manifest(folder: str | Path, pattern: str) -> None:
@@ -93,13 +96,14 @@ def file_stamps(folder: str | Path) -> dict[str, FileStamp]:
     return {name: FileStamp(stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats.items()}
 
 
-def record_model(folder: str | Path) -> None:
+def record_model(folder: str | Path, readers: Mapping[str, Sequence[Reader]] | None = None) -> None:
     """Write the manifest of a new directory: of all files in it that belong to a model.
 
     Args:
         folder: The directory.
+        readers: As in `write_manifest`.
     """
-    write_manifest(folder, model_files_since(folder, {}))
+    write_manifest(folder, model_files_since(folder, {}), readers)
 
 
 def model_files_since(folder: str | Path, before: dict[str, FileStamp]) -> list[str]:
@@ -260,7 +264,5 @@ def _wrong_size(path: Path, entry: dict[str, Any]) -> str | None:
 def _digests(files: list[tuple[Path, int]], readers: list[Sequence[Reader]]) -> list[str]:
     """Return the digest of each file of so many bytes, and call its readers with its blocks."""
     digests = [FileDigest(size) for _, size in files]
-    read_in_blocks(
-        (path, size, (own, *more)) for (path, size), own, more in zip(files, digests, readers, strict=True)
-    )
+    read_in_blocks((path, size, (own, *more)) for (path, size), own, more in zip(files, digests, readers, strict=True))
     return [digest.hexdigest() for digest in digests]
