@@ -1,7 +1,7 @@
 """The engine: applies a method to every weight around `optimizer.step()`, and shows the weights to deploy."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -26,6 +26,7 @@ from nxm_hf.engine.requirements import (
 )
 from nxm_hf.engine.sharded_state import cut, gather
 from nxm_hf.engine.step_hooks import StepHooks
+from nxm_hf.engine.training_view import Held, TrainingTensors, as_tensor, hold_difference
 from nxm_hf.engine.weight_step import weight_steps
 from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.methods import PHASES, Method, Slot, State, restore_dense
@@ -82,7 +83,7 @@ class Engine:
         warn_of_resets_that_never_come(self._methods.values(), total_steps)
         self._states: dict[str, State] = {}
         self._steps, self._dense_steps = weight_steps(optimizer, self._trained)
-        self._training: Tensors | None = None  # while deployed: the training view, for weights where it differs
+        self._training: dict[str, Held] | None = None  # while deployed: the training view of weights where it differs
         self.verification: Verification | None = None  # of the weights that were last deployed
         self._versions: list[int] = []  # of the weights, when they were verified
         self.finished = self._warned = False
@@ -147,12 +148,11 @@ class Engine:
                 method.after_step(weight, self._states[target.name], clock_of_weight)
         self._dense_steps.forget()
 
-    @torch.no_grad()
-    def _finish_weights(self, training: Tensors) -> None:
+    def _finish_weights(self, training: dict[str, Held]) -> None:
         """Call `finish` of every weight's method, so that each weight holds its pattern.
 
         Args:
-            training: Gets a copy of each weight that this changes. One with a frozen mask is the same in both views.
+            training: Gets what is needed to put back each weight that this changes.
         """
         clock = self._hooks.clock()
         for target in self._trained:
@@ -163,13 +163,14 @@ class Engine:
                     continue
                 training[target.name] = weight.detach().clone()
                 method.finish(weight, state, clock_of_weight)
+                hold_difference(training, target.name, weight)
 
     def _prune_if_due(self, clock: Clock) -> None:
         """Prune with calibration data if the phase that needs it begins at this step."""
         if self._pruner is None:
             return
-        phase, methods = self._pruner.phase, self._methods.items()
-        if any(method.is_entering(phase, self._states.get(name), clock) for name, method in methods):
+        phase, states = self._pruner.phase, self._states
+        if any(method.is_entering(phase, states.get(name), clock) for name, method in self._methods.items()):
             self._pruner.prune()
             remove_record(self.plan.model)
 
@@ -254,8 +255,8 @@ class Engine:
         in_admm = any(Slot.R in state for state in self._states.values())
         if self._trained and not self._warned and (in_admm or self.step < self.total_steps):
             similarity = mask_movement(self.plan.targets, self._states)["nxm/mask_similarity"]
-            pruned = residual(self.trained_weights())
-            self._warned = warn_of_end(self.step, self.total_steps, self.phase, pruned, similarity)
+            lost = residual(self.trained_weights())
+            self._warned = warn_of_end(self.step, self.total_steps, self.phase, lost, similarity)
 
     def detach(self) -> None:
         """Remove the hooks and forget the state. The weights stay as they are.
@@ -319,9 +320,9 @@ class Engine:
     def trained_weights(self) -> Iterator[tuple[Target, Tensor]]:
         """Yield each target with the weight that the optimizer trains, or this process's part of it."""
         for target in self._trained:
-            yield target, self._states[target.name].get(Slot.DENSE, self._training_view(target))
+            yield target, as_tensor(self._states[target.name].get(Slot.DENSE, self._training_view(target)))
 
-    def _training_view(self, target: Target) -> Tensor:
+    def _training_view(self, target: Target) -> Held:
         return (self._training or {}).get(target.name, target.matrix().detach())
 
     def metrics(self) -> dict[str, float]:
@@ -337,7 +338,7 @@ class Engine:
         times = {"step": self.step, "last": self._hooks.last, "total_steps": self.total_steps, "seed": self.seed}
         return {**times, "config": self.config.to_dict(), "layers": self.plan.layers}
 
-    def tensors(self, keep: bool = True) -> Tensors:
+    def tensors(self, keep: bool = True) -> Mapping[str, Tensor]:
         """Return the training view and the state of every method, as "layer/slot" -> tensor.
 
         Args:
@@ -349,14 +350,14 @@ class Engine:
             for target in self._trained
             for slot, tensor in {"weight": self._training_view(target), **self._states[target.name]}.items()
         }
-        return gather(self.plan, parts, keep) | (biases_of(self._training or {}) if keep else {})
+        return TrainingTensors(gather(self.plan, parts, keep) | biases_of(self._training or {} if keep else {}))
 
     def state_dict(self) -> Tensors:
         """Return all that is needed to resume bit for bit, beside the state dicts of model and optimizer.
 
         If weights are sharded, every process calls this, and the state can be loaded in any number of processes.
         """
-        return {name: tensor.clone() for name, tensor in pack(self.header(), self.tensors()).items()}
+        return pack(self.header(), {name: tensor.clone() for name, tensor in self.tensors().items()})
 
     def load_state_dict(self, state: Tensors) -> None:
         """Resume from a `state_dict()` of an engine with the same recipe, pattern and layers.

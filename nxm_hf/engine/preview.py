@@ -4,11 +4,11 @@ Pruning with data also changes biases. During a preview the training's biases ar
 saved in the state of a checkpoint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
 
+from nxm_hf.engine.training_view import Difference, Held, as_tensor
 from nxm_hf.layers.plan import Target
 from nxm_hf.layers.sharding import local, shard_like, whole
 from nxm_hf.pruning.during_training import CalibratedPruner
@@ -17,7 +17,9 @@ from nxm_hf.storage.state_file import Tensors
 BIAS = "/bias"  # after the name of a layer
 
 
-def show_pruned(pruner: CalibratedPruner | None, phase: str, targets: Sequence[Target], training: Tensors) -> bool:
+def show_pruned(
+    pruner: CalibratedPruner | None, phase: str, targets: Sequence[Target], training: dict[str, Held]
+) -> bool:
     """Prune as the training will do later, if its recipe has `preview=True`. Every process of a training calls this.
 
     Args:
@@ -42,25 +44,27 @@ def show_pruned(pruner: CalibratedPruner | None, phase: str, targets: Sequence[T
         return pruner.preview()
 
 
-def biases_of(copies: Tensors) -> Tensors:
+def biases_of(copies: Mapping[str, Held]) -> Tensors:
     """Return the biases among the copies of a preview, by their names in the state.
 
     Args:
         copies: The copies that `show_pruned` made.
     """
-    return {name: tensor for name, tensor in copies.items() if name.endswith(BIAS)}
+    return {name: as_tensor(copy) for name, copy in copies.items() if name.endswith(BIAS)}
 
 
 @torch.no_grad()
-def put_back(target: Target, weight: Tensor | None, bias: Tensor | None) -> None:
+def put_back(target: Target, weight: Held | None, bias: Held | None) -> None:
     """Write a weight and a bias into a layer.
 
     Args:
         target: The layer.
-        weight: This process's part of the weight; None leaves the weight as it is.
+        weight: This process's part of the weight, or its difference from it; None leaves the weight as it is.
         bias: The whole bias; None leaves the bias as it is.
     """
-    if weight is not None:
+    if isinstance(weight, Difference):
+        weight.undo()
+    elif weight is not None:
         target.matrix().copy_(weight)
     if bias is not None and target.layer.bias is not None:
-        local(target.layer.bias).copy_(local(shard_like(bias, target.layer.bias)))
+        local(target.layer.bias).copy_(local(shard_like(as_tensor(bias), target.layer.bias)))

@@ -7,19 +7,19 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from nxm_hf.engine.training_view import Held, as_tensor
 from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.layers.sharding import Shards, shard_like, whole
 from nxm_hf.methods import NO_CHANGE, Slot
-from nxm_hf.storage.state_file import Tensors
 
 
 @torch.no_grad()
-def gather(plan: Plan, parts: Tensors, keep: bool = True) -> Tensors:
+def gather(plan: Plan, parts: dict[str, Held], keep: bool = True) -> dict[str, Held]:
     """Put together the tensors of all processes, one after the other. Every process calls this.
 
     Args:
         plan: The layers to prune.
-        parts: The tensors of this process, as "layer/slot" -> tensor.
+        parts: The tensors of this process, as "layer/slot" -> tensor, or what is held of it.
         keep: Return the tensors; a process that does not write them needs none.
 
     Returns:
@@ -28,10 +28,10 @@ def gather(plan: Plan, parts: Tensors, keep: bool = True) -> Tensors:
     if plan.shards is None:
         return parts
     targets = {target.name: target for target in plan.targets}
-    gathered = {}
+    gathered: dict[str, Held] = {}
     for name, part in parts.items():  # in the same order in every process
         layer, slot = name.rsplit("/", 1)
-        tensor = _gathered(plan.shards, targets[layer], slot, part)
+        tensor = _gathered(plan.shards, targets[layer], slot, as_tensor(part))
         if keep:
             gathered[name] = tensor.cpu()
     return gathered

@@ -78,19 +78,19 @@ Reader = Callable[[Block], None]
 _Task = tuple[Path, int, Sequence[Reader]]
 
 
-def read_in_blocks(files: Iterable[tuple[Path, Sequence[Reader]]]) -> None:
+def read_in_blocks(files: Iterable[tuple[Path, int, Sequence[Reader]]]) -> None:
     """Read files once, and call readers with each block.
 
     Args:
-        files: Each file, with the functions to call. The blocks of one chunk come in order and from one thread; chunks
-            come in any order, and several at a time. Of a file that is cut short meanwhile, the rest does not come.
+        files: Each file, with its bytes and the functions to call. The blocks of one chunk come in order and from one
+            thread; chunks come in any order, and several at a time. Of a file that is cut short meanwhile, the rest
+            does not come. Of one that grows, at least one byte more comes.
 
     Raises:
         OSError: If a file cannot be read.
     """
-    tasks = [
-        (path, begin, readers) for path, readers in files for begin in range(0, path.stat().st_size, CHUNK) if readers
-    ]
+    # The last chunk has room for a byte after the end, so that a file that has grown is seen.
+    tasks = [(path, at, readers) for path, size, readers in files for at in range(0, size + 1, CHUNK) if readers]
     threads = max(1, min(_THREADS, os.cpu_count() or 1, len(tasks)))
     waiting = iter(tasks)  # `next` of it is atomic
     if threads == 1:

@@ -1,6 +1,7 @@
 """The digest of a file in a manifest, made block by block. `manifest` says what it is, and what it finds."""
 
 import hashlib
+from typing import Any
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from nxm_hf.solvers.block_sums import summation
 from nxm_hf.storage.file_blocks import CHUNK, SHAPE, Block
 
 SHORT = 1 << 20  # bytes of a file whose content is digested
+CHANGED = "has changed while it was read"  # instead of a digest; no file has it
 
 
 class FileDigest:
@@ -18,8 +20,11 @@ class FileDigest:
     """
 
     def __init__(self, size: int):
+        self._size = size
         self._sum_up = summation(SHAPE) if size > SHORT else None
-        self._parts = [hashlib.sha256() for _ in range(0, size, CHUNK)]  # of each chunk
+        # By number of a chunk. The blocks of a chunk come from one thread, so no two threads change the same item.
+        self._parts: dict[int, Any] = {}
+        self._sizes: dict[int, int] = {}
 
     def __call__(self, block: Block) -> None:
         """Digest a block.
@@ -27,7 +32,9 @@ class FileDigest:
         Args:
             block: The next block of its chunk.
         """
-        part = self._parts[block.begin // CHUNK]
+        chunk = block.begin // CHUNK
+        part = self._parts.setdefault(chunk, hashlib.sha256())
+        self._sizes[chunk] = self._sizes.get(chunk, 0) + block.end - block.begin
         if self._sum_up is None:
             part.update(block.bytes(block.begin, block.end).data)
             return
@@ -36,7 +43,9 @@ class FileDigest:
         part.update(sums.data)
 
     def hexdigest(self) -> str:
-        """Return the digest, after all blocks."""
+        """Return the digest, after all blocks. It is `CHANGED` if fewer or more bytes came than the file had."""
+        if sum(self._sizes.values()) != self._size:
+            return CHANGED
         if self._sum_up is None:
             return (self._parts[0] if self._parts else hashlib.sha256()).hexdigest()
-        return hashlib.sha256(b"".join(part.digest() for part in self._parts)).hexdigest()
+        return hashlib.sha256(b"".join(self._parts[chunk].digest() for chunk in sorted(self._parts))).hexdigest()

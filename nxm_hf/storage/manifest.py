@@ -48,16 +48,19 @@ class FileStamp(NamedTuple):
     inode: int
 
 
-def write_manifest(folder: str | Path, names: Iterable[str] | None = None) -> None:
+def write_manifest(
+    folder: str | Path, names: Iterable[str] | None = None, readers: Mapping[str, Sequence[Reader]] | None = None
+) -> None:
     """Write the manifest of a directory, after all of its files.
 
     Args:
         folder: The directory.
         names: The files to record, relative to it and with "/"; by default all but model cards, hidden files, and the
             checkpoints and logs of a training.
+        readers: By name of a file, the functions to call with its blocks.
     """
     folder = Path(folder)
-    _write(folder, _entries(folder, _names(folder) if names is None else sorted(names)))
+    _write(folder, _entries(folder, _names(folder) if names is None else sorted(names), readers))
 
 
 def add_to_manifest(folder: str | Path, pattern: str) -> None:
@@ -93,13 +96,14 @@ def file_stamps(folder: str | Path) -> dict[str, FileStamp]:
     return {name: FileStamp(stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats.items()}
 
 
-def record_model(folder: str | Path) -> None:
+def record_model(folder: str | Path, readers: Mapping[str, Sequence[Reader]] | None = None) -> None:
     """Write the manifest of a new directory: of all files in it that belong to a model.
 
     Args:
         folder: The directory.
+        readers: As in `write_manifest`.
     """
-    write_manifest(folder, model_files_since(folder, {}))
+    write_manifest(folder, model_files_since(folder, {}), readers)
 
 
 def model_files_since(folder: str | Path, before: dict[str, FileStamp]) -> list[str]:
@@ -189,7 +193,7 @@ def changed_files(
     problems = {name: problem for name, entry in recorded.items() if (problem := _wrong_size(folder / name, entry))}
     same_size = [name for name in recorded if name not in problems]
     others = [(readers or {}).get(name, ()) for name in same_size]
-    digests = _digests([folder / name for name in same_size], others)
+    digests = _digests([(folder / name, recorded[name]["size"]) for name in same_size], others)
     problems |= {
         name: "has changed since it was saved"
         for name, digest in zip(same_size, digests, strict=True)
@@ -223,11 +227,13 @@ def _names(folder: Path) -> list[str]:
     return sorted(name for name in names if is_inside(name))
 
 
-def _entries(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
-    paths = [folder / name for name in names]
-    sizes = [path.stat().st_size for path in paths]
+def _entries(
+    folder: Path, names: list[str], readers: Mapping[str, Sequence[Reader]] | None = None
+) -> dict[str, dict[str, Any]]:
+    files = [(folder / name, (folder / name).stat().st_size) for name in names]
+    digests = _digests(files, [(readers or {}).get(name, ()) for name in names])
     return {
-        name: {"size": size, "digest": digest} for name, size, digest in zip(names, sizes, _digests(paths), strict=True)
+        name: {"size": size, "digest": digest} for name, (_, size), digest in zip(names, files, digests, strict=True)
     }
 
 
@@ -255,9 +261,8 @@ def _wrong_size(path: Path, entry: dict[str, Any]) -> str | None:
     return None if size == entry["size"] else f"has {size:,} bytes instead of {entry['size']:,}"
 
 
-def _digests(paths: list[Path], readers: list[Sequence[Reader]] | None = None) -> list[str]:
-    """Return the digest of each file, and call its readers with its blocks."""
-    digests = [FileDigest(path.stat().st_size) for path in paths]
-    others = readers or [()] * len(paths)
-    read_in_blocks((path, (own, *more)) for path, own, more in zip(paths, digests, others, strict=True))
+def _digests(files: list[tuple[Path, int]], readers: list[Sequence[Reader]]) -> list[str]:
+    """Return the digest of each file of so many bytes, and call its readers with its blocks."""
+    digests = [FileDigest(size) for _, size in files]
+    read_in_blocks((path, size, (own, *more)) for (path, size), own, more in zip(files, digests, readers, strict=True))
     return [digest.hexdigest() for digest in digests]

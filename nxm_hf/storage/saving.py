@@ -23,6 +23,7 @@ from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import Verification
 from nxm_hf.storage.weight_files import INDEX, WEIGHTS
 from nxm_hf.storage.write_errors import explained
+from nxm_hf.storage.written_weights import WrittenWeights
 
 # Files beside the weights that do not belong to the model: other weights, and what trainings and reports left there.
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt")
@@ -56,19 +57,22 @@ def write_record(
     write_card(folder, record, verification, facts)
 
 
-def check_written(folder: str | Path, plan: Plan, expected: str | None = None) -> None:
+def check_written(folder: str | Path, plan: Plan, expected: str | None = None, record: bool = False) -> None:
     """Raise unless the pruned weights in the files equal those in memory, bit for bit.
 
     Args:
         folder: Directory of the model.
         plan: The pruned layers and their model.
         expected: Fingerprint of the pruned weights, for a process that holds parts of them only.
+        record: Write the manifest of the directory as `record_model` does. Its digests are made in the same pass.
 
     Raises:
         RuntimeError: If a weight differs, or if transformers has written no weights.
     """
     if not any((model_folder(folder) / name).is_file() for name in (WEIGHTS, INDEX)):
         if any(model_folder(folder).glob("adapter_model.*")):
+            if record:
+                record_model(folder)
             return  # this kind of model saves adapters alone
         raise RuntimeError(
             f"transformers has written no weights into {folder}. With save_on_each_node=True some versions leave "
@@ -78,7 +82,16 @@ def check_written(folder: str | Path, plan: Plan, expected: str | None = None) -
     if expected is not None:
         if fingerprint(saved_weights(folder, plan.model, layers)) != expected:
             raise RuntimeError(f"The weights in {folder} are not those that were saved; is the disk full or failing?")
+        if record:
+            record_model(folder)
         return
+    written = WrittenWeights(folder, layers)
+    if record:
+        record_model(folder, written.by_file)
+    else:
+        written.read()
+    equal = written.equal()
+    layers = [layer for layer in layers if layer.name not in equal]  # also those that are saved under other names
     for layer, (name, weight) in zip(layers, saved_weights(folder, plan.model, layers), strict=True):
         if not same_bits(weight, layer.weight.cpu()):
             raise RuntimeError(f"{name} in {folder} is not the weight that was saved; the disk may be full or failing.")

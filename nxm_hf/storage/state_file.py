@@ -4,17 +4,17 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nxm_hf.layers.sharding import whole
 from nxm_hf.storage.replacing import sync
+from nxm_hf.storage.weight_writer import Entry, type_name, write_tensors
 
 logger = logging.getLogger("nxm_hf")
 STATE_FILE = "nxm_state.safetensors"
@@ -23,7 +23,7 @@ Header = dict[str, Any]
 Tensors = dict[str, Tensor]
 
 
-def pack(header: Header, tensors: Tensors) -> Tensors:
+def pack(header: Header, tensors: Mapping[str, Tensor]) -> Tensors:
     """Put header and tensors into one dict of tensors, which `torch.save` and safetensors both can write.
 
     Args:
@@ -55,7 +55,7 @@ def unpack(state: Tensors) -> tuple[Header, Tensors]:
     return header, {name: tensor for name, tensor in state.items() if name != "header"}
 
 
-def by_layer(tensors: Tensors) -> dict[str, Tensors]:
+def by_layer(tensors: Mapping[str, Tensor]) -> dict[str, Tensors]:
     """Group tensors named such as "encoder.layer.0.output.dense/mask" by layer.
 
     Args:
@@ -102,21 +102,26 @@ def check_same_run(saved: Header, current: Header) -> None:
         )
 
 
-def write_state(folder: str | Path, header: Header, tensors: Tensors) -> None:
+def write_state(folder: str | Path, header: Header, tensors: Mapping[str, Tensor]) -> None:
     """Write the state file of a checkpoint. If the process is killed meanwhile, the old file stays, or no file.
 
     Args:
         folder: The checkpoint; it is created if needed.
         header: The header of the state; must fit JSON.
-        tensors: The tensors.
+        tensors: The tensors. Each is looked up twice, and one is in memory at a time.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     header = {"format": FORMAT, **header}
-    header["state"] = fingerprint(pack(header, tensors).items())
+    packed, digest, entries = pack(header, {}), _Digest(), []
+    for name in sorted([*packed, *tensors]):  # as `fingerprint` sorts them, but one at a time
+        tensor = packed[name] if name in packed else tensors[name]
+        digest.add(name, tensor)
+        if name not in packed:
+            entries.append(Entry(name, type_name(tensor.dtype), tuple(tensor.shape)))
+    header["state"] = digest.hexdigest()
     temporary = folder / f".{STATE_FILE}.writing"
-    save_file(tensors, temporary, metadata={"nxm_state": json.dumps(header)})
+    write_tensors(temporary, entries, lambda name: tensors[name].cpu(), {"nxm_state": json.dumps(header)})
     sync(temporary)
     os.replace(temporary, folder / STATE_FILE)
     sync(folder)

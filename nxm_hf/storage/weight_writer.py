@@ -82,3 +82,4 @@ def write_tensors(
                 raise RuntimeError(f"{entry.name} has {tensor.nbytes} bytes; {path} needs {entry.nbytes}.")
             if tensor.numel():
                 file.write(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+            del tensor  # before the next is read

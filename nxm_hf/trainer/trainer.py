@@ -339,10 +339,10 @@ class NxMTrainer(WholeCheckpoints):
                     prints = fingerprints(plan)
                 if saves:
                     write_record(new, record, verification, self._session.card_facts(self._plain_model))
-                    check_written(new, plan, prints.get("targets") if plan.shards is not None else None)
-                    if not checkpoint:
-                        if self._packed:
-                            pack_in_place(new)
+                    expected = prints.get("targets") if plan.shards is not None else None
+                    check_written(new, plan, expected, record=not checkpoint and not self._packed)
+                    if self._packed and not checkpoint:
+                        pack_in_place(new)
                         record_model(new)
             if self.args.push_to_hub and not _internal_call:  # as Trainer does, which was told not to
                 self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)

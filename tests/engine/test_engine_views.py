@@ -42,7 +42,7 @@ def test_at_every_step_the_deployed_view_is_sparse_and_the_training_view_comes_b
         with engine.deployed():
             assert_sparse(model)
             shown = weights(model)
-            state = engine.tensors()
+            state = dict(engine.tensors())
             assert same(state, {name: before[name] for name in state}), "the state is that of the training view"
             with engine.deployed():
                 assert same(shown, weights(model))

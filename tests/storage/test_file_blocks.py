@@ -42,7 +42,7 @@ def test_every_byte_of_every_file_comes_once_with_the_bytes_before_it(tmp_path, 
     paths = [tmp_path / str(size) for size in SIZES]
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)
-    read_in_blocks((path, [reader(*pair)]) for path, *pair in zip(paths, contents, parts, strict=True))
+    read_in_blocks((path, len(pair[0]), [reader(*pair)]) for path, *pair in zip(paths, contents, parts, strict=True))
     for content, found in zip(contents, parts, strict=True):
         assert b"".join(found[begin] for begin in sorted(found)) == content
 
@@ -51,7 +51,7 @@ def test_all_readers_of_a_file_see_its_blocks_one_after_the_other(tmp_path):
     (tmp_path / "file").write_bytes(bytes(BLOCK + 1))
     seen = []
     readers = [lambda block, name=name: seen.append((name, block.begin, block.end)) for name in "ab"]
-    read_in_blocks([(tmp_path / "file", readers), (tmp_path / "file", [])])
+    read_in_blocks([(tmp_path / "file", BLOCK + 1, readers), (tmp_path / "file", BLOCK + 1, [])])
     assert seen == [("a", 0, BLOCK), ("b", 0, BLOCK), ("a", BLOCK, BLOCK + 1), ("b", BLOCK, BLOCK + 1)]
 
 
@@ -63,9 +63,9 @@ def test_an_error_of_a_reader_or_of_a_file_is_raised(tmp_path, small_chunks):
         raise ValueError(f"at {block.begin}")
 
     with pytest.raises(ValueError, match="at "):
-        read_in_blocks([(path, [fail])])
+        read_in_blocks([(path, 3 * BLOCK, [fail])])
     with pytest.raises(FileNotFoundError):
-        read_in_blocks([(tmp_path / "absent", [fail])])
+        read_in_blocks([(tmp_path / "absent", 1, [fail])])
 
 
 def test_of_a_file_that_is_cut_short_meanwhile_the_rest_does_not_come(tmp_path, monkeypatch):
@@ -80,7 +80,7 @@ def test_of_a_file_that_is_cut_short_meanwhile_the_rest_does_not_come(tmp_path, 
         with path.open("r+b") as file:
             file.truncate(BLOCK + 9)
 
-    read_in_blocks([(path, [read])])
+    read_in_blocks([(path, 3 * BLOCK, [read])])
     assert ends == [BLOCK, BLOCK + 9]
 
 
@@ -89,5 +89,6 @@ def test_nothing_of_an_earlier_file_is_left_in_a_block(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"\xff" * (2 * BLOCK))
     (tmp_path / "b").write_bytes(b"\1" * 11)
     sums = []
-    read_in_blocks([(tmp_path / "a", [lambda block: None]), (tmp_path / "b", [lambda b: sums.append(b.words.copy())])])
+    read = [lambda block: sums.append(block.words.copy())]
+    read_in_blocks([(tmp_path / "a", 2 * BLOCK, [lambda block: None]), (tmp_path / "b", 11, read)])
     assert np.count_nonzero(sums[0].view(np.uint8)) == 11

@@ -9,7 +9,7 @@ from nxm_hf.solvers import cpu, reference_only
 from nxm_hf.solvers.block_sums import sum_up
 from nxm_hf.storage import file_blocks
 from nxm_hf.storage.file_blocks import BLOCK, CHUNK, SHAPE, read_in_blocks
-from nxm_hf.storage.file_digest import SHORT, FileDigest
+from nxm_hf.storage.file_digest import CHANGED, SHORT, FileDigest
 
 SIZES = (0, 1, BLOCK, SHORT, SHORT + 1, 2 * BLOCK - 1, 2 * BLOCK, 2 * BLOCK + 1, CHUNK - 8, CHUNK, CHUNK + 9)
 
@@ -45,13 +45,44 @@ def test_a_digest_is_that_of_the_description_at_every_edge_of_a_block(by, thread
     else:
         with reference_only():
             digests = [FileDigest(size) for size in SIZES]
-    read_in_blocks(zip(paths, ([digest] for digest in digests), strict=True))
+    read_in_blocks(zip(paths, SIZES, ([digest] for digest in digests), strict=True))
     assert [digest.hexdigest() for digest in digests] == [reference(content[:size]) for size in SIZES]
 
 
-def test_a_file_of_which_not_all_blocks_have_come_has_another_digest(tmp_path):
+def test_a_file_of_which_not_all_blocks_have_come_has_no_digest(tmp_path):
     content = bytes(2 * BLOCK)
     (tmp_path / "file").write_bytes(content[:BLOCK])
     cut = FileDigest(len(content))
-    read_in_blocks([(tmp_path / "file", [cut])])
-    assert cut.hexdigest() != reference(content)
+    read_in_blocks([(tmp_path / "file", len(content), [cut])])
+    assert cut.hexdigest() == CHANGED
+
+
+CHUNKS = pytest.mark.parametrize("size", [9, SHORT, SHORT + 1, 2 * BLOCK, CHUNK])
+
+
+@CHUNKS
+@pytest.mark.parametrize("more", [1, BLOCK, CHUNK, CHUNK + BLOCK])
+@pytest.mark.parametrize("grows", ["before the first block", "after it"])
+def test_a_file_that_grows_while_it_is_read_has_no_digest(size, more, grows, tmp_path, monkeypatch):
+    """Zeros at its end leave the sums of the last block as they were."""
+    monkeypatch.setattr(file_blocks.os, "cpu_count", lambda: 1)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(size + more) if grows == "before the first block" else bytes(size))
+
+    def grow(block) -> None:
+        if path.stat().st_size == size:
+            path.write_bytes(bytes(size + more))
+
+    digest = FileDigest(size)
+    read_in_blocks([(path, size, [digest, grow])])
+    one_read = grows == "after it" and size < BLOCK  # its end was seen with its only block
+    assert one_read or digest.hexdigest() == CHANGED
+
+
+@CHUNKS
+@pytest.mark.parametrize("left", [0, 1, BLOCK])
+def test_a_file_that_was_cut_before_it_is_read_has_no_digest(size, left, tmp_path):
+    (tmp_path / "file").write_bytes(bytes(min(left, size - 1)))
+    digest = FileDigest(size)
+    read_in_blocks([(tmp_path / "file", size, [digest])])
+    assert digest.hexdigest() == CHANGED

@@ -47,7 +47,7 @@ def counted(path, weights: list[tuple[int, Tensor]], n: int, m: int) -> list:
         spans.append(Span(str(key), begin, begin + len(raw), 16 * m * weight.dtype.itemsize, counter))
     path.write_bytes(content)
     counts = SpanCounts(spans[::-1])
-    read_in_blocks([(path, [counts])])
+    read_in_blocks([(path, len(content), [counts])])
     return [counts.get(span.key) for span in spans]
 
 
@@ -109,7 +109,7 @@ def test_weights_without_entries_have_counts_and_those_that_end_beyond_the_file_
         count_entries(empty, 2, 4),
     ]
     beyond = SpanCounts([Span("a", 3 * BLOCK, 3 * BLOCK + 256, 256, PartCounter(torch.float32, 2, 4, 0))])
-    read_in_blocks([(tmp_path / "file", [beyond])])
+    read_in_blocks([(tmp_path / "file", (tmp_path / "file").stat().st_size, [beyond])])
     assert beyond.get("a") is None and beyond.get("b") is None
 
 
@@ -160,7 +160,8 @@ def test_layers_of_all_but_wide_types_are_counted_while_files_are_read(dtype, tm
     layers = [(layer, NM(2, 4)) for layer in find_layers(empty)]
     counts = LayerCounts(tmp_path / "model", layers)
     assert all(counts.get(layer) is None for layer, _ in layers)
-    read_in_blocks((tmp_path / "model" / name, readers) for name, readers in counts.by_file.items())
+    paths = {tmp_path / "model" / name: readers for name, readers in counts.by_file.items()}
+    read_in_blocks((path, path.stat().st_size, readers) for path, readers in paths.items())
     expected = None if dtype == torch.float64 else 0
     for layer, pattern in layers:
         found = counts.get(layer)
@@ -190,7 +191,8 @@ def test_what_does_not_stand_in_the_files_as_it_is_counted_has_no_counts(change,
         del tensors[key]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     counts = LayerCounts(folder, layers)
-    read_in_blocks((folder / name, readers) for name, readers in counts.by_file.items())
+    paths = {folder / name: readers for name, readers in counts.by_file.items()}
+    read_in_blocks((path, path.stat().st_size, readers) for path, readers in paths.items())
     assert counts.get(first) is None
     assert (counts.get(layers[1][0]) is None) == (change in ("absent", "packed"))
 

@@ -326,3 +326,43 @@ def test_the_command_names_changed_files_even_if_the_weights_cannot_be_read(tmp_
 def test_a_size_that_is_no_number_of_bytes_is_a_damaged_manifest(size, folder):
     edit_manifest(folder, lambda payload: payload["files"]["a.json"].update(size=size))
     assert list(changed_files(folder)) == [MANIFEST_FILE]
+
+
+# -- files that change while they are read -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [-CHUNK, -BLOCK, -1, 1, BLOCK, CHUNK, 3 * CHUNK])
+@pytest.mark.parametrize("name", ["a.json", "weights.safetensors"])
+def test_a_file_that_changes_its_size_while_it_is_read_is_reported_and_raises_nothing(
+    change, name, folder, monkeypatch
+):
+    """The first block of the first file changes that file or one that is read later."""
+    monkeypatch.setattr(file_blocks.os, "cpu_count", lambda: 1)
+    size = CHUNK + 2 * BLOCK
+    for each in ("a.json", "weights.safetensors"):
+        (folder / each).write_bytes(bytes(size))
+    write_manifest(folder)
+    found = []
+
+    def resize(block) -> None:
+        if not found:
+            os.truncate(folder / name, size + change)
+        found.append(block.begin)
+
+    assert changed_files(folder, readers={"a.json": [resize]}) == {name: "has changed since it was saved"}
+    assert name in changed_files(folder)
+
+
+@pytest.mark.parametrize("change", [-CHUNK, -1, 1, 3 * CHUNK])
+def test_a_file_that_changes_its_size_while_it_is_recorded_is_found_later(change, folder, monkeypatch):
+    monkeypatch.setattr(file_blocks.os, "cpu_count", lambda: 1)
+    size = CHUNK + 2 * BLOCK
+    (folder / "weights.safetensors").write_bytes(bytes(size))
+
+    def resize(block) -> None:
+        os.truncate(folder / "weights.safetensors", size + change)
+
+    write_manifest(folder, readers={"a.json": [resize]})
+    assert list(changed_files(folder)) == ["weights.safetensors"]
+    os.truncate(folder / "weights.safetensors", size)
+    assert list(changed_files(folder)) == ["weights.safetensors"], "its digest was not that of the whole file"

@@ -1,0 +1,100 @@
+"""The training view of weights that were deployed: it comes back bit for bit, and takes no more memory than a copy."""
+
+import math
+
+import pytest
+import torch
+
+from nxm_hf import attach
+from nxm_hf.engine import training_view
+from nxm_hf.engine.training_view import Difference, TrainingTensors, as_tensor, hold_difference
+from nxm_hf.patterns import parse
+from tests.support.toy_training import TOTAL, Toy, adamw, bits, same, short, train
+
+SPECIAL = (0.0, -0.0, math.nan, math.inf, 1e-40, 1.0)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """Compare so few entries at a time that a weight has several parts, the last a short one."""
+    monkeypatch.setattr(training_view, "_PART", 100)
+
+
+def weight_of(dtype: torch.dtype, transposed: bool) -> torch.Tensor:
+    """Return a weight with unusual numbers."""
+    weight = torch.randn(24, 12, generator=torch.Generator().manual_seed(0))
+    weight.view(-1)[: len(SPECIAL)] = torch.tensor(SPECIAL)
+    weight = weight.to(dtype)
+    return weight.t() if transposed else weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_what_pruning_changed_comes_back_bit_for_bit_from_about_half_of_the_memory(dtype, transposed):
+    weight = weight_of(dtype, transposed)
+    copy = weight.clone()
+    held = {"a": copy}
+    weight[::2] = 0.0
+    deployed = weight.clone()
+    hold_difference(held, "a", weight)
+    assert isinstance(held["a"], Difference)
+    assert copy.nbytes / 3 < held["a"].nbytes <= copy.nbytes / 2 + copy.numel() / 8 + 3
+    assert torch.equal(bits(as_tensor(held["a"])), bits(copy))
+    assert torch.equal(bits(TrainingTensors(held)["a"]), bits(copy)) and torch.equal(bits(weight), bits(deployed))
+    version = weight._version
+    held["a"].undo()
+    assert torch.equal(bits(weight), bits(copy)) and weight._version > version, "autograd has to know"
+
+
+def test_one_entry_of_other_bits_is_held_and_equal_ones_are_not():
+    weight = weight_of(torch.float32, False)
+    held = {"a": weight.clone()}
+    hold_difference(held, "a", weight)
+    assert held == {}, "a NaN equals itself"
+    held = {"a": weight.clone()}
+    weight[0, 1] = 0.0  # it was -0.0
+    hold_difference(held, "a", weight)
+    assert isinstance(held["a"], Difference) and held["a"].nbytes == 4 + 13 + 13 + 11
+    held["a"].undo()
+    assert math.copysign(1, weight[0, 1]) == -1
+
+
+def test_many_entries_that_had_the_same_bits_are_held_as_one():
+    weight = weight_of(torch.float32, False)
+    weight[:, ::3] = -0.0
+    held = {"a": weight.clone()}
+    expected = bits(weight).clone()
+    weight[:, ::3] = 0.0
+    hold_difference(held, "a", weight)
+    assert held["a"].nbytes == 3 * 4 + 13 + 13 + 11
+    assert torch.equal(bits(as_tensor(held["a"])), expected)
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.arange(96.0).view(8, 12), torch.ones(8, 24)[:, ::2], torch.ones(8, 12, device="meta")]
+)
+def test_the_copy_is_held_if_most_entries_change_or_they_do_not_lie_side_by_side(weight):
+    copy = weight.clone()
+    held = {"a": copy}
+    weight.add_(1.0)
+    if not weight.is_contiguous():
+        weight[1:] -= 1.0
+    hold_difference(held, "a", weight)
+    assert held["a"] is copy and as_tensor(copy) is copy
+
+
+@pytest.mark.parametrize("recipe, share", [("ste", 0.06), ("asp", 0), ("admm", 0.54), ("regularize", 0.54)])
+def test_the_deployed_view_holds_no_dense_copy_of_any_weight(recipe, share):
+    """Half of the entries of 2:4 and a bit for each. Of -0.0 that becomes +0.0 it is the bits alone."""
+    model = Toy()
+    optimizer = adamw(model)
+    engine = attach(model, optimizer, short(recipe), total_steps=TOTAL)
+    next(train(model, optimizer, 0, 1))
+    before = [linear.weight.detach().clone() for linear in model.linears]
+    with engine.deployed():
+        held = engine._training or {}
+        sizes = [held[target.name].nbytes if target.name in held else 0 for target in engine.plan.targets]
+        assert sum(sizes) <= share * sum(target.matrix().nbytes for target in engine.plan.targets)
+        assert all(sizes) == bool(share), "the recipe trains dense weights"
+        assert all(parse("2:4").violations(linear.weight) == 0 for linear in model.linears)
+    assert same(before, [linear.weight for linear in model.linears])
