@@ -9,6 +9,7 @@ from torch import nn
 
 from nxm_hf.methods import ADMM
 from nxm_hf.methods.admm import sparse_weight
+from nxm_hf.methods.rho import PULL_OVER_GRADIENT
 from nxm_hf.methods.schedules import Clock, Constant, Every, Growth
 from nxm_hf.patterns import parse
 from tests.support.method_runs import (
@@ -228,6 +229,26 @@ def test_every_mask_of_admm_is_that_of_the_nearest_weight(text):
     finished = w.clone()
     mask = method.finish(finished, state, Clock(6, 6))
     assert torch.equal(mask, pattern.nearest(w)) and torch.equal(finished, pattern.project(w))
+
+
+@pytest.mark.parametrize("loss_scale", [1.0, 1024.0])
+@pytest.mark.parametrize("pull", ["all", "pruned"])
+@pytest.mark.parametrize("dual", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("start", ["B", "C"])
+def test_a_measured_strength_makes_the_first_pull_a_share_of_the_gradient(start, dual, pull, loss_scale):
+    """The pull is W - Z + U, and rho the norm of the gradient over its own, times a constant."""
+    generator = torch.Generator().manual_seed(0)
+    w, gradient = torch.randn(2, 8, 16, generator=generator, dtype=torch.float64)
+    weight, clock = nn.Parameter(w.clone()), Clock(0, 80, loss_scale=loss_scale)
+    method = ADMM(PATTERN, start=start, dual=dual, pull=pull)
+    with torch.no_grad():
+        state = method.init(weight, clock)
+        weight.grad = 5 * loss_scale * gradient
+        method.before_step(weight, state, clock)
+    mask = top(w.abs(), PATTERN)
+    force = torch.where(mask, 0.0, w) * (1 + dual if start == "C" else 1)
+    added = weight.grad / loss_scale - 5 * gradient
+    torch.testing.assert_close(added, PULL_OVER_GRADIENT * 5 * gradient.norm() / force.norm() * force)
 
 
 # Worked examples

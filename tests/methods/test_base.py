@@ -1,13 +1,15 @@
 """What every method promises, and what is a method."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from nxm_hf.methods import ADMM, DenseTraining, Masked, Method, keep, restore_dense
-from nxm_hf.methods.schedules import Clock, Evenly
+from nxm_hf.methods import ADMM, DenseTraining, Masked, Method, Rewiring, keep, restore_dense
+from nxm_hf.methods.base import measure_alone
+from nxm_hf.methods.schedules import ALWAYS, Clock, Evenly, Every
 from tests.support.method_runs import COUPLED, DECOUPLED, MASKED, PATTERN, STEPS, TWO_FOUR
 from tests.support.toy_training import has_negative_zeros
 
@@ -31,7 +33,9 @@ def test_what_is_kept_and_what_is_pruned_is_written_without_negative_zeros():
 
 
 @pytest.mark.parametrize(
-    "method", [Masked(TWO_FOUR), ADMM(PATTERN), ADMM(PATTERN, start="B"), DenseTraining(PATTERN)], ids=str
+    "method",
+    [Masked(TWO_FOUR), ADMM(PATTERN), ADMM(PATTERN, start="B"), DenseTraining(PATTERN), Rewiring(PATTERN)],
+    ids=str,
 )
 def test_nan_in_a_weight_is_an_error(method):
     weight = torch.tensor([[1.0, math.nan, 2.0, 3.0]])
@@ -89,15 +93,74 @@ def test_a_transposed_weight_is_trained_as_its_transpose(name):
         assert turned.data_ptr() == stored.data_ptr()
 
 
+EACH = {
+    **METHODS,
+    "reset-first": Masked(TWO_FOUR, reset=Every(2), clear="first"),
+    "reset-both": Masked(TWO_FOUR, reset=Every(2), clear="both"),
+    "frozen": Masked(TWO_FOUR, freeze=ALWAYS, clear="both"),
+    "measured": ADMM(PATTERN),
+    "damped": ADMM(PATTERN, rho=0.1, dual=0.5, update=Every(2)),
+    "set": Rewiring(PATTERN, "random", every=2),
+    "rigl": Rewiring(PATTERN, "gradient", every=2),
+}
+OVER_EACH = pytest.mark.parametrize("name", EACH)
+
+
+def trained(method, steps=6, moments=None, weight=None):
+    """Return a weight and its state after some steps of SGD."""
+    weight = nn.Parameter(torch.randn(8, 16)) if weight is None else weight
+    with torch.no_grad():
+        state = method.init(weight, Clock(0, STEPS, moments=moments))
+        for step in range(steps):
+            weight.grad = torch.randn(8, 16)
+            method.before_step(weight, state, Clock(step, STEPS, moments=moments))
+            if weight.grad is not None:
+                weight.sub_(weight.grad, alpha=0.1)
+            method.after_step(weight, state, Clock(step + 1, STEPS, moments=moments))
+    return weight, state
+
+
+@OVER_EACH
+def test_a_method_says_whether_it_edits_moments(name):
+    cleared = []
+    trained(EACH[name], moments=SimpleNamespace(squares=None, clear=lambda where, which: cleared.append(which)))
+    assert EACH[name].edits_moments == bool(cleared)
+    assert set(cleared) <= {getattr(EACH[name], "clear", "both")}
+
+
+@OVER_EACH
+@pytest.mark.parametrize("steps", [0, 6])
+def test_no_two_weights_and_states_share_memory(name, steps):
+    runs = [trained(EACH[name], steps) for _ in range(2)]
+    places = [tensor.untyped_storage().data_ptr() for weight, state in runs for tensor in (weight, *state.values())]
+    assert len(places) == len(set(places))
+
+
+@OVER_EACH
 @pytest.mark.parametrize("spoiled", [None, "dense", "negative zero", "negative zero that is kept"])
-def test_a_method_that_calls_a_weight_finished_would_change_no_bit_of_it(spoiled):
-    weight = torch.randn(8, 8).abs()
-    method = Masked(TWO_FOUR, freeze=lambda clock: True)
-    state, clock = method.init(weight, Clock(0, 2)), Clock(1, 2)
-    row, column = (state["mask"] == (spoiled == "negative zero that is kept")).nonzero()[0].tolist()
-    if spoiled:
-        weight[row, column] = 1.0 if spoiled == "dense" else -0.0
-    before = weight.clone()
-    claimed = method.is_finished(weight, state, clock)
-    method.finish(weight, state, clock)
-    assert claimed == (spoiled is None) == torch.equal(before.view(torch.int32), weight.view(torch.int32))
+def test_a_method_that_calls_a_weight_finished_would_change_no_bit_of_it(spoiled, name):
+    """Those that train a sparse weight say so whenever it is."""
+    method, clock = EACH[name], Clock(6, STEPS)
+    weight, state = trained(method)
+    with torch.no_grad():
+        if spoiled and "mask" in state:
+            row, column = (state["mask"] == (spoiled == "negative zero that is kept")).nonzero()[0].tolist()
+            weight[row, column] = 1.0 if spoiled == "dense" else -0.0
+        before = weight.clone()
+        claimed = method.is_finished(weight, state, clock)
+        method.finish(weight, state, clock)
+    unchanged = torch.equal(before.view(torch.int32), weight.view(torch.int32))
+    assert claimed <= unchanged
+    assert claimed == unchanged == (spoiled is None) or name not in ("asp", "frozen", "set", "rigl")
+
+
+def test_a_measurement_in_one_process_is_sent_what_it_has_yielded():
+    got = []
+
+    def measurement():
+        for numbers in (torch.tensor([1.0]), torch.tensor([2.0, 3.0])):
+            got.append((yield numbers))
+
+    measure_alone(measurement())
+    measure_alone(number for number in ())
+    assert [numbers.tolist() for numbers in got] == [[1.0], [2.0, 3.0]]
