@@ -60,7 +60,7 @@ class Selection:
         if reasons:
             return f"that can be pruned: {shortened(reasons, '; ')}"
         candidates = {part for name in self.roles for part in _parts(name)}.union(ROLES, GROUPS)
-        closest = difflib.get_close_matches(entry, sorted(candidates), n=3) or list(self.roles)[:1]
+        closest = difflib.get_close_matches(entry, sorted(candidates)) or list(self.roles)[:1]
         return f"of this {self.model_class}. {self.describe_roles()}; closest names: {shortened(closest)}"
 
 

@@ -160,6 +160,13 @@ def test_what_is_remembered_is_what_a_new_trial_finds(most, monkeypatch):
     assert set(outcomes) == {True, False}
 
 
+def test_what_is_remembered_of_a_parameter_says_nothing_of_those_of_another_kind():
+    """Adafactor keeps sums over the last dimension, which of a single column are the moments themselves."""
+    matrix, stack = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(8, 8, 1))
+    updates = ZeroUpdates(transformers.optimization.Adafactor([matrix, stack]))
+    assert [updates.of(each) for each in (matrix, stack, stack, matrix)] == [True, False, False, True]
+
+
 def test_nothing_is_claimed_once_another_hook_may_change_the_step():
     parameter = nn.Parameter(torch.randn(8, 8))
     optimizer = torch.optim.AdamW([parameter], lr=0.1)

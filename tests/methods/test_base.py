@@ -9,7 +9,7 @@ from torch import nn
 
 from nxm_hf.methods import ADMM, DenseTraining, Masked, Method, Rewiring, keep, restore_dense
 from nxm_hf.methods.base import measure_alone
-from nxm_hf.methods.schedules import ALWAYS, Clock, Evenly, Every
+from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Evenly, Every
 from tests.support.method_runs import COUPLED, DECOUPLED, MASKED, PATTERN, STEPS, TWO_FOUR
 from tests.support.toy_training import has_negative_zeros
 
@@ -98,6 +98,7 @@ EACH = {
     "reset-first": Masked(TWO_FOUR, reset=Every(2), clear="first"),
     "reset-both": Masked(TWO_FOUR, reset=Every(2), clear="both"),
     "frozen": Masked(TWO_FOUR, freeze=ALWAYS, clear="both"),
+    "final": Masked(TWO_FOUR, refresh=NEVER, freeze=ALWAYS),
     "measured": ADMM(PATTERN),
     "damped": ADMM(PATTERN, rho=0.1, dual=0.5, update=Every(2)),
     "set": Rewiring(PATTERN, "random", every=2),
@@ -113,10 +114,10 @@ def trained(method, steps=6, moments=None, weight=None):
         state = method.init(weight, Clock(0, STEPS, moments=moments))
         for step in range(steps):
             weight.grad = torch.randn(8, 16)
-            method.before_step(weight, state, Clock(step, STEPS, moments=moments))
+            method.before_step(weight, state, Clock(step, STEPS, since=step, moments=moments))
             if weight.grad is not None:
                 weight.sub_(weight.grad, alpha=0.1)
-            method.after_step(weight, state, Clock(step + 1, STEPS, moments=moments))
+            method.after_step(weight, state, Clock(step + 1, STEPS, since=step, moments=moments))
     return weight, state
 
 
@@ -137,6 +138,12 @@ def test_no_two_weights_and_states_share_memory(name, steps):
 
 
 @OVER_EACH
+def test_before_there_is_a_second_mask_none_has_changed_and_shares_of_it_are_finite(name):
+    _, state = trained(EACH[name], steps=0)
+    assert state.get("moved", torch.tensor([0, 0, 1])).tolist() == [0, 0, 1]
+
+
+@OVER_EACH
 @pytest.mark.parametrize("spoiled", [None, "dense", "negative zero", "negative zero that is kept"])
 def test_a_method_that_calls_a_weight_finished_would_change_no_bit_of_it(spoiled, name):
     """Those that train a sparse weight say so whenever it is."""
@@ -151,7 +158,35 @@ def test_a_method_that_calls_a_weight_finished_would_change_no_bit_of_it(spoiled
         method.finish(weight, state, clock)
     unchanged = torch.equal(before.view(torch.int32), weight.view(torch.int32))
     assert claimed <= unchanged
-    assert claimed == unchanged == (spoiled is None) or name not in ("asp", "frozen", "set", "rigl")
+    assert claimed == unchanged == (spoiled is None) or name not in ("asp", "frozen", "final", "set", "rigl")
+
+
+@pytest.mark.parametrize("name", ["asp", "frozen", "final", "set", "rigl"])
+@pytest.mark.parametrize("able", [None, False, True])
+def test_a_sparse_weight_gets_no_gradient_and_holds_its_zeros_by_the_step_or_by_the_method(able, name):
+    """A step that masks gradients itself is left to do so, and so is one that leaves zeros."""
+    asked = []
+    step = SimpleNamespace(
+        mask_gradient=lambda mask: asked.append(mask) or able,
+        leaves_zeros=lambda mask: asked.append(mask) or able,
+        gradient_is_masked=lambda *facts: None,
+        zeros_are_set=lambda mask: None,
+        mask_is_final=lambda mask: None,
+    )
+    clock = Clock(0, STEPS, since=0, weight_step=None if able is None else step)  # no step that rewires
+    method, weight, gradient = EACH[name], nn.Parameter(torch.randn(8, 16)), torch.randn(8, 16)
+    with torch.no_grad():
+        state = method.init(weight, clock)
+        mask, weight.grad = state["mask"], gradient.clone()
+        method.before_step(weight, state, clock)
+        assert torch.equal(weight.grad, gradient if able else gradient * mask)
+        weight.copy_(torch.full_like(weight, 7.0))
+        method.after_step(weight, state, clock.but(step=1))
+    assert len(asked) == (0 if able is None else 2)
+    if name in ("asp", "frozen"):  # the mask is solved anew after each step
+        assert int(weight.count_nonzero()) == weight.numel() // 2
+    else:
+        assert (weight[~mask] == (7.0 if able else 0.0)).all() and (weight[mask] == 7.0).all()
 
 
 def test_a_measurement_in_one_process_is_sent_what_it_has_yielded():

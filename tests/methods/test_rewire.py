@@ -314,6 +314,17 @@ def test_gradients_that_are_missing_rewire_nothing(recipe):
     assert weight.grad is None and torch.equal(state["mask"], mask)
 
 
+@EACH
+def test_after_the_last_step_of_the_training_all_steps_train(recipe):
+    method, weight = recipes.make(recipe, NM(2, 4), {"every": 1}), nn.Parameter(torch.randn(8, 8))
+    with torch.no_grad():
+        state = method.init(weight, Clock(0, 3))
+        for step, rewires in ((2, True), (3, False), (4, False)):
+            weight.grad = torch.ones(8, 8)
+            method.before_step(weight, state, Clock(step, 3, since=step))
+            assert (weight.grad is None) == rewires
+
+
 @pytest.mark.parametrize("where", ["weight", "gradient"])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_nan_is_an_error_where_connections_are_replaced(pattern, where):
