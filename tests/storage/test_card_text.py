@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from nxm_hf import NxMConfig, pruners, prune, recipes
+from nxm_hf import NxMConfig, prune, pruners, recipes
 from nxm_hf.config import SparsityRecord
 from nxm_hf.storage.card_text import SavedModel, made_by, section
 from nxm_hf.storage.model_record import read_record
@@ -80,7 +80,9 @@ def made(name, how, settings):
 
 
 @pytest.mark.parametrize(
-    ("how", "name"), [(how, name) for how in (recipes, pruners) for name in how.names()], ids=lambda each: str(each)[:20]
+    ("how", "name"),
+    [(how, name) for how in (recipes, pruners) for name in how.names()],
+    ids=lambda each: str(each)[:20],
 )
 def test_every_recipe_and_method_is_described_with_its_paper_and_settings(how, name):
     sentence, paper = how.describe(name)
