@@ -274,10 +274,10 @@ def test_a_measured_strength_makes_the_first_pull_a_share_of_the_gradient(start,
 )
 def test_a_state_holds_what_its_settings_need_and_nothing_else(rho, start, dual, projection, pull):
     """Each tensor of the weight's size is memory, and each number is in the checkpoints."""
+    penalty, rho = ("decoupled", None) if rho == "decoupled" else ("coupled", rho)
     for growth in (Constant(1.0), Growth("linear", 0.5)):
-        method = ADMM(
-            PATTERN, rho, 1.0, penalty, Every(1), start, dual, projection=projection, pull=pull, growth=growth
-        )
+        shared = {"projection": projection, "pull": pull, "growth": growth}
+        method = ADMM(PATTERN, rho, 1.0, penalty, Every(1), start, dual, **shared)
         weight = nn.Parameter(torch.randn(8, 16))
         expected = {"r", "updates", "moved"}
         expected |= {"rho"} if penalty == "coupled" and rho in (None, "quantile") else set()
