@@ -67,6 +67,25 @@ def test_weights_that_a_directory_lacks_stay_as_they_are(kind, tmp_path):
     assert 1 <= len(stayed) <= 8
 
 
+def test_a_weight_that_layers_share_is_found_under_any_of_its_names(tmp_path):
+    """Programs choose different ones of them for their files."""
+    saved, model = (make_model("gpt2", seed) for seed in (0, 1))
+    saved.save_pretrained(tmp_path)
+    for each in (saved, model):
+        each.head = nn.Linear(32, 50, bias=False)
+        each.head.weight = each.transformer.wte.weight
+    names = {"transformer.wte.weight", "head.weight"}
+    for name in sorted(names):
+        wte = saved.transformer.wte.weight.detach().clone()
+        edit_weights(tmp_path, lambda weights: [weights.pop(key) for key in names & weights.keys()])
+        edit_weights(tmp_path, lambda weights: weights.update({name: wte}))  # noqa: B023
+        assert not needs_conversion(tmp_path, model)
+        with torch.no_grad():
+            model.head.weight.zero_()
+        load_weights(tmp_path, model)
+        assert_equal_weights(model, saved)
+
+
 def test_a_model_with_parts_of_its_own_is_restored_with_them(tmp_path):
     """Its config says nothing of the new head, so transformers could not build it anew."""
     models = [make_model("vit", seed) for seed in (0, 1)]

@@ -1,5 +1,6 @@
 """Saving: a broken model is never written, and what is pushed is whole."""
 
+import errno
 import fnmatch
 import os
 import shutil
@@ -19,6 +20,7 @@ from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.manifest import MANIFEST_FILE, changed_files
 from nxm_hf.storage.same_model import fingerprints
 from nxm_hf.storage.saving import bytes_of, check_written, claimed, copy_beside, written_whole
+from nxm_hf.storage.write_errors import WriteError
 from tests.support.models import assert_equal_weights, make_arguments, make_bert
 from tests.support.saving import hashes_of, train_two_steps
 
@@ -144,6 +146,17 @@ def test_a_directory_is_written_whole_or_not_at_all(there, error, keep, tmp_path
     assert left == ({"out/config.json", f"out/{MANIFEST_FILE}"} if whole else set())
     assert whole is False or changed_files(out) == {}
     assert {path.name for path in out.parent.iterdir()} <= {"out"}
+
+
+def test_a_disk_that_has_no_room_for_a_folder_is_named_in_one_error(tmp_path, monkeypatch):
+    """There is nothing to remove then, which is no error of its own."""
+
+    def full(self, *args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(WriteError, match="No space left on device"), written_whole(tmp_path / "out", 1):
+        pytest.fail("the body must not run")
 
 
 def test_a_directory_gets_its_name_after_its_files_are_on_the_disk(tmp_path, monkeypatch):
