@@ -85,6 +85,17 @@ class Signed(torch.optim.SGD):
             parameter.zero_().copysign_(momentum.roll(1, dims=1))
 
 
+class Counting(torch.optim.SGD):
+    """Divides its momentum by the number of its entries that are not zero."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for parameter in self.param_groups[0]["params"]:
+            momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+            momentum.lerp_(parameter.grad, 0.5)
+            parameter.sub_(momentum / momentum.count_nonzero())
+
+
 class Aligned(torch.optim.SGD):
     """Divides its momentum by the product of all of it with the weight, which pruned entries do not change."""
 
@@ -200,6 +211,7 @@ def test_moments_count_only_where_weights_are_not_zero_in_a_trial_as_in_a_traini
     parameter = nn.Parameter(torch.randn(8, 8))
     assert ZeroUpdates(Aligned([parameter], lr=0.1)).apart(parameter)
     assert not ZeroUpdates(Signed([parameter], lr=0.1)).apart(parameter), "zeros of two signs are not the same"
+    assert not ZeroUpdates(Counting([parameter], lr=0.1)).apart(parameter), "it is with zeros that moments are cleared"
 
 
 def test_entries_are_not_said_to_be_apart_where_nothing_can_be_tried():
