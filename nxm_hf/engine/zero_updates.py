@@ -66,7 +66,7 @@ class ZeroUpdates:
         if good < rate < bad:
             if len(self._rates) >= MOST:
                 self._rates.clear()  # settings that change at every step
-            leaves = rate >= 0 and self._try(_leaves_zeros, group, parameter)
+            leaves = self._try(_leaves_zeros, group, parameter)
             good, bad = self._rates[key] = (rate, bad) if leaves else (good, rate)
         return rate <= good
 

@@ -60,7 +60,7 @@ class Selection:
         if reasons:
             return f"that can be pruned: {shortened(reasons, '; ')}"
         candidates = {part for name in self.roles for part in _parts(name)}.union(ROLES, GROUPS)
-        closest = difflib.get_close_matches(entry, sorted(candidates), n=3) or list(self.roles)[:1]
+        closest = difflib.get_close_matches(entry, sorted(candidates)) or list(self.roles)[:1]
         return f"of this {self.model_class}. {self.describe_roles()}; closest names: {shortened(closest)}"
 
 
@@ -86,4 +86,4 @@ def _parts(name: str) -> Iterator[str]:
     """Yield every run of components of a name that does not begin with a number: the entries that would match it."""
     components = name.split(".")
     starts = [i for i, component in enumerate(components) if not component.isdigit()]
-    return (".".join(components[i:j]) for i in starts for j in range(i + 1, len(components) + 1))
+    return (".".join(components[i : j + 1]) for i in starts for j in range(i, len(components)))

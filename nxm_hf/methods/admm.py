@@ -114,7 +114,7 @@ class ADMM(Method):
 
     def _pull(self, weight: Tensor, state: State) -> Tensor:
         """Return W - Z + U, or its pruned entries alone."""
-        pull = weight.detach() - state[Slot.R]
+        pull = weight - state[Slot.R]
         if self.pull == "all":
             return pull
         return pruned_part(pull, state[Slot.MASK]) if Slot.MASK in state else torch.zeros_like(pull)
@@ -145,9 +145,9 @@ class ADMM(Method):
         """Project and update the dual variable, both in the state and in place."""
         first, scale = bool(state[Slot.UPDATES] == 0), self._grow(state, clock)
         if self._keeps_mask:
-            change = self._update_with_mask(weight.detach(), state, first, scale, clock)
+            change = self._update_with_mask(weight, state, first, scale, clock)
         else:
-            change = admm_update(weight.detach(), state[Slot.R], self.pattern, first, bool(self.dual), scale)
+            change = admm_update(weight, state[Slot.R], self.pattern, first, bool(self.dual), scale)
         state[Slot.UPDATES] += 1
         if change is not None:
             state[Slot.MASK_CHANGE] = change

@@ -78,8 +78,8 @@ class Masked(Method):
         if self.freeze(clock):
             self._freeze(weight, mask, clock)
         else:
-            state[Slot.DENSE] = weight.detach().clone()
-            scale_pruned(weight.detach(), state[Slot.MASK], self.gain(clock))
+            state[Slot.DENSE] = weight.clone()
+            scale_pruned(weight, state[Slot.MASK], self.gain(clock))
         return state
 
     def before_step(self, weight: Tensor, state: State, clock: Clock) -> None:
@@ -103,7 +103,7 @@ class Masked(Method):
             self._after_frozen_step(weight, state, clock)
             return
         dense = state[Slot.DENSE]
-        trained = dense if clock.weight_step is not None and clock.weight_step.trains_dense else weight.detach()
+        trained = dense if clock.weight_step is not None and clock.weight_step.trains_dense else weight
         self._edit_update(trained, state, clock)
         if self.freeze(clock):
             self._refresh(trained, state, clock)
@@ -112,7 +112,7 @@ class Masked(Method):
             self._freeze(weight, state[Slot.MASK], clock)
             del state[Slot.DENSE]
         else:
-            self._show(weight.detach(), trained is dense, state, clock)
+            self._show(weight, trained is dense, state, clock)
 
     def is_finished(self, weight: Tensor, state: State, clock: Clock) -> bool:
         return self._has_final_mask(state, _at_end(clock)) and holds_mask(weight, state[Slot.MASK])

@@ -69,8 +69,8 @@ class Rewiring(Method):
     def _rewire(self, weight: Tensor, grad: Tensor, state: State, clock: Clock) -> None:
         before, fraction = state[Slot.MASK], self._fraction(clock)
         kept = clock.count(before)
-        refuse_nan(weight.detach())
-        magnitudes = weight.detach().abs().masked_fill(~before, -1.0)
+        refuse_nan(weight)
+        magnitudes = weight.abs().masked_fill(~before, -1.0)
         stays = clock.keep_highest(magnitudes, kept - int(fraction * kept))
         # Scores are at most 1, so an infinite score keeps every entry that stays.
         mask = self.pattern.mask(self._growth_scores(grad, clock).masked_fill(stays, torch.inf))

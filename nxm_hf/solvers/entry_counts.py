@@ -225,7 +225,7 @@ def _full_groups(flags: np.ndarray, n: int, m: int) -> int:
         return int(np.count_nonzero(flags.reshape(-1, m).sum(1, dtype=np.uint16) > n))
     words = flags.view(_WORDS.get(m, np.uint64))
     if m > 8:
-        words = words.reshape(-1, m // 8).sum(1, dtype=np.uint64)
+        words = words.reshape(-1, m // 8).sum(1)
     ones = int.from_bytes(b"\x01" * words.itemsize, "little")
     shift = words.dtype.type(8 * (words.itemsize - 1))
     return int(np.count_nonzero((words * words.dtype.type(ones)) >> shift > n))

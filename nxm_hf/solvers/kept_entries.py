@@ -86,7 +86,7 @@ class KeptEntries:
 
     def _places(self) -> tuple[np.ndarray, np.ndarray | slice]:
         """Return where each kept entry lies in the weight, and where among the packed ones."""
-        flags = np.unpackbits(self.bits.numpy(), count=self.shape.numel(), bitorder="little").view(bool)
+        flags = np.unpackbits(self.bits.numpy(), bitorder="little").view(bool)
         indices, counts, offsets = np.flatnonzero(flags), _counts(flags), self.offsets.numpy()
         if len(indices) == offsets[-1]:
             return indices, slice(None)

@@ -123,10 +123,9 @@ def claimed(out: str | Path) -> Iterator[None]:
         ValueError: If it has content, or if another process writes it.
     """
     out = Path(out)
-    check_free(out)
     purpose = f"{out} is being written by another process. Wait for it, or name another place"
     with DirectoryLock(out.parent / f".{out.name}.lock", purpose):
-        check_free(out)  # the other process may just have finished
+        check_free(out)
         yield
 
 

@@ -1,13 +1,32 @@
 """Which optimizers leave a weight at +0.0 whose gradient and moments are zero: found by trial, for their settings."""
 
+import random
+
 import pytest
 import torch
 import transformers
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from nxm_hf.engine import zero_updates
 from nxm_hf.engine.zero_updates import ZeroUpdates, moments_are_zero
 from tests.support.toy_training import bits
+
+
+class Scaled(torch.optim.SGD):
+    """Divides the gradient of each row, or of each column, by its norm, which is 0 where all of it is pruned."""
+
+    def __init__(self, params, dim):
+        super().__init__(params, lr=0.1)
+        self.defaults["dim"] = self.param_groups[0]["dim"] = dim
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                norms = parameter.grad.norm(dim=group["dim"], keepdim=True)
+                parameter.sub_(parameter.grad / norms, alpha=group["lr"])
+
 
 LEAVE = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
@@ -23,6 +42,8 @@ LEAVE = {
 }
 MOVE = {
     "adamw-negative": lambda p: torch.optim.AdamW(p, lr=2.0, weight_decay=0.9),  # 0 times less than 0 is -0.0
+    "by-row": lambda p: Scaled(p, 1),
+    "by-column": lambda p: Scaled(p, 0),
     "adagrad-started": lambda p: torch.optim.Adagrad(p, initial_accumulator_value=0.1),
 }
 if hasattr(torch.optim, "Muon"):  # makes the whole matrix orthogonal
@@ -51,6 +72,41 @@ class NormScaled(torch.optim.SGD):
                 momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
                 momentum.lerp_(parameter.grad, 0.5)
                 parameter.sub_(momentum, alpha=group["lr"] / float(momentum.norm()))
+
+
+class Signed(torch.optim.SGD):
+    """Sets all entries to zero, with the sign of the momentum of the entry before."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for parameter in self.param_groups[0]["params"]:
+            momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+            momentum.lerp_(parameter.grad, 0.5)
+            parameter.zero_().copysign_(momentum.roll(1, dims=1))
+
+
+class Counting(torch.optim.SGD):
+    """Divides its momentum by the number of its entries that are not zero."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for parameter in self.param_groups[0]["params"]:
+            momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+            momentum.lerp_(parameter.grad, 0.5)
+            parameter.sub_(momentum / momentum.count_nonzero())
+
+
+class Aligned(torch.optim.SGD):
+    """Divides its momentum by the product of all of it with the weight, which pruned entries do not change."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+                momentum.lerp_(parameter.grad, 0.5)
+                product = (momentum * parameter)[parameter != 0].abs().sum()
+                parameter.sub_(momentum / (1 + product) * (parameter != 0), alpha=group["lr"])
 
 
 def found(make, *shape):
@@ -98,6 +154,30 @@ def test_settings_that_change_are_tried_anew_each_in_its_own_group():
     assert updates.of(other)
 
 
+@pytest.mark.parametrize("most", [1, 64])
+def test_what_is_remembered_is_what_a_new_trial_finds(most, monkeypatch):
+    """Whatever the order of the settings. A decay of 2 turns zeros into -0.0 at rates above a half."""
+    monkeypatch.setattr(zero_updates, "MOST", most)
+    parameters = [nn.Parameter(torch.randn(8, 8)) for _ in range(2)]
+    optimizer = torch.optim.AdamW([{"params": [each]} for each in parameters], lr=0.1)
+    updates, chance, outcomes = ZeroUpdates(optimizer), random.Random(0), []
+    for _ in range(40):
+        group = chance.choice(optimizer.param_groups)
+        group["lr"], group["weight_decay"] = chance.choice([0.0, 0.1, 0.4, 0.6, 0.9, 3.0]), chance.choice([0.0, 2.0])
+        for parameter in parameters:
+            outcomes.append(updates.of(parameter))
+            assert outcomes[-1] == ZeroUpdates(optimizer).of(parameter)
+            assert len(updates._rates) <= most
+    assert set(outcomes) == {True, False}
+
+
+def test_what_is_remembered_of_a_parameter_says_nothing_of_those_of_another_kind():
+    """Adafactor keeps sums over the last dimension, which of a single column are the moments themselves."""
+    matrix, stack = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(8, 8, 1))
+    updates = ZeroUpdates(transformers.optimization.Adafactor([matrix, stack]))
+    assert [updates.of(each) for each in (matrix, stack, stack, matrix)] == [True, False, False, True]
+
+
 def test_nothing_is_claimed_once_another_hook_may_change_the_step():
     parameter = nn.Parameter(torch.randn(8, 8))
     optimizer = torch.optim.AdamW([parameter], lr=0.1)
@@ -126,6 +206,14 @@ def test_an_optimizer_that_divides_by_a_norm_does_not_train_entries_apart_at_any
     assert not ZeroUpdates(NormScaled([parameter], lr=rate, momentum=0.5)).apart(parameter)
 
 
+def test_moments_count_only_where_weights_are_not_zero_in_a_trial_as_in_a_training():
+    """A trial prunes with zeros: what another number there would change is not looked at."""
+    parameter = nn.Parameter(torch.randn(8, 8))
+    assert ZeroUpdates(Aligned([parameter], lr=0.1)).apart(parameter)
+    assert not ZeroUpdates(Signed([parameter], lr=0.1)).apart(parameter), "zeros of two signs are not the same"
+    assert not ZeroUpdates(Counting([parameter], lr=0.1)).apart(parameter), "it is with zeros that moments are cleared"
+
+
 def test_entries_are_not_said_to_be_apart_where_nothing_can_be_tried():
     parameter, other = (nn.Parameter(torch.randn(8, 8)) for _ in range(2))
     assert not ZeroUpdates(NeedsWords([parameter], "word")).apart(parameter)
@@ -149,3 +237,6 @@ def test_moments_are_zero_only_where_every_single_entry_is():
     for wrong in (torch.ones(4, 4), off + torch.nan, torch.where(where, 1e-45, 0.0), off.view(16), off.view(2, 8)):
         assert not moments_are_zero({**rows, "exp_avg": wrong}, where)
     assert not moments_are_zero({"exp_avg": torch.ones(1, 4)}, torch.ones(1, 4).bool())
+    wide = torch.zeros(2, 8).bool()
+    assert moments_are_zero({"row": torch.ones(2), "column": torch.ones(1, 8)}, wide)
+    assert not moments_are_zero({"exp_avg": torch.ones(9)}, wide)

@@ -160,6 +160,37 @@ def test_blocks_are_the_elements_of_the_outermost_stacks_under_their_names():
     assert [*find_blocks(nn.Linear(1, 1))] == [] and [*find_blocks(nn.ModuleList())] == []
 
 
+class Attention(nn.Sequential):
+    """Has a class of its own, and no base class but those of torch."""
+
+
+class Convolution(nn.Sequential):
+    """As `Attention`."""
+
+
+class Recurrent(Attention):
+    """Shares a base class with `Attention`."""
+
+
+@pytest.mark.parametrize(
+    ("classes", "matrices", "blocks"),
+    [
+        ((Attention, Attention), (2, 2), True),
+        ((Attention,), (2,), True),
+        ((Attention, Recurrent), (3, 2), True),
+        ((Attention, Convolution), (2, 2), False),
+        ((Attention, Attention), (2, 1), False),
+        ((Attention, Attention), (1, 2), False),
+    ],
+)
+def test_blocks_have_two_matrices_each_and_a_class_in_common_that_is_not_of_torch(classes, matrices, blocks):
+    model = nn.Module()
+    model.layers = nn.ModuleList(
+        cls(*(nn.Linear(4, 4) for _ in range(count))) for cls, count in zip(classes, matrices, strict=True)
+    )
+    assert [name for name, _ in find_blocks(model)] == [f"layers.{i}" for i in range(len(classes)) if blocks]
+
+
 def test_wrappers_and_adapters_leave_no_trace_in_a_name():
     for name in BERT_NAMES:
         assert plain_name(name) == name

@@ -60,6 +60,7 @@ def test_a_role_is_not_a_part_of_a_name():
         ("attention.self.qury", "='attention.self.qury' matches no layer of this BertForSequenceClassification. Roles"),
         ("attention.self.qury", "closest names: attention.self.query"),
         ("quary", "Roles here: query, key, value, attention_output, ffn_in, ffn_out; closest names: query"),
+        ("intermediat", "closest names: intermediate, "),
         ("bert.encoder.layer.7", "closest names: bert.encoder.layer.[01], bert.encoder.layer.[01]"),
         ("qkv", "='qkv' matches no layer.*Roles here: query"),
         ("", "='' matches no layer"),

@@ -9,7 +9,8 @@ from torch import nn
 
 from nxm_hf.methods import ADMM
 from nxm_hf.methods.admm import sparse_weight
-from nxm_hf.methods.schedules import Clock, Constant, Every, Growth
+from nxm_hf.methods.rho import PULL_OVER_GRADIENT
+from nxm_hf.methods.schedules import Clock, Constant, Evenly, Every, EveryEpoch, Growth
 from nxm_hf.patterns import parse
 from tests.support.method_runs import (
     CLOSE,
@@ -18,6 +19,7 @@ from tests.support.method_runs import (
     OVER_OPTIMIZERS,
     PATTERN,
     STEPS,
+    Ramp,
     assert_agrees,
     by_attach,
     by_verbs,
@@ -95,6 +97,14 @@ def test_a_damped_dual_and_a_growing_rho_are_those_of_three_tensors(dual, start,
     make_optimizer, growth = OPTIMIZERS[optimizer], Growth("geometric", 0.05)
     expected = by_three_tensors(make_optimizer, 2.0, start=start, dual=dual, growth=lambda done: 0.05 ** (1 - done))
     assert_agrees(replace(COUPLED, rho=2.0, start=start, dual=dual, growth=growth), make_optimizer, expected)
+
+
+@pytest.mark.parametrize("start", ["A", "B", "C"])
+@pytest.mark.parametrize("dual", [0.0, 0.3, 1.0])
+def test_a_strength_that_grows_from_nothing_is_that_of_three_tensors(dual, start):
+    expected = by_three_tensors(OPTIMIZERS["adamw"], 2.0, start=start, dual=dual, growth=lambda done: done)
+    method = replace(COUPLED, rho=2.0, start=start, dual=dual, growth=Ramp(0.0, 1.0))
+    assert_agrees(method, OPTIMIZERS["adamw"], expected)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "momentum"])
@@ -228,6 +238,84 @@ def test_every_mask_of_admm_is_that_of_the_nearest_weight(text):
     finished = w.clone()
     mask = method.finish(finished, state, Clock(6, 6))
     assert torch.equal(mask, pattern.nearest(w)) and torch.equal(finished, pattern.project(w))
+
+
+@pytest.mark.parametrize("loss_scale", [1.0, 1024.0])
+@pytest.mark.parametrize("pull", ["all", "pruned"])
+@pytest.mark.parametrize("dual", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("start", ["B", "C"])
+def test_a_measured_strength_makes_the_first_pull_a_share_of_the_gradient(start, dual, pull, loss_scale):
+    """The pull is W - Z + U, and rho the norm of the gradient over its own, times a constant."""
+    generator = torch.Generator().manual_seed(0)
+    w, gradient = torch.randn(2, 8, 16, generator=generator, dtype=torch.float64)
+    weight, clock = nn.Parameter(w.clone()), Clock(0, 80, loss_scale=loss_scale)
+    method = ADMM(PATTERN, start=start, dual=dual, pull=pull)
+    with torch.no_grad():
+        state = method.init(weight, clock)
+        weight.grad = 5 * loss_scale * gradient
+        method.before_step(weight, state, clock)
+    mask = top(w.abs(), PATTERN)
+    force = torch.where(mask, 0.0, w) * (1 + dual if start == "C" else 1)
+    rho = PULL_OVER_GRADIENT * 5 * gradient.norm() / force.norm()
+    torch.testing.assert_close(weight.grad / loss_scale - 5 * gradient, rho * force)
+    with torch.no_grad():
+        weight.grad = loss_scale * gradient
+        method.before_step(weight, state, clock.but(step=1))
+    torch.testing.assert_close(weight.grad / loss_scale - gradient, rho * force)  # it is measured once
+
+
+@pytest.mark.parametrize("pull", ["all", "pruned"])
+@pytest.mark.parametrize("projection", ["magnitude", "fisher"])
+@pytest.mark.parametrize("dual", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("start", ["A", "B", "C"])
+@pytest.mark.parametrize("rho", [0.1, 1, None, "quantile", "decoupled"])
+def test_a_state_holds_what_its_settings_need_and_nothing_else(rho, start, dual, projection, pull):
+    """Each tensor of the weight's size is memory, and each number is in the checkpoints."""
+    penalty, rho = ("decoupled", None) if rho == "decoupled" else ("coupled", rho)
+    for growth in (Constant(1.0), Growth("linear", 0.5)):
+        shared = {"projection": projection, "pull": pull, "growth": growth}
+        method = ADMM(PATTERN, rho, 1.0, penalty, Every(1), start, dual, **shared)
+        weight = nn.Parameter(torch.randn(8, 16))
+        expected = {"r", "updates", "moved"}
+        expected |= {"rho"} if penalty == "coupled" and rho in (None, "quantile") else set()
+        expected |= {"gradient"} if rho == "quantile" else set()
+        expected |= {"growth"} if penalty == "coupled" and growth != Constant(1.0) else set()
+        expected |= {"u"} if 0 < dual < 1 else set()
+        masked = {"mask"} if 0 < dual < 1 or projection == "fisher" or pull == "pruned" else set()
+        with torch.no_grad():
+            state = method.init(weight, Clock(0, 4))
+            assert state.keys() == expected | (masked if start != "A" else set())
+            weight.grad = torch.randn(8, 16)
+            method.before_step(weight, state, Clock(0, 4))
+            method.after_step(weight, state, Clock(1, 4))
+        assert state.keys() - {"gradients"} == expected | masked
+        assert all(state[slot].dtype == torch.float64 for slot in state.keys() & {"rho", "growth"})
+        assert int(state["updates"]) == 1 + (start == "C")
+
+
+@pytest.mark.parametrize("pull", ["all", "pruned"])
+def test_a_contraction_of_more_than_the_whole_way_is_the_whole_way(pull):
+    method = ADMM(PATTERN, penalty="decoupled", contraction=9.0, update=Every(2), pull=pull)
+    before = torch.randn(8, 16, dtype=torch.float64)
+    weight = before.clone()
+    state = method.init(weight, Clock(0, 4))
+    weight.grad = torch.zeros_like(weight)
+    method.before_step(weight, state, Clock(0, 4))
+    assert torch.allclose(weight, torch.where(top(before.abs(), PATTERN), before, -before))
+
+
+def test_an_update_per_epoch_is_refused_at_once_where_its_length_is_unknown():
+    method = ADMM(PATTERN, update=EveryEpoch())
+    with pytest.raises(ValueError, match="epoch"):
+        method.init(torch.randn(4, 8), Clock(0, 8))
+    assert method.init(torch.randn(4, 8), Clock(0, 8, epoch=2))["updates"] == 1
+
+
+def test_the_defaults_are_those_of_the_documents():
+    assert ADMM(PATTERN) == ADMM(
+        PATTERN, None, 1.0, "coupled", Evenly(80), "C", True, "magnitude", "magnitude", Constant(1.0), "all"
+    )
+    assert ADMM(PATTERN).dual is True
 
 
 # Worked examples

@@ -259,6 +259,65 @@ def test_the_step_trains_the_dense_weight_itself_unless_its_update_is_scaled(sca
     assert torch.equal(weight, shown if given else state["dense"])
 
 
+class DenseStep:
+    """A step that trains the dense weight in place, and keeps what it is told."""
+
+    def __init__(self):
+        self.dense, self.told = None, []
+        self.gradient_is_masked = lambda mask, grad, has_no_nan: self.told.append("gradient")
+        self.zeros_are_set = lambda mask: self.told.append("zeros")
+        self.mask_is_final = lambda mask: self.told.append(mask)
+        self.mask_gradient = self.leaves_zeros = lambda mask: False
+
+    def train(self, dense):
+        self.dense = dense
+        return True
+
+    @property
+    def trains_dense(self):
+        return self.dense is not None
+
+
+@torch.no_grad()
+def by_steps(method, step=None, steps=STEPS, loss_scale=1.0):
+    """Train by SGD with a step that is told of the weight. Yields the weight and copies of its state."""
+    noise = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(8, 16, generator=noise))
+    clock = Clock(0, steps, since=0, weight_step=step, loss_scale=loss_scale)
+    state = method.init(weight, clock)
+    for done in range(steps):
+        weight.grad = torch.randn(8, 16, generator=noise) * loss_scale
+        if step is not None:
+            step.dense = None
+        method.before_step(weight, state, clock.but(step=done, since=done))
+        trained = weight if step is None or step.dense is None else step.dense
+        trained.sub_(weight.grad / loss_scale, alpha=0.1)
+        method.after_step(weight, state, clock.but(step=done + 1, since=done))
+        yield [weight.clone(), *(state[slot].clone() for slot in sorted(state))]
+
+
+@pytest.mark.parametrize("name", {**MASKED, "for-good": None})
+def test_it_is_the_same_training_whichever_tensor_the_step_trains(name):
+    """A mask that is final is told once. The method sets gradients and weights to zero where nothing else has."""
+    method, step = MASKED.get(name, Masked(TWO_FOUR, refresh=NEVER, freeze=After(STEPS // 2))), DenseStep()
+    frozen = 0
+    for one, other in zip(by_steps(method), by_steps(method, step), strict=True):
+        assert len(one) == len(other) and all(map(torch.equal, one, other))
+        frozen += len(one) == 3  # there is no dense weight any more
+    assert step.told.count("gradient") == step.told.count("zeros")
+    assert step.told.count("zeros") == frozen - (frozen not in (0, STEPS))
+    final = [told for told in step.told if not isinstance(told, str)]
+    assert len(final) == (method.refresh == NEVER) and all(torch.equal(mask, one[1]) for mask in final)
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_a_pull_is_scaled_as_the_loss_is(name):
+    """A scale that is a power of two changes no bit."""
+    runs = (by_steps(MASKED[name], loss_scale=scale) for scale in (1.0, 2.0**10))
+    for one, other in zip(*runs, strict=True):
+        assert all(map(torch.equal, one, other))
+
+
 def test_a_frozen_weight_holds_its_mask_after_every_step_and_moments_are_cleared_where_the_mask_changes():
     """Also where the pattern becomes sparser or dense again while the mask is frozen, as in `gradual` and `acdc`."""
     stages = Frames((NM(3, 4), NM(2, 4), Dense(), NM(1, 4)))

@@ -314,6 +314,28 @@ def test_gradients_that_are_missing_rewire_nothing(recipe):
     assert weight.grad is None and torch.equal(state["mask"], mask)
 
 
+@EACH
+def test_after_the_last_step_of_the_training_all_steps_train(recipe):
+    method, weight = recipes.make(recipe, NM(2, 4), {"every": 1}), nn.Parameter(torch.randn(8, 8))
+    with torch.no_grad():
+        state = method.init(weight, Clock(0, 3))
+        for step, rewires in ((2, True), (3, False), (4, False)):
+            weight.grad = torch.ones(8, 8)
+            method.before_step(weight, state, Clock(step, 3, since=step))
+            assert (weight.grad is None) == rewires
+
+
+@pytest.mark.parametrize("where", ["weight", "gradient"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_nan_is_an_error_where_connections_are_replaced(pattern, where):
+    weight, gradient = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(0))
+    mask = parse(pattern).mask(weight.abs())
+    weight *= mask
+    (weight if where == "weight" else gradient)[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"hold 1 NaN of 128|NaN"):
+        rigged(weight, mask, gradient, parse(pattern), 0.5)
+
+
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30, 65536.0])
 def test_rigl_grows_alike_at_any_scale_of_the_gradient(scale):
     mask = torch.tensor([[True] * 4 + [False] * 4])
@@ -442,4 +464,5 @@ def test_settings_that_make_no_sense_are_an_error(recipe, settings, says):
 
 def test_the_two_recipes_differ_in_where_they_grow_alone():
     assert recipes.set(NM(2, 4)) == Rewiring(NM(2, 4), "random", 100, 0.3, "cosine")
+    assert recipes.rigl(NM(2, 4)) == Rewiring(NM(2, 4))
     assert recipes.rigl(NM(2, 4), 7, 0.1, "linear") == Rewiring(NM(2, 4), "gradient", 7, 0.1, "linear")

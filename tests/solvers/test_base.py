@@ -59,3 +59,38 @@ def test_masks_are_made_on_the_device_of_their_scores():
         ((2, 3), torch.bool, "cpu"),
     ]
     assert alone.all()
+
+
+@pytest.mark.parametrize("by_list", [True, False])
+def test_a_solver_fills_the_masks_of_a_list_whether_it_has_a_function_for_lists_or_for_one(by_list):
+    scores = [torch.tensor([[1.0, 0.0, 3.0]]), torch.tensor([[0.0, 2.0, 0.0], [4.0, 0.0, 5.0]])]
+
+    def fill(scores, pattern, masks):
+        for each, mask in zip(scores, masks, strict=True):
+            mask.copy_(each > pattern.n)
+
+    solver = base.Solver(lambda each, pattern: each > pattern.n, list_function=fill if by_list else None)
+    masks = base.mask_buffers(scores, None)
+    solver.fill(scores, NM(1, 3), masks)
+    assert [mask.tolist() for mask in masks] == [(each > 1).tolist() for each in scores]
+    assert all(torch.equal(solver(each, NM(1, 3)), mask) for each, mask in zip(scores, masks, strict=True))
+    assert solver.supports(scores[0], NM(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ([], "There are 1 tensors of scores and 0 in out"),
+        ([torch.empty(2, 3)], "out holds a torch.float32 of shape"),
+        ([torch.empty(3, 2, dtype=torch.bool)], r"of shape \(3, 2\) on cpu for scores of shape \(2, 3\)"),
+        ([torch.empty(2, 3, dtype=torch.bool, device="meta")], "on meta for scores"),
+        ([torch.empty(3, 2, dtype=torch.bool).T], "must be contiguous"),
+    ],
+    ids=["number", "dtype", "shape", "device", "strides"],
+)
+def test_a_mask_that_cannot_be_written_into_is_refused(out, says):
+    scores = [torch.ones(2, 3)]
+    with pytest.raises(ValueError, match=says):
+        base.mask_buffers(scores, out)
+    fits = [torch.empty(2, 3, dtype=torch.bool)]
+    assert base.mask_buffers(scores, fits)[0] is fits[0]

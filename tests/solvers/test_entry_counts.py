@@ -10,7 +10,7 @@ from nxm_hf.patterns import parse
 from nxm_hf.solvers import base, cpu, entry_counts
 from nxm_hf.solvers.backend import Backend
 from nxm_hf.solvers.base import integer_view
-from nxm_hf.solvers.entry_counts import PART, EntryCounts, count_entries, count_full_columns, holds_mask
+from nxm_hf.solvers.entry_counts import COUNT_ENTRIES, PART, EntryCounts, count_entries, count_full_columns, holds_mask
 from nxm_hf.solvers.weight_ops import keep
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -66,6 +66,15 @@ def test_one_unusual_entry_is_seen(dtype, value, expected):
     weight[2, 5] = value
     assert count_entries(weight) == EntryCounts(*expected)
     assert count_entries(-weight).nans == expected[3]
+
+
+def test_a_kernel_that_counts_is_to_give_nonzeros_and_faults_as_one_number_and_refuse_nan():
+    weight = torch.tensor([[1.0, 2.0, 3.0, -0.0], [0.0, 4.0, 0.0, -0.0], [-0.0, 5.0, 6.0, 7.0]])
+    for faults, entries in ((0, weight[:0]), (1, weight[1:2]), (2, weight[:1]), (3, weight[:2]), (5, weight)):
+        nonzeros = int(entries.count_nonzero())
+        assert COUNT_ENTRIES.reference(parse("2:4"), entries) == nonzeros + faults * 2**32
+    weight[1, 2] = math.nan
+    assert COUNT_ENTRIES.reference(parse("2:4"), weight) == -1
 
 
 def test_a_weight_of_several_parts_is_counted_whole():

@@ -1,10 +1,13 @@
 """The kept entries of a mask: packed side by side, and put back among zeros."""
 
+import mmap
+from pathlib import Path
+
 import pytest
 import torch
 
 from nxm_hf.patterns import parse
-from nxm_hf.solvers.kept_entries import ALIGNED, CHUNK, KeptEntries
+from nxm_hf.solvers.kept_entries import ALIGNED, CHUNK, MIN_PAGES, KeptEntries
 from tests.support.toy_training import same
 
 SHAPES = [(1, 16), (16, 64), (3, 48), (5, 7, 16), (4, CHUNK), (9, 1008), (1, 1)]
@@ -16,15 +19,40 @@ MASKS = {
 EACH_MASK = pytest.mark.parametrize(("shape", "kind"), [(shape, kind) for shape in SHAPES for kind in MASKS])
 
 
+DTYPES = (torch.float32, torch.float64, torch.float16)
+
+
 def drawn(shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 @EACH_MASK
 def test_what_is_unpacked_is_what_was_packed_and_positive_zeros(shape, kind):
-    mask, dense = MASKS[kind](shape), drawn(shape)
+    mask = MASKS[kind](shape)
     kept = KeptEntries.of(mask)
-    assert same([kept.unpack(kept.pack(dense))], [torch.where(mask, dense, 0.0)])
+    for dtype in DTYPES:
+        dense = drawn(shape).to(dtype)
+        with torch.device("meta"):  # a training may have set another default
+            packed = kept.pack(dense)
+            unpacked = kept.unpack(packed)
+        assert packed.dtype == dtype and same([unpacked], [torch.where(mask, dense, 0.0)])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_large_tensors_have_pages_of_their_own_that_no_other_process_writes_to(dtype):
+    """The system gets pages back when a tensor is freed. Entries are packed and unpacked there as elsewhere."""
+    rows = 2 * MIN_PAGES // CHUNK // dtype.itemsize
+    mask, dense = torch.arange(rows * CHUNK).view(rows, CHUNK) % 2 == 0, drawn((rows, CHUNK)).to(dtype)
+    kept = KeptEntries.of(mask)
+    packed = kept.pack(dense)
+    unpacked = kept.unpack(packed)
+    assert packed.nbytes == MIN_PAGES and same([unpacked], [torch.where(mask, dense, 0.0)])
+    assert unpacked.data_ptr() % mmap.PAGESIZE == packed.data_ptr() % mmap.PAGESIZE == 0
+    assert same([kept.zeros(dtype)], [torch.zeros(rows * CHUNK // 2, dtype=dtype)])
+    maps = Path("/proc/self/maps")
+    for line in maps.read_text().splitlines() if maps.exists() else ():
+        begin, end = (int(number, 16) for number in line.split()[0].split("-"))
+        assert not begin <= packed.data_ptr() < end or line.split()[1] == "rw-p", "private, as memory is"
 
 
 @EACH_MASK

@@ -91,6 +91,16 @@ def test_the_scale_of_a_weight_makes_no_difference(text, dtype, scale):
         assert distance(whole, pattern) == pytest.approx(least_distance(whole, pattern), rel=1e-9)
 
 
+@pytest.mark.parametrize("text", [text for text in TEXTS if "transposable" in text])
+def test_of_whole_numbers_the_nearest_mask_is_that_of_their_squares_also_in_a_tie(text):
+    """Squares are scaled by powers of two alone, so equal sums of them stay equal."""
+    pattern = parse(text)
+    for seed in range(40):
+        noise = torch.Generator().manual_seed(seed)
+        weight = torch.randint(2, 8, (2 * pattern.m, 4 * pattern.m), generator=noise).float()  # 7 is no power of two
+        assert torch.equal(pattern.nearest(weight), pattern.mask(weight.square()))
+
+
 @pytest.mark.parametrize(("dtype", "scale"), SCALED, ids=str)
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_signs_of_a_weight_make_no_difference_at_any_scale_or_beside_an_infinity(text, dtype, scale):

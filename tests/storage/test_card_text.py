@@ -1,15 +1,19 @@
 """The section of the card: the recipe in one sentence, and how to load, run and train the model."""
 
+import ast
 import json
+import re
 
 import pytest
 
-from nxm_hf import NxMConfig, prune
+from nxm_hf import NxMConfig, prune, pruners, recipes
 from nxm_hf.config import SparsityRecord
 from nxm_hf.storage.card_text import SavedModel, made_by, section
 from nxm_hf.storage.model_record import read_record
+from nxm_hf.storage.packed_directory import save_packed
 from nxm_hf.storage.verify import verify
 from tests.support.models import make_bert
+from tests.support.saved_models import edit_config
 
 CLASSES = {
     "BertForSequenceClassification": ("text-classification", "AutoModelForSequenceClassification"),
@@ -66,3 +70,77 @@ def test_the_section_says_how_to_load_run_and_train_and_shows_each_layer(tmp_pat
     assert "nxm pack" not in text and "fills the zeros" in text
     assert all(f"| `{layer.name}` |" in text for layer in verify(model).layers)
     assert "| ffn_in | 2 | 4,096 | 0.5000 |" in text
+
+
+def made(name, how, settings):
+    """Return the record of a model that a recipe has trained, or a method has pruned."""
+    pruning = {"method": name, "settings": settings} if how is pruners else None
+    config = NxMConfig("asp") if how is pruners else NxMConfig(name, settings=settings)
+    return SparsityRecord(config, {"a": "2:4"}, 0.5, pruning=pruning)
+
+
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [(how, name) for how in (recipes, pruners) for name in how.names()],
+    ids=lambda each: str(each)[:20],
+)
+def test_every_recipe_and_method_is_described_with_its_paper_and_settings(how, name):
+    sentence, paper = how.describe(name)
+    said = made_by(made(name, how, {}))
+    source, _, link = paper.rpartition(", ")
+    assert f"`{name}` ({sentence.rstrip('.')}; " in said
+    assert (f"; [{source}]({link}))" if link.startswith("https://") else f"; {paper})") in said
+    assert ("without training" in said) == (how is pruners)
+
+
+def test_a_recipe_or_method_that_is_not_known_here_is_named_alone():
+    """A directory may come from a newer version."""
+    assert made_by(made("nobodys", pruners, {"a": 1})) == (
+        "It was pruned without training by `nobodys` with `{'a': 1}`."
+    )
+
+
+FOLDERS = {
+    "plain": ({}, "AutoModelForSequenceClassification.from_pretrained"),
+    "sentences": ({"modules.json": "[]"}, "SentenceTransformer"),
+    "pairs": ({}, "CrossEncoder"),
+    "packed": ({}, "AutoModelForSequenceClassification.from_pretrained"),
+    "adapter": ({"adapter_config.json": '{"base_model_name_or_path": "bert"}'}, None),
+    "masked adapter": (
+        {"adapter_config.json": '{"base_model_name_or_path": "bert", "init_lora_weights": "masked_by_nxm_hf"}'},
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_examples_of_a_card_are_programs_that_import_what_they_use(kind, tmp_path):
+    files, loader = FOLDERS[kind]
+    prune(model := make_bert(), {"ffn": "2:4", "default": "unstructured:0.5"})
+    if kind == "packed":
+        save_packed(model, tmp_path / kind)
+    else:
+        model.save_pretrained(tmp_path / kind)
+    for name, text in files.items():
+        (tmp_path / kind / name).write_text(text)
+    if kind == "pairs":
+        edit_config(tmp_path / kind, sentence_transformers={"version": "5"})
+    text = section(read_record(model), verify(model), SavedModel.read(tmp_path / kind))
+    programs = re.findall(r"```python\n(.*?)\n```", text, re.DOTALL)
+    known = {"model", "args", "rows", "print"}  # of the reader
+    for program in programs:
+        tree = ast.parse(program)
+        names = {alias.name for node in ast.walk(tree) for alias in getattr(node, "names", ())}
+        assert isinstance(tree.body[0], ast.Import | ast.ImportFrom)
+        used = {each.id for each in ast.walk(tree) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)}
+        assert used <= names | known
+    loading = text.partition("### How to load it")[2].partition("###")[0]
+    is_adapter = loader is None
+    assert (f"model = {loader}(" in loading) != is_adapter and ("base model `bert`" in loading) == is_adapter
+    assert ("nxm_hf.load_adapter" in loading) == (kind == "masked adapter")
+    assert ("PeftModel.from_pretrained" in loading) == (kind == "adapter")
+    assert ("import nxm_hf  # transformers then knows" in loading) == ("nxm unpack" in loading) == (kind == "packed")
+    assert ("plain weights with zeros" in loading) == (kind in ("plain", "sentences", "pairs"))
+    assert ("How to run it sparse" in text) != is_adapter
+    assert ("nxm pack " in text) == (kind in ("plain", "sentences", "pairs")), "some of its layers can be packed"
+    assert "| query | 2 | 2,048 | 0.5000 |" in text and text.count("|---|") >= 2

@@ -10,7 +10,10 @@ from nxm_hf import prune
 from nxm_hf.layers.find import find_layers, left_dense
 from nxm_hf.layers.gpu_kernels import GPU_KERNELS
 from nxm_hf.pruning.directory import prune_directory
+from nxm_hf.solvers import SOLVERS, cpu, gpu
+from nxm_hf.solvers.backend import Backend
 from nxm_hf.storage.inspect import InspectedLayer, Inspection, inspect
+from nxm_hf.storage.replacing import COMPLETE
 from nxm_hf.storage.verify import verify
 from tests.support.models import make_bert, make_model
 from tests.support.saving import train_two_steps
@@ -78,6 +81,45 @@ def test_matrices_without_an_entry_are_counted_as_empty(tmp_path):
 SQUARE = InspectedLayer("a.query", "query", (64, 128), "float32", "2:4", 0.5, None)
 ODD = replace(SQUARE, name="b", shape=(6, 8), pattern="dense", density=1.0)
 BLOCKED = replace(SQUARE, name="c", pattern="1:2-transposable", obstacle="Conv1D, which would have to become")
+
+
+def test_groups_of_two_are_no_2_of_4_where_rows_end_in_half_a_group(tmp_path):
+    prune(model := make_bert(intermediate_size=30), "1:2")
+    model.save_pretrained(tmp_path)
+    assert {layer.shape[1]: layer.obstacle for layer in inspect(tmp_path).layers} == {
+        32: None,
+        30: "1:2, which is not 2:4",
+    }
+
+
+def test_files_of_a_save_that_was_stopped_are_put_in_place_before_they_are_inspected(tmp_path):
+    """The model of the save is complete, and its files only have to be moved."""
+    make_bert().save_pretrained(tmp_path)
+    prune(model := make_bert(), "2:4")
+    model.save_pretrained(tmp_path / COMPLETE / "new")
+    names = sorted(path.name for path in (tmp_path / COMPLETE / "new").iterdir())
+    (tmp_path / COMPLETE / "files.json").write_text(json.dumps({"new": names, "outdated": []}))
+    assert inspect(tmp_path).is_sparse and not (tmp_path / COMPLETE).exists()
+
+
+@pytest.mark.parametrize("on_gpu", [True, False], ids=["triton", "no triton"])
+@pytest.mark.parametrize("on_cpu", [True, False], ids=["numba", "no numba"])
+def test_an_inspection_names_the_solvers_that_are_in_use_here(on_cpu, on_gpu, monkeypatch):
+    def absent():
+        raise ImportError("not installed")
+
+    if not on_cpu:
+        monkeypatch.setattr(cpu, "BACKEND", Backend("cpu", "numba", absent, groups_at_once=16))
+    elif not cpu.BACKEND.works():
+        pytest.skip("the kernels for CPUs need numba")
+    monkeypatch.setattr(gpu, "BACKEND", Backend("cpu", "Triton", object if on_gpu else absent))
+    said = str(Inspection("A title.", (), {})).split("\n\n")[-1]
+    assert "\n" not in said and said.startswith("Solvers in use: nm: ")
+    for tier, there in ((cpu, on_cpu), (gpu, on_gpu)):
+        assert all((solver.__name__ in said) == there for solver in tier.SOLVERS.values())
+    assert all(f"{kind}: " in said and solvers[-1].__name__ in said for kind, solvers in SOLVERS.items())
+    assert ("pip install 'nxm-hf[fast]'" in said) != on_cpu
+    assert said.endswith("On a GPU, kernels of Triton." if on_gpu else "not in use: Triton cannot be imported.")
 
 
 def test_an_inspection_lists_every_layer_and_counts_why_kernels_refuse_some():

@@ -1,5 +1,6 @@
 """Saved models: plain directories that load without this library."""
 
+import json
 import subprocess
 import sys
 
@@ -154,6 +155,28 @@ def test_a_pipeline_loads_it_where_this_library_is_absent(families, answers):
     # Not to the last bit: on some CPUs a pipeline's sums end otherwise there than a plain forward pass.
     expected = {f"LABEL_{i}": pytest.approx(x.item(), rel=1e-4) for i, x in enumerate(logits)}
     assert {x["label"]: x["score"] for x in found} == expected
+
+
+BROKEN = {
+    "an unknown type": ({"model_type": "nobodys"}, "skeleton", "is not the config of a model: "),
+    "a size that is no number": ({"hidden_size": "large"}, "skeleton", "is not the config of a model: "),
+    "weights that are cut": (None, "load_model", "cannot be loaded: "),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_an_error_of_transformers_is_one_line_that_begins_with_the_place(what, tmp_path):
+    changes, read, problem = BROKEN[what]
+    _model("bert").save_pretrained(tmp_path)
+    config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
+    if changes:
+        config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+    else:
+        weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError) as caught:
+        getattr(model_files, read)(tmp_path)
+    said = str(caught.value)
+    assert said.startswith(f"{config if changes else tmp_path} {problem}") and "\n" not in said
 
 
 @pytest.mark.parametrize("name", ["nonsense", "cuda:99", "cpu:x"])

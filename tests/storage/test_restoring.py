@@ -8,6 +8,7 @@ from nxm_hf.storage.restoring import load_weights, needs_conversion, restore_con
 from tests.support.containers import make_encoder
 from tests.support.model_types import MODEL_TYPES
 from tests.support.models import assert_equal_weights, make_model
+from tests.support.saved_models import edit_weights
 
 # Renamed, in pieces, joined with others, and under the names in memory with tied weights among them.
 KINDS = [kind for kind in MODEL_TYPES if kind.name in ("vit", "mixtral", "nomic_bert", "gpt2", "t5")]
@@ -50,6 +51,39 @@ def test_weights_of_several_types_are_restored_bit_for_bit(kind, tmp_path):
     assert {parameter.dtype for parameter in models[1].parameters()} == {torch.bfloat16, torch.float32}
     load_weights(tmp_path, models[1])
     assert_equal_weights(*models)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_weights_that_a_directory_lacks_stay_as_they_are(kind, tmp_path):
+    """Whether it lacks a weight that transformers converts, or one that is saved as it is."""
+    saved, model = kind.model(0), kind.model(1)
+    saved.save_pretrained(tmp_path)
+    before = {key: weight.clone() for key, weight in model.named_parameters()}
+    edit_weights(tmp_path, lambda weights: [weights.pop(key) for key in sorted(weights)[:2]])
+    load_weights(tmp_path, model)
+    expected = dict(saved.named_parameters())
+    stayed = [key for key, weight in model.named_parameters() if not torch.equal(weight, expected[key])]
+    assert all(torch.equal(model.get_parameter(key), before[key]) for key in stayed)
+    assert 1 <= len(stayed) <= 8
+
+
+def test_a_weight_that_layers_share_is_found_under_any_of_its_names(tmp_path):
+    """Programs choose different ones of them for their files."""
+    saved, model = (make_model("gpt2", seed) for seed in (0, 1))
+    saved.save_pretrained(tmp_path)
+    for each in (saved, model):
+        each.head = nn.Linear(32, 50, bias=False)
+        each.head.weight = each.transformer.wte.weight
+    names = {"transformer.wte.weight", "head.weight"}
+    for name in sorted(names):
+        wte = saved.transformer.wte.weight.detach().clone()
+        edit_weights(tmp_path, lambda weights: [weights.pop(key) for key in names & weights.keys()])
+        edit_weights(tmp_path, lambda weights: weights.update({name: wte}))  # noqa: B023
+        assert not needs_conversion(tmp_path, model)
+        with torch.no_grad():
+            model.head.weight.zero_()
+        load_weights(tmp_path, model)
+        assert_equal_weights(model, saved)
 
 
 def test_a_model_with_parts_of_its_own_is_restored_with_them(tmp_path):

@@ -1,8 +1,11 @@
 """Saving: a broken model is never written, and what is pushed is whole."""
 
+import errno
 import fnmatch
+import os
 import shutil
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +17,10 @@ from transformers import AutoModelForSequenceClassification, Trainer
 
 from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, SparsityRecord, verify
 from nxm_hf.layers.plan import Plan
+from nxm_hf.storage.manifest import MANIFEST_FILE, changed_files
 from nxm_hf.storage.same_model import fingerprints
-from nxm_hf.storage.saving import check_written, copy_beside
+from nxm_hf.storage.saving import bytes_of, check_written, claimed, copy_beside, written_whole
+from nxm_hf.storage.write_errors import WriteError
 from tests.support.models import assert_equal_weights, make_arguments, make_bert
 from tests.support.saving import hashes_of, train_two_steps
 
@@ -95,21 +100,112 @@ def source(tmp_path):
     return folder
 
 
+@pytest.mark.parametrize("named", ["whole", "relative", "by a link"])
 @pytest.mark.parametrize("place", ["../copy", "copy", "deep/copy"], ids=["beside", "inside", "deep inside"])
-def test_files_of_the_model_are_copied_and_no_others(place, source):
-    """Nor is a folder copied into itself, and no file outside of it changes."""
+def test_files_of_the_model_are_copied_and_no_others(place, named, source, monkeypatch):
+    """Nor is a folder copied into itself, however both are named, and no file outside of it changes."""
     target = source / place
     target.mkdir(parents=True)
-    target = target.resolve()
     (target / "config.json").write_text("mine")
     before = hashes_of(source.parent)
-    copy_beside(source, target)
+    if named == "by a link":
+        (source.parent / "link").symlink_to(source)
+    monkeypatch.chdir(source)
+    names = {"whole": (source, target), "relative": (".", place), "by a link": (source, f"../link/{place}")}
+    copy_beside(*names[named])
     after = hashes_of(source.parent)
+    target = target.resolve()
     new = {str((source.parent / name).relative_to(target)) for name in after.keys() - before.keys()}
     assert new == {"tokenizer.json", "1_Pooling/config.json", "linked.txt"}
     assert before.items() <= after.items(), "what was there has changed"
     assert (target / "linked.txt").read_text() == "far away" and not (target / "linked.txt").is_symlink()
     assert (target / "tokenizer.json").stat().st_mode & 0o200, "the copy of a file that cannot be written can be"
+
+
+# -- directories that are written whole --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("error", [None, RuntimeError("stop"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("there", ["nothing", "an empty directory", "files of a run that was killed"])
+def test_a_directory_is_written_whole_or_not_at_all(there, error, keep, tmp_path):
+    out = tmp_path / "deep" / "out"
+    if there == "an empty directory":
+        out.mkdir(parents=True)
+    if there == "files of a run that was killed":
+        (out.parent / ".out.unfinished" / "out").mkdir(parents=True)
+        (out.parent / ".out.unfinished" / "out" / "stale.json").write_text("{}")
+    with pytest.raises(type(error)) if error else nullcontext(), written_whole(out, 1, keep) as folder:
+        assert folder.name == out.name and not any(folder.iterdir())
+        (folder / "config.json").write_text("{}")
+        assert not (out / "config.json").exists()
+        if error:
+            raise error
+    whole = keep and error is None
+    left = {path.relative_to(out.parent).as_posix() for path in out.parent.rglob("*") if path.is_file()}
+    assert left == ({"out/config.json", f"out/{MANIFEST_FILE}"} if whole else set())
+    assert whole is False or changed_files(out) == {}
+    assert {path.name for path in out.parent.iterdir()} <= {"out"}
+
+
+def test_a_disk_that_has_no_room_for_a_folder_is_named_in_one_error(tmp_path, monkeypatch):
+    """There is nothing to remove then, which is no error of its own."""
+
+    def full(self, *args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(WriteError, match="No space left on device"), written_whole(tmp_path / "out", 1):
+        pytest.fail("the body must not run")
+
+
+def test_a_directory_gets_its_name_after_its_files_are_on_the_disk(tmp_path, monkeypatch):
+    """So that a machine that loses its power has all of them, or no directory of this name."""
+    events, fsync, rename = [], os.fsync, os.rename
+    monkeypatch.setattr(os, "fsync", lambda handle: (events.append(os.fstat(handle).st_ino), fsync(handle)))
+    monkeypatch.setattr(os, "rename", lambda old, new: (rename(old, new), events.append("renamed")))
+    with written_whole(tmp_path / "out", 1) as folder:
+        (folder / "inner").mkdir()
+        for name in ("a.json", "inner/b.json"):
+            (folder / name).write_text("{}")
+        events.clear()
+    renamed = len(events) - events[::-1].index("renamed")
+    written = {path.stat().st_ino for path in (tmp_path / "out", *(tmp_path / "out").rglob("*"))}
+    assert written <= set(events[: renamed - 1]) and events[renamed:] == [tmp_path.stat().st_ino]
+
+
+@pytest.mark.parametrize("there", ["a file", "a directory with a file", "a file above it"])
+def test_nothing_is_written_where_something_is(there, tmp_path):
+    out = tmp_path / "out"
+    if there == "a directory with a file":
+        out.mkdir()
+    (out / "mine" if out.is_dir() else out).write_text("mine")
+    before = hashes_of(tmp_path)
+    place = out / "deeper" / "out" if there == "a file above it" else out
+    says = "is a file, so nothing can be written into it" if there == "a file above it" else "is there already"
+    for write in (claimed, lambda place: written_whole(place, 1)):
+        with pytest.raises((ValueError, NotADirectoryError), match=says), write(place):
+            pytest.fail("the body must not run")
+    assert hashes_of(tmp_path) == before and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+def test_a_directory_without_weights_is_an_error_unless_it_holds_an_adapter(name, tmp_path):
+    model = make_bert()
+    plan = Plan.of(model, NxMConfig("asp"))
+    (tmp_path / name).mkdir()  # a folder of this name holds no weights
+    with pytest.raises(RuntimeError, match="transformers has written no weights into"):
+        check_written(tmp_path, plan)
+    (tmp_path / "adapter_model.safetensors").touch()
+    check_written(tmp_path, plan)
+
+
+def test_the_bytes_of_a_model_are_those_of_its_weights_and_of_a_directory_those_of_its_files(tmp_path):
+    model = make_bert()
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert bytes_of(model) == sum(weight.nbytes for weight in model.parameters())
+    files = list(tmp_path.glob("model-*.safetensors"))
+    assert len(files) > 1 and bytes_of(tmp_path) == sum(len(path.read_bytes()) for path in files)
 
 
 # -- the Hub -----------------------------------------------------------------------------------------------------------

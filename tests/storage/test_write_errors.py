@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+from types import SimpleNamespace
 
 import pytest
 from safetensors import SafetensorError
@@ -42,6 +44,18 @@ def test_a_failing_disk_with_room_is_no_full_one(tmp_path):
     with pytest.raises(WriteError, match=r"Input/output error\. .* is as it was\. The disk may be failing"):
         with explained(tmp_path, 1, tmp_path):
             raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+
+@pytest.mark.parametrize("needed", [0, 1 << 20, (1 << 20) + 1, 1 << 30])
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_disk_is_full_if_it_has_fewer_bytes_than_are_needed(needed, missing, tmp_path, monkeypatch):
+    """Of a save of unknown size, and of a small one, a mebibyte is needed."""
+    free = max(needed, 1 << 20) - missing
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(WriteError) as caught, explained(tmp_path / "out", needed, tmp_path / "hidden"):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+    assert caught.value.errno == (errno.ENOSPC if missing else errno.EIO)
+    assert (f"{free:,} are free" in str(caught.value)) == bool(missing)
 
 
 def test_an_error_is_explained_once_and_names_the_outer_directory(tmp_path):
