@@ -28,6 +28,7 @@ from transformers import (
     T5Config,
     ViTConfig,
     ViTImageProcessor,
+    set_seed,
 )
 
 from nxm_hf.demo.task import NOT, VALUES, make_config, make_pairs, make_tokenizer
@@ -171,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("script", choices=MADE)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args(arguments)
+    set_seed(0)  # of the first weights
     write(options.script, options.folder)
 
 

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokenizer = AutoTokenizer.from_pretrained(script.model_name_or_path)
     lengths = (script.max_seq_length, script.doc_stride)
     windows = {split: squad.cut_into_windows(rows[split], tokenizer, *lengths) for split in ("train", "validation")}
-    questions, folder = rows["validation"], Path(args.output_dir)
+    questions, folder = rows["validation"], Path(args.output_dir or ".")
 
     def evaluate(prediction: Any) -> dict[str, float]:
         """Score the answers to all questions, and write them with their scores."""
