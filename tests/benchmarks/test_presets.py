@@ -6,14 +6,14 @@ import pytest
 import torch
 import transformers as T
 
-from benchmarks.glue.comparison import command_line
-from benchmarks.glue.comparison.example_scripts import question_answering
+from benchmarks.glue.comparison import command_line, squad_script
 from benchmarks.glue.comparison.presets import PRESETS, read_preset
 from benchmarks.glue.comparison.records import RecordFile
 from benchmarks.glue.comparison.trials import check_trial
 from benchmarks.language_model import parse_arguments
 from nxm_hf import NxMConfig
 from tests.support.comparison_trials import make_request, write_rows
+from tests.support.example_scripts import made_data
 from tests.support.models import SHAPE, TOKENS, make_model, make_texts, make_tokenizer
 
 ENCODERS = {
@@ -115,7 +115,7 @@ def test_every_point_of_squad_is_one_that_its_script_accepts():
         for point in points:
             trial = request.trial(task, variant, 0, point)
             check_trial(trial)
-            script, sparsity, args = question_answering.read_options(trial.command_line(Path("out")))
+            script, sparsity, args = squad_script.read_options(trial.command_line(Path("out")))
             assert script.dataset_name == "rajpurkar/squad" and script.doc_stride == 64 and script.hold_out == 0
             assert args.num_train_epochs == 3 and sparsity == trial.config
     assert rhos == {name: {None} for name in rhos} | {"admm": {"1e-3", "3e-3"}}
@@ -125,12 +125,9 @@ def test_every_point_of_squad_is_one_that_its_script_accepts():
 def squad(tmp_path):
     """Write a model with the name of BERT, and texts with questions that its windows cut."""
     torch.manual_seed(0)
-    T.AutoModelForQuestionAnswering.from_config(question_answering.make_config()).save_pretrained(
-        tmp_path / "bert-base-uncased"
-    )
-    question_answering.make_tokenizer().save_pretrained(tmp_path / "bert-base-uncased")
-    for split, seed in (("train", 1), ("validation", 2)):
-        question_answering.make_rows(40, seed).to_parquet(tmp_path / "rows" / f"{split}-00000-of-00001.parquet")
+    made_data.write("question_answering", tmp_path, count=40)
+    (tmp_path / "model").rename(tmp_path / "bert-base-uncased")
+    made_data.questions(40, 2).to_parquet(tmp_path / "rows/validation-00000-of-00001.parquet")
     return ["--model", str(tmp_path / "bert-base-uncased"), "--dataset_name", str(tmp_path / "rows")]
 
 

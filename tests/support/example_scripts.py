@@ -7,7 +7,7 @@ from pathlib import Path
 GLUE = Path(__file__).resolve().parents[2] / "examples" / "glue"
 
 
-def _load(*names: str) -> tuple:
+def load(*names: str) -> tuple:
     """Import modules with their folder on `sys.path` for no longer than that takes."""
     folders = [str(GLUE), str(GLUE.parent)]
     sys.path[:0] = folders
@@ -18,4 +18,4 @@ def _load(*names: str) -> tuple:
             sys.path.remove(folder)
 
 
-run_glue, demo, glue_metric, question_answering = _load("run_glue", "demo", "glue_metric", "question_answering")
+run_glue, demo, glue_metric, made_data, squad = load("run_glue", "demo", "glue_metric", "made_data", "squad")

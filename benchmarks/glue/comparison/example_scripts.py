@@ -16,11 +16,23 @@ import demo  # noqa: E402
 import glue_metric  # noqa: E402
 import question_answering  # noqa: E402
 import run_glue  # noqa: E402
+import squad  # noqa: E402
 
 SQUAD = "squad"
 TASKS = {**run_glue.TASKS, SQUAD: run_glue.Task(("question", "context"), best="f1")}
 
-__all__ = ["EXAMPLES", "SQUAD", "TASKS", "demo", "glue_metric", "language_model", "question_answering", "run_glue"]
+__all__ = [
+    "EXAMPLES",
+    "SQUAD",
+    "TASKS",
+    "demo",
+    "glue_metric",
+    "language_model",
+    "question_answering",
+    "run_glue",
+    "script_of",
+    "squad",
+]
 
 
 def script_of(task: str) -> ModuleType:
@@ -29,7 +41,7 @@ def script_of(task: str) -> ModuleType:
     Args:
         task: The task.
     """
-    return question_answering if task == SQUAD else run_glue
+    return import_module(".squad_script", __package__) if task == SQUAD else run_glue
 
 
 def language_model() -> ModuleType:

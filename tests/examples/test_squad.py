@@ -1,13 +1,14 @@
 """The example of question answering: its windows, the best span of them all, and the metric of SQuAD."""
 
-import json
-import random
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from datasets import Dataset
+from transformers import TrainingArguments
 
-from tests.support.example_scripts import question_answering as qa
+from nxm_hf.demo.task import make_tokenizer
+from tests.support.example_scripts import made_data, squad
 
 SCORES = [
     ("The Beatles!", ["beatles"], 1, 1),
@@ -26,22 +27,18 @@ SCORES = [
 
 @pytest.mark.parametrize("answer, references, exact, f1", SCORES)
 def test_scores_are_those_of_the_script_of_squad(answer, references, exact, f1):
-    assert qa.score(answer, references) == {"exact_match": exact, "f1": pytest.approx(f1)}
+    assert squad.score(answer, references) == {"exact_match": exact, "f1": pytest.approx(f1)}
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return qa.make_tokenizer()
-
-
-def settings(length, stride, longest=30):
-    return qa.Script(max_seq_length=length, doc_stride=stride, max_answer_length=longest)
+    return make_tokenizer()
 
 
 @pytest.mark.parametrize("length, stride", [(384, 128), (12, 4), (12, 0), (9, 128), (5, 0)])
 def test_windows_cover_each_text_and_hold_each_answer_where_it_is_whole(tokenizer, length, stride):
-    rows = qa.make_rows(24, 3)
-    windows = qa.cut_into_windows(rows, tokenizer, settings(length, stride))
+    rows = made_data.questions(24, 3)
+    windows = squad.cut_into_windows(rows, tokenizer, length, stride)
     covered = [set() for _ in rows]
     found = set()
     for window in windows:
@@ -63,22 +60,22 @@ def test_windows_cover_each_text_and_hold_each_answer_where_it_is_whole(tokenize
 
 def test_neighbouring_windows_share_the_tokens_of_the_stride(tokenizer):
     for stride in (0, 1, 2):
-        windows = qa.cut_into_windows(qa.make_rows(1, 3), tokenizer, settings(8, stride))
+        windows = squad.cut_into_windows(made_data.questions(1, 3), tokenizer, 8, stride)
         inside = [{tuple(place) for place in window["places"] if place[1] > 0} for window in windows]
         assert len(inside) > 2
         assert all(len(one & two) == stride for one, two in pairwise(inside))
 
 
 def test_a_question_that_leaves_no_room_for_the_text_is_refused(tokenizer):
-    rows = qa.make_rows(2, 3).map(lambda row: {"question": "not word1 word2"})
+    rows = made_data.questions(2, 3).map(lambda row: {"question": "not word1 word2"})
     with pytest.raises(ValueError, match=r"question of 3 tokens leaves no room in 9; raise --max_seq_length"):
-        qa.cut_into_windows(rows, tokenizer, settings(9, 3))
+        squad.cut_into_windows(rows, tokenizer, 9, 3)
 
 
 def test_an_answer_that_two_windows_cut_is_at_the_first_token_of_both(tokenizer):
     row = {"question": "not", "context": "word1 word2 word3 word4 word5 word6", "id": "0"}
     row["answers"] = {"text": ["word3 word4 word5 word6"], "answer_start": [12]}
-    windows = qa.cut_into_windows(qa.Dataset.from_list([row]), tokenizer, settings(7, 0))
+    windows = squad.cut_into_windows(Dataset.from_list([row]), tokenizer, 7, 0)
     assert len(windows) > 1 and set(windows["start_positions"]) == set(windows["end_positions"]) == {0}
 
 
@@ -96,46 +93,30 @@ def brute_force(logits, windows, rows, longest):
 
 @pytest.mark.parametrize("longest", [1, 2, 30])
 def test_the_best_span_is_that_of_a_loop_over_all_windows(tokenizer, longest):
-    rows, draw = qa.make_rows(12, 4), np.random.default_rng(longest)
-    windows = qa.cut_into_windows(rows, tokenizer, settings(10, 3))
+    rows, draw = made_data.questions(12, 4), np.random.default_rng(longest)
+    windows = squad.cut_into_windows(rows, tokenizer, 10, 3)
     logits = tuple(draw.normal(size=(len(windows), 13)).astype(np.float32) for _ in range(2))  # padded, as by a Trainer
     logits[0][:, 0] = logits[1][:, 0] = 50  # the first token says "no answer", which is none of these texts
-    found = qa.best_answers(logits, windows, rows, longest)
+    found = squad.best_answers(logits, windows, rows, longest)
     assert found == brute_force([side.astype(float) for side in logits], windows, rows, longest)
     assert all(len(answer.split()) <= longest for answer in found)
 
 
 def test_an_empty_answer_wins_where_questions_may_have_none(tokenizer):
-    rows = qa.make_rows(3, 4).to_list()
+    rows = made_data.questions(3, 4).to_list()
     rows[2]["answers"] = {"text": [], "answer_start": []}
-    rows = qa.Dataset.from_list(rows)
-    windows = qa.cut_into_windows(rows, tokenizer, settings(10, 3))
+    rows = Dataset.from_list(rows)
+    windows = squad.cut_into_windows(rows, tokenizer, 10, 3)
     logits = np.zeros((2, len(windows), 10), np.float32)
     for window, row in enumerate(windows["row"]):
         logits[:, window, 0] = (-1, 1, 1)[row]
     last = max(window for window, row in enumerate(windows["row"]) if row == 1)
     logits[:, last, 0] = -1  # one window that holds an answer is enough
-    answers = qa.best_answers(tuple(logits), windows, rows, 30)
+    answers = squad.best_answers(tuple(logits), windows, rows, 30)
     assert answers[0] and answers[1] and answers[2] == ""
 
 
 def test_the_order_of_windows_cannot_be_lost():
+    squad.check_order(TrainingArguments("out"))
     with pytest.raises(ValueError, match="leave --train_sampling_strategy out"):
-        qa.read_options(["--train_sampling_strategy", "group_by_length"])
-
-
-@pytest.mark.slow
-def test_a_model_learns_from_windows_and_its_answers_are_written(tmp_path, capsys):
-    short = ["--use_cpu", "--disable_tqdm", "True", "--report_to", "none", "--save_strategy", "no"]
-    learn = ["--max_steps", "96", "--per_device_train_batch_size", "32", "--learning_rate", "3e-3"]
-    windows = ["--max_seq_length", "9", "--doc_stride", "2", "--hold_out", "0.1"]
-    qa.main([*short, *learn, *windows, "--output_dir", str(tmp_path)])
-    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
-    metrics = json.loads((tmp_path / "all_results.json").read_text())
-    assert len(lines) == 205  # a tenth of 2048 rows, one answer each for all its windows
-    for name in ("exact_match", "f1"):
-        assert metrics[f"eval_{name}"] == pytest.approx(np.mean([line[name] for line in lines]))
-        assert metrics[f"eval_{name}"] > 0.8
-    truth = {row["id"]: row["answers"]["text"] for row in qa.make_rows(2048, 1)}
-    sample = random.Random(0).sample(lines, 20)
-    assert all(line["exact_match"] == qa.score(line["answer"], truth[line["id"]])["exact_match"] for line in sample)
+        squad.check_order(TrainingArguments("out", train_sampling_strategy="group_by_length"))
