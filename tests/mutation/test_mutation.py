@@ -2,16 +2,17 @@
 
 import ast
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.mutation.__main__ import EQUIVALENTS, FOLDERS
-from tests.mutation.campaign import Campaign, Equivalent, read_equivalents, sample
+from tests.mutation.campaign import Campaign
+from tests.mutation.compiled import compiled_files
 from tests.mutation.operators import lines_of_statement, mutants_of
 from tests.mutation.pytest_runs import Pytest, Reach
+from tests.mutation.sample import Equivalent, read_equivalents, sample
 from tests.support.places import TESTS
 
 ROOT = TESTS.parent
@@ -154,21 +155,114 @@ def test_further_tests_meet_what_the_tests_of_the_file_do_not_see(shop):
 
 
 def test_tests_that_reach_a_line_are_run_first_and_the_shortest_before_the_others(shop):
-    runs = campaign(shop)
-    shutil.copytree(shop, runs.work)
-    with Pytest(runs.work, ["-q", "--doctest-modules"]) as pytest_:
-        code, reaches = pytest_.reach(["tests/test_prices.py", "shop/prices.py"], ["shop/prices.py"])
-    reach, lines = reaches["shop/prices.py"], PRICES.splitlines()
+    names, files = ["tests/test_prices.py", "shop/prices.py"], ["shop/prices.py"]
+    with Pytest(shop) as pytest_, pytest_.load(names, files) as loaded:
+        reach = loaded.run(loaded.tests, {"shop/prices.py": PRICES}, reach=True).reach
+    lines = PRICES.splitlines()
     doctest, test = "shop/prices.py::shop.prices.count_down", "tests/test_prices.py::test_prices"
-    assert code == 0 and set(reach.times) == {doctest, test}
+    assert set(reach.times) == {doctest, test}
 
     def of(text):
         number = next(number for number, line in enumerate(lines, 1) if text in line)
-        return reach.of(lines_of_statement(PRICES, number))
+        return reach.of("shop/prices.py", lines_of_statement(PRICES, number))
 
     assert of("steps += 1") == [doctest] and of("amount * 2.5") == [test] and of("a + b") == []
     times = {name: seconds for seconds, name in enumerate(["c::1", "a::2", "b::3"])}
-    assert Reach({7: ["b::3", "a::"], 8: ["c::1"]}, times).of(range(7, 8)) == ["a::2", "b::3"]
+    of_lines = {"d.py": {7: ["b::3", "a::"], 8: ["c::1"]}}
+    assert Reach(of_lines, times).of("d.py", range(7, 8)) == ["a::2", "b::3"]
+
+
+HIDDEN = """
+from functools import cache
+
+KEPT = []
+
+
+@cache
+def cached():
+    return [1, 2 + 3]
+
+
+def rate():
+    return 10
+
+
+def compiled():
+    return 7 * 6
+
+
+def length(text, more=20):
+    return len(text) - more
+
+
+def note(name):
+    KEPT.append(name)
+    return 30
+
+
+TOTAL = 40 * rate()
+CODE, NOTES = compiled.__code__, note.__code__
+"""
+TEST_HIDDEN = """
+from pathlib import Path
+from shop import hidden
+
+COLLECTED = hidden.cached()
+with Path("loads.txt").open("a") as file:
+    file.write("loaded ")
+
+
+def test_what_has_run_before():
+    assert hidden.cached() is COLLECTED and COLLECTED == [1, 5] and hidden.TOTAL == 400 and hidden.rate() == 10
+
+
+def test_what_was_compiled():
+    assert eval(hidden.CODE) == 42
+
+
+def test_length():
+    assert hidden.length("abc") == -17
+
+
+def test_one():
+    hidden.KEPT.append("one")
+
+
+def test_two():  # fails if it is run before the last one
+    hidden.note("two")
+    assert hidden.KEPT[0] == "one"
+"""
+IDENTITY = """
+
+def test_that_functions_have_their_own_code():
+    assert hidden.note.__code__ is hidden.NOTES
+"""
+
+
+@pytest.mark.parametrize("more", ["", IDENTITY], ids=["swapped", "never swapped"])
+def test_no_outcome_depends_on_whether_functions_took_over_the_code(more, shop):
+    """Not of what ran at import or in a cache, of compiled code, of tests that need others or that look at code."""
+    (shop / "shop/hidden.py").write_text(HIDDEN)
+    (shop / "tests/test_hidden.py").write_text(TEST_HIDDEN + more)
+    wanted = dict.fromkeys(["2 + 3", "10", "7 * 6", "20", "len(text) - more", "40"], "killed") | {"30": "survived"}
+    mutants = [m for m in mutants_of("shop/hidden.py", HIDDEN) if m.before in wanted]
+    runs = campaign(shop)
+    assert {mutant.before: outcome for mutant, outcome in runs.run(mutants)} == wanted
+
+
+def test_tests_are_loaded_once_for_all_mutants_in_functions(shop):
+    (shop / "shop/hidden.py").write_text(HIDDEN)
+    (shop / "tests/test_hidden.py").write_text(TEST_HIDDEN)
+    mutants = [m for m in mutants_of("shop/hidden.py", HIDDEN) if m.before in ("len(text) - more", "len(text)")]
+    runs = campaign(shop)
+    assert {outcome for _, outcome in runs.run(mutants)} == {"killed"}
+    assert (runs.work / "loads.txt").read_text().split() == ["loaded"]
+
+
+def test_files_of_compilers_their_neighbours_and_what_they_import_are_always_imported():
+    files = compiled_files(ROOT, "nxm_hf")
+    assert {"nxm_hf/solvers/cpu/launch.py", "nxm_hf/solvers/comparator_network.py"} <= files
+    assert not {file for file in files if file.split("/")[1] in ("engine", "methods", "storage")}
 
 
 @pytest.mark.parametrize(("line", "lines"), [(3, [3, 4]), (4, [3, 4]), (5, [5]), (1, [1]), (2, [2])])
