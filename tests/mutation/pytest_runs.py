@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ class Reach:
         files = tuple(name for name in reaching if name.endswith("::"))
         return self.shortest_first(n for n in self.times if n in reaching or (files and n.startswith(files)))
 
-    def shortest_first(self, names: Iterator[str]) -> list[str]:
+    def shortest_first(self, names: Iterable[str]) -> list[str]:
         """Return tests in the order of their times.
 
         Args:

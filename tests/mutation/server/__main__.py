@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ def main(*modules: str) -> None:
     channel = (lambda: json.loads(requests.readline() or "null")), write
     for line in iter(requests.readline, ""):
         request = json.loads(line)
-        code, ended = in_fork(lambda request=request: load(request, channel), request["output"], request["limit"])
+        code, ended = in_fork(partial(load, request, channel), request["output"], request["limit"])
         write({"ended": ended if code == 0 else code})
 
 

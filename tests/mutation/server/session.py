@@ -5,6 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from types import FunctionType
@@ -52,7 +53,8 @@ class LoadedTests:
         self._functions = loaded_functions(self._files)
         self._write({"tests": [item.nodeid for item in session.items], "lines": self._by_file(self._tracer)})
         while (request := self._read()) is not None:
-            code, answer = in_fork(lambda: self._run(session, **request), self._output, request.pop("limit"))
+            limit = request.pop("limit")
+            code, answer = in_fork(partial(self._run, session, **request), self._output, limit)
             self._write({"code": code, **(answer or {})})
         return True
 
