@@ -165,6 +165,7 @@ def test_the_part_of_a_target_is_that_of_its_layer_in_the_processes_of_the_plan(
         model = Toy()
         fully_shard(model, mesh=group.mesh)
         plan = Plan.of(model, NxMConfig("asp", "unstructured:0.5"))
+        assert plan.shards and replace(plan, shards=None) == plan  # its layers say as much
         for target in plan.targets:
             assert target.part == WeightPart(plan.shards, target.layer) and target.part.layer is target.layer
             assert target.part.shards is plan.shards is target.shards

@@ -96,7 +96,7 @@ def test_each_process_gets_whole_experts(processes, transposed):
     assert tiles_are_whole(layer, 8, 8, processes) and tiles_are_whole(layer, *((8, 5), (5, 8))[cut], processes)
     assert tiles_are_whole(layer, 5, 5, processes) == (processes == 1)
     with group_of_one() as shards:
-        for whole_matrix in (matrix, matrix > 0.5):
+        for whole_matrix in (matrix, matrix > 0.5, matrix.t().contiguous().t()):  # in any layout
             found = shards.whole(layer, whole_matrix)
             assert torch.equal(found, whole_matrix) and found.dtype == whole_matrix.dtype
 

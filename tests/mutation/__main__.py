@@ -4,6 +4,8 @@ Run `python -m tests.mutation --count 40` for a sample; a larger count with the 
 The tests of the faulty file are run, as `tests/support/places.py` tells them: first those that reach the line. With
 `--further`, a mutant that they do not see meets the quick tests of its folder, and the laws of recipes and of resuming,
 as far as they reach the line. Outcomes are kept in a JSON file.
+Tests are loaded once for all mutants of their files: loaded functions get the code of each mutant, in a fork. Mutants
+of other code are imported.
 Mutants that no test can tell from the code are listed with a reason in `tests/mutation/equivalents.json`.
 """
 
@@ -12,7 +14,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tests.mutation.campaign import Campaign, read_equivalents, sample
+from tests.mutation.campaign import Campaign
+from tests.mutation.compiled import compiled_files
+from tests.mutation.sample import read_equivalents, sample
 from tests.support.places import TESTS, place_of
 
 EQUIVALENTS = TESTS / "mutation" / "equivalents.json"
@@ -57,6 +61,7 @@ def main() -> int:
             results=given.results,
             tests_of=lambda file: f"tests/{place_of(file.removeprefix('nxm_hf/'))}",
             further_tests_of=further_tests_of if given.further else lambda file: (),
+            compiled=compiled_files(root, "nxm_hf"),
             modules=LIBRARIES,
             equivalents=read_equivalents(EQUIVALENTS),
         )

@@ -1,17 +1,17 @@
 """The campaign of mutants: on a made-up package it counts rightly, and it goes on where it ended."""
 
-import ast
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.mutation.__main__ import EQUIVALENTS, FOLDERS
-from tests.mutation.campaign import Campaign, Equivalent, read_equivalents, sample
+from tests.mutation.__main__ import EQUIVALENTS
+from tests.mutation.campaign import Campaign
+from tests.mutation.compiled import compiled_files
 from tests.mutation.operators import lines_of_statement, mutants_of
 from tests.mutation.pytest_runs import Pytest, Reach
+from tests.mutation.sample import Equivalent, read_equivalents
 from tests.support.places import TESTS
 
 ROOT = TESTS.parent
@@ -64,56 +64,6 @@ def campaign(root: Path, number: int = 1, **changes: object) -> Campaign:
     return Campaign(**{**given, "tests_of": lambda file: f"tests/test_{Path(file).name}", **changes})
 
 
-def of_text(text: str) -> set[tuple[str, str]]:
-    return {(mutant.operator, mutant.applied_to(text)) for mutant in mutants_of("a.py", text)}
-
-
-@pytest.mark.parametrize(
-    ("text", "mutants"),
-    [
-        ("a < b", {("boundary", "(a <= b)")}),
-        ("a == b != c", {("opposite", "(a != b != c)"), ("opposite", "(a == b == c)")}),
-        ("x = a // b", {("arithmetic", "x = (a * b)")}),
-        ("x = not a", {("negation", "x = (a)")}),
-        ("x = a and b", {("and-or", "x = (a or b)")}),
-        ("x = 3", {("constant", "x = (4)")}),
-        ("x = 0.5", {("constant", "x = (1.0)")}),
-        ("x = True", {("constant", "x = (False)")}),
-        ("f(a, b)", {("swap", "(f(b, a))"), ("statement", "pass")}),
-        ("x = max(a, b)", {("function", "x = (min(a, b))")}),
-        ("x = f(a=b)", {("argument", "x = (f())")}),
-        ("x = zip(a, b, strict=True)", {("swap", "x = (zip(b, a, strict=True))")}),
-        ("x = y.clone()", {("call", "x = (y)")}),
-        ("y.zero_()", {("statement", "pass")}),
-        ("x = min(y)", {("function", "x = (max(y))")}),
-        ("if é:\n    x[a] = b", {("condition", "if (not é):\n    x[a] = b"), ("statement", "if é:\n    pass")}),
-        ("x = (a +\n b)", {("arithmetic", "x = ((a - b\n))")}),
-        ("'text'", set()),
-        ("raise ValueError(1 + 1)", {("statement", "pass")}),
-        ("def f(x: List[1 + 1] = 1): ...", {("constant", "def f(x: List[1 + 1] = (2)): ...")}),
-    ],
-)
-def test_each_operator_changes_one_place(text, mutants):
-    assert of_text(text) == mutants
-
-
-def test_every_mutant_of_the_library_compiles_and_keeps_the_lines():
-    mutants = sample(ROOT, [f"nxm_hf/{folder}" for folder in FOLDERS], 300, seed=0)
-    for mutant in mutants:
-        text = (ROOT / mutant.file).read_text()
-        changed = mutant.applied_to(text)
-        assert changed != text and len(changed.splitlines()) == len(text.splitlines())
-        ast.parse(changed)
-    assert len({mutant.key for mutant in mutants}) == 300
-    assert {mutant.file.split("/")[1] for mutant in mutants} == set(FOLDERS)
-
-
-def test_a_larger_sample_begins_with_the_smaller_one_and_another_seed_draws_others():
-    folders = ["nxm_hf/methods", "nxm_hf/engine"]
-    few = sample(ROOT, folders, 10, seed=1)
-    assert sample(ROOT, folders, 30, seed=1)[:10] == few != sample(ROOT, folders, 10, seed=2)
-
-
 def test_killed_survived_and_timed_out_mutants_are_told_apart(shop):
     # The doctest alone sees the first and the third.
     wanted = {"n -= 1": "timed out", "amount * 2.5": "killed", "n > 0": "killed", "a + b": "survived"}
@@ -154,27 +104,124 @@ def test_further_tests_meet_what_the_tests_of_the_file_do_not_see(shop):
 
 
 def test_tests_that_reach_a_line_are_run_first_and_the_shortest_before_the_others(shop):
-    runs = campaign(shop)
-    shutil.copytree(shop, runs.work)
-    with Pytest(runs.work, ["-q", "--doctest-modules"]) as pytest_:
-        code, reaches = pytest_.reach(["tests/test_prices.py", "shop/prices.py"], ["shop/prices.py"])
-    reach, lines = reaches["shop/prices.py"], PRICES.splitlines()
+    names, files = ["tests/test_prices.py", "shop/prices.py"], ["shop/prices.py"]
+    with Pytest(shop) as pytest_, pytest_.load(names, files) as loaded:
+        reach = loaded.run(loaded.tests, {"shop/prices.py": PRICES}, reach=True).reach
+    lines = PRICES.splitlines()
     doctest, test = "shop/prices.py::shop.prices.count_down", "tests/test_prices.py::test_prices"
-    assert code == 0 and set(reach.times) == {doctest, test}
+    assert set(reach.times) == {doctest, test}
 
     def of(text):
         number = next(number for number, line in enumerate(lines, 1) if text in line)
-        return reach.of(lines_of_statement(PRICES, number))
+        return reach.of("shop/prices.py", lines_of_statement(PRICES, number))
 
     assert of("steps += 1") == [doctest] and of("amount * 2.5") == [test] and of("a + b") == []
     times = {name: seconds for seconds, name in enumerate(["c::1", "a::2", "b::3"])}
-    assert Reach({7: ["b::3", "a::"], 8: ["c::1"]}, times).of(range(7, 8)) == ["a::2", "b::3"]
+    of_lines = {"d.py": {7: ["b::3", "a::"], 8: ["c::1"]}}
+    assert Reach(of_lines, times).of("d.py", range(7, 8)) == ["a::2", "b::3"]
 
 
-@pytest.mark.parametrize(("line", "lines"), [(3, [3, 4]), (4, [3, 4]), (5, [5]), (1, [1]), (2, [2])])
-def test_a_line_belongs_to_the_smallest_statement_around_it(line, lines):
-    text = "def f(a):\n    if a:\n        b = (a +\n             1)\n        return b\n"
-    assert list(lines_of_statement(text, line)) == lines
+HIDDEN = """
+from functools import cache
+
+KEPT = []
+
+
+@cache
+def cached():
+    return [1, 2 + 3]
+
+
+def rate():
+    return 10
+
+
+def compiled():
+    return 7 * 6
+
+
+def length(text, more=20):
+    return len(text) - more
+
+
+def note(name):
+    KEPT.append(name)
+    return 30
+
+
+TOTAL = 40 * rate()
+CODE, NOTES = compiled.__code__, note.__code__
+"""
+TEST_HIDDEN = """
+from pathlib import Path
+from shop import hidden
+
+COLLECTED = hidden.cached()
+with Path("loads.txt").open("a") as file:
+    file.write("loaded ")
+
+
+def test_what_has_run_before():
+    assert hidden.cached() is COLLECTED and COLLECTED == [1, 5] and hidden.TOTAL == 400 and hidden.rate()
+
+
+def test_what_was_compiled():
+    assert eval(hidden.CODE) == 42
+
+
+def test_length():
+    assert hidden.length("abc") == -17
+"""
+IDENTITY = """
+
+def test_that_functions_have_their_own_code():
+    assert hidden.note.__code__ is hidden.NOTES
+"""
+IN_TURN = """
+from shop import hidden
+
+
+def test_one():
+    hidden.KEPT.append("one")
+
+
+def test_two():  # fails if it is run before the last one
+    hidden.note("two")
+    assert hidden.KEPT[0] == "one"
+"""
+
+
+@pytest.mark.parametrize("more", ["", IDENTITY], ids=["swapped", "never swapped"])
+def test_no_outcome_depends_on_whether_functions_took_over_the_code(more, shop):
+    """Not of what ran at import, is in a cache or was compiled, and not of a test that looks at code."""
+    (shop / "shop/hidden.py").write_text(HIDDEN)
+    (shop / "tests/test_hidden.py").write_text(TEST_HIDDEN + more)
+    wanted = dict.fromkeys(["2 + 3", "10", "7 * 6", "20", "len(text) - more", "40"], "killed") | {"30": "survived"}
+    mutants = [m for m in mutants_of("shop/hidden.py", HIDDEN) if m.before in wanted]
+    assert {mutant.before: outcome for mutant, outcome in campaign(shop).run(mutants)} == wanted
+
+
+@pytest.mark.parametrize("more", ["", IDENTITY], ids=["swapped", "never swapped"])
+def test_a_test_that_needs_another_one_before_it_kills_no_mutant(more, shop):
+    (shop / "shop/hidden.py").write_text(HIDDEN)
+    (shop / "tests/test_hidden.py").write_text(IN_TURN + more)
+    mutants = [m for m in mutants_of("shop/hidden.py", HIDDEN) if m.before == "30"]
+    assert list(dict(campaign(shop).run(mutants)).values()) == ["survived"]
+
+
+def test_tests_are_loaded_once_for_all_mutants_in_functions(shop):
+    (shop / "shop/hidden.py").write_text(HIDDEN)
+    (shop / "tests/test_hidden.py").write_text(TEST_HIDDEN)
+    mutants = [m for m in mutants_of("shop/hidden.py", HIDDEN) if m.before in ("len(text) - more", "len(text)")]
+    runs = campaign(shop)
+    assert {outcome for _, outcome in runs.run(mutants)} == {"killed"}
+    assert (runs.work / "loads.txt").read_text().split() == ["loaded"]
+
+
+def test_files_of_compilers_their_neighbours_and_what_they_import_are_always_imported():
+    files = compiled_files(ROOT, "nxm_hf")
+    assert {"nxm_hf/solvers/cpu/launch.py", "nxm_hf/solvers/comparator_network.py"} <= files
+    assert not {file for file in files if file.split("/")[1] in ("engine", "methods", "storage")}
 
 
 def test_listed_equivalents_are_not_run(shop):
