@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,28 @@ def test_a_checkpoint_of_a_plain_module_has_no_config_and_one_by_fsdp_other_name
     (folder / LAST_WRITTEN).write_text("null")
     os.mkfifo(folder / "optimizer.pt")
     assert missing_parts(folder) == ["optimizer.pt", "rng_state.pth", LAST_WRITTEN]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+@pytest.mark.parametrize("name", sorted(NEEDED - {MANIFEST_FILE}))
+def test_a_pipe_in_the_place_of_a_file_is_named_and_never_opened(name, out):
+    """Whoever reads a pipe waits for a writer, and a training that resumes would hang."""
+    folder = out / "checkpoint-4"
+    header, tensors = read_state(folder)
+    write_state(folder, {**header, HAS_MANIFEST: False}, tensors)
+    (folder / MANIFEST_FILE).unlink()
+    assert missing_parts(folder) == []
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    writer = threading.Thread(target=(folder / name).write_text, args=("{}",))
+    writer.start()
+    try:
+        (missing,) = missing_parts(folder)
+        assert name in missing and writer.is_alive(), "the pipe was read"
+    finally:
+        reader = os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK)
+        writer.join()
+        os.close(reader)
 
 
 # -- what lies where ---------------------------------------------------------------------------------------------------
