@@ -6,9 +6,10 @@ import pytest
 import torch
 import transformers
 
-from nxm_hf import NxMConfig, attach
+from nxm_hf import AdamW, NxMConfig, attach
 from nxm_hf.methods import Masked
 from nxm_hf.methods.schedules import ALWAYS, NEVER, Constant, Decay, Every
+from nxm_hf.solvers import base
 from tests.support.method_runs import TWO_FOUR, After
 from tests.support.models import make_batches, make_model
 from tests.support.step_views import Blind, Noting
@@ -359,6 +360,43 @@ def test_the_optimizer_trains_the_dense_weight_itself_with_the_same_bits(method,
     pair = Pair(DENSE[method], OPTIMIZERS[name]).train()
     spared = {answer for _, question, answer in pair.noting.notes if question == "trains_dense"}
     assert spared == {method != "scaled" and name != "adafactor"}  # one that is not torch's
+
+
+@pytest.fixture
+def kernels_for_every_size(monkeypatch):
+    pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+    monkeypatch.setattr(base, "MIN_NUMEL", 0)
+
+
+@pytest.mark.usefixtures("kernels_for_every_size")
+@pytest.mark.parametrize("method", {"frozen": FROZEN, **DENSE})
+def test_our_adamw_masks_and_pulls_within_its_step_with_the_same_bits(method):
+    pair = Pair({"frozen": FROZEN, **DENSE}[method], lambda m: AdamW(m.parameters(), lr=0.02)).train()
+    answers = {}
+    for step, question, answer in pair.noting.notes:
+        answers.setdefault((question, answer), set()).add(step)
+    frozen = {"frozen": 0, "frozen later": 3}.get(method, STEPS)
+    assert answers.get(("mask_gradient", True), set()) == {*range(frozen, STEPS)}
+    assert answers.get(("leaves_zeros", True), set()) == {*range(frozen + 1, STEPS + 1)}
+    assert answers.get(("pull_dense", True), set()) == ({*range(STEPS)} if method == "pull" else set())
+    assert not {(question, False) for question in ("mask_gradient", "leaves_zeros", "pull_dense")} & answers.keys()
+
+
+@pytest.mark.usefixtures("kernels_for_every_size")
+@pytest.mark.parametrize(("method", "question"), [(FROZEN, "mask_gradient"), (DENSE["pull"], "pull_dense")])
+def test_masks_of_a_weight_that_is_stored_as_its_transpose_are_not_left_to_our_adamw(method, question):
+    """Its kernel takes mask and weight in one order."""
+    ends = []
+    for around in (noting := Noting(method, []), Blind(method)):
+        torch.manual_seed(0)
+        model = make_model("gpt2").eval()
+        optimizer = AdamW(model.parameters(), lr=0.02)
+        attach(model, optimizer, NxMConfig(recipe=around), total_steps=2)
+        for batch in make_batches("gpt2", 2):
+            model(**batch).logits.square().mean().backward()
+            optimizer.step()
+        ends.append(model.state_dict())
+    assert same(*ends) and noting.answers(question, 0) == noting.answers(question, 1) == {False}
 
 
 def test_parameters_and_moments_are_the_models_own_before_and_after_a_step():
