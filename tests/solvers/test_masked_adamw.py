@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nxm_hf.solvers import base, cpu, reference_only
+from nxm_hf.solvers import base, cpu, masked_adamw, reference_only
 from nxm_hf.solvers.kept_entries import KeptEntries
 from nxm_hf.solvers.masked_adamw import (
     ROUNDINGS,
@@ -51,8 +51,9 @@ def copied(tensors):
 
 
 def needs_kept_kernel():
-    if not can_step_kept():
+    if not cpu.BACKEND.kernels.can_step_kept():
         pytest.skip("moments of kept entries need AVX-512")
+    assert can_step_kept(), "the kernel fails its self-test"
 
 
 def written_out(tensors, step, is_dense=False):
@@ -162,6 +163,28 @@ def test_every_rounding_of_the_kernel_is_a_step_of_adamw(rounding):
         (kernels.adamw_of_dense if is_dense else kernels.adamw)(rounding, [(*tensors, step.numbers)])
         for each, exact in zip((tensors[0], *tensors[3:]), expected, strict=True):
             assert torch.allclose(each.double(), exact, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("place", range(9))
+@pytest.mark.parametrize("form", ["masked", "dense", "kept"])
+def test_a_kernel_that_takes_one_number_of_a_step_for_another_fails_its_self_test(form, place):
+    """Also one that leaves out the decay, the sign or the pull."""
+    if form == "kept":
+        needs_kept_kernel()
+    run, test = {
+        "masked": (masked_adamw._kernel(), masked_adamw._kernel_is_right),
+        "dense": (masked_adamw._dense_kernel(), masked_adamw._dense_kernel_is_right),
+        "kept": (masked_adamw._kept_kernel(), masked_adamw._kept_kernel_is_right),
+    }[form]
+    assert test(run)
+
+    def broken(weights):
+        ((*tensors, last),) = weights
+        numbers = (last[-1] if form == "kept" else last).clone()
+        numbers[place] = {0: 1.0, 1: 1.0, 8: 0.0}.get(place, 1.0001 * numbers[place])
+        run([(*tensors, (*last[:-1], numbers) if form == "kept" else numbers)])
+
+    assert test(broken) == (place == 8 and form != "dense")
 
 
 def test_torch_on_a_cpu_without_fused_products_has_a_kernel_too():
