@@ -162,6 +162,7 @@ def test_a_pipeline_loads_it_where_this_library_is_absent(families, answers):
 BROKEN = {
     "an unknown type": ({"model_type": "nobodys"}, "skeleton", "is not the config of a model: "),
     "a size that is no number": ({"hidden_size": "large"}, "skeleton", "is not the config of a model: "),
+    "heads that do not share a layer out": ({"num_attention_heads": 3}, "skeleton", "is not the config of a model: "),
     "weights that are cut": (None, "load_model", "cannot be loaded: "),
 }
 
