@@ -268,6 +268,16 @@ def test_weights_that_threads_share_out_get_their_own_steps(threads, by_kernel, 
     assert all(map(same, *sets))
 
 
+@pytest.mark.parametrize(("by_kernel", "in_torch"), FORMS)
+def test_steps_stay_on_the_device_of_the_weight(by_kernel, in_torch):
+    for step in (lambda weight: by_kernel([(weight, replace(STEP))]), lambda weight: in_torch(weight, replace(STEP))):
+        here, elsewhere = drawn(), drawn()
+        step(here)
+        with torch.device("meta"):
+            step(elsewhere)
+        assert same(here, elsewhere)
+
+
 def test_what_has_no_kernel_is_told_by_type_size_and_layout():
     weight, gradient, mask, first, second = drawn()
     assert fits_kernel(weight, mask, gradient, first, second) and fits_kernel(weight, mask)
