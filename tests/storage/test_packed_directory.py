@@ -155,7 +155,8 @@ def test_what_is_not_sparse_or_packed_already_is_refused(tmp_path):
         unpack_directory(plain, tmp_path / "x")
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         pack_directory(tmp_path / "nowhere", tmp_path / "x")
-    with pytest.raises(ValueError, match="has no record of being sparse"):
+    says = r"^This BertForSequenceClassification has no record of being sparse, so it cannot be packed\. Make it"
+    with pytest.raises(ValueError, match=says):
         save_packed(make_bert(), tmp_path / "x")
     edit_config(plain, quantization_config={"quant_method": "gptq"})
     with pytest.raises(ValueError, match="is quantized"):
