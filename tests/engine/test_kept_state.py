@@ -210,6 +210,12 @@ def test_moments_are_packed_as_soon_as_a_mask_is_final_whoever_has_read_them_bef
     assert after == [False, True, True, True]
 
 
+def test_a_mask_that_is_frozen_again_leaves_moments_dense_for_one_step():
+    model, optimizer, _ = begun(sparsity=short("asp", **WINDOW), total=TOTAL, steps=0)
+    steps = [packed(optimizer, model)[0] for _ in train(model, optimizer, 0, TOTAL)]
+    assert TOTAL == 12 and steps == [False] * 3 + [True] * 5 + [False] + [True] * 3
+
+
 # Resuming and copies
 
 
