@@ -75,6 +75,7 @@ def test_chunks_are_shared_by_a_thread_for_each_core_and_at_most_four(cores, chu
             met.wait(30)  # until so many threads have read a block
 
     read_in_blocks([(path, size, [read])])
+    assert (threading.get_ident() in seen) == (threads == 1), "one thread is the caller's own"
     assert len(seen) == threads and sorted(begins) == [*range(0, size, BLOCK)]
 
 
