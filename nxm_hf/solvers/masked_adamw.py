@@ -282,7 +282,7 @@ def _trials() -> Iterator[tuple[list[Tensor], Tensor, list[tuple[Tensor, AdamWSt
         )
         mask = difficult_numbers(count, torch.float32, "cpu", 10 * seed + 7, ()) > 0
         steps = [
-            (gradient, AdamWStep(number, 0.1**number, (0.9, 0.95 + 0.049 * seed), 1e-8, 0.1 * seed, maximize, 0.3))
+            (gradient, AdamWStep(number, 0.1**number, (0.9, 0.95 + 0.049 * seed), 1e-8, 0.1, maximize, 0.3))
             for number, gradient in enumerate(gradients, start=1 + 40 * seed)
         ]
         yield [weight, first, second.abs()], mask, steps

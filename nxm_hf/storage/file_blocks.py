@@ -29,8 +29,10 @@ class Block:
         words: All `BLOCK` bytes from `begin` on, as little-endian uint64. Zeros follow the end of the file.
     """
 
+    begin: int
+    end: int
+
     def __init__(self) -> None:
-        self.begin = self.end = 0
         self._memory = np.zeros(OVERLAP + BLOCK, np.uint8)
         self._address = int(self._memory.ctypes.data)
         self.words = self._memory[OVERLAP:].view("<u8").reshape(SHAPE)

@@ -26,6 +26,7 @@ from nxm_hf.storage.shard_writer import write_shards
 from nxm_hf.storage.verify import verify
 from nxm_hf.storage.weight_files import WeightFiles
 from nxm_hf.storage.weight_writer import Entry
+from nxm_hf.storage.write_errors import explained
 from nxm_hf.text import shortened
 
 _RESULT = "nxm_pruning.json"  # of `nxm prune`; it describes the model in either form
@@ -150,13 +151,14 @@ def save_packed(
             f"This {type(model).__name__} has no record of being sparse, so it cannot be packed. Make it sparse with "
             'nxm_hf.prune(model, "2:4") or a training.'
         )
-    with written_whole(out.with_name(f"{out.name}.plain"), 2 * bytes_of(model), keep=False) as plain:
+    beside, needed = out.with_name(f"{out.name}.plain"), 2 * bytes_of(model)
+    with explained(out, needed, beside), written_whole(beside, needed, keep=False) as plain:
         model.save_pretrained(plain, max_shard_size=max_shard_size)
         write_record(plain, record, verify(model))
         config = read_packed_config(plain)
         if config is None:
             return pack_directory(plain, out)
-        with written_whole(out, bytes_of(model)) as folder:
+        with written_whole(out, needed) as folder:
             shutil.copytree(plain, folder, dirs_exist_ok=True)
         return _result(config, plain, out, out, {})
 

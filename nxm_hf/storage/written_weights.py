@@ -88,7 +88,7 @@ class WrittenWeights:
         for layer in layers:
             path, place = places.get(layer.key, (None, None))
             if path is not None and place is not None and _is_plain(layer, place):
-                flat = layer.weight.detach().view(-1).view(torch.uint8).numpy()
+                flat = layer.weight.view(-1).view(torch.uint8).numpy()
                 weights.setdefault(path, []).append(WrittenWeight(layer.name, place.begin, flat))
         for path, of_file in weights.items():
             self.by_file[path.relative_to(folder).as_posix()] = [FileComparison(of_file)]

@@ -40,7 +40,9 @@ def fused(model, **settings):
 
 
 def moments(optimizer):
-    return [value for state in optimizer.state_dict()["state"].values() for value in state.values()]
+    states = optimizer.state_dict()["state"].values()
+    assert all(type(state) is dict for state in states), "others may pickle it"
+    return [value for state in states for value in state.values()]
 
 
 def masks_itself(model):

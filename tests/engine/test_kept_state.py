@@ -198,15 +198,22 @@ def test_moments_that_are_read_at_every_step_are_packed_ever_more_rarely():
     assert packings == [3, 5, 8, 13, 22, 39]
 
 
-def test_moments_are_packed_as_soon_as_a_mask_is_final_whoever_has_read_them_before():
+@pytest.mark.parametrize("last_read", [0, 1, 8, 9])
+def test_moments_are_packed_as_soon_as_a_mask_is_final_whoever_has_read_them_before(last_read):
     model, optimizer, _ = begun(sparsity=short("rigl", settle=0.25), total=TOTAL, steps=0)
     after = []
     for step in train(model, optimizer, 0, TOTAL):
-        if step < 9:
+        if step < last_read:
             READERS["item"](optimizer.state[model.linears[0].weight])
-        else:
+        if step >= 9:
             after.append(packed(optimizer, model)[0])
     assert after == [False, True, True, True]
+
+
+def test_a_mask_that_is_frozen_again_leaves_moments_dense_for_one_step():
+    model, optimizer, _ = begun(sparsity=short("asp", **WINDOW), total=TOTAL, steps=0)
+    steps = [packed(optimizer, model)[0] for _ in train(model, optimizer, 0, TOTAL)]
+    assert TOTAL == 12 and steps == [False] * 3 + [True] * 5 + [False] + [True] * 3
 
 
 # Resuming and copies
@@ -273,6 +280,14 @@ def test_a_replicated_model_packs_its_moments_too():
 
 
 # Masks that change, and steps without a kernel
+
+
+def test_a_state_is_begun_on_the_device_of_its_mask_whatever_device_new_tensors_are_made_on():
+    mask = torch.arange(128).view(8, 16) % 2 == 0
+    with torch.device("meta"):
+        state = KeptState.of({}, mask)
+    state.unpack()
+    assert same(state, {"step": torch.zeros(()), **{name: torch.zeros(8, 16) for name in MOMENTS}})
 
 
 def test_moments_follow_a_mask_that_changes():

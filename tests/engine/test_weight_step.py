@@ -6,9 +6,10 @@ import pytest
 import torch
 import transformers
 
-from nxm_hf import NxMConfig, attach
+from nxm_hf import AdamW, NxMConfig, attach
 from nxm_hf.methods import Masked
 from nxm_hf.methods.schedules import ALWAYS, NEVER, Constant, Decay, Every
+from nxm_hf.solvers import base
 from tests.support.method_runs import TWO_FOUR, After
 from tests.support.models import make_batches, make_model
 from tests.support.step_views import Blind, Noting
@@ -255,17 +256,18 @@ def test_what_others_write_between_two_steps_is_seen(name):
     assert not pair.leaves(5) and pair.leaves(STEPS) == ("moments" not in name)
 
 
-def test_moments_that_become_zero_again_are_found_at_one_of_the_next_looks():
+@pytest.mark.parametrize(("cleared", "found"), [(5, 6), (6, 8), (7, 8), (8, 12), (11, 12)])
+def test_moments_that_become_zero_again_are_found_at_looks_that_are_ever_rarer(cleared, found):
     def clear(model, optimizer, engine):
         for linear in model.linears:
             optimizer.state[linear.weight]["exp_avg"].masked_fill_(linear.weight == 0, 0.0)
 
-    pair = Pair(total=20).train(until=4)
+    pair = Pair(total=14).train(until=4)
     pair.each(WRITERS["moments"])
-    pair.train(until=7)
+    pair.train(until=cleared)
     pair.each(clear)
-    pair.train(until=20)
-    assert pair.leaves(4) and not pair.leaves(7) and pair.leaves(20)
+    pair.train(until=14)
+    assert [step for step in range(4, 15) if pair.leaves(step)] == [4, *range(found + 1, 15)]
 
 
 def test_a_look_at_the_deployed_weights_costs_one_step():
@@ -358,6 +360,43 @@ def test_the_optimizer_trains_the_dense_weight_itself_with_the_same_bits(method,
     pair = Pair(DENSE[method], OPTIMIZERS[name]).train()
     spared = {answer for _, question, answer in pair.noting.notes if question == "trains_dense"}
     assert spared == {method != "scaled" and name != "adafactor"}  # one that is not torch's
+
+
+@pytest.fixture
+def kernels_for_every_size(monkeypatch):
+    pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+    monkeypatch.setattr(base, "MIN_NUMEL", 0)
+
+
+@pytest.mark.usefixtures("kernels_for_every_size")
+@pytest.mark.parametrize("method", {"frozen": FROZEN, **DENSE})
+def test_our_adamw_masks_and_pulls_within_its_step_with_the_same_bits(method):
+    pair = Pair({"frozen": FROZEN, **DENSE}[method], lambda m: AdamW(m.parameters(), lr=0.02)).train()
+    answers = {}
+    for step, question, answer in pair.noting.notes:
+        answers.setdefault((question, answer), set()).add(step)
+    frozen = {"frozen": 0, "frozen later": 3}.get(method, STEPS)
+    assert answers.get(("mask_gradient", True), set()) == {*range(frozen, STEPS)}
+    assert answers.get(("leaves_zeros", True), set()) == {*range(frozen + 1, STEPS + 1)}
+    assert answers.get(("pull_dense", True), set()) == ({*range(STEPS)} if method == "pull" else set())
+    assert not {(question, False) for question in ("mask_gradient", "leaves_zeros", "pull_dense")} & answers.keys()
+
+
+@pytest.mark.usefixtures("kernels_for_every_size")
+@pytest.mark.parametrize(("method", "question"), [(FROZEN, "mask_gradient"), (DENSE["pull"], "pull_dense")])
+def test_masks_of_a_weight_that_is_stored_as_its_transpose_are_not_left_to_our_adamw(method, question):
+    """Its kernel takes mask and weight in one order."""
+    ends = []
+    for around in (noting := Noting(method, []), Blind(method)):
+        torch.manual_seed(0)
+        model = make_model("gpt2").eval()
+        optimizer = AdamW(model.parameters(), lr=0.02)
+        attach(model, optimizer, NxMConfig(recipe=around), total_steps=2)
+        for batch in make_batches("gpt2", 2):
+            model(**batch).logits.square().mean().backward()
+            optimizer.step()
+        ends.append(model.state_dict())
+    assert same(*ends) and noting.answers(question, 0) == noting.answers(question, 1) == {False}
 
 
 def test_parameters_and_moments_are_the_models_own_before_and_after_a_step():

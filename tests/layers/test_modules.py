@@ -78,7 +78,7 @@ def test_a_model_with_an_adapter_is_unwrapped_to_its_base_and_a_plain_model_has_
     adapted = peft.get_peft_model(base, peft.LoraConfig(target_modules=["query"]))
     assert is_peft_model(adapted) and not is_peft_model(base)
     assert unwrap(adapted) is base and unwrap(nn.DataParallel(adapted)) is base
-    assert has_adapter(adapted) and not has_adapter(classifier())
+    assert has_adapter(adapted) and not has_adapter(classifier()) and not has_adapter(nn.Linear(1, 1))
 
 
 def test_a_module_that_saves_nothing_is_no_container():

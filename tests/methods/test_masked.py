@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from nxm_hf.methods import Masked
 from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant, Every, Frames
 from nxm_hf.patterns import NM, Dense
+from nxm_hf.solvers.masked_ops import pull_pruned
 from tests.support.method_runs import (
     MASKED,
     OVER_OPTIMIZERS,
@@ -260,17 +261,23 @@ def test_the_step_trains_the_dense_weight_itself_unless_its_update_is_scaled(sca
 
 
 class DenseStep:
-    """A step that trains the dense weight in place, and keeps what it is told."""
+    """A step that trains the dense weight in place, pulls it to zero if it can, and keeps what it is told."""
 
-    def __init__(self):
-        self.dense, self.told = None, []
+    def __init__(self, pulls=False):
+        self.dense, self.pulls, self.pull, self.told = None, pulls, None, []
         self.gradient_is_masked = lambda mask, grad, has_no_nan: self.told.append("gradient")
         self.zeros_are_set = lambda mask: self.told.append("zeros")
         self.mask_is_final = lambda mask: self.told.append(mask)
         self.mask_gradient = self.leaves_zeros = lambda mask: False
 
     def train(self, dense):
-        self.dense = dense
+        self.dense, self.pull = dense, None
+        return True
+
+    def pull_dense(self, mask, factor):
+        if not (self.pulls and self.trains_dense):
+            return False
+        self.pull = mask, self.dense, factor
         return True
 
     @property
@@ -291,15 +298,18 @@ def by_steps(method, step=None, steps=STEPS, loss_scale=1.0):
             step.dense = None
         method.before_step(weight, state, clock.but(step=done, since=done))
         trained = weight if step is None or step.dense is None else step.dense
+        if trained is not weight and step.pull is not None:
+            pull_pruned(weight.grad, *step.pull)
         trained.sub_(weight.grad / loss_scale, alpha=0.1)
         method.after_step(weight, state, clock.but(step=done + 1, since=done))
         yield [weight.clone(), *(state[slot].clone() for slot in sorted(state))]
 
 
+@pytest.mark.parametrize("pulls", [False, True])
 @pytest.mark.parametrize("name", {**MASKED, "for-good": None})
-def test_it_is_the_same_training_whichever_tensor_the_step_trains(name):
+def test_it_is_the_same_training_whichever_tensor_the_step_trains_and_whoever_pulls(name, pulls):
     """A mask that is final is told once. The method sets gradients and weights to zero where nothing else has."""
-    method, step = MASKED.get(name, Masked(TWO_FOUR, refresh=NEVER, freeze=After(STEPS // 2))), DenseStep()
+    method, step = MASKED.get(name, Masked(TWO_FOUR, refresh=NEVER, freeze=After(STEPS // 2))), DenseStep(pulls)
     frozen = 0
     for one, other in zip(by_steps(method), by_steps(method, step), strict=True):
         assert len(one) == len(other) and all(map(torch.equal, one, other))

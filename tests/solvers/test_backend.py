@@ -113,7 +113,17 @@ def test_in_a_process_of_its_own(check, checks_of_a_process):
     assert check in passed, errors
 
 
-# Without a compiler
+# Without a compiler or a device
+
+
+def test_kernels_for_a_gpu_that_torch_does_not_see_are_not_even_loaded(monkeypatch):
+    for sees in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda sees=sees: sees)
+        loads = []
+        backend = Backend("cuda", "Triton", lambda loads=loads: loads.append(1) or TorchKernels())
+        assert backend.unavailable() == (None if sees else "torch sees no GPU")
+        assert len(loads) == sees and backend.is_loaded == sees
+        assert Backend("cpu", "numba", TorchKernels).unavailable() is None
 
 
 def test_a_backend_without_its_compiler_says_so_and_supports_nothing():

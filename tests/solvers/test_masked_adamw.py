@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nxm_hf.solvers import base, cpu, reference_only
+from nxm_hf.solvers import base, cpu, masked_adamw, reference_only
 from nxm_hf.solvers.kept_entries import KeptEntries
 from nxm_hf.solvers.masked_adamw import (
     ROUNDINGS,
@@ -51,8 +51,9 @@ def copied(tensors):
 
 
 def needs_kept_kernel():
-    if not can_step_kept():
+    if not cpu.BACKEND.kernels.can_step_kept():
         pytest.skip("moments of kept entries need AVX-512")
+    assert can_step_kept(), "the kernel fails its self-test"
 
 
 def written_out(tensors, step, is_dense=False):
@@ -164,6 +165,28 @@ def test_every_rounding_of_the_kernel_is_a_step_of_adamw(rounding):
             assert torch.allclose(each.double(), exact, rtol=2e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("place", range(9))
+@pytest.mark.parametrize("form", ["masked", "dense", "kept"])
+def test_a_kernel_that_takes_one_number_of_a_step_for_another_fails_its_self_test(form, place):
+    """Also one that leaves out the decay, the sign or the pull."""
+    if form == "kept":
+        needs_kept_kernel()
+    run, test = {
+        "masked": (masked_adamw._kernel(), masked_adamw._kernel_is_right),
+        "dense": (masked_adamw._dense_kernel(), masked_adamw._dense_kernel_is_right),
+        "kept": (masked_adamw._kept_kernel(), masked_adamw._kept_kernel_is_right),
+    }[form]
+    assert test(run)
+
+    def broken(weights):
+        ((*tensors, last),) = weights
+        numbers = (last[-1] if form == "kept" else last).clone()
+        numbers[place] = {0: 1.0, 1: 1.0, 8: 0.0}.get(place, 1.0001 * numbers[place])
+        run([(*tensors, (*last[:-1], numbers) if form == "kept" else numbers)])
+
+    assert test(broken) == (place == 8 and form != "dense")
+
+
 def test_torch_on_a_cpu_without_fused_products_has_a_kernel_too():
     code = (
         "import torch; from nxm_hf.solvers import base; base.MIN_NUMEL = 0\n"
@@ -243,6 +266,16 @@ def test_weights_that_threads_share_out_get_their_own_steps(threads, by_kernel, 
     for weight, step in zip(sets[1], settings_of_each, strict=True):
         in_torch(weight, step)
     assert all(map(same, *sets))
+
+
+@pytest.mark.parametrize(("by_kernel", "in_torch"), FORMS)
+def test_steps_stay_on_the_device_of_the_weight(by_kernel, in_torch):
+    for step in (lambda weight: by_kernel([(weight, replace(STEP))]), lambda weight: in_torch(weight, replace(STEP))):
+        here, elsewhere = drawn(), drawn()
+        step(here)
+        with torch.device("meta"):
+            step(elsewhere)
+        assert same(here, elsewhere)
 
 
 def test_what_has_no_kernel_is_told_by_type_size_and_layout():

@@ -61,6 +61,17 @@ def test_transposable_solves_each_tile_alone():
         assert torch.equal(together[i, j : j + 4, k : k + 4], alone)
 
 
+@pytest.mark.parametrize("shape", [(4, 4), (8, 12), (3, 8, 4), (2, 3, 4, 8)])
+@pytest.mark.parametrize("solver", [by_enumeration, by_duals])
+def test_matrices_of_a_stack_are_solved_one_by_one(solver, shape, monkeypatch):
+    monkeypatch.setattr(transposable_enumeration, "CPU_TILES", 2)
+    pattern, scores = Transposable(2, 4), seeded(*shape)
+    mask = solver(scores, pattern)
+    assert mask.shape == shape
+    for matrix, kept in zip(scores.reshape(-1, *shape[-2:]), mask.reshape(-1, *shape[-2:]), strict=True):
+        assert torch.equal(kept, solver(matrix, pattern))
+
+
 def test_transposing_the_scores_transposes_the_mask():
     scores = seeded(16, 16).abs()
     assert torch.equal(solve(scores.mT, Transposable(2, 4)), solve(scores, Transposable(2, 4)).mT)

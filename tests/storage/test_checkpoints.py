@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,43 @@ def test_a_checkpoint_of_a_plain_module_has_no_config_and_one_by_fsdp_other_name
     (folder / LAST_WRITTEN).write_text("null")
     os.mkfifo(folder / "optimizer.pt")
     assert missing_parts(folder) == ["optimizer.pt", "rng_state.pth", LAST_WRITTEN]
+
+
+def without_manifest(folder: Path) -> Path:
+    """Make a checkpoint one that has no manifest and needs none, as older versions wrote them."""
+    header, tensors = read_state(folder)
+    write_state(folder, {**header, HAS_MANIFEST: False}, tensors)
+    (folder / MANIFEST_FILE).unlink()
+    assert missing_parts(folder) == []
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(NEEDED - {MANIFEST_FILE}))
+def test_a_damaged_file_is_named_without_a_manifest_too(name, out):
+    folder = without_manifest(out / "checkpoint-4")
+    content = (folder / name).read_bytes()
+    for damaged in (b"", content[: len(content) // 2], b"[" * 100_000, b"\xff" * 100):
+        (folder / name).write_bytes(damaged)
+        missing = missing_parts(folder)
+        assert missing and all(name in each and "\n" not in each for each in missing), damaged[:9]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+@pytest.mark.parametrize("name", sorted(NEEDED - {MANIFEST_FILE}))
+def test_a_pipe_in_the_place_of_a_file_is_named_and_never_opened(name, out):
+    """Whoever reads a pipe waits for a writer, and a training that resumes would hang."""
+    folder = without_manifest(out / "checkpoint-4")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    writer = threading.Thread(target=(folder / name).write_text, args=("{}",))
+    writer.start()
+    try:
+        missing = missing_parts(folder)
+        assert missing and all(name in each for each in missing) and writer.is_alive(), "the pipe was read"
+    finally:
+        reader = os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK)
+        writer.join()
+        os.close(reader)
 
 
 # -- what lies where ---------------------------------------------------------------------------------------------------

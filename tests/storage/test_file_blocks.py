@@ -1,6 +1,8 @@
 """Files in blocks: every byte comes once, in order, with the bytes before it, and from any number of threads."""
 
+import os
 import random
+import threading
 from collections import defaultdict
 
 import numpy as np
@@ -53,6 +55,28 @@ def test_all_readers_of_a_file_see_its_blocks_one_after_the_other(tmp_path):
     readers = [lambda block, name=name: seen.append((name, block.begin, block.end)) for name in "ab"]
     read_in_blocks([(tmp_path / "file", BLOCK + 1, readers), (tmp_path / "file", BLOCK + 1, [])])
     assert seen == [("a", 0, BLOCK), ("b", 0, BLOCK), ("a", BLOCK, BLOCK + 1), ("b", BLOCK, BLOCK + 1)]
+
+
+@pytest.mark.parametrize(
+    ("cores", "chunks", "threads"), [(None, 3, 1), (1, 3, 1), (2, 3, 2), (3, 7, 3), (9, 7, 4), (9, 2, 2), (9, 1, 1)]
+)
+def test_chunks_are_shared_by_a_thread_for_each_core_and_at_most_four(cores, chunks, threads, tmp_path, monkeypatch):
+    monkeypatch.setattr(file_blocks.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(file_blocks, "CHUNK", BLOCK)
+    path, size = tmp_path / "file", chunks * BLOCK - 1
+    path.touch()
+    os.truncate(path, size)
+    met, seen, begins = threading.Barrier(threads), set(), []
+
+    def read(block: Block) -> None:
+        begins.append(block.begin)
+        if threading.get_ident() not in seen:
+            seen.add(threading.get_ident())
+            met.wait(30)  # until so many threads have read a block
+
+    read_in_blocks([(path, size, [read])])
+    assert (threading.get_ident() in seen) == (threads == 1), "one thread is the caller's own"
+    assert len(seen) == threads and sorted(begins) == [*range(0, size, BLOCK)]
 
 
 def test_an_error_of_a_reader_or_of_a_file_is_raised(tmp_path, small_chunks):

@@ -172,6 +172,20 @@ def test_layers_of_all_but_wide_types_are_counted_while_files_are_read(dtype, tm
     assert one == other and one.ok
 
 
+@pytest.mark.parametrize(("pattern", "dtype"), [("2:4", torch.bfloat16), ("16:32", torch.float32)])
+def test_layers_that_are_longer_than_a_block_are_counted_while_files_are_read(pattern, dtype, tmp_path):
+    model = make_bert(num_hidden_layers=1, intermediate_size=BLOCK // 1024 * 32).to(dtype)
+    layers = [(layer, parse(pattern)) for layer in find_layers(model)]
+    for layer, _ in layers:
+        layer.weight.data.clamp_(min=0.0)
+    model.save_pretrained(tmp_path)
+    assert max(layer.weight.nbytes for layer, _ in layers) > 1.5 * BLOCK
+    counts = LayerCounts(tmp_path, layers)
+    read_in_blocks((tmp_path / name, (tmp_path / name).stat().st_size, found) for name, found in counts.by_file.items())
+    for layer, (n, m) in ((layer, map(int, pattern.split(":"))) for layer, _ in layers):
+        assert counts.get(layer) == count_entries(layer.weight, n, m)
+
+
 @pytest.mark.parametrize("change", ["pattern", "dtype", "shape", "absent", "packed", "odd", "unaligned"])
 def test_what_does_not_stand_in_the_files_as_it_is_counted_has_no_counts(change, tmp_path):
     folder = tmp_path / "model"

@@ -15,10 +15,12 @@ from nxm_hf.pruning.directory import prune_directory
 from nxm_hf.storage import file_blocks, file_digest, manifest
 from nxm_hf.storage.file_blocks import BLOCK, CHUNK
 from nxm_hf.storage.manifest import (
+    LOCK_FILE,
     MANIFEST_FILE,
     add_to_manifest,
     changed_files,
     check_unchanged,
+    file_digests,
     file_stamps,
     model_files_since,
     read_manifest,
@@ -245,6 +247,77 @@ def test_only_files_of_a_model_that_were_written_meanwhile_are_recorded(folder):
     (folder / "spiece.model").write_text("new")
     assert model_files_since(folder, before) == ["a.json", "spiece.model"]
     assert model_files_since(folder / "no.such", {}) == []
+
+
+def test_digests_in_a_manifest_are_believed_and_other_files_are_read(folder):
+    write_manifest(folder, ["a.json"])
+    (folder / "b.json").write_bytes(b"b")
+    recorded = read_manifest(folder)["a.json"]["digest"]
+    (folder / "a.json").write_bytes(b"changed")
+    by_hand = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("a.json", "b.json")}
+    assert file_digests(folder, "?.json") == {"a.json": recorded, "b.json": by_hand["b.json"]}
+    assert [*file_digests(folder, "?.json")] == ["a.json", "b.json"] and not file_digests(folder, "*.bin")
+    remove_manifest(folder)
+    assert file_digests(folder, "?.json") == by_hand
+    (folder / MANIFEST_FILE).write_text("[]")
+    with pytest.raises(ValueError, match="is damaged"):
+        file_digests(folder, "?.json")
+
+
+NAMES = {
+    "config.json": (True, True),
+    "model.safetensors": (True, True),
+    "inner/tokenizer.json": (True, True),
+    "events.log": (True, False),
+    "README.md": (False, False),
+    MANIFEST_FILE: (False, False),
+    LOCK_FILE: (False, False),
+    ".gitattributes": (False, False),
+    ".git/config.json": (False, False),
+    "inner/.hidden/config.json": (False, False),
+    "inner/README.md": (False, False),
+    **{f"{name}/config.json": (False, False) for name in ("checkpoint-1", "runs", "wandb", "report-2", "__pycache__")},
+    "inner/runs/config.json": (False, False),
+    "my-runs/config.json": (True, True),
+}
+
+
+def test_files_of_other_programs_and_those_that_people_edit_are_not_recorded(tmp_path):
+    for name in NAMES:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    stamps = file_stamps(tmp_path)
+    assert [*stamps] == sorted(name for name, (recorded, _) in NAMES.items() if recorded)
+    for name, stamp in stamps.items():
+        stat = (tmp_path / name).stat()
+        assert stamp == (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    write_manifest(tmp_path)
+    assert [*read_manifest(tmp_path)] == [*stamps]
+    manifest.record_model(tmp_path)
+    assert [*read_manifest(tmp_path)] == sorted(name for name, (_, of_model) in NAMES.items() if of_model)
+    before = file_stamps(tmp_path)
+    os.replace(
+        tmp_path / "config.json", tmp_path / "other.json"
+    )  # another file in its place, of the same time and size
+    (tmp_path / "config.json").write_text("config.json")
+    os.utime(tmp_path / "config.json", ns=(before["config.json"].modified, before["config.json"].modified))
+    assert model_files_since(tmp_path, before) == ["config.json", "other.json"]
+
+
+@pytest.mark.parametrize("act", [write_manifest, manifest.record_model, changed_files])
+def test_each_file_is_read_once_by_its_readers_too(act, folder):
+    """A file of another size is not compared, so it is not read."""
+    (folder / "a.json").write_bytes(b"x" * 701)
+    seen = []
+    readers = {
+        name: [lambda block, name=name: seen.append((name, block.begin, block.end))] for name in os.listdir(folder)
+    }
+    act(folder, readers=readers)
+    sizes = {"weights.safetensors": 5000, "empty.txt": 0, "a.json": 701} | {MANIFEST_FILE: 0}
+    read = {write_manifest: {"a.json", "weights.safetensors"}, changed_files: {"weights.safetensors"}}
+    names = read.get(act, {"a.json", "weights.safetensors"})
+    assert sorted(seen) == sorted((name, 0, sizes[name]) for name in names)
 
 
 # -- what we write has one -----------------------------------------------------------------------------------------

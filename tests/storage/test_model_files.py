@@ -7,9 +7,11 @@ import sys
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoConfig, BertTokenizer
 
-from nxm_hf import verify
+from nxm_hf import prune, save_packed, verify
 from nxm_hf.layers.find import find_layers
 from nxm_hf.storage import model_files
 from nxm_hf.storage.model_files import find_device
@@ -160,6 +162,7 @@ def test_a_pipeline_loads_it_where_this_library_is_absent(families, answers):
 BROKEN = {
     "an unknown type": ({"model_type": "nobodys"}, "skeleton", "is not the config of a model: "),
     "a size that is no number": ({"hidden_size": "large"}, "skeleton", "is not the config of a model: "),
+    "heads that do not share a layer out": ({"num_attention_heads": 3}, "skeleton", "is not the config of a model: "),
     "weights that are cut": (None, "load_model", "cannot be loaded: "),
 }
 
@@ -207,3 +210,100 @@ def test_files_are_closed_after_every_few_layers(at_once, opened, tmp_path, monk
     for layer, (name, weight) in zip(layers, model_files.saved_weights(tmp_path, model, layers), strict=True):
         assert name == layer.name and torch.equal(weight, layer.weight)
     assert len(layers) == 12 and len(opens) == opened
+
+
+CLASSES = {
+    "BertForSequenceClassification": None,
+    "NobodysForNothing": "NobodysForNothing",
+    "BertConfig": "BertConfig",  # in transformers, and no model
+    "X" * 300: "X" * 200,
+    None: "none",
+}
+
+
+@pytest.mark.parametrize("name", CLASSES, ids=lambda name: str(name)[:30])
+def test_only_a_model_of_transformers_is_made_and_any_other_class_is_named(name, tmp_path):
+    config = AutoConfig.for_model("bert", **SMALL)
+    for config.architectures in ([name, "BertModel"], *([[], None, "BertModel"] if name is None else [])):
+        if CLASSES[name] is None:
+            assert model_files.model_class(config, tmp_path).__name__ == name
+            continue
+        expected = "None" if config.architectures and config.architectures[0] is None else CLASSES[name]
+        with pytest.raises(ValueError) as caught:
+            model_files.model_class(config, tmp_path)
+        assert str(caught.value) == (
+            f"{tmp_path} was saved from {expected}, which transformers lacks. Load it and verify(model)."
+        )
+
+
+@pytest.mark.parametrize("read", ["read_model_config", "skeleton", "load_model"])
+def test_code_in_a_directory_is_never_run_and_nobody_is_asked_to_run_it(read, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    code = "from transformers import BertConfig\n\n\nclass Theirs(BertConfig):\n    model_type = 'theirs'\n"
+    (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w').close()\n{code}")
+    config = {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Theirs"}, "architectures": ["BertModel"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json is not the config of a model: "):
+        getattr(model_files, read)(tmp_path)
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_a_directory_without_a_config_or_a_weight_is_answered_with_what_to_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"^{tmp_path} holds no config\.json; it must be a directory that"):
+        model_files.skeleton(tmp_path)
+    model = _model("bert")
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    layers, absent = find_layers(model), "bert.pooler.dense.bias"
+    first = layers[0]
+    del weights[absent]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"^{tmp_path} lacks {absent}\. Name a directory that holds the complete"):
+        model_files.load_model(tmp_path)
+    assert [*model_files.layer_weights(tmp_path, model, layers)]
+    del weights[first.key]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"^{tmp_path} holds no weight of {first.name}\. Save the model again\.$"):
+        list(model_files.saved_weights(tmp_path, model, layers))
+    weights[first.key] = torch.ones(2, 3)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"^{first.name} is \(2, 3\) in the files of .* and \(32, 32\) by its config"):
+        list(model_files.layer_weights(tmp_path, model, layers))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_a_model_is_loaded_with_the_bits_that_were_saved_and_no_random_number_is_drawn(packed, dtype, tmp_path):
+    model = _model("bert")
+    prune(model, "2:4")
+    (save_packed if packed else type(model).save_pretrained)(model, tmp_path / "model")
+    before = torch.get_rng_state()
+    loaded = model_files.load_model_on(tmp_path / "model", None, dtype)
+    kind, option = transformers.BertForQuestionAnswering, {"hidden_dropout_prob": 0.25}
+    other, missing = model_files.load_with_missing(kind, tmp_path / "model", **option)
+    assert torch.equal(torch.get_rng_state(), before) and other.config.hidden_dropout_prob == 0.25
+    assert missing == ["qa_outputs.bias", "qa_outputs.weight"]
+    expected = {name: tensor.to(getattr(torch, dtype or "float32")) for name, tensor in model.state_dict().items()}
+    assert loaded.state_dict().keys() == expected.keys()
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == expected[name].dtype and torch.equal(tensor, expected[name])
+
+
+def test_a_skeleton_has_the_names_and_shapes_of_the_model_and_takes_no_memory(families):
+    for family, (model, folder) in families.items():
+        empty = model_files.skeleton(folder / "whole")
+        shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in empty.state_dict().items()}
+        assert shapes == {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}, family
+        assert type(empty) is type(model) and all(parameter.is_meta for parameter in empty.parameters())
+
+
+def test_tensors_that_are_not_on_the_meta_device_are_filled_as_ever():
+    with model_files._WithoutMemory():
+        assert torch.empty(2).fill_(3.0).is_meta and nn.Linear(2, 2).weight.is_meta
+        here = torch.empty(2, device="cpu")
+        for fill in (lambda: here.fill_(3.0), lambda: nn.init.constant_(tensor=here, val=3.0)):
+            here.zero_()
+            assert here.tolist() == [0.0, 0.0] and fill().tolist() == [3.0, 3.0]
+        assert nn.init.constant_(tensor=torch.empty(2), val=3.0).is_meta

@@ -1,6 +1,8 @@
 """Packing directories: nothing is lost, nothing is half written, and what cannot be packed is refused."""
 
+import errno
 import json
+import os
 
 import pytest
 import torch
@@ -11,12 +13,20 @@ from nxm_hf.packing import PackedLinear, read_packed_config
 from nxm_hf.pruning.directory import prune_directory
 from nxm_hf.storage.inspect import inspect
 from nxm_hf.storage.manifest import MANIFEST_FILE, remove_manifest
-from nxm_hf.storage.packed_directory import pack_directory, pack_in_place, save_packed, unpack_directory
+from nxm_hf.storage.packed_directory import (
+    PackingResult,
+    pack_directory,
+    pack_in_place,
+    save_packed,
+    unpack_directory,
+)
 from nxm_hf.storage.verify import verify
 from tests.support.models import SHAPE, make_bert, make_model
 from tests.support.packed_models import FAMILIES, damage, save_both, tensors_of
 from tests.support.saved_models import QUERY, edit_config, edit_weights
 from tests.support.saving import hashes_of
+
+SAVING = "transformers.PreTrainedModel"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -145,7 +155,8 @@ def test_what_is_not_sparse_or_packed_already_is_refused(tmp_path):
         unpack_directory(plain, tmp_path / "x")
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         pack_directory(tmp_path / "nowhere", tmp_path / "x")
-    with pytest.raises(ValueError, match="has no record of being sparse"):
+    says = r"^This BertForSequenceClassification has no record of being sparse, so it cannot be packed\. Make it"
+    with pytest.raises(ValueError, match=says):
         save_packed(make_bert(), tmp_path / "x")
     edit_config(plain, quantization_config={"quant_method": "gptq"})
     with pytest.raises(ValueError, match="is quantized"):
@@ -194,3 +205,56 @@ def test_a_directory_with_other_files_is_packed_in_place(tmp_path):
     pack_in_place(plain)
     assert tensors_of(plain).keys() == tensors_of(packed).keys() and verify(plain).ok
     assert (plain / "trainer_state.json").is_file() and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("act", ["pack", "unpack", "save", "save packed"])
+def test_a_full_disk_is_named_with_the_room_that_is_needed_and_nothing_is_left(act, tmp_path, monkeypatch):
+    model, plain, packed = save_both(tmp_path)
+    size, smaller = ((folder / "model.safetensors").stat().st_size for folder in (plain, packed))
+    loaded = type(model).from_pretrained(packed)
+    sizes = [sum(parameter.nbytes for parameter in each.parameters()) for each in (model, loaded)]
+    run, broken, needed = {
+        "pack": (lambda: pack_directory(plain, tmp_path / "b"), "os.rename", size),
+        "unpack": (lambda: unpack_directory(packed, tmp_path / "b"), "os.rename", 2 * smaller),
+        "save": (lambda: save_packed(model, tmp_path / "b"), f"{SAVING}.save_pretrained", 2 * sizes[0]),
+        "save packed": (lambda: save_packed(loaded, tmp_path / "b"), "shutil.copytree", 2 * sizes[1]),
+    }[act]
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(broken, fail)
+    says = rf"could not be written: No space left on device\. {tmp_path}/b is as it was.* need {needed:,} bytes, and "
+    with pytest.raises(OSError, match=says):
+        run()
+    assert {path.name for path in tmp_path.iterdir()} == {"plain", "packed"}
+
+
+def test_packing_in_place_replaces_the_weights_the_config_and_the_card_alone(tmp_path):
+    _, plain, packed = save_both(tmp_path, max_shard_size="30KB")
+    nxm_hf.SparsityRecord.from_pretrained(plain).save_pretrained(plain)
+    (plain / "notes.txt").write_text("mine")
+    before = hashes_of(plain)
+    pack_in_place(plain)
+    after = hashes_of(plain)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    weights = {name for name in before if name.startswith("model")}
+    assert changed - {MANIFEST_FILE} <= weights | {path.name for path in packed.glob("model*")} | {
+        "config.json",
+        "README.md",
+    }
+    assert {"config.json", "README.md"} <= changed and after["notes.txt"] == before["notes.txt"]
+    assert [name for name in after if name.startswith("model")] == [
+        name for name in hashes_of(packed) if name.startswith("model")
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"plain", "packed"} and not (plain / "packed").exists()
+
+
+def test_a_result_says_what_was_left_plain_and_why():
+    result = PackingResult({"a": "2:4"}, 2000, 1100, 5000, 4100, {"b": "it is a Conv1d and not a Linear"})
+    assert str(result).splitlines() == [
+        "1 layers: 1,100 bytes packed, 2,000 as plain weights (55.00%).",
+        "All weights: 5,000 bytes before, 4,100 after (82.0%).",
+        "Not packed: b, it is a Conv1d and not a Linear.",
+    ]
+    assert "(0.00%)" in str(PackingResult({}, 0, 0, 0, 0, {})) and "(0.0%)" in str(PackingResult({}, 0, 0, 0, 0, {}))
