@@ -49,7 +49,7 @@ class Difference:
             weight: The weight that the model holds now. After `model.to(...)` it is another tensor, maybe of another
                 type.
         """
-        if weight.data_ptr() == self._weight.data_ptr() and weight.dtype == self._weight.dtype:
+        if weight.data_ptr() == self._weight.data_ptr():
             self._write(self._weight)
         else:
             weight.copy_(self.whole())
