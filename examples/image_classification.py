@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 from datasets import load_dataset
-from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, TrainingArguments
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    HfArgumentParser,
+    TrainingArguments,
+    set_seed,
+)
 
 from nxm_hf import NxMConfig, NxMTrainer, verify
 
@@ -28,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, evaluate, save and verify."""
     options: Any = (Script, NxMConfig, TrainingArguments)
     script, sparsity, args = HfArgumentParser(options).parse_args_into_dataclasses(arguments)
+    set_seed(args.seed)  # of a new head
     args.remove_unused_columns = False  # the collator reads the images
     rows = load_dataset(script.dataset_name)
     labels = dict(enumerate(rows["train"].features["label"].names))

@@ -18,6 +18,7 @@ from transformers import (
     DataCollatorWithPadding,
     HfArgumentParser,
     TrainingArguments,
+    set_seed,
 )
 
 from nxm_hf import NxMConfig, NxMTrainer, verify
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, evaluate, save and verify."""
     options: Any = (Script, NxMConfig, TrainingArguments)
     script, sparsity, args = HfArgumentParser(options).parse_args_into_dataclasses(arguments)
+    set_seed(args.seed)  # of a new head
     squad.check_order(args)
     rows = load_dataset(script.dataset_name)
     tokenizer = AutoTokenizer.from_pretrained(script.model_name_or_path)

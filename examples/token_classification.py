@@ -17,6 +17,7 @@ from transformers import (
     DataCollatorForTokenClassification,
     HfArgumentParser,
     TrainingArguments,
+    set_seed,
 )
 
 from nxm_hf import NxMConfig, NxMTrainer, verify
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, evaluate, save and verify."""
     options: Any = (Script, NxMConfig, TrainingArguments)
     script, sparsity, args = HfArgumentParser(options).parse_args_into_dataclasses(arguments)
+    set_seed(args.seed)  # of a new head
     rows = load_dataset(script.dataset_name, script.dataset_config_name)
     labels = dict(enumerate(rows["train"].features["ner_tags"].feature.names))
     model = AutoModelForTokenClassification.from_pretrained(

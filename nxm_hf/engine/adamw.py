@@ -52,8 +52,8 @@ class AdamW(torch.optim.AdamW):
         foreach: As in `torch.optim.AdamW`.
         capturable: As in `torch.optim.AdamW`.
         differentiable: As in `torch.optim.AdamW`.
-        fused: As in `torch.optim.AdamW`; by default True if all parameters are floats on a CPU or a CUDA GPU, and no
-            other form is set.
+        fused: As in `torch.optim.AdamW`; by default True if all parameters are floats on a CPU or a CUDA GPU, none has
+            gaps in memory, and no other form is set.
         kept_moments: Whether moments of kept entries alone are stored where a kernel can step them. If False, all
             moments stay dense, and each stays the same tensor.
 
@@ -113,6 +113,8 @@ class AdamW(torch.optim.AdamW):
         """Set `fused` in groups that leave it open, if torch has a fused step for all parameters."""
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         if not all(each.is_floating_point() and each.device.type in _FUSED_DEVICES for each in parameters):
+            return
+        if not all(map(_fills_memory, parameters)):  # on a CPU, torch's fused step would train the gaps
             return
         self.defaults["fused"] = self._step_supports_amp_scaling = True
         for group in self.param_groups:
@@ -282,6 +284,12 @@ def _check_arguments(params: Any, betas: Any, **numbers: Any) -> None:
             except ValueError:
                 meant = f"Write {name}=0.001." if name == "lr" else f"Write {name}=0.01."
             raise TypeError(f"{name} of AdamW must be a number; got {value!r}. {meant}")
+
+
+def _fills_memory(parameter: Tensor) -> bool:
+    """Return whether the entries of a tensor, or of its part here, lie side by side in some order of dimensions."""
+    part = _part(parameter)
+    return torch.empty_like(part, device="meta").stride() == part.stride()
 
 
 def _part(tensor: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Pruning with data also changes biases. During a preview the training's biases ar
 saved in the state of a checkpoint.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,6 +15,7 @@ from nxm_hf.layers.sharding import local, shard_like, whole
 from nxm_hf.pruning.during_training import CalibratedPruner
 from nxm_hf.storage.state_file import Tensors
 
+logger = logging.getLogger("nxm_hf")
 BIAS = "/bias"  # after the name of a layer
 
 
@@ -63,7 +65,13 @@ def put_back(target: Target, weight: Held | None, bias: Held | None) -> None:
         bias: The whole bias; None leaves the bias as it is.
     """
     if isinstance(weight, Difference):
-        weight.undo()
+        if weight.has_changed:
+            logger.warning(
+                "Other code has changed %s.weight in place inside `with engine.deployed():`. The training goes on with "
+                "these changes. Change a copy of the model instead.",
+                target.name,
+            )
+        weight.undo(target.matrix())
     elif weight is not None:
         target.matrix().copy_(weight)
     if bias is not None and target.layer.bias is not None:

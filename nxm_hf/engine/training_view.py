@@ -18,12 +18,13 @@ class Difference:
     """A weight before a change in place, held as the entries that the change gave other bits.
 
     Args:
-        weight: The changed weight. Until `undo` it must not change again.
+        weight: The changed weight. Until `undo` it must not change again in place.
         parts: Of each part of the weight: a bit for each entry, set if it differs, and the old bits of those.
     """
 
     def __init__(self, weight: Tensor, parts: list[tuple[np.ndarray, Tensor]]):
         self._weight, self._parts = weight, parts
+        self._version = weight._version
 
     @property
     def nbytes(self) -> int:
@@ -36,9 +37,22 @@ class Difference:
         self._write(weight)
         return weight
 
-    def undo(self) -> None:
-        """Change the weight back in place."""
-        self._write(self._weight)
+    @property
+    def has_changed(self) -> bool:
+        """Return True if other code has changed the weight in place since then."""
+        return self._weight._version != self._version
+
+    def undo(self, weight: Tensor) -> None:
+        """Change the weight back in place.
+
+        Args:
+            weight: The weight that the model holds now. After `model.to(...)` it is another tensor, maybe of another
+                type.
+        """
+        if weight.data_ptr() == self._weight.data_ptr():
+            self._write(self._weight)
+        else:
+            weight.copy_(self.whole())
 
     def _write(self, weight: Tensor) -> None:
         entries = _entries(weight)

@@ -2,11 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from nxm_hf.config import SparsityRecord
 from nxm_hf.config.hub import model_folder
@@ -16,14 +17,14 @@ from nxm_hf.storage.checkpoints import LAST_WRITTEN, RUN_FILE, is_checkpoint
 from nxm_hf.storage.lock import DirectoryLock
 from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, record_model
 from nxm_hf.storage.model_card import write_card
-from nxm_hf.storage.model_files import saved_weights
+from nxm_hf.storage.model_files import load_with_missing, saved_weights
 from nxm_hf.storage.replacing import check_parents, sync, sync_files
 from nxm_hf.storage.same_bits import same_bits
 from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import Verification
 from nxm_hf.storage.weight_files import INDEX, WEIGHTS
 from nxm_hf.storage.write_errors import explained
-from nxm_hf.storage.written_weights import WrittenWeights
+from nxm_hf.storage.written_weights import OtherParameter, WrittenWeights, other_parameters
 
 # Files beside the weights that do not belong to the model: other weights, and what trainings and reports left there.
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt")
@@ -58,7 +59,10 @@ def write_record(
 
 
 def check_written(folder: str | Path, plan: Plan, expected: str | None = None, record: bool = False) -> None:
-    """Raise unless the pruned weights in the files equal those in memory, bit for bit.
+    """Raise unless the weights in the files equal those in memory, bit for bit.
+
+    Pruned weights are compared whatever their names in the files. Other parameters are compared if they are saved as
+    they are in memory.
 
     Args:
         folder: Directory of the model.
@@ -85,7 +89,8 @@ def check_written(folder: str | Path, plan: Plan, expected: str | None = None, r
         if record:
             record_model(folder)
         return
-    written = WrittenWeights(folder, layers)
+    others = other_parameters(plan.model, layers)
+    written = WrittenWeights(folder, [*layers, *others])
     if record:
         record_model(folder, written.by_file)
     else:
@@ -94,7 +99,25 @@ def check_written(folder: str | Path, plan: Plan, expected: str | None = None, r
     layers = [layer for layer in layers if layer.name not in equal]  # also those that are saved under other names
     for layer, (name, weight) in zip(layers, saved_weights(folder, plan.model, layers), strict=True):
         if not same_bits(weight, layer.weight.cpu()):
-            raise RuntimeError(f"{name} in {folder} is not the weight that was saved; the disk may be full or failing.")
+            raise _lost(name, folder)
+    differing = written.differing()
+    _check_loaded(folder, plan.model, [each for each in others if each.name in differing])
+
+
+def _check_loaded(folder: str | Path, model: nn.Module, parameters: Sequence[OtherParameter]) -> None:
+    """Raise unless a model that is loaded has the same parameters: some families save them in another form."""
+    if not parameters:
+        return
+    if not isinstance(model, PreTrainedModel):
+        raise _lost(parameters[0].name, folder)
+    loaded, _ = load_with_missing(type(model), folder)
+    for each in parameters:
+        if not same_bits(loaded.get_parameter(each.key), each.weight):
+            raise _lost(each.name, folder)
+
+
+def _lost(name: str, folder: str | Path) -> RuntimeError:
+    return RuntimeError(f"{name} in {folder} is not the weight that was saved; the disk may be full or failing.")
 
 
 def check_free(out: str | Path) -> None:

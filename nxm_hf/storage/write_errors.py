@@ -14,7 +14,7 @@ _ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NUMBER = re.compile(r"(?:\(os error |\bOs \{ code: )(\d+)")  # in errors of newer and older safetensors
 _TORCH = re.compile(
-    r"PytorchStreamWriter|inline_container|cannot be opened|[Pp]arent directory"
+    r"PytorchStreamWriter|inline_container|iostream error|cannot be opened|[Pp]arent directory"
 )  # which has no numbers
 
 

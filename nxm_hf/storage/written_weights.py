@@ -7,12 +7,40 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from nxm_hf.layers.find import Layer
+from nxm_hf.layers.modules import plain_name
 from nxm_hf.storage.file_blocks import Block, read_in_blocks
 from nxm_hf.storage.tensor_places import Place, tensor_places
 from nxm_hf.storage.weight_files import WeightFiles
 from nxm_hf.storage.weight_writer import type_name
+
+
+class OtherParameter(NamedTuple):
+    """A parameter of a model that is no weight of a layer to prune.
+
+    Args:
+        name: Its name in the state dict of the model without wrappers.
+        key: The same name, as layers have it.
+        weight: The parameter.
+    """
+
+    name: str
+    key: str
+    weight: Tensor
+
+
+def other_parameters(model: nn.Module, layers: Sequence[Layer]) -> list[OtherParameter]:
+    """Return the parameters of a model, without the weights of some layers.
+
+    Args:
+        model: The model.
+        layers: The layers.
+    """
+    left_out = {layer.key for layer in layers}
+    named = [(plain_name(name), parameter) for name, parameter in model.named_parameters()]
+    return [OtherParameter(name, name, parameter) for name, parameter in named if name not in left_out]
 
 
 class WrittenWeight(NamedTuple):
@@ -65,20 +93,24 @@ class FileComparison:
         """Return the names of the layers all of whose bytes have come, and were as in memory."""
         return {weight.name for weight in self._weights if sum(self._equal[weight.name]) == weight.expected.size}
 
+    def differing(self) -> set[str]:
+        """Return the names of the others."""
+        return {weight.name for weight in self._weights} - self.equal()
+
 
 class WrittenWeights:
     """Compare the weights of layers that stand in the files of a directory as they are in memory.
 
     Args:
         folder: The directory.
-        layers: The layers, whose weights are whole.
+        layers: The layers and other parameters, whose weights are whole.
 
     Raises:
         FileNotFoundError: If the directory holds no safetensors files.
         ValueError: If a file cannot be read.
     """
 
-    def __init__(self, folder: str | Path, layers: Sequence[Layer]):
+    def __init__(self, folder: str | Path, layers: Sequence[Layer | OtherParameter]):
         self.by_file: dict[str, list[FileComparison]] = {}  # of each file, by its name in the folder
         self._folder = Path(folder)
         with WeightFiles(folder) as files:
@@ -102,8 +134,12 @@ class WrittenWeights:
         """Return the names of the layers that were found in the files as they are in memory, once these were read."""
         return {name for readers in self.by_file.values() for reader in readers for name in reader.equal()}
 
+    def differing(self) -> set[str]:
+        """Return the names of those that stand in the files under their own names, with another bit."""
+        return {name for readers in self.by_file.values() for reader in readers for name in reader.differing()}
 
-def _is_plain(layer: Layer, place: Place) -> bool:
+
+def _is_plain(layer: Layer | OtherParameter, place: Place) -> bool:
     """Return True if the bytes of a weight in memory are those that a file should hold."""
     weight, entry = layer.weight, place.entry
     here = weight.device.type == "cpu" and weight.is_contiguous()

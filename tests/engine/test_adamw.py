@@ -99,6 +99,9 @@ def test_the_fused_step_is_the_default_where_torch_has_it_for_all_parameters():
     for parameter in (torch.ones(2, dtype=torch.complex64), torch.ones(2, device="meta")):
         optimizer = AdamW([nn.Parameter(torch.ones(2)), nn.Parameter(parameter)])
         assert not optimizer.param_groups[0]["fused"]
+    spread = torch.ones(2, 8)[:, ::2]  # torch's fused step on a CPU takes entries in gaps for those of the weight
+    assert not AdamW([nn.Parameter(spread)]).param_groups[0]["fused"]
+    assert AdamW([nn.Parameter(torch.ones(2, 8).t())]).param_groups[0]["fused"] is True
     half = AdamW([nn.Parameter(torch.ones(4, dtype=torch.bfloat16))], lr=0.1)
     half.param_groups[0]["params"][0].grad = torch.ones(4, dtype=torch.bfloat16)
     half.step()

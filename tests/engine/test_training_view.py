@@ -9,7 +9,7 @@ from nxm_hf import attach
 from nxm_hf.engine import training_view
 from nxm_hf.engine.training_view import Difference, TrainingTensors, as_tensor, hold_difference
 from nxm_hf.patterns import parse
-from tests.support.toy_training import TOTAL, Toy, adamw, bits, same, short, train
+from tests.support.toy_training import TOTAL, Toy, adamw, all_tensors, bits, same, short, train, trained
 
 SPECIAL = (0.0, -0.0, math.nan, math.inf, 1e-40, 1.0)
 
@@ -42,7 +42,7 @@ def test_what_pruning_changed_comes_back_bit_for_bit_from_about_half_of_the_memo
     assert torch.equal(bits(as_tensor(held["a"])), bits(copy))
     assert torch.equal(bits(TrainingTensors(held)["a"]), bits(copy)) and torch.equal(bits(weight), bits(deployed))
     version = weight._version
-    held["a"].undo()
+    held["a"].undo(weight)
     assert torch.equal(bits(weight), bits(copy)) and weight._version > version, "autograd has to know"
 
 
@@ -55,7 +55,7 @@ def test_one_entry_of_other_bits_is_held_and_equal_ones_are_not():
     weight[0, 1] = 0.0  # it was -0.0
     hold_difference(held, "a", weight)
     assert isinstance(held["a"], Difference) and held["a"].nbytes == 4 + 13 + 13 + 11
-    held["a"].undo()
+    held["a"].undo(weight)
     assert math.copysign(1, weight[0, 1]) == -1
 
 
@@ -98,3 +98,38 @@ def test_the_deployed_view_holds_no_dense_copy_of_any_weight(recipe, share):
         assert all(sizes) == bool(share), "the recipe trains dense weights"
         assert all(parse("2:4").violations(linear.weight) == 0 for linear in model.linears)
     assert same(before, [linear.weight for linear in model.linears])
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda model: model.double().float(),
+        lambda model: model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True),
+    ],
+    ids=["to another type and back", "weights assigned"],
+)
+@pytest.mark.parametrize("recipe", ["ste", "admm", "fade", "mask-decay"])
+def test_the_training_view_comes_back_into_weights_that_were_moved_meanwhile(recipe, move):
+    """As by `model.to(...)` for an evaluation. The memory that was deployed is not the model's then."""
+    model, engine = trained(short(recipe), steps=4, total=TOTAL)
+    before = [linear.weight.detach().clone() for linear in model.linears]
+    with engine.deployed():
+        move(model)
+    assert same(before, [linear.weight for linear in model.linears])
+    with engine.deployed():
+        model.to(torch.bfloat16)
+    assert same([weight.bfloat16() for weight in before], [linear.weight for linear in model.linears])
+
+
+def test_a_change_in_place_inside_the_deployed_view_is_warned_of_by_layer(caplog):
+    model, engine = trained(short("admm"), steps=4, total=TOTAL)
+    before = all_tensors(model, engine)
+    with engine.deployed(), torch.no_grad():
+        model.head.weight.add_(1.0)
+        model.blocks[0].up.bias.add_(1.0)
+    assert caplog.messages == [], "only pruned weights are held"
+    with engine.deployed(), torch.no_grad():
+        model.blocks[1].down.weight.round_(decimals=1)
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("Other code has changed blocks.1.down.weight in")
+    changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert changed == {"head.weight", "blocks.0.up.bias", "blocks.1.down.weight"}

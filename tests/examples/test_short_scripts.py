@@ -167,6 +167,20 @@ def test_a_script_resumes_to_the_same_bits_and_trains_dense_too(name, tmp_path, 
     assert capsys.readouterr().out.count(": ok") == 2  # of the sparse model alone
 
 
+@pytest.mark.parametrize("name", ["image_classification", "question_answering", "token_classification"])
+def test_a_new_head_is_drawn_from_the_seed_of_the_training(name, tmp_path):
+    script, names, ends = load(name), write_made(name, tmp_path, count=32), []
+    if name != "image_classification":  # whose made model has no head
+        AutoModel.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "model")
+    for number, seed in enumerate((1, 1, 2)):
+        transformers.set_seed(number)
+        out = tmp_path / f"run{number}"
+        script.main([*names, *SHORT, "--max_steps", "1", "--seed", str(seed), "--output_dir", str(out)])
+        ends.append(load_file(out / "model.safetensors"))
+    same = [all(torch.equal(weight, ends[0][key]) for key, weight in end.items()) for end in ends]
+    assert same == [True, True, False]
+
+
 def test_pruning_without_training_prints_the_perplexity_and_saves_the_tokenizer(tmp_path, capsys):
     name = "prune_without_training"
     script, model = load(name), write_made(name, tmp_path)[:2]

@@ -63,6 +63,41 @@ def test_a_file_that_differs_in_a_single_bit_is_an_error(written, tmp_path):
         check_written(tmp_path / "end", plan)
 
 
+@pytest.mark.parametrize("name", ["bert.embeddings.word_embeddings.weight", "bert.encoder.layer.0.output.dense.bias"])
+def test_a_parameter_that_is_not_pruned_is_compared_too(name, tmp_path):
+    model = make_bert()
+    plan = Plan.of(model, NxMConfig("asp"))
+    model.save_pretrained(tmp_path)
+    check_written(tmp_path, plan, record=True)
+    with torch.no_grad():
+        model.get_parameter(name).view(-1)[-1] += 1.0
+    with pytest.raises(RuntimeError, match=rf"^{name} in .* is not the weight that was saved"):
+        check_written(tmp_path, plan, record=True)
+
+
+@pytest.mark.parametrize("form", ["another form that is loaded again", "another type"])
+def test_parameters_that_are_saved_in_another_form_are_no_error(form, tmp_path, monkeypatch):
+    model = make_bert()
+    plan, name = Plan.of(model, NxMConfig("asp")), "bert.embeddings.word_embeddings.weight"
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    if form == "another type":
+        weights[name] = weights[name].double()
+    else:
+        weights[name] = weights[name] * 2
+        load = type(model).from_pretrained
+
+        def load_half(*args, **kwargs):
+            loaded = load(*args, **kwargs)
+            with torch.no_grad():
+                loaded[0].get_parameter(name).mul_(0.5)
+            return loaded
+
+        monkeypatch.setattr(type(model), "from_pretrained", load_half)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    check_written(tmp_path, plan)
+
+
 @pytest.mark.parametrize("shards", [False, True], ids=["one file", "shards"])
 def test_a_weight_that_was_not_written_as_it_is_in_memory_is_an_error(shards, tmp_path, monkeypatch):
     """As on a disk that loses what it has written: the file is whole, and holds another number."""
