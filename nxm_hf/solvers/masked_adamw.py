@@ -222,7 +222,7 @@ def _dense_kernel() -> Kernel | None:
     rounding = _rounding()
     if rounding is None:
         return None
-    run = partial(cpu.BACKEND.kernels.adamw_of_dense, rounding)
+    run = partial(cpu.BACKEND.kernels.adamw, rounding, pulls=True)
     name = f"step of AdamW that pulls to zero, in rounding {rounding}"
     return run if cpu.BACKEND.passes(name, _dense_kernel_is_right, run) else None
 

@@ -160,7 +160,7 @@ def test_every_rounding_of_the_kernel_is_a_step_of_adamw(rounding):
     for step, is_dense in itertools.product((STEP, replace(STEP, maximize=True, weight_decay=0.0)), (False, True)):
         tensors = copied(drawn())
         expected = written_out(tensors, step, is_dense)
-        (kernels.adamw_of_dense if is_dense else kernels.adamw)(rounding, [(*tensors, step.numbers)])
+        kernels.adamw(rounding, [(*tensors, step.numbers)], pulls=is_dense)
         for each, exact in zip((tensors[0], *tensors[3:]), expected, strict=True):
             assert torch.allclose(each.double(), exact, rtol=2e-6, atol=1e-7)
 

@@ -33,6 +33,7 @@ _ZEROS = Constant(FLOATS, [0.0] * LANES)
 def adamw_entries(
     b: IRBuilder,
     rounding: int,
+    pulls: int,
     at: Value,
     weight: Value,
     gradient: Value,
@@ -41,11 +42,15 @@ def adamw_entries(
     second: Value,
     numbers: Value,
 ) -> Value:
-    """Mask the gradient, update both moments and the weight in place, and write +0.0 where the mask prunes.
+    """Update both moments and the weight in place.
+
+    A masked step masks the gradient, and writes +0.0 where the mask prunes. A step that pulls adds the weight, times a
+    factor, to its gradient where the mask prunes. The weight stays dense.
 
     Args:
         b: The builder that the code is appended to.
         rounding: The index in `ROUNDINGS` of torch's rounding.
+        pulls: Whether the step pulls, as 0 or 1.
         at: The number of the first entry.
         weight: The address of the fp32 weight.
         gradient: The address of its gradient, which is only read.
@@ -56,41 +61,15 @@ def adamw_entries(
     """
     kept = b.icmp_signed("!=", load(b, mask, at, I8), splat(0))
     w, g = (load(b, each, at) for each in (weight, gradient))
-    g = b.select(kept, g, splat(0))  # a pruned infinity becomes 0, not NaN
-    bits = _positive_zeros(b, _step(b, rounding, at, w, g, first, second, numbers))
-    store(b, b.select(kept, bits, splat(0)), weight, at)
-    return ZERO
-
-
-def adamw_of_dense(
-    b: IRBuilder,
-    rounding: int,
-    at: Value,
-    weight: Value,
-    gradient: Value,
-    mask: Value,
-    first: Value,
-    second: Value,
-    numbers: Value,
-) -> Value:
-    """Pull the weight to zero where the mask prunes: add it, times a factor, to its gradient. Then take torch's step.
-
-    Args:
-        b: The builder that the code is appended to.
-        rounding: The index in `ROUNDINGS` of torch's rounding.
-        at: The number of the first entry.
-        weight: The address of the fp32 weight, which is dense.
-        gradient: The address of its gradient, which is only read.
-        mask: The address of the mask.
-        first: The address of the first moment.
-        second: The address of the second moment.
-        numbers: The address of the fp32 numbers that `masked_adamw.AdamWStep.numbers` returns.
-    """
-    is_pruned = b.icmp_signed("==", load(b, mask, at, I8), splat(0))
-    w, g = (load(b, each, at) for each in (weight, gradient))
-    pruned = b.fmul(_floats(b, w), b.uitofp(is_pruned, FLOATS))
-    g = b.bitcast(multiply_add(b, pruned, _number(b, numbers, 8), _floats(b, g)), vector_of(I32))
-    store(b, _step(b, rounding, at, w, g, first, second, numbers), weight, at)
+    if pulls:
+        pruned = b.fmul(_floats(b, w), b.uitofp(b.not_(kept), FLOATS))
+        g = b.bitcast(multiply_add(b, pruned, _number(b, numbers, 8), _floats(b, g)), vector_of(I32))
+    else:
+        g = b.select(kept, g, splat(0))  # a pruned infinity becomes 0, not NaN
+    bits = _step(b, rounding, at, w, g, first, second, numbers)
+    if not pulls:
+        bits = b.select(kept, _positive_zeros(b, bits), splat(0))
+    store(b, bits, weight, at)
     return ZERO
 
 
@@ -104,7 +83,7 @@ def adamw_of_kept(
     second: Value,
     numbers: Value,
 ) -> Value:
-    """Do as `adamw_entries` does to entries that are all kept.
+    """Take a masked step with entries that are all kept.
 
     Args:
         b: The builder that the code is appended to.

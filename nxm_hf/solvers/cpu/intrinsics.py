@@ -68,15 +68,18 @@ def _sixteen_groups(
 
 
 def _adamw_sixteen(
-    context: Any, rounding: Any, at: Any, weight: Any, gradient: Any, mask: Any, first: Any, second: Any, numbers: Any
+    context: Any,
+    rounding: Any,
+    pulls: Any,
+    at: Any,
+    weight: Any,
+    gradient: Any,
+    mask: Any,
+    first: Any,
+    second: Any,
+    numbers: Any,
 ) -> Any:
-    return as_function(adamw_entries.adamw_entries, (rounding,), 7)
-
-
-def _adamw_sixteen_dense(
-    context: Any, rounding: Any, at: Any, weight: Any, gradient: Any, mask: Any, first: Any, second: Any, numbers: Any
-) -> Any:
-    return as_function(adamw_entries.adamw_of_dense, (rounding,), 7)
+    return as_function(adamw_entries.adamw_entries, (rounding, pulls), 7)
 
 
 def _adamw_sixteen_kept(
@@ -107,7 +110,6 @@ def _flag(context: Any, scores: Any, at: Any, flags: Any, threshold: Any, readab
 
 sixteen_groups = inlined(_sixteen_groups, prefer_literal=True)
 adamw_sixteen = inlined(_adamw_sixteen, prefer_literal=True)
-adamw_sixteen_dense = inlined(_adamw_sixteen_dense, prefer_literal=True)
 adamw_sixteen_kept = inlined(_adamw_sixteen_kept, prefer_literal=True)
 gather_kept, spread_kept = inlined(_gather_kept), inlined(_spread_kept)
 relax, collect, flag = inlined(_relax), inlined(_collect), inlined(_flag)

@@ -9,7 +9,6 @@ from numba import types
 from nxm_hf.solvers.cpu.intrinsics import (
     NUMBER,
     adamw_sixteen,
-    adamw_sixteen_dense,
     adamw_sixteen_kept,
     compiled,
     copy_flags,
@@ -80,11 +79,12 @@ def group_kernel(operation: str, n: int, m: int, bits: int, infinity: int) -> Ke
 
 
 @cache
-def adamw_kernel(rounding: int) -> Kernel:
-    """Return `run(first, last, weight, gradient, mask, first_moment, second_moment, numbers)`: a masked step of AdamW.
+def adamw_kernel(rounding: int, pulls: int) -> Kernel:
+    """Return `run(first, last, weight, gradient, mask, first_moment, second_moment, numbers)`: a step of AdamW.
 
     Args:
         rounding: The index in `adamw_entries.ROUNDINGS` of torch's rounding.
+        pulls: 0 for a masked step, 1 for a step that pulls pruned entries of a dense weight to zero.
 
     Returns:
         The kernel; it works on a range of sixteens of entries. All its other arguments are addresses.
@@ -92,23 +92,7 @@ def adamw_kernel(rounding: int) -> Kernel:
 
     def run(first: int, last: int, weight: int, gradient: int, mask: int, m: int, v: int, numbers: int) -> int:
         for at in range(first * LANES, last * LANES, LANES):
-            adamw_sixteen(rounding, at, weight, gradient, mask, m, v, numbers)
-        return 0
-
-    return compiled(run, NUMBER(*[NUMBER] * 8))
-
-
-@cache
-def adamw_dense_kernel(rounding: int) -> Kernel:
-    """Return a function like that of `adamw_kernel`, which trains a dense weight and pulls its pruned entries to zero.
-
-    Args:
-        rounding: The index in `adamw_entries.ROUNDINGS` of torch's rounding.
-    """
-
-    def run(first: int, last: int, weight: int, gradient: int, mask: int, m: int, v: int, numbers: int) -> int:
-        for at in range(first * LANES, last * LANES, LANES):
-            adamw_sixteen_dense(rounding, at, weight, gradient, mask, m, v, numbers)
+            adamw_sixteen(rounding, pulls, at, weight, gradient, mask, m, v, numbers)
         return 0
 
     return compiled(run, NUMBER(*[NUMBER] * 8))

@@ -14,7 +14,6 @@ from nxm_hf.solvers.cpu.block_sums import sums_kernel
 from nxm_hf.solvers.cpu.intrinsics import has_avx512
 from nxm_hf.solvers.cpu.kernels import (
     Kernel,
-    adamw_dense_kernel,
     adamw_kept_kernel,
     adamw_kernel,
     enumeration_kernel,
@@ -108,30 +107,16 @@ def _over_groups(
     return totals
 
 
-def adamw(rounding: int, weights: Sequence[tuple[Tensor, ...]]) -> None:
-    """Take a masked step of AdamW with each of a list of weights.
+def adamw(rounding: int, weights: Sequence[tuple[Tensor, ...]], pulls: bool = False) -> None:
+    """Take a step of AdamW with each of a list of weights.
 
     Args:
         rounding: The index in `adamw_entries.ROUNDINGS` of torch's rounding.
         weights: Each weight with its gradient, its mask, both moments, and the numbers of its step. All but the numbers
             are contiguous and of one size, a multiple of sixteen. All but the mask are fp32.
+        pulls: Whether the weights are dense, and their pruned entries are pulled to zero; if not, the step is masked.
     """
-    _over_entries(adamw_kernel(rounding), weights)
-
-
-def adamw_of_dense(rounding: int, weights: Sequence[tuple[Tensor, ...]]) -> None:
-    """Take a step of AdamW with each of a list of dense weights, and pull their pruned entries to zero.
-
-    Args:
-        rounding: The index in `adamw_entries.ROUNDINGS` of torch's rounding.
-        weights: The same tensors as those of `adamw`.
-    """
-    _over_entries(adamw_dense_kernel(rounding), weights)
-
-
-def _over_entries(kernel: Kernel, weights: Sequence[tuple[Tensor, ...]]) -> None:
-    """Run a kernel on sixteens of entries. The first tensor of each tuple tells how many there are."""
-    jobs = []
+    kernel, jobs = adamw_kernel(rounding, int(pulls)), []
     for tensors in weights:
         addresses = [tensor.data_ptr() for tensor in tensors]
         for first, last in pieces(tensors[0].numel() // LANES, LANES):

@@ -19,8 +19,9 @@ def test_threads_change_no_mask_and_are_as_many_as_torch_uses(text, monkeypatch)
     monkeypatch.setattr(sys.modules["nxm_hf.solvers.cpu.threads"], "MIN_NUMEL", 0)
     monkeypatch.setattr(sys.modules["nxm_hf.solvers.cpu.threads"], "PIECE", 2**10)
     scores = torch.randn(64, 512)
-    alone, before = solve(scores, parse(text)), threading.active_count()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("nxm_hf")] or text != "2:4"
+    before = threading.active_count()
+    alone = solve(scores, parse(text))
+    assert threading.active_count() == before  # other tests may have started threads
     torch.set_num_threads(3)
     try:
         assert torch.equal(solve(scores, parse(text)), alone)
