@@ -21,7 +21,7 @@ def test_threads_change_no_mask_and_are_as_many_as_torch_uses(text, monkeypatch)
     scores = torch.randn(64, 512)
     before = threading.active_count()
     alone = solve(scores, parse(text))
-    assert threading.active_count() == before  # other tests may have started threads
+    assert threading.active_count() <= before  # other tests may have started some, and ended them since
     torch.set_num_threads(3)
     try:
         assert torch.equal(solve(scores, parse(text)), alone)
