@@ -112,7 +112,7 @@ def _check_loaded(folder: str | Path, model: nn.Module, parameters: Sequence[Oth
         raise _lost(parameters[0].name, folder)
     loaded, _ = load_with_missing(type(model), folder)
     for each in parameters:
-        if not same_bits(loaded.get_parameter(each.key), each.weight):
+        if not same_bits(loaded.get_parameter(each.name), each.weight):
             raise _lost(each.name, folder)
 
 

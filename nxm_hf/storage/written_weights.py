@@ -22,13 +22,16 @@ class OtherParameter(NamedTuple):
 
     Args:
         name: Its name in the state dict of the model without wrappers.
-        key: The same name, as layers have it.
         weight: The parameter.
     """
 
     name: str
-    key: str
     weight: Tensor
+
+    @property
+    def key(self) -> str:
+        """Return its name, as layers have it."""
+        return self.name
 
 
 def other_parameters(model: nn.Module, layers: Sequence[Layer]) -> list[OtherParameter]:
@@ -40,7 +43,7 @@ def other_parameters(model: nn.Module, layers: Sequence[Layer]) -> list[OtherPar
     """
     left_out = {layer.key for layer in layers}
     named = [(plain_name(name), parameter) for name, parameter in model.named_parameters()]
-    return [OtherParameter(name, name, parameter) for name, parameter in named if name not in left_out]
+    return [OtherParameter(name, parameter) for name, parameter in named if name not in left_out]
 
 
 class WrittenWeight(NamedTuple):

@@ -62,6 +62,12 @@ class NeedsWords(torch.optim.SGD):
         return super().step(closure)
 
 
+def averaged(optimizer, parameter):
+    """Return the momentum of a parameter, with its gradient averaged into it."""
+    momentum = optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+    return momentum.lerp_(parameter.grad, 0.5)
+
+
 class NormScaled(torch.optim.SGD):
     """Divides its momentum by the norm of all of it, as LAMB does."""
 
@@ -69,8 +75,7 @@ class NormScaled(torch.optim.SGD):
     def step(self, closure=None):
         for group in self.param_groups:
             for parameter in group["params"]:
-                momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-                momentum.lerp_(parameter.grad, 0.5)
+                momentum = averaged(self, parameter)
                 parameter.sub_(momentum, alpha=group["lr"] / float(momentum.norm()))
 
 
@@ -80,8 +85,7 @@ class Signed(torch.optim.SGD):
     @torch.no_grad()
     def step(self, closure=None):
         for parameter in self.param_groups[0]["params"]:
-            momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-            momentum.lerp_(parameter.grad, 0.5)
+            momentum = averaged(self, parameter)
             parameter.zero_().copysign_(momentum.roll(1, dims=1))
 
 
@@ -91,8 +95,7 @@ class Counting(torch.optim.SGD):
     @torch.no_grad()
     def step(self, closure=None):
         for parameter in self.param_groups[0]["params"]:
-            momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-            momentum.lerp_(parameter.grad, 0.5)
+            momentum = averaged(self, parameter)
             parameter.sub_(momentum / momentum.count_nonzero())
 
 
@@ -103,8 +106,7 @@ class Aligned(torch.optim.SGD):
     def step(self, closure=None):
         for group in self.param_groups:
             for parameter in group["params"]:
-                momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-                momentum.lerp_(parameter.grad, 0.5)
+                momentum = averaged(self, parameter)
                 product = (momentum * parameter)[parameter != 0].abs().sum()
                 parameter.sub_(momentum / (1 + product) * (parameter != 0), alpha=group["lr"])
 
