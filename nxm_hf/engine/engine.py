@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nxm_hf.config import NxMConfig, SparsityRecord
+from nxm_hf.engine.deployed_view import DeployedView
 from nxm_hf.engine.joint_measurements import measure_together
 from nxm_hf.engine.method_of_part import method_of_part
 from nxm_hf.engine.metrics import mask_movement, residual, training_metrics
 from nxm_hf.engine.optimizer_state import Moments, check_moments
-from nxm_hf.engine.preview import BIAS, biases_of, put_back, show_pruned
+from nxm_hf.engine.preview import put_back, show_pruned
 from nxm_hf.engine.requirements import (
     check_held,
     check_shards,
@@ -32,9 +33,9 @@ from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.methods import PHASES, Method, Slot, State, restore_dense
 from nxm_hf.methods.schedules import Clock
 from nxm_hf.pruning.during_training import CalibratedPruner
-from nxm_hf.storage.model_record import record_of, remove_record, set_record
+from nxm_hf.storage.model_record import remove_record
 from nxm_hf.storage.state_file import Header, Tensors, by_layer, check_same_run, pack, unpack
-from nxm_hf.storage.verify import Verification, verify_targets
+from nxm_hf.storage.verify import Verification
 
 
 class Engine:
@@ -83,9 +84,7 @@ class Engine:
         warn_of_resets_that_never_come(self._methods.values(), total_steps)
         self._states: dict[str, State] = {}
         self._steps, self._dense_steps = weight_steps(optimizer, self._trained)
-        self._training: dict[str, Held] | None = None  # while deployed: the training view of weights where it differs
-        self.verification: Verification | None = None  # of the weights that were last deployed
-        self._versions: list[int] = []  # of the weights, when they were verified
+        self._view = DeployedView(plan, config)
         self.finished = self._warned = False
         warn_of_skipped(plan)
         self._begin()
@@ -122,7 +121,7 @@ class Engine:
         Args:
             clock: Where training stands.
         """
-        if self._training is not None:
+        if self._view.is_shown:
             raise RuntimeError(
                 "optimizer.step() inside `with engine.deployed():` would train the deployed weights. "
                 "Leave the block before the next step."
@@ -196,7 +195,7 @@ class Engine:
     @property
     def is_deployed(self) -> bool:
         """Return True if the model now holds the weights that would be deployed."""
-        return self.finished or self._training is not None
+        return self.finished or self._view.is_shown
 
     @contextmanager
     def deployed(self, *, preview: bool = False) -> Iterator[None]:
@@ -214,7 +213,6 @@ class Engine:
         finally:
             self.undeploy()
 
-    @torch.no_grad()
     def deploy(self, preview: bool = False) -> None:
         """Show the deployed view, and write the sparsity record into the model's config.
 
@@ -223,24 +221,16 @@ class Engine:
         """
         if self.is_deployed:
             return
-        self._training = {}
-        try:
-            if not (preview and show_pruned(self._pruner, self.phase, self._trained, self._training)):
-                self._finish_weights(self._training)
-        except BaseException:
-            self.undeploy()
-            raise
-        self._set_record(verify_targets(self.plan.targets))
 
-    @torch.no_grad()
+        def change(training: dict[str, Held]) -> None:
+            if not (preview and show_pruned(self._pruner, self.phase, self._trained, training)):
+                self._finish_weights(training)
+
+        self._view.show(change)
+
     def undeploy(self) -> None:
         """Go back to the training view."""
-        if self._training is None:
-            return
-        for target in self._trained:
-            put_back(target, self._training.get(target.name), self._training.get(target.name + BIAS))
-        self._training = None
-        remove_record(self.plan.model, only_if_trained=True)
+        self._view.leave()
 
     def finish(self) -> None:
         """End the training. The model is then an ordinary sparse model without hooks."""
@@ -266,12 +256,9 @@ class Engine:
         """
         self._dense_steps.forget()
         self._hooks.detach()
-        self._training, self._pruner, self.finished = None, None, True
+        self._pruner, self.finished = None, True
         self._states.clear()
-        if self.plan.targets:
-            verification = verify_targets(self.plan.targets)
-            verification.raise_for_problems()
-            self._set_record(verification)
+        self._view.keep()
 
     @torch.no_grad()
     def release(self) -> None:
@@ -294,23 +281,16 @@ class Engine:
         Returns:
             The record to save with the model.
         """
-        return record_of(self.plan, self.config, verification.density)
+        return self._view.record_of(verification)
 
     def verify_deployed(self) -> Verification:
         """Verify the deployed weights. Inside `deployed()` this is done once, unless they change."""
-        counted = self._training is not None and self._versions == self._weight_versions()
-        if self.verification is None or not counted or self.plan.shards is not None:  # all processes count
-            return verify_targets(self.plan.targets)
-        return self.verification
+        return self._view.verify()
 
-    def _weight_versions(self) -> list[int]:
-        """Return the number of changes in place of each weight, as torch counts them."""
-        return [target.layer.weight._version for target in self.plan.targets]
-
-    def _set_record(self, verification: Verification) -> None:
-        self.verification, self._versions = verification, self._weight_versions()
-        if self.plan.targets:
-            set_record(self.plan.model, self.record(verification))
+    @property
+    def verification(self) -> Verification | None:
+        """Return what was found in the weights that were last deployed; None before the first time."""
+        return self._view.verification
 
     @property
     def phase(self) -> str:
@@ -320,10 +300,7 @@ class Engine:
     def trained_weights(self) -> Iterator[tuple[Target, Tensor]]:
         """Yield each target with the weight that the optimizer trains, or this process's part of it."""
         for target in self._trained:
-            yield target, as_tensor(self._states[target.name].get(Slot.DENSE, self._training_view(target)))
-
-    def _training_view(self, target: Target) -> Held:
-        return (self._training or {}).get(target.name, target.matrix().detach())
+            yield target, as_tensor(self._states[target.name].get(Slot.DENSE, self._view.training_view(target)))
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics to log beside the loss, such as `nxm/density`; empty after the training."""
@@ -348,9 +325,9 @@ class Engine:
         parts = {
             f"{target.name}/{slot}": tensor
             for target in self._trained
-            for slot, tensor in {"weight": self._training_view(target), **self._states[target.name]}.items()
+            for slot, tensor in {"weight": self._view.training_view(target), **self._states[target.name]}.items()
         }
-        return TrainingTensors(gather(self.plan, parts, keep) | biases_of(self._training or {} if keep else {}))
+        return TrainingTensors(gather(self.plan, parts, keep) | (self._view.training_biases() if keep else {}))
 
     def state_dict(self) -> Tensors:
         """Return all that is needed to resume bit for bit, beside the state dicts of model and optimizer.

@@ -92,7 +92,7 @@ def test_the_deployed_view_holds_no_dense_copy_of_any_weight(recipe, share):
     next(train(model, optimizer, 0, 1))
     before = [linear.weight.detach().clone() for linear in model.linears]
     with engine.deployed():
-        held = engine._training or {}
+        held = engine._view._training or {}
         sizes = [held[target.name].nbytes if target.name in held else 0 for target in engine.plan.targets]
         assert sum(sizes) <= share * sum(target.matrix().nbytes for target in engine.plan.targets)
         assert all(sizes) == bool(share), "the recipe trains dense weights"
