@@ -216,10 +216,11 @@ class Engine:
 
     @torch.no_grad()
     def deploy(self, preview: bool = False) -> None:
-        """Show the deployed view, and write the sparsity record into the model's config.
+        """Put the deployed weights into the model, and the sparsity record into its config.
 
         Args:
-            preview: Whether a recipe that previews may prune. All processes do so together.
+            preview: If True, a recipe with the setting `preview=True` prunes with calibration data for this view. Every
+                process gives the same value.
         """
         if self.is_deployed:
             return
