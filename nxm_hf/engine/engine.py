@@ -219,8 +219,7 @@ class Engine:
         """Put the deployed weights into the model, and the sparsity record into its config.
 
         Args:
-            preview: If True, a recipe with the setting `preview=True` prunes with calibration data for this view. Every
-                process gives the same value.
+            preview: If True, obey the recipe's setting `preview=True`. Every process gives the same value.
         """
         if self.is_deployed:
             return
