@@ -81,7 +81,8 @@ def _config_of(trained: str | Path, pattern: str | dict[str, str] | None) -> tup
         return NxMConfig("asp", pattern), None  # type: ignore[arg-type]  # the field is a string for HfArgumentParser
     if pattern is not None:
         raise ValueError(
-            f"{trained} is sparse already, with {record.config.pattern}, and its mask is taken. Leave pattern out."
+            f"{trained} is sparse already, with {record.config.pattern}, and rewind takes its mask. "
+            f"Got pattern={pattern!r}. Leave pattern out."
         )
     verify(trained).raise_for_problems()
     return record.config.for_finetuning(), record.layers

@@ -4,7 +4,7 @@
         --do_train --do_eval --output_dir out
 
 It takes all options of `TrainingArguments` and of `NxMConfig`; `--help` lists them. With `--task_name demo --output_dir
-out` it needs no network, no model and no data.
+out` it needs no network, no model and no data. It needs two files beside it: glue_data.py and glue_metric.py.
 """
 
 import json
@@ -19,6 +19,7 @@ import datasets
 import evaluate
 import numpy as np
 import transformers
+from glue_data import TASKS, DataOptions, Task, load_rows, select, task_of, tokenize
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -39,71 +40,6 @@ from nxm_hf.storage.checkpoints import newest_complete
 
 logger = logging.getLogger("run_glue")
 METRIC = str(Path(__file__).with_name("glue_metric.py"))
-GLUE = "nyu-mll/glue"
-READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task: its columns of text, its labels, its main metric, and its evaluation splits."""
-
-    texts: tuple[str, ...]
-    labels: tuple[str, ...] = ()  # none: the task is to predict a score
-    best: str = "accuracy"
-    splits: tuple[str, ...] = ("",)  # endings of their names
-
-
-TASKS = {
-    "cola": Task(("sentence",), ("unacceptable", "acceptable"), best="matthews_correlation"),
-    "sst2": Task(("sentence",), ("negative", "positive")),
-    "mrpc": Task(("sentence1", "sentence2"), ("not_equivalent", "equivalent"), best="f1"),
-    "stsb": Task(("sentence1", "sentence2"), best="pearson"),
-    "qqp": Task(("question1", "question2"), ("not_duplicate", "duplicate"), best="f1"),
-    "mnli": Task(
-        ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), splits=("_matched", "_mismatched")
-    ),
-    "qnli": Task(("question", "sentence"), ("entailment", "not_entailment")),
-    "rte": Task(("sentence1", "sentence2"), ("entailment", "not_entailment")),
-    "wnli": Task(("sentence1", "sentence2"), ("not_entailment", "entailment")),
-    "demo": Task(("sentence1", "sentence2"), ("less", "more")),  # demo.py makes its rows
-}
-
-
-@dataclass
-class DataOptions:
-    """Options of the data."""
-
-    task_name: str | None = field(
-        default=None, metadata={"help": f"One of {', '.join(TASKS)}; demo needs neither network nor data."}
-    )
-    dataset_name: str = field(
-        default=GLUE,
-        metadata={"help": "A Hub data set, or a directory of train, validation and test files (parquet, csv, jsonl)."},
-    )
-    train_file: str | None = field(default=None, metadata={"help": "Your own rows: csv, tsv, jsonl or parquet."})
-    validation_file: str | None = field(default=None, metadata={"help": "Your own rows to evaluate."})
-    test_file: str | None = field(default=None, metadata={"help": "Your own rows to predict."})
-    hold_out: float = field(
-        default=0.0,
-        metadata={"help": "Do not train on this fraction of the training rows; evaluate on it instead of validation."},
-    )
-    max_seq_length: int = field(default=128, metadata={"help": "Cut texts to this many tokens."})
-    pad_to_max_length: bool = field(
-        default=False, metadata={"help": "Pad all texts to max_seq_length, rather than to the longest of a batch."}
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on only the first rows, this many."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate only the first rows, this many."})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "Predict only the first rows, this many."})
-
-    @property
-    def own_files(self) -> dict[str, str | None]:
-        """Return the user's own files, by split."""
-        return {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
-
-    @property
-    def names_rows(self) -> bool:
-        """Return whether the rows come from elsewhere than GLUE."""
-        return self.dataset_name != GLUE or any(self.own_files.values())
 
 
 @dataclass
@@ -137,11 +73,6 @@ class Run:
     training: TrainingArguments
 
     @property
-    def task(self) -> str:
-        """Return the name of the task, or "custom" for data of your own."""
-        return self.data.task_name or "custom"
-
-    @property
     def output_dir(self) -> Path:
         """Return where the run writes to."""
         return Path(self.training.output_dir or ".")
@@ -149,134 +80,7 @@ class Run:
     @property
     def is_demo(self) -> bool:
         """Return whether to run the whole demo, rather than one training on its rows."""
-        return self.task == "demo" and not self.data.names_rows
-
-
-# -- data ---------------------------------------------------------------------------------------------------------
-
-
-def read_files(files: dict[str, list[str]]) -> datasets.DatasetDict:
-    """Read files of one type."""
-    endings = {Path(path).suffix for paths in files.values() for path in paths}
-    if unknown := sorted(endings - set(READERS)):
-        raise ValueError(f"Files end in {', '.join(unknown)}; they must be {', '.join(READERS)}.")
-    readers = {READERS[ending] for ending in endings}
-    if len(readers) != 1:
-        raise ValueError(f"Files of one run must be of one type; got {', '.join(sorted(endings)) or 'none'}.")
-    options = {"delimiter": "\t"} if endings == {".tsv"} else {}
-    return datasets.load_dataset(readers.pop(), data_files=files, **options)
-
-
-def read_folder(folder: Path, task: str) -> datasets.DatasetDict:
-    """Read a directory of files named by split, such as `train.parquet` or `validation-00000-of-00001.parquet`."""
-    folder = folder / task if (folder / task).is_dir() else folder
-    files: dict[str, list[str]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in READERS and "." not in path.stem:
-            files.setdefault(path.stem.split("-")[0], []).append(str(path))
-    if not files:
-        raise ValueError(f"{folder} holds no train or validation file ({', '.join(READERS)}). Name another directory.")
-    return read_files(files)
-
-
-def load_rows(run: Run) -> datasets.DatasetDict:
-    """Load the rows of a run: the splits train, validation... and test..., as far as there are any."""
-    data = run.data
-    if any(data.own_files.values()):
-        rows = read_files({split: [path] for split, path in data.own_files.items() if path})
-    elif Path(data.dataset_name).is_dir():
-        rows = read_folder(Path(data.dataset_name), run.task)
-    else:
-        subset = run.task if data.dataset_name == GLUE else None
-        rows = datasets.load_dataset(data.dataset_name, subset, cache_dir=run.model.cache_dir, token=run.model.token)
-    if data.hold_out:
-        # The same rows for every seed of a run, so that all settings are compared on the same rows.
-        parts = rows["train"].train_test_split(data.hold_out, seed=0)
-        rows["train"] = parts["train"]
-        for suffix in split_suffixes(run):
-            rows[f"validation{suffix}"] = parts["test"]
-    return rows
-
-
-def split_suffixes(run: Run) -> tuple[str, ...]:
-    """Return the endings in the names of the evaluation splits: two for MNLI, an empty one for others."""
-    return TASKS[run.task].splits if run.task in TASKS else ("",)
-
-
-def task_of(run: Run, rows: datasets.DatasetDict) -> Task:
-    """Return the task of a run; for data of your own it follows from the columns."""
-    if run.task in TASKS:
-        return TASKS[run.task]
-    features = next(iter(rows.values())).features
-    texts = [
-        name for name, feature in features.items() if name != "label" and feature.dtype in ("string", "large_string")
-    ]
-    if not texts:
-        raise ValueError(f"No column of text among {', '.join(features)}; one or two are needed beside 'label'.")
-    return Task(tuple(texts[:2]), label_names(rows))
-
-
-def label_names(rows: datasets.DatasetDict) -> tuple[str, ...]:
-    """Return the labels of data of your own."""
-    split = next((split for split in rows.values() if "label" in split.features), None)
-    if split is None:
-        raise ValueError("No split has a column 'label'; rename the one that holds the labels.")
-    feature = split.features["label"]
-    if isinstance(feature, datasets.ClassLabel):
-        return tuple(feature.names)
-    if feature.dtype.startswith("float"):
-        return ()
-    return tuple(map(str, sorted(set(split["label"]))))
-
-
-def label_number(label: Any, task: Task) -> float:
-    """Return the number of a label, or a score as it is."""
-    if not task.labels and label is not None:
-        return float(label)
-    if str(label) in task.labels:
-        return task.labels.index(str(label))
-    if label not in range(len(task.labels)):
-        known = f"{', '.join(task.labels)}, or 0 to {len(task.labels) - 1}" if task.labels else "a number"
-        raise ValueError(f"A row has the label {label!r}; this task's are {known}. Correct it, or leave the row out.")
-    return int(label)
-
-
-def tokenize(
-    rows: datasets.DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase, run: Run
-) -> datasets.DatasetDict:
-    """Return rows of token ids and of labels as numbers."""
-    length = min(run.data.max_seq_length, tokenizer.model_max_length)
-    padding = "max_length" if run.data.pad_to_max_length else False
-
-    def encode(batch: dict[str, list]) -> dict[str, list]:
-        texts = [batch[text] for text in task.texts]
-        encoded = dict(tokenizer(*texts, truncation=True, max_length=length, padding=padding))
-        if "label" in batch and -1 not in batch["label"]:
-            encoded["labels"] = [label_number(label, task) for label in batch["label"]]
-        return encoded
-
-    return datasets.DatasetDict(
-        {
-            split: part.map(encode, batched=True, remove_columns=part.column_names, desc=f"Tokenizing {split}")
-            for split, part in rows.items()
-        }
-    )
-
-
-def select(rows: datasets.DatasetDict, split: str, most: int | None) -> datasets.Dataset:
-    """Return the first rows of a split."""
-    if split not in rows:
-        raise ValueError(
-            f"There are no rows {split!r}, only {', '.join(rows)}. Name a file of them, or leave them out."
-        )
-    return rows[split] if most is None else rows[split].select(range(min(most, len(rows[split]))))
-
-
-def evaluation_rows(run: Run, rows: datasets.DatasetDict) -> datasets.Dataset | None:
-    """Return the rows to evaluate during training: those of the first evaluation split, or None."""
-    if not run.training.do_eval and run.training.eval_strategy == "no":
-        return None
-    return select(rows, f"validation{split_suffixes(run)[0]}", run.data.max_eval_samples)
+        return self.data.task == "demo" and not self.data.names_rows
 
 
 # -- model --------------------------------------------------------------------------------------------------------
@@ -325,20 +129,27 @@ def load_model(run: Run, task: Task, tokenizer: PreTrainedTokenizerBase) -> PreT
     )
 
 
+def evaluation_rows(run: Run, task: Task, rows: datasets.DatasetDict) -> datasets.Dataset | None:
+    """Return the rows to evaluate during training: those of the first evaluation split, or None."""
+    if not run.training.do_eval and run.training.eval_strategy == "no":
+        return None
+    return select(rows, f"validation{task.splits[0]}", run.data.max_eval_samples)
+
+
 def make_trainer(run: Run) -> tuple[NxMTrainer, Task, datasets.DatasetDict]:
     """Return the trainer of a run, with its task and its tokenized rows."""
     set_seed(run.training.seed)
-    rows = load_rows(run)
-    task = task_of(run, rows)
+    rows = load_rows(run.data, cache_dir=run.model.cache_dir, token=run.model.token)
+    task = task_of(run.data, rows)
     tokenizer = load_tokenizer(run)
     with run.training.main_process_first(desc="tokenizing"):
-        rows = tokenize(rows, task, tokenizer, run)
+        rows = tokenize(rows, task, tokenizer, run.data)
     model = load_model(run, task, tokenizer)
     trainer = NxMTrainer(
         model=model,
         args=run.training,
         train_dataset=select(rows, "train", run.data.max_train_samples) if run.training.do_train else None,
-        eval_dataset=evaluation_rows(run, rows),
+        eval_dataset=evaluation_rows(run, task, rows),
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if run.training.fp16 else None),
         compute_metrics=make_metrics(run, task),
@@ -388,7 +199,7 @@ def decode(outputs: Any, task: Task) -> np.ndarray:
 def make_metrics(run: Run, task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
     """Return the function `compute_metrics` of a Trainer, by the `evaluate` module beside this file."""
     default = "classification" if task.labels else "regression"
-    metric = evaluate.load(METRIC, run.task if run.task in TASKS else default)
+    metric = evaluate.load(METRIC, run.data.task if run.data.task in TASKS else default)
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         return metric.compute(predictions=decode(prediction.predictions, task), references=prediction.label_ids)
@@ -399,12 +210,11 @@ def make_metrics(run: Run, task: Task) -> Callable[[EvalPrediction], dict[str, f
 def evaluate_splits(run: Run, trainer: NxMTrainer, task: Task, rows: datasets.DatasetDict) -> dict[str, float]:
     """Evaluate every evaluation split, and write the predictions of each to a file."""
     metrics: dict[str, float] = {}
-    suffixes = split_suffixes(run)
-    for suffix in suffixes:
+    for suffix in task.splits:
         split = select(rows, f"validation{suffix}", run.data.max_eval_samples)
-        prefix = "eval" if suffix == suffixes[0] else f"eval{suffix}"
+        prefix = "eval" if suffix == task.splits[0] else f"eval{suffix}"
         output = predict_in_order(trainer, split, prefix)
-        write_predictions(trainer, f"eval_results_{run.task}{suffix}.txt", task, output)
+        write_predictions(trainer, f"eval_results_{run.data.task}{suffix}.txt", task, output)
         metrics |= {**(output.metrics or {}), f"{prefix}_samples": len(split)}
     trainer.log({name: value for name, value in metrics.items() if not name.endswith("_samples")})
     trainer.log_metrics("eval", metrics)
@@ -414,11 +224,11 @@ def evaluate_splits(run: Run, trainer: NxMTrainer, task: Task, rows: datasets.Da
 
 def predict_splits(run: Run, trainer: NxMTrainer, task: Task, rows: datasets.DatasetDict) -> None:
     """Write the predictions for every test split to a file."""
-    for suffix in split_suffixes(run):
+    for suffix in task.splits:
         split = select(rows, f"test{suffix}", run.data.max_predict_samples)
         unlabelled = split.remove_columns("labels") if "labels" in split.column_names else split
         output = predict_in_order(trainer, unlabelled, "test")
-        write_predictions(trainer, f"predict_results_{run.task}{suffix}.txt", task, output)
+        write_predictions(trainer, f"predict_results_{run.data.task}{suffix}.txt", task, output)
 
 
 def predict_in_order(trainer: NxMTrainer, rows: datasets.Dataset, prefix: str) -> PredictionOutput:

@@ -39,7 +39,7 @@ class SolverResult:
     violations: int
 
     def row(self) -> tuple[str, ...]:
-        """Return the solver's cells of the table."""
+        """Return the row of this solver in the table, a text for each column."""
         time_text, density = f"{self.seconds * 1e3:.2f} ms", f"{self.density:.4f}"
         return self.solver, time_text, f"{self.mean:.6f}", f"{self.worst:.6f}", density, str(self.violations)
 
@@ -118,7 +118,7 @@ def _select(scores: Tensor, pattern: Pattern, only: Sequence[str] | None) -> dic
     solvers = {name: solver for name, solver in solvers.items() if solver.supports(scores, pattern)}
     if unknown := set(only or ()) - set(solvers):
         names = ", ".join(map(repr, sorted(unknown)))
-        raise ValueError(f"No solver {names} supports {pattern} here; these do: {', '.join(solvers)}.")
+        raise ValueError(f"No solver {names} supports {pattern} for this weight; these do: {', '.join(solvers)}.")
     return {name: solver for name, solver in solvers.items() if only is None or name in only}
 
 

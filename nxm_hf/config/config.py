@@ -267,7 +267,7 @@ class NxMConfig(PushToHubMixin):
         known = {} if isinstance(recipe, Method) else recipes.settings(recipe)
         if unknown := sorted(set(changes) - set(known)):
             raise ValueError(
-                f"There is no {', '.join(map(repr, unknown))} to set; the recipe {self.recipe!r} has "
+                f"There is no {', '.join(map(repr, unknown))} to set; the recipe {recipe!r} has "
                 f"{', '.join(known) or 'no settings'}, and the config has {', '.join(names)}."
             )
         return replace(self, **own, settings={**self.recipe_settings, **changes})

@@ -129,7 +129,7 @@ def read_json(directory_or_repo: str | Path, name: str, kwargs: dict[str, Any]) 
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}). Save the model again, or restore the file.") from error
     if not isinstance(payload, dict):
-        raise ValueError(f"{path} holds a {type(payload).__name__}; it must be an object. Save the model again.")
+        raise ValueError(f"{path} holds a {type(payload).__name__}; it must hold a JSON object. Save the model again.")
     return payload
 
 

@@ -80,7 +80,7 @@ class DistillationConfig:
 
     @property
     def output_flags(self) -> dict[str, bool]:
-        """The keyword arguments that make a model return all outputs that are compared."""
+        """Return the keyword arguments of `forward` with which a model returns all outputs that are compared."""
         weights = {"output_hidden_states": self.hidden, "output_attentions": self.attention}
         return {name: True for name, weight in weights.items() if weight}
 

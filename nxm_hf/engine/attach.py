@@ -36,14 +36,14 @@ def attach(
         total_steps: Number of optimizer steps of the whole training.
         steps_per_epoch: Number of optimizer steps per epoch, for settings such as `steps="epoch"`.
         seed: Seed of recipes that draw random numbers.
-        **unknown: Nothing; other names are refused with what to write.
+        **unknown: No argument has another name. One that is given raises a TypeError that says what to write.
 
     Returns:
         The engine. Call its `finish()` after the last step; see `Engine` for evaluation, checkpoints and metrics.
 
     Raises:
-        ValueError: If the model, the optimizer or the recipe cannot be trained so.
-        TypeError: If an argument is of another kind, or has another name.
+        ValueError: If the model, the optimizer or the recipe is not supported. The message says what to write.
+        TypeError: If an argument has the wrong type or an unknown name.
 
     Example:
         >>> import torch

@@ -214,10 +214,10 @@ class Engine:
             self.undeploy()
 
     def deploy(self, preview: bool = False) -> None:
-        """Show the deployed view, and write the sparsity record into the model's config.
+        """Put the deployed weights into the model, and the sparsity record into its config.
 
         Args:
-            preview: Whether a recipe that previews may prune. All processes do so together.
+            preview: If True, obey the recipe's setting `preview=True`. Every process gives the same value.
         """
         if self.is_deployed:
             return

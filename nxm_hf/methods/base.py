@@ -68,10 +68,11 @@ class Method(ABC):
         """
 
     def measure(self, weight: Tensor, state: State, clock: Clock) -> Measurement:
-        """Measure, before `before_step`, with all processes that hold parts of the weight.
+        """Yield numbers to add up over all processes, before `before_step`, if the weight is sharded.
 
-        Only a part of a weight is measured so; a whole one is measured by `before_step` itself. All weights are
-        measured in turns. What they yield in a turn is added up in one exchange. Every process yields equally often.
+        The engine calls this for the parts of sharded weights only. For a whole weight, `before_step` measures by
+        itself. The engine takes one yield of each weight, and adds them all up in one exchange. Every process must
+        yield equally often.
 
         Args:
             weight: The part of the weight, with its gradient; it is not edited.
@@ -156,7 +157,7 @@ def restore_dense(weight: Tensor, state: State) -> None:
 
     Args:
         weight: The weight that the model computes with; edited in place.
-        state: The state of its method; without a dense weight in it nothing is done.
+        state: The state of its method. If it holds no dense weight, nothing changes.
     """
     if Slot.DENSE in state:
         weight.copy_(state[Slot.DENSE])

@@ -158,7 +158,7 @@ def read_manifest(folder: str | Path) -> dict[str, dict[str, Any]] | None:
         form, files = payload["format"], payload["files"]
         if form == FORMAT:
             if payload["digest"] != _digest_of_entries(files):
-                raise ValueError("its own digest differs")
+                raise ValueError("its digest does not match its entries")
             return {
                 _checked_name(name): {"size": int(e["size"]), "digest": str(e["digest"])} for name, e in files.items()
             }

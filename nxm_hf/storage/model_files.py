@@ -280,7 +280,7 @@ def layer_weights(folder: str | Path, model: nn.Module, layers: Sequence[Layer])
     for layer, (_, weight) in zip(layers, saved_weights(folder, model, layers), strict=True):
         if weight.shape != layer.weight.shape:
             raise ValueError(
-                f"{layer.name} is {tuple(weight.shape)} in the files of {folder} and {tuple(layer.weight.shape)} by "
-                "its config.json. Save the model again."
+                f"{layer.name} has the shape {tuple(weight.shape)} in the files of {folder}, and "
+                f"{tuple(layer.weight.shape)} by its config.json. Save the model again."
             )
         yield weight

@@ -238,8 +238,8 @@ def _packable(
     if not rows:
         reasons = shortened([f"{name}, {why}" for name, why in left_plain.items()], "; ") or "no layer of it is sparse"
         raise ValueError(
-            f"Nothing in {files.folder} can be packed: {reasons}. Packing saves 44 to 47 % of layers with 2:4 "
-            "(nxm convert MODEL OUT --to 2:4); files with other zeros get smaller with: zstd model.safetensors."
+            f"Nothing in {files.folder} can be packed: {reasons}. Packing saves 44 to 47 % of layers with 2:4. To get "
+            "them, type: nxm convert MODEL OUT --to 2:4. For files with other zeros, type: zstd model.safetensors."
         )
     return rows, left_plain
 

@@ -36,7 +36,7 @@ class NxMCallback(TrainerCallback):
             method object.
         resume_from: The checkpoint to resume from, if it is neither `output_dir/checkpoint-{global_step}` nor
             `args.resume_from_checkpoint`.
-        **unknown: Nothing; other names are refused with what to write.
+        **unknown: No argument has another name. One that is given raises a TypeError that says what to write.
 
     Raises:
         TypeError: If no sparsity is given, or an argument has another name.

@@ -45,7 +45,9 @@ def refuse_unsupported(args: TrainingArguments, model: nn.Module) -> None:
         raise ValueError(f"Training on {backend} is not supported; use DDP (torchrun) instead.")
     device_map: dict[str, object] = getattr(model, "hf_device_map", None) or {"": 0}
     if len(set(device_map.values())) > 1:
-        raise ValueError("This model is spread over devices (device_map); load it on one device and use DDP instead.")
+        raise ValueError(
+            "This model is spread over devices; load it without device_map=, and use DDP or FSDP2 (fsdp=True) instead."
+        )
     if getattr(model, "_device_mesh", None) is not None:
         raise ValueError(
             "This model was sharded when loaded (tp_plan or distributed_config); load it on one device, and use FSDP2 "

@@ -55,7 +55,9 @@ def test_groups_with_nothing_or_infinity_to_keep_are_whole():
 
 
 def test_a_name_that_does_not_suit_is_refused():
-    with pytest.raises(ValueError, match=r"No solver 'exhaustive', 'fast' supports 2:4 here; these do:.*by_sorting"):
+    with pytest.raises(
+        ValueError, match=r"No solver 'exhaustive', 'fast' supports 2:4 for this weight; these do:.*by_sorting"
+    ):
         analysis.compare_solvers(weight(4, 4), "2:4", only=["fast", "by_sorting", "exhaustive"])
     with pytest.raises(ValueError, match="1 NaN"):
         analysis.compare_solvers(torch.full((1, 4), 1.0).index_fill(1, torch.tensor([2]), torch.nan), "2:4")

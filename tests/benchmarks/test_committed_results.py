@@ -9,7 +9,7 @@ import pytest
 from benchmarks.glue.comparison import command_line
 from benchmarks.glue.comparison.records import Plan, RecordFile
 from nxm_hf.cli import recipe_guide
-from tests.support.example_scripts import run_glue
+from tests.support.example_scripts import glue_data
 
 RESULTS = Path(command_line.__file__).parents[1] / "results"
 pytestmark = pytest.mark.skipif(not RESULTS.is_dir(), reason="a source distribution leaves the committed results out")
@@ -34,7 +34,7 @@ def closed(folder: Path, one: recipe_guide.Measurement) -> list[float]:
     found: dict[tuple, float] = {}
     for record in planned_records(folder):
         if record["config"]["pattern"] in (one.pattern, "2:4"):
-            best = record["metrics"][f"eval_{run_glue.TASKS[record['task']].best}"]
+            best = record["metrics"][f"eval_{glue_data.TASKS[record['task']].best}"]
             found[record["recipe"].replace(f" pattern={one.pattern}", ""), record["task"], record["seed"]] = best
     of, shared = (one.name_in_results, "asp", "dense"), []
     for task in (name.lower().replace("-", "") for name in one.tasks):

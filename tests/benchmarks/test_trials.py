@@ -28,7 +28,7 @@ def test_run_glue_reads_what_a_trial_says(recipe):
     )
     run = run_glue.read_options(trial.command_line(Path("out")))
     assert run.sparsity == trial.config and run.training.seed == 7 and run.training.learning_rate == 1e-4
-    assert (run.task, run.data.hold_out, run.model.model_name_or_path) == ("rte", 0.1, "m")
+    assert (run.data.task, run.data.hold_out, run.model.model_name_or_path) == ("rte", 0.1, "m")
 
 
 def test_a_taught_trial_learns_from_the_dense_one_of_its_seed_and_options():

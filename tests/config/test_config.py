@@ -153,6 +153,8 @@ def test_changes_go_to_settings_and_fields_by_their_names():
 def test_a_change_that_is_neither_lists_both():
     with pytest.raises(ValueError, match=r"no 'roh' to set; the recipe 'admm' has rho, steps.*the config has.*settle"):
         NxMConfig("admm").replace(roh=0.1)
+    with pytest.raises(ValueError, match=r"no 'rho' to set; the recipe 'ste' has grad_scale"):
+        NxMConfig("admm").replace(recipe="ste", rho=0.1)
 
 
 def test_a_method_object_has_only_the_fields_to_change():

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import datasets
 import evaluate
 import numpy as np
 import pandas
@@ -15,10 +14,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from nxm_hf import verify
-from tests.support.example_scripts import demo, run_glue
+from tests.support.example_scripts import demo, glue_data, run_glue
 from tests.support.models import assert_equal_weights
 
-TASKS = run_glue.TASKS
+TASKS = glue_data.TASKS
 README = Path(demo.__file__).with_name("README.md").read_text()
 SMALL = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
 TRAINING = "--do_train --do_eval --max_steps 2 --save_strategy no --use_cpu --disable_tqdm true --learning_rate 1e-2"
@@ -184,26 +183,6 @@ def test_numbers_with_a_fraction_are_scores(shape, tmp_path):
     assert "eval_pearson" in json.loads((tmp_path / "out/eval_results.json").read_text())
 
 
-def test_labels_that_are_whole_numbers_keep_their_order():
-    rows = datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": ["a"] * 3, "label": [2, 0, 1]}))
-    assert run_glue.label_names(rows) == ("0", "1", "2")
-
-
-def test_a_label_is_its_name_or_its_number():
-    task, scores = TASKS["mrpc"], TASKS["stsb"]
-    said = ["not_equivalent", "equivalent", 0, 1, 1.0, np.int64(1)]
-    assert [run_glue.label_number(label, task) for label in said] == [0, 1, 0, 1, 1, 1]
-    numbered = run_glue.Task(("text",), ("1", "2"))
-    assert [run_glue.label_number(label, numbered) for label in (1, 2, "1")] == [0, 1, 0]  # names go first
-    assert run_glue.label_number(3, scores) == run_glue.label_number("3.0", scores) == 3.0
-
-
-@pytest.mark.parametrize("label", ["entailment", 2, -1, 0.5, None, ""])
-def test_a_label_of_another_task_is_an_error_that_lists_this_ones(label):
-    with pytest.raises(ValueError, match=f"label {label!r}; this task's are not_equivalent, equivalent, or 0 to 1"):
-        run_glue.label_number(label, TASKS["mrpc"])
-
-
 def test_rows_without_a_label_among_labelled_ones_are_an_error(shape, tmp_path):
     path = tmp_path / "rows.jsonl"
     rows = [{"sentence": text, "label": 0 if i else None} for i, text in enumerate(sentences(4, 0))]
@@ -218,7 +197,7 @@ def test_rows_held_out_are_not_trained_on_and_the_same_for_every_seed(shape, tmp
     folder = write(tmp_path / "rows", "mrpc", "parquet", {"train": 40, "validation": 8})
     options = f"--task_name mrpc --dataset_name {folder} --hold_out 0.25"
     lines = [arguments(shape, tmp_path / "out", f"{options} --seed {seed}") for seed in (0, 1)]
-    one, two = (run_glue.load_rows(run_glue.read_options(line)) for line in lines)
+    one, two = (glue_data.load_rows(run_glue.read_options(line).data) for line in lines)
     assert list(one["validation"]["idx"]) == list(two["validation"]["idx"]) and len(one["validation"]) == 10
     assert sorted([*one["validation"]["idx"], *one["train"]["idx"]]) == list(range(40))
 

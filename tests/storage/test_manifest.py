@@ -207,7 +207,7 @@ def test_files_of_a_save_that_was_stopped_are_put_in_place_before_they_are_compa
 def test_a_manifest_with_another_entry_is_damaged_unless_its_own_digest_fits(folder):
     content = (folder / MANIFEST_FILE).read_text()
     (folder / MANIFEST_FILE).write_text(content.replace('"size": 5000', '"size": 5001'))
-    assert changed_files(folder) == {MANIFEST_FILE: "is damaged (its own digest differs)"}
+    assert changed_files(folder) == {MANIFEST_FILE: "is damaged (its digest does not match its entries)"}
 
 
 def test_the_order_of_entries_and_of_their_fields_is_no_matter(folder):

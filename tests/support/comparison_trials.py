@@ -18,10 +18,10 @@ from benchmarks.glue.comparison.statistics import metrics_of
 from benchmarks.glue.comparison.trials import Trial
 from benchmarks.glue.comparison.variants import read_grid, sweep_variants
 from nxm_hf import NxMConfig
-from tests.support.example_scripts import glue_metric, run_glue
+from tests.support.example_scripts import glue_data, glue_metric
 from tests.support.models import make_bert
 
-TASKS = run_glue.TASKS
+TASKS = glue_data.TASKS
 POINT = (("learning_rate", "1e-4"),)
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 

@@ -18,4 +18,5 @@ def load(*names: str) -> tuple:
             sys.path.remove(folder)
 
 
-run_glue, demo, glue_metric, made_data, squad = load("run_glue", "demo", "glue_metric", "made_data", "squad")
+run_glue, demo, glue_data, glue_metric = load("run_glue", "demo", "glue_data", "glue_metric")
+made_data, squad = load("made_data", "squad")

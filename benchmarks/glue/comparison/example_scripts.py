@@ -13,19 +13,21 @@ EXAMPLES = ROOT / "examples" / "glue"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent)]
 
 import demo  # noqa: E402
+import glue_data  # noqa: E402
 import glue_metric  # noqa: E402
 import question_answering  # noqa: E402
 import run_glue  # noqa: E402
 import squad  # noqa: E402
 
 SQUAD = "squad"
-TASKS = {**run_glue.TASKS, SQUAD: run_glue.Task(("question", "context"), best="f1")}
+TASKS = {**glue_data.TASKS, SQUAD: glue_data.Task(("question", "context"), best="f1")}
 
 __all__ = [
     "EXAMPLES",
     "SQUAD",
     "TASKS",
     "demo",
+    "glue_data",
     "glue_metric",
     "language_model",
     "question_answering",

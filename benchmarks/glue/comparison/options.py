@@ -9,7 +9,7 @@ from typing import Any
 import transformers
 
 from . import squad_script
-from .example_scripts import run_glue
+from .example_scripts import glue_data, run_glue
 
 BUDGETS = ("num_train_epochs", "max_steps")
 # Options that differ from trial to trial, and what to write in their place.
@@ -25,7 +25,7 @@ SHARED_SPARSITY_OPTIONS = ("include", "exclude", "on_indivisible")
 @cache
 def known_options() -> frozenset[str]:
     """Return the name of every option of the scripts that is not one of the recipe."""
-    classes: tuple[Any, ...] = (run_glue.DataOptions, run_glue.ModelOptions, squad_script.Script)
+    classes: tuple[Any, ...] = (glue_data.DataOptions, run_glue.ModelOptions, squad_script.Script)
     classes = (*classes, transformers.TrainingArguments)
     return frozenset(field.name for options in classes for field in fields(options) if field.init)
 

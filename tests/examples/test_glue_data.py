@@ -1,0 +1,42 @@
+"""glue_data.py: labels of rows, and which files somebody who copies run_glue.py takes along."""
+
+import ast
+import re
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from tests.support.example_scripts import glue_data, run_glue
+
+TASKS = glue_data.TASKS
+FOLDER = Path(run_glue.__file__).parent
+
+
+def test_run_glue_names_every_file_that_it_needs_beside_it():
+    """The demo is imported only by `--task_name demo`."""
+    tree = ast.parse((FOLDER / "run_glue.py").read_text())
+    imported = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    needed = {path.name for path in FOLDER.glob("*.py") if path.stem in imported} | {Path(run_glue.METRIC).name}
+    assert needed == set(re.findall(r"\w+\.py", ast.get_docstring(tree))) - {"run_glue.py"}
+
+
+def test_labels_that_are_whole_numbers_keep_their_order():
+    rows = datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": ["a"] * 3, "label": [2, 0, 1]}))
+    assert glue_data.label_names(rows) == ("0", "1", "2")
+
+
+def test_a_label_is_its_name_or_its_number():
+    task, scores = TASKS["mrpc"], TASKS["stsb"]
+    said = ["not_equivalent", "equivalent", 0, 1, 1.0, np.int64(1)]
+    assert [glue_data.label_number(label, task) for label in said] == [0, 1, 0, 1, 1, 1]
+    numbered = glue_data.Task(("text",), ("1", "2"))
+    assert [glue_data.label_number(label, numbered) for label in (1, 2, "1")] == [0, 1, 0]  # names go first
+    assert glue_data.label_number(3, scores) == glue_data.label_number("3.0", scores) == 3.0
+
+
+@pytest.mark.parametrize("label", ["entailment", 2, -1, 0.5, None, ""])
+def test_a_label_of_another_task_is_an_error_that_lists_this_ones(label):
+    with pytest.raises(ValueError, match=f"label {label!r}; this task's are not_equivalent, equivalent, or 0 to 1"):
+        glue_data.label_number(label, TASKS["mrpc"])
