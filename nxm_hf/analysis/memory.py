@@ -24,7 +24,8 @@ class TrainingMemory:
         gradients: Bytes of their gradients.
         moments: Bytes of the optimizer's moments.
         state: Bytes of the recipe's state, such as masks and dense weights, at most.
-        deployed: Bytes of the copy of the pruned weights that is held during evaluations and saves.
+        deployed: Bytes of a copy of the pruned weights, the most that evaluations and saves hold. On a CPU they hold
+            only entries that differ.
     """
 
     weights: int
