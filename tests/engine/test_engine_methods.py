@@ -13,6 +13,7 @@ from tests.support.custom_methods import Shrinking
 from tests.support.grids import WINDOWS
 from tests.support.models import assert_equal_weights
 from tests.support.toy_training import (
+    IMPLEMENTATIONS,
     TOTAL,
     assert_sparse,
     load_run,
@@ -65,6 +66,26 @@ def test_a_method_object_of_ours_is_the_recipe_it_was_made_for():
     one, _ = trained(NxMConfig(recipe=Masked(Constant(NM(2, 4)), refresh=Every(3)), settle=0.25))
     other, _ = trained(NxMConfig("ste", settings={"refresh": 3}, settle=0.25))
     assert_equal_weights(one, other)
+
+
+@pytest.mark.parametrize("optimizer", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
+def test_after_a_step_methods_find_the_models_own_weights_in_the_optimizer(optimizer):
+    """Some methods have it train dense weights in their place, but only during its step."""
+    made, held = [], []
+
+    class Watching(Masked):
+        def after_step(self, weight, state, clock):
+            (stepper,) = made
+            held.append({id(each) for group in stepper.param_groups for each in group["params"]})
+            held.append({id(each) for each in stepper.state})
+            super().after_step(weight, state, clock)
+
+    def make(model):
+        made.append(optimizer(model))
+        return made[0]
+
+    model, _ = trained(NxMConfig(recipe=Watching(Constant(NM(2, 4)), refresh=Every(3))), optimizer=make)
+    assert held == [{id(each) for each in model.parameters()}] * 2 * 4 * TOTAL
 
 
 def test_what_lacks_a_verb_is_no_method():
