@@ -127,6 +127,14 @@ def test_the_clock_of_each_verb_gives_access_to_the_whole_of_a_sharded_weight(sh
     assert {isinstance(whole, WeightPart) for _, whole in seen} == {sharded}
 
 
+def test_a_method_that_may_look_at_whole_weights_is_refused_if_they_are_sharded():
+    with group_of_one() as shards:
+        model = Toy()
+        fully_shard(model, mesh=shards.mesh)
+        with pytest.raises(ValueError, match="may look at whole weights, and FSDP2 shards them"):
+            attach(model, adamw(model), NxMConfig(recipe=Shrinking()), total_steps=2)
+
+
 def test_what_lacks_a_verb_is_no_method():
     class Lame:
         init = before_step = after_step = lambda *arguments: None
