@@ -9,6 +9,7 @@ from nxm_hf.patterns import Transposable, parse
 from nxm_hf.solvers import SOLVERS, solve, transposable_duals
 from nxm_hf.solvers.transposable_duals import by_duals
 from nxm_hf.solvers.transposable_paths import balance_rows
+from nxm_hf.solvers.transposable_tiles import quantized
 from tests.support.scores import (
     INF,
     assert_holds,
@@ -58,6 +59,15 @@ def test_a_small_tile_keeps_as_much_as_any_mask(case):
         mask = solver(tile, pattern)
         assert_holds(mask, n, len(tile))
         assert worth(tile[mask].tolist()) == by_columns_filled(tile.tolist(), n), solver.__name__
+
+
+@pytest.mark.parametrize("m", range(2, 33))
+def test_scores_become_integers_of_24_bits_that_a_path_can_add_up(m):
+    """A path adds up m of them at most, and stays below a quarter of the largest integer."""
+    scores = seeded(m, m).abs()[..., None]
+    q, wide = quantized(scores)
+    assert not wide.any() and 2**24 <= q.max() and m * q.max() <= 2**29
+    assert torch.equal(q, (scores / scores.max() * q.max()).round().int())
 
 
 @settings(max_examples=30)
