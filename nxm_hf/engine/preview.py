@@ -39,9 +39,9 @@ def show_pruned(
         return False
     with torch.no_grad():
         for target in targets:
-            training[target.name] = target.matrix().detach().clone()
+            training[target.name] = target.matrix().clone()
             if target.layer.bias is not None:
-                training[target.name + BIAS] = whole(target.layer.bias.detach()).clone()
+                training[target.name + BIAS] = whole(target.layer.bias).clone()
     with torch.enable_grad():  # some methods train by gradient descent
         return pruner.preview()
 

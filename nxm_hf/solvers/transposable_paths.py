@@ -21,11 +21,11 @@ def balance_rows(q: Tensor, kept: Tensor, n: int) -> Tensor:
     """
     kept = kept.clone()
     excess = kept.sum(1) - n  # (m, tiles)
-    indices = (excess != 0).any(0).nonzero().squeeze(1)
+    indices = excess.any(0).nonzero().squeeze(1)
     q, part, excess = q[..., indices], kept[..., indices], excess[:, indices]
     while len(indices):
         _move(q, part, excess)
-        done = (excess == 0).all(0)
+        done = ~excess.any(0)
         kept[..., indices[done]] = part[..., done]
         left = (~done).nonzero().squeeze(1)
         indices, q, part, excess = indices[left], q[..., left], part[..., left], excess[:, left]

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,7 +42,9 @@ def begin_checkpoint(folder: str | Path) -> None:
     remove_manifest(folder)
 
 
-def complete_checkpoint(folder: str | Path, names: Iterable[str] | None = None) -> None:
+def complete_checkpoint(
+    folder: str | Path, names: Iterable[str] | None = None, expected: Mapping[str, str] | None = None
+) -> None:
     """Write the manifest of a checkpoint, after all other files of it and before older checkpoints are deleted.
 
     Trainer deletes the checkpoints with the oldest times of change. So this one is made the newest by time too, in case
@@ -51,9 +53,13 @@ def complete_checkpoint(folder: str | Path, names: Iterable[str] | None = None) 
     Args:
         folder: The checkpoint.
         names: The files to record; by default all.
+        expected: As in `write_manifest`.
+
+    Raises:
+        RuntimeError: If a file has another digest than expected. The checkpoint stays incomplete then.
     """
     folder = Path(folder)
-    write_manifest(folder, names)
+    write_manifest(folder, names, expected=expected)
     others = [path for path in folder.parent.glob("checkpoint-*") if path.is_dir() and path != folder]
     latest = max((path.stat().st_mtime_ns for path in others), default=0)
     if latest >= folder.stat().st_mtime_ns:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nxm_hf.solvers.block_sums import summation
-from nxm_hf.storage.file_blocks import CHUNK, SHAPE, Block
+from nxm_hf.storage.file_blocks import BLOCK, CHUNK, SHAPE, Block
 
 SHORT = 1 << 20  # bytes of a file whose content is digested
 CHANGED = "has changed while it was read"  # instead of a digest; no file has it
@@ -49,3 +49,44 @@ class FileDigest:
         if self._sum_up is None:
             return (self._parts[0] if self._parts else hashlib.sha256()).hexdigest()
         return hashlib.sha256(b"".join(self._parts[chunk].digest() for chunk in sorted(self._parts))).hexdigest()
+
+
+class WriteDigest:
+    """Digest bytes on their way into a file. The digest is that of `FileDigest` if the file holds the same bytes."""
+
+    def begin(self, size: int) -> None:
+        """Forget what came before, and expect a file.
+
+        Args:
+            size: The bytes of the file.
+        """
+        self._digest, self._block, self._filled = FileDigest(size), Block(), 0
+        self._block.begin = self._block.end = 0
+        self._memory = self._block.words.view(np.uint8).reshape(-1)
+
+    def add(self, data: memoryview) -> None:
+        """Digest the next bytes of the file.
+
+        Args:
+            data: The bytes.
+        """
+        new = np.frombuffer(data, np.uint8)
+        while len(new):
+            part = new[: BLOCK - self._filled]
+            self._memory[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            self._block.end = self._block.begin + self._filled
+            new = new[len(part) :]
+            if self._filled == BLOCK:
+                self._take_block()
+
+    def _take_block(self) -> None:
+        self._memory[self._filled :] = 0
+        self._digest(self._block)
+        self._block.begin, self._filled = self._block.end, 0
+
+    def hexdigest(self) -> str:
+        """Return the digest, after all bytes."""
+        if self._filled:
+            self._take_block()
+        return self._digest.hexdigest()

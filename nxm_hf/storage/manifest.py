@@ -49,7 +49,10 @@ class FileStamp(NamedTuple):
 
 
 def write_manifest(
-    folder: str | Path, names: Iterable[str] | None = None, readers: Mapping[str, Sequence[Reader]] | None = None
+    folder: str | Path,
+    names: Iterable[str] | None = None,
+    readers: Mapping[str, Sequence[Reader]] | None = None,
+    expected: Mapping[str, str] | None = None,
 ) -> None:
     """Write the manifest of a directory, after all of its files.
 
@@ -58,9 +61,17 @@ def write_manifest(
         names: The files to record, relative to it and with "/"; by default all but model cards, hidden files, and the
             checkpoints and logs of a training.
         readers: By name of a file, the functions to call with its blocks.
+        expected: By name of a file, the digest of the bytes that were to be written.
+
+    Raises:
+        RuntimeError: If a file has another digest than expected. No manifest is written then.
     """
     folder = Path(folder)
-    _write(folder, _entries(folder, _names(folder) if names is None else sorted(names), readers))
+    entries = _entries(folder, _names(folder) if names is None else sorted(names), readers)
+    for name, digest in (expected or {}).items():
+        if name in entries and entries[name]["digest"] != digest:
+            raise RuntimeError(f"{name} in {folder} is not what was written; the disk may be full or failing.")
+    _write(folder, entries)
 
 
 def add_to_manifest(folder: str | Path, pattern: str) -> None:

@@ -58,6 +58,15 @@ def write_record(
     write_card(folder, record, verification, facts)
 
 
+def holds_weights(folder: str | Path) -> bool:
+    """Return True if a directory has whole weights in safetensors files, under the usual names.
+
+    Args:
+        folder: Directory of a model.
+    """
+    return any((model_folder(folder) / name).is_file() for name in (WEIGHTS, INDEX))
+
+
 def check_written(folder: str | Path, plan: Plan, expected: str | None = None, record: bool = False) -> None:
     """Raise unless the weights in the files equal those in memory, bit for bit.
 
@@ -73,7 +82,7 @@ def check_written(folder: str | Path, plan: Plan, expected: str | None = None, r
     Raises:
         RuntimeError: If a weight differs, or if transformers has written no weights.
     """
-    if not any((model_folder(folder) / name).is_file() for name in (WEIGHTS, INDEX)):
+    if not holds_weights(folder):
         if any(model_folder(folder).glob("adapter_model.*")):
             if record:
                 record_model(folder)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nxm_hf.layers.sharding import whole
+from nxm_hf.storage.file_digest import WriteDigest
 from nxm_hf.storage.replacing import sync
 from nxm_hf.storage.weight_writer import Entry, type_name, write_tensors
 
@@ -102,13 +103,16 @@ def check_same_run(saved: Header, current: Header) -> None:
         )
 
 
-def write_state(folder: str | Path, header: Header, tensors: Mapping[str, Tensor]) -> None:
+def write_state(
+    folder: str | Path, header: Header, tensors: Mapping[str, Tensor], file_digest: WriteDigest | None = None
+) -> None:
     """Write the state file of a checkpoint. If the process is killed meanwhile, the old file stays, or no file.
 
     Args:
         folder: The checkpoint; it is created if needed.
         header: The header of the state; must fit JSON.
         tensors: The tensors. Each is looked up twice, and one is in memory at a time.
+        file_digest: It is given the bytes of the file.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +125,7 @@ def write_state(folder: str | Path, header: Header, tensors: Mapping[str, Tensor
             entries.append(Entry(name, type_name(tensor.dtype), tuple(tensor.shape)))
     header["state"] = digest.hexdigest()
     temporary = folder / f".{STATE_FILE}.writing"
-    write_tensors(temporary, entries, lambda name: tensors[name].cpu(), {"nxm_state": json.dumps(header)})
+    write_tensors(temporary, entries, lambda name: tensors[name].cpu(), {"nxm_state": json.dumps(header)}, file_digest)
     sync(temporary)
     os.replace(temporary, folder / STATE_FILE)
     sync(folder)

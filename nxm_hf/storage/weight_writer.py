@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nxm_hf.storage.file_digest import WriteDigest
+
 _WIDTHS = {"8": 1, "6": 2, "2": 4, "4": 8}  # by the last digit of a type such as F32 or BF16: its bytes
 
 _KINDS = {"bfloat16": "BF16", "bool": "BOOL", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
@@ -53,7 +55,11 @@ class Entry(NamedTuple):
 
 
 def write_tensors(
-    path: Path, entries: Iterable[Entry], read: Callable[[str], Tensor], metadata: Mapping[str, str]
+    path: Path,
+    entries: Iterable[Entry],
+    read: Callable[[str], Tensor],
+    metadata: Mapping[str, str],
+    digest: WriteDigest | None = None,
 ) -> None:
     """Write a file. The widest types come first, as safetensors orders them, so that every tensor is aligned.
 
@@ -62,6 +68,7 @@ def write_tensors(
         entries: Its tensors.
         read: Returns the tensor of a name. It is called once for each, in the order of the file.
         metadata: Metadata of the file.
+        digest: It is given the bytes of the file.
 
     Raises:
         RuntimeError: If a tensor does not have the bytes that its entry promises.
@@ -75,11 +82,19 @@ def write_tensors(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        start = len(text).to_bytes(8, "little") + text
+        if digest is not None:
+            digest.begin(len(start) + end)
+            digest.add(memoryview(start))
+        file.write(start)
         for entry in ordered:
             tensor = read(entry.name)
             if tensor.nbytes != entry.nbytes:
                 raise RuntimeError(f"{entry.name} has {tensor.nbytes} bytes; {path} needs {entry.nbytes}.")
             if tensor.numel():
-                file.write(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+                data = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
+                if digest is not None:
+                    digest.add(data)
+                file.write(data)
+                del data
             del tensor  # before the next is read

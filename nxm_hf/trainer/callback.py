@@ -1,6 +1,7 @@
 """NxMCallback: sparse training in any Trainer."""
 
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ class NxMCallback(TrainerCallback):
         if engine.plan.targets and args.should_save:
             # One process saves, which cannot verify sharded weights. They were verified when they were deployed.
             found = None if engine.plan.shards is None else lambda: engine.verification
-            SaveHook(kwargs["model"], engine.model, lambda: self._session.card_facts(engine.model), found).attach()
+            facts = partial(self._session.card_facts, engine.model)
+            SaveHook(kwargs["model"], engine.model, facts, found, engine.plan).attach()
         if args.eval_on_start:
             engine.deploy(preview=True)
 

@@ -1,4 +1,4 @@
-"""SaveHook: write the record and the model card when a model's own methods save its deployed weights."""
+"""SaveHook: write the record and the card, and check the files, when a model's own methods save deployed weights."""
 
 import functools
 import inspect
@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import nn
 
+from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.card_facts import CardFacts
 from nxm_hf.storage.checkpoints import is_checkpoint
 from nxm_hf.storage.manifest import record_model, remove_manifest
 from nxm_hf.storage.model_record import read_record
 from nxm_hf.storage.replacing import replaced
-from nxm_hf.storage.saving import bytes_of, write_record
+from nxm_hf.storage.saving import bytes_of, check_written, holds_weights, write_record
 from nxm_hf.storage.verify import Verification, verify
 
 SAVES = ("save_pretrained", "save")  # containers such as SentenceTransformer have both, and one calls the other
@@ -31,6 +32,8 @@ class SaveHook:
         inner: The model whose layers are sparse.
         facts: Returns the origin of the weights, for the card.
         found: Returns the verification of its weights. By default they are verified, which needs them whole.
+        plan: The layers of the inner model. The weights in the files are compared with it, bit for bit; None compares
+            nothing. Nor is a model compared of which this process holds parts, or whose caller gives other weights.
     """
 
     def __init__(
@@ -39,8 +42,9 @@ class SaveHook:
         inner: nn.Module,
         facts: Callable[[], CardFacts] = CardFacts,
         found: Callable[[], Verification | None] | None = None,
+        plan: Plan | None = None,
     ):
-        self._model, self._inner, self._facts = model, inner, facts
+        self._model, self._inner, self._facts, self._plan = model, inner, facts, plan
         self._found = found or functools.partial(verify, inner)
         self._is_saving = False
 
@@ -68,6 +72,9 @@ class SaveHook:
 
         Returns:
             The result of the method.
+
+        Raises:
+            RuntimeError: If a weight in the files is not that in memory.
         """
         if self._is_saving:  # one method calls the other
             return save(*args, **kwargs)
@@ -85,11 +92,19 @@ class SaveHook:
                 record = read_record(self._inner)  # the engine removes it while the model holds its training view
                 if record is not None and (verification := self._found()) is not None and verification.ok:
                     write_record(new, record, verification, self._facts())
-                    if not alone:
+                    if self._plan is not None and self._is_compared(new, {**kwargs, **call.arguments}):
+                        check_written(new, self._plan, record=not alone)
+                    elif not alone:
                         record_model(new)
         finally:
             self._is_saving = False
         return result
+
+    def _is_compared(self, folder: Path, arguments: dict[str, Any]) -> bool:
+        """Return True if a save with these arguments writes the weights as they are in memory."""
+        others = any(arguments.get(name) is not None for name in ("state_dict", "variant"))
+        whole = self._plan is not None and self._plan.shards is None
+        return whole and not others and arguments.get("is_main_process", True) and holds_weights(folder)
 
 
 class _Method:

@@ -27,6 +27,7 @@ from nxm_hf.layers.modules import has_adapter, unwrap
 from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.card_facts import CardFacts, DataFacts, base_model_of
 from nxm_hf.storage.checkpoints import HAS_MANIFEST, PROCESSES
+from nxm_hf.storage.file_digest import WriteDigest
 from nxm_hf.storage.lock import DirectoryLock
 from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, check_unchanged, remove_manifest
 from nxm_hf.storage.model_card import TAG, write_card
@@ -61,6 +62,7 @@ class SparseTrainingSession:
         self.engine: Engine | None = None
         self.evaluations = Evaluations()
         self._data: Any = None  # of the last training
+        self._written: dict[str, str] = {}  # digests of files of the last checkpoint, as they were to be written
         self._lock: DirectoryLock | None = None  # of the output directory, while a training runs
 
     def check(self, args: TrainingArguments, model: nn.Module) -> None:
@@ -140,7 +142,7 @@ class SparseTrainingSession:
         if resume_from:
             self.engine.restore(header, tensors)
         if plan.targets:
-            complete_after_state(state, left_out)
+            complete_after_state(state, left_out, self._written)
         self._describe(args, state, plan.model, train_dataloader)
         return self.engine
 
@@ -289,7 +291,9 @@ class SparseTrainingSession:
             header["masked_adapter"] = is_masked(engine.model)
             # Others write their random states on other machines, or into directories of their own.
             header[PROCESSES] = sum(where == here for _, where in each)
-            write_state(folder, header, tensors)
+            digest = WriteDigest()
+            write_state(folder, header, tensors, digest)
+            self._written[STATE_FILE] = digest.hexdigest()
         return prints
 
     def prepare_push(self, args: TrainingArguments) -> None:

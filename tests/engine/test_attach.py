@@ -134,3 +134,18 @@ def test_an_engine_that_nobody_can_reach_stands_in_no_ones_way():
         optimizer = adamw(model)
         engine = attach(model, optimizer, "ste", total_steps=1)
         del engine, optimizer
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ({"warmup": 0.25}, r"attach\(model, optimizer, .*warmup=0\.25.*, total_steps=4\)"),
+        ({"total": 4}, "model, optimizer, sparsity, total_steps, steps_per_epoch and seed"),
+    ],
+)
+def test_an_argument_that_attach_does_not_have_is_refused_with_what_to_write(names, says):
+    model = Toy()
+    optimizer = adamw(model)
+    with pytest.raises(TypeError, match=says):
+        attach(model, optimizer, "ste", total_steps=4, **names)
+    attach(model, optimizer, "ste", total_steps=4).release()  # nothing is attached yet

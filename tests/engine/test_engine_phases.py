@@ -177,3 +177,28 @@ def test_weights_are_pruned_with_rows_once_and_when_the_phase_begins_that_goes_o
     assert caplog.text.count("wanda pruned 12 layers") == 1
     engine.finish()
     assert model.config.nxm_config["recipe"] == "asp"
+
+
+def test_a_preview_is_shown_only_where_it_is_asked_for():
+    """All processes have to ask together, so code that only looks at the weights must not begin one."""
+    model, config = make_bert(), NxMConfig("asp", settings={"scores": "wanda", "preview": True}, warmup=0.75)
+    optimizer, rows = adamw(model), make_rows(8)
+    engine = Engine(Plan.of(model, config), optimizer, config, 4, train_dataloader=DataLoader(rows, 4))
+
+    def shown(*asked, **named):
+        with engine.deployed(*asked, **named):
+            return [target.matrix().detach().clone() for target in engine.plan.targets]
+
+    plain = shown()
+    assert same(plain, shown(preview=False)) and not same(plain, shown(preview=True))
+    engine.deploy()
+    assert same(plain, [target.matrix() for target in engine.plan.targets])
+    engine.undeploy()
+
+
+def test_an_engine_that_is_made_by_hand_has_the_seed_of_attach():
+    config, headers = NxMConfig("set"), []
+    for make in (Engine, lambda plan, optimizer, config, total: attach(plan.model, optimizer, config, total)):
+        model = Toy()
+        headers.append(make(Plan.of(model, config), adamw(model), config, 4).header())
+    assert headers[0] == headers[1] and headers[0]["seed"] == 0

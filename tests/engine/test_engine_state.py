@@ -1,7 +1,9 @@
 """The state of an engine: a run resumed at any step is the unbroken run."""
 
+import gc
 import json
 import logging
+import weakref
 
 import pytest
 import torch
@@ -214,6 +216,20 @@ def test_a_state_that_is_loaded_while_the_deployed_view_is_shown_ends_that_view(
     assert engine.is_deployed and not same(before, all_tensors(model, engine))
     engine.load_state_dict(state)
     assert not engine.is_deployed and same(before, all_tensors(model, engine))
+
+
+@pytest.mark.parametrize("recipe", ["asp", "ste", "admm"])
+@pytest.mark.parametrize("end", ["finish", "detach"])
+def test_a_finished_training_frees_the_memory_of_its_state(end, recipe):
+    _, engine = trained(short(recipe, settle=0.5), steps=8)
+    engine.deploy()
+    tensors = engine.tensors()
+    state = [weakref.ref(tensors[name]) for name in tensors if not name.endswith("/weight")]
+    del tensors
+    assert state and all(held() is not None for held in state)
+    getattr(engine, end)()
+    gc.collect()
+    assert not [held for held in state if held() is not None]
 
 
 def test_a_finished_training_has_no_state_to_give_or_take():

@@ -6,6 +6,9 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, default_data_collator
 
 from nxm_hf import AdamW, NxMConfig, attach, prune, verify
+from nxm_hf.engine.preview import put_back
+from nxm_hf.engine.training_view import Difference, hold_difference
+from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.state_file import read_state
 from tests.support.models import assert_equal_weights, make_bert
 from tests.support.training import KINDS, ROWS, SaveAt, StopAt, assert_same_end, batches_of, make_trainer
@@ -101,3 +104,24 @@ def test_a_preview_in_a_custom_loop_is_refused_because_it_has_no_rows():
     model = make_bert()
     with pytest.raises(ValueError, match=r"preview=True needs training data.*leave preview out"):
         attach(model, AdamW(model.parameters()), NxMConfig("admm", settings={"preview": True}), total_steps=8)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_weight_that_was_changed_in_place_is_named_when_it_is_put_back(changed, caplog):
+    model = make_bert()
+    target = Plan.of(model, NxMConfig("asp")).targets[3]
+    weight, bias = target.layer.weight.detach(), target.layer.bias.detach().clone()
+    before, held = weight.clone(), {target.name: weight.clone()}
+    weight[:, ::2] = 0.0
+    hold_difference(held, target.name, target.matrix())
+    assert isinstance(held[target.name], Difference)
+    if changed:
+        weight[0, 1] = 7.0
+    target.layer.bias.data.add_(1.0)
+    put_back(target, held[target.name], bias)
+    said = (
+        f"Other code has changed {target.name}.weight in place inside `with engine.deployed():`. The training goes on "
+    )
+    assert [message.startswith(said) for message in caplog.messages] == [True] * changed
+    assert torch.equal(target.layer.bias, bias) and torch.equal(weight[:, ::2], before[:, ::2])
+    assert float(weight[0, 1]) == (7.0 if changed else float(before[0, 1]))

@@ -11,7 +11,8 @@ from tests.mutation.operators import Mutant, lines_of_statement
 from tests.mutation.pytest_runs import CannotLoad, Ended, LoadedTests, Pytest, Reach
 
 KILLED, TIMED_OUT, SURVIVED = "killed", "timed out", "survived"
-FACTOR = 4  # a mutant may take this many times as long as its tests take without it
+FACTOR = 4  # a mutant may take this many times as long as its tests take without it, or as one of them does
+OF_ONE = 1 / 3  # of the shortest limit: that of a single test
 UNKNOWN = 10  # times the shortest limit is that of what takes an unknown time, such as imports and compilers
 _times = count(1_000_000_000)  # of change; else compiled code of one mutant may be taken for that of another
 
@@ -103,7 +104,7 @@ class Meeting:
         """Return what comes of a mutant whose code functions take over; None if they cannot, or if that is not sure."""
         limit = self._limit(mutant, order, reach)
         with self._planted(mutant) as (before, after):
-            ended = loaded.run(order, {mutant.file: after}, limit)
+            ended = loaded.run(order, {mutant.file: after}, limit, limits=self._limits(mutant, order, reach))
         outcome = _outcome(ended) if ended.swapped else None
         if outcome == KILLED and not loaded.run(_until(order, ended), {mutant.file: before}, limit).ok:
             return None
@@ -113,7 +114,7 @@ class Meeting:
         """Return what comes of a mutant that is imported; None if that is not sure."""
         limit = self._limit(mutant, order, reach)
         with self._planted(mutant):
-            ended = self._run_anew(order, reach, limit)
+            ended = self._run_anew(order, reach, limit, self._limits(mutant, order, reach))
         outcome = _outcome(ended)
         if outcome == KILLED and ended.failed and not self._run_anew(_until(order, ended), reach, limit).ok:
             return None
@@ -125,18 +126,27 @@ class Meeting:
         with self._planted(mutant):
             return _outcome(self._run_anew(order, reach, self._limit(mutant, order, reach)))
 
-    def _run_anew(self, order: Sequence[str], reach: Reach, limit: float) -> Ended:
+    def _run_anew(
+        self, order: Sequence[str], reach: Reach, limit: float, limits: dict[str, float] | None = None
+    ) -> Ended:
         """Load the tests again and run some, and those that were not there before."""
         try:
             loading = UNKNOWN * self.least_seconds
             with self.pytest.load(self.tests, (), self.options, loading) as loaded:
-                return loaded.run([*order, *(name for name in loaded.tests if name not in reach.times)], {}, limit)
+                new = (name for name in loaded.tests if name not in reach.times)
+                return loaded.run([*order, *new], {}, limit, limits=limits)
         except CannotLoad as problem:
             return Ended(late=problem.code is None)
 
     def _limit(self, mutant: Mutant, order: Sequence[str], reach: Reach) -> float:
-        least = self.least_seconds * (UNKNOWN if mutant.file in self.compiled else 1)
-        return max(least, FACTOR * reach.seconds(order))
+        return max(self._least(mutant), FACTOR * reach.seconds(order))
+
+    def _limits(self, mutant: Mutant, order: Sequence[str], reach: Reach) -> dict[str, float]:
+        """Return the limit of each test alone, so that one which does not end is soon told from many that are slow."""
+        return {name: max(OF_ONE * self._least(mutant), FACTOR * reach.times[name]) for name in order}
+
+    def _least(self, mutant: Mutant) -> float:
+        return self.least_seconds * (UNKNOWN if mutant.file in self.compiled else 1)
 
     @contextmanager
     def _planted(self, mutant: Mutant) -> Iterator[tuple[str, str]]:

@@ -87,7 +87,12 @@ class LoadedTests:
         self._pytest, self.tests, self.at_import = pytest, tests, at_import
 
     def run(
-        self, tests: Sequence[str], texts: Mapping[str, str], limit: float | None = None, reach: bool = False
+        self,
+        tests: Sequence[str],
+        texts: Mapping[str, str],
+        limit: float | None = None,
+        reach: bool = False,
+        limits: Mapping[str, float] | None = None,
     ) -> Ended:
         """Run tests in a fork, one after another until one fails, with the code of other texts of files.
 
@@ -96,8 +101,11 @@ class LoadedTests:
             texts: The text of each file whose functions get other code. It may be the text that was loaded.
             limit: CPU seconds after which all that runs is ended; None for no limit.
             reach: Whether to note which lines of that code each test reaches; without texts, of the files as they are.
+            limits: CPU seconds of single tests, after which all is ended too.
         """
-        answer = self._pytest.ask({"tests": tests, "texts": texts, "limit": limit, "reach": reach})
+        of_tests = {**limits, "": limit} if limits and limit else {}
+        request = {"tests": tests, "texts": texts, "limit": limit, "reach": reach, "limits": of_tests}
+        answer = self._pytest.ask(request)
         if "ended" in answer:
             raise RuntimeError(f"The process of the tests has ended with {answer['ended']}.")
         passed, swapped = "lines" in answer, "not_swappable" not in answer

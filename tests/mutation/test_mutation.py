@@ -75,6 +75,30 @@ def test_killed_survived_and_timed_out_mutants_are_told_apart(shop):
     assert len(json.loads(runs.results.read_text())) == len(mutants) == 4
 
 
+BUSY = """
+from time import process_time
+
+
+def test_short():
+    pass
+
+
+def test_busy():
+    end = process_time() + 2
+    while process_time() < end:
+        pass
+"""
+
+
+@pytest.mark.parametrize(("name", "late"), [("test_busy", True), ("test_short", False)])
+def test_a_test_that_takes_longer_than_its_own_limit_ends_the_run(name, late, shop):
+    """A mutant that loops in one test would else run until the limit of all tests."""
+    (shop / "tests/test_prices.py").write_text(BUSY)
+    with Pytest(shop) as pytest_, pytest_.load(["tests/test_prices.py"]) as loaded:
+        ended = loaded.run(loaded.tests, {}, limit=60, limits={f"tests/test_prices.py::{name}": 0.1})
+    assert (ended.late, ended.ok) == (late, not late)
+
+
 def test_a_campaign_goes_on_where_it_ended_and_runs_again_what_has_new_tests(shop):
     mutants = [m for m in mutants_of("shop/prices.py", PRICES) if m.before in ("a + b", "amount * 2.5")]
     first = mutants[:1]

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from nxm_hf.patterns import Transposable, parse
 from nxm_hf.solvers import SOLVERS, solve, transposable_duals
 from nxm_hf.solvers.transposable_duals import by_duals
+from nxm_hf.solvers.transposable_paths import balance_rows
+from nxm_hf.solvers.transposable_tiles import quantized
 from tests.support.scores import (
     INF,
     assert_holds,
@@ -57,6 +59,32 @@ def test_a_small_tile_keeps_as_much_as_any_mask(case):
         mask = solver(tile, pattern)
         assert_holds(mask, n, len(tile))
         assert worth(tile[mask].tolist()) == by_columns_filled(tile.tolist(), n), solver.__name__
+
+
+@pytest.mark.parametrize("m", range(2, 33))
+def test_scores_become_integers_of_24_bits_that_a_path_can_add_up(m):
+    """A path adds up m of them at most, and stays below a quarter of the largest integer."""
+    scores = seeded(m, m).abs()[..., None]
+    q, wide = quantized(scores)
+    assert not wide.any() and 2**24 <= q.max() and m * q.max() <= 2**29
+    assert torch.equal(q, (scores / scores.max() * q.max()).round().int())
+
+
+@settings(max_examples=30)
+@given(st.integers(2, 5), st.data())
+def test_rows_are_balanced_at_the_least_loss_and_nothing_that_was_given_changes(m, data):
+    """From masks with the best n of each column, whose rows may have none or all."""
+    n = data.draw(st.integers(1, m - 1))
+    values = data.draw(st.lists(st.integers(-9, 9), min_size=3 * m * m, max_size=3 * m * m))
+    q = torch.tensor(values, dtype=torch.int32).view(m, m, 3)
+    q[..., 2] = torch.eye(m, dtype=torch.int32)  # settled from the beginning if n is 1
+    kept = torch.zeros_like(q, dtype=torch.bool).scatter_(0, q.topk(n, dim=0).indices, True)
+    given_q, given_kept = q.clone(), kept.clone()
+    mask = balance_rows(q, kept, n)
+    assert torch.equal(q, given_q) and torch.equal(kept, given_kept)
+    for tile, best in zip(q.unbind(2), mask.unbind(2), strict=True):
+        assert_holds(best, n, m)
+        assert worth(tile[best].tolist()) == by_columns_filled(tile.tolist(), n)
 
 
 @each_size

@@ -9,7 +9,7 @@ from nxm_hf.solvers import cpu, reference_only
 from nxm_hf.solvers.block_sums import sum_up
 from nxm_hf.storage import file_blocks
 from nxm_hf.storage.file_blocks import BLOCK, CHUNK, SHAPE, read_in_blocks
-from nxm_hf.storage.file_digest import CHANGED, SHORT, FileDigest
+from nxm_hf.storage.file_digest import CHANGED, SHORT, FileDigest, WriteDigest
 
 SIZES = (0, 1, BLOCK, SHORT, SHORT + 1, 2 * BLOCK - 1, 2 * BLOCK, 2 * BLOCK + 1, CHUNK - 8, CHUNK, CHUNK + 9)
 
@@ -47,6 +47,21 @@ def test_a_digest_is_that_of_the_description_at_every_edge_of_a_block(by, thread
             digests = [FileDigest(size) for size in SIZES]
     read_in_blocks(zip(paths, SIZES, ([digest] for digest in digests), strict=True))
     assert [digest.hexdigest() for digest in digests] == [reference(content[:size]) for size in SIZES]
+
+
+@pytest.mark.parametrize("piece", [4096, BLOCK - 1, BLOCK, 2 * BLOCK + 3, CHUNK])
+def test_bytes_on_their_way_into_a_file_have_the_digest_of_the_file(piece):
+    content = np.random.default_rng(0).integers(0, 256, max(SIZES), np.uint8).tobytes()
+    digest = WriteDigest()  # of one file after another
+    for size in SIZES:
+        digest.begin(size)
+        for at in range(0, size, piece):
+            digest.add(memoryview(content)[at : min(at + piece, size)])
+        digest.add(memoryview(b""))
+        assert digest.hexdigest() == reference(content[:size]), size
+    digest.begin(size + 1)
+    digest.add(memoryview(content)[:size])
+    assert digest.hexdigest() == CHANGED
 
 
 def test_a_file_of_which_not_all_blocks_have_come_has_no_digest(tmp_path):

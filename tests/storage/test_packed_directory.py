@@ -9,7 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 import nxm_hf
-from nxm_hf.packing import PackedLinear, read_packed_config
+from nxm_hf.layers.find import find_layers
+from nxm_hf.packing import PackedLinear, names_in_files, read_packed_config
 from nxm_hf.pruning.directory import prune_directory
 from nxm_hf.storage.inspect import inspect
 from nxm_hf.storage.manifest import MANIFEST_FILE, remove_manifest
@@ -21,10 +22,12 @@ from nxm_hf.storage.packed_directory import (
     unpack_directory,
 )
 from nxm_hf.storage.verify import verify
+from tests.support.model_types import MODEL_TYPES
 from tests.support.models import SHAPE, make_bert, make_model
 from tests.support.packed_models import FAMILIES, damage, save_both, tensors_of
 from tests.support.saved_models import QUERY, edit_config, edit_weights
 from tests.support.saving import hashes_of
+from tests.support.versions import not_in_4
 
 SAVING = "transformers.PreTrainedModel"
 
@@ -142,6 +145,22 @@ def test_layers_that_a_family_saves_joined_stay_plain(tmp_path):
     loaded = type(model).from_pretrained(tmp_path / "packed").dequantize().state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
     assert set(verify(tmp_path / "packed").layers) == set(verify(tmp_path / "plain").layers)
+
+
+@not_in_4("converts no weights")
+@pytest.mark.parametrize("name", ["dinov2", "deit", "gte"])
+def test_every_layer_that_is_saved_alone_is_packed_whether_its_name_changes_or_not(name, tmp_path):
+    """DINOv2 saves some of its layers under their own names, DeiT none, and GTE joins some."""
+    model = next(kind for kind in MODEL_TYPES if kind.name == name).model(0)
+    nxm_hf.prune(model, "2:4")
+    model.save_pretrained(tmp_path / "plain")
+    names = names_in_files(model, [layer.name for layer in find_layers(model)])
+    result = pack_directory(tmp_path / "plain", tmp_path / "packed")
+    assert result.layers.keys() == names.keys() and names
+    packed = tensors_of(tmp_path / "packed")
+    assert {f"{each}.weight_nxm_idx" for each in names.values()} == {key for key in packed if key.endswith("_nxm_idx")}
+    unpack_directory(tmp_path / "packed", tmp_path / "again")
+    assert hashes_of(tmp_path / "again")["model.safetensors"] == hashes_of(tmp_path / "plain")["model.safetensors"]
 
 
 def test_what_is_not_sparse_or_packed_already_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -334,3 +335,16 @@ def test_a_model_whose_layers_are_packed_in_memory_is_verified_as_what_they_stan
     assert any(isinstance(module, PackedLinear) for module in packed.modules())
     for found in (verify(packed), verify(folder)):
         assert found.ok and {*found.layers} == {*verify(model).layers}
+
+
+def test_weights_are_looked_at_in_the_pass_that_compares_their_files(deployed, folder, monkeypatch):
+    """A second look would take as long as the first."""
+    before = verify(deployed)
+
+    def read_again(*_):
+        raise AssertionError("the files were read before")
+
+    monkeypatch.setattr(sys.modules["nxm_hf.storage.verify"], "layer_weights", read_again)
+    assert verify(deployed) == before and before.ok
+    with pytest.raises(AssertionError, match="read before"):
+        verify(folder)  # which has no manifest

@@ -5,6 +5,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from nxm_hf.storage.file_digest import WriteDigest
+from nxm_hf.storage.manifest import file_digests
 from nxm_hf.storage.weight_writer import Entry, type_name, write_tensors
 
 TENSORS = {
@@ -39,6 +41,14 @@ def test_the_bytes_are_those_that_safetensors_writes(tmp_path):
     entries = [entry for entry in ENTRIES if entry.name in plain]
     write_tensors(tmp_path / "ours", entries, plain.__getitem__, {"format": "pt"})
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+@pytest.mark.parametrize("rows", [3, 300_000], ids=["a short file", "a long file"])
+def test_the_digest_of_what_is_written_is_that_of_the_file(rows, tmp_path):
+    tensors, digest = {**TENSORS, "b": torch.randn(rows, 4)}, WriteDigest()
+    entries = [entry._replace(shape=tuple(tensors[entry.name].shape)) for entry in ENTRIES]
+    write_tensors(tmp_path / "x", entries, tensors.__getitem__, {"format": "pt"}, digest)
+    assert file_digests(tmp_path, "x") == {"x": digest.hexdigest()}
 
 
 def test_a_tensor_of_another_size_than_promised_is_an_error(tmp_path):

@@ -7,6 +7,7 @@ import pickle
 import pytest
 from transformers import TrainerCallback
 
+from nxm_hf.storage import state_file
 from nxm_hf.storage.checkpoints import missing_parts
 from nxm_hf.storage.manifest import changed_files, read_manifest, remove_manifest
 from tests.support.saving import make_resuming_trainer, step_of
@@ -64,6 +65,27 @@ def test_a_flipped_bit_in_a_file_of_the_trainer_is_refused(name, kind, tmp_path)
     with pytest.raises(ValueError, match=rf"{name} has changed since it was saved\. Resume "):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert trainer.state.global_step in (0, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", [9, -1], ids=["in the header", "in a tensor"])
+def test_a_bit_of_the_state_that_flips_on_its_way_to_the_disk_is_an_error(place, kind, tmp_path, monkeypatch):
+    sync = state_file.sync
+
+    def lose(path):
+        if path.is_file():
+            content = bytearray(path.read_bytes())
+            content[place] ^= 1
+            path.write_bytes(content)
+        sync(path)
+
+    monkeypatch.setattr(state_file, "sync", lose)
+    trainer = make_trainer(tmp_path, eventful("admm"), kind, callbacks=[SaveAt(2)], max_steps=4)
+    with pytest.raises(
+        RuntimeError, match=r"nxm_state\.safetensors in .*checkpoint-2 is not what was written; the disk"
+    ):
+        trainer.train()
+    assert read_manifest(tmp_path / "checkpoint-2") is None and missing_parts(tmp_path / "checkpoint-2")
 
 
 def test_the_best_checkpoint_is_not_loaded_if_it_has_changed(tmp_path):

@@ -3,12 +3,17 @@
 import copy
 import inspect
 import pickle
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification, PreTrainedModel
 
-from nxm_hf import prune, verify
+from nxm_hf import NxMConfig, prune, verify
+from nxm_hf.layers.plan import Plan
+from nxm_hf.storage.manifest import changed_files
 from nxm_hf.storage.replacing import SAVING
 from nxm_hf.trainer.save_hook import SaveHook
 from tests.support.containers import Encoder, make_encoder
@@ -111,3 +116,66 @@ def test_a_save_that_is_called_by_another_one_is_done_once(tmp_path):
     prune(encoder, "2:4")
     encoder.save_pretrained(str(tmp_path))
     assert [place.count(SAVING) for place in places] == [1]
+
+
+# -- files are compared with memory ------------------------------------------------------------------------------------
+
+DENSE, EMBEDDINGS = "encoder.layer.1.output.dense.weight", "embeddings.word_embeddings.weight"
+
+
+def lose_a_bit(monkeypatch, cls, method, ending):
+    """Have a method that saves lose a bit of one tensor, as a disk does that fails: the files are whole."""
+    save = getattr(cls, method)
+
+    def lossy(self, folder, *args, **kwargs):
+        result = save(self, folder, *args, **kwargs)
+        for path in Path(folder).glob("**/model.safetensors"):
+            weights = load_file(path)
+            for name in [name for name in weights if name.endswith(ending)]:
+                weights[name].view(-1)[weights[name].abs().argmax()] *= -1  # the pattern is kept
+            save_file(weights, path, metadata={"format": "pt"})
+        return result
+
+    monkeypatch.setattr(cls, method, lossy)
+
+
+@pytest.mark.parametrize("name", [DENSE, EMBEDDINGS], ids=["pruned", "not pruned"])
+@pytest.mark.parametrize("place", ["checkpoint", "end"])
+def test_a_bit_that_is_lost_on_the_way_to_the_disk_is_an_error(place, name, tmp_path, monkeypatch):
+    lose_a_bit(monkeypatch, BertForSequenceClassification, "save_pretrained", name)
+    steps = dict(save_strategy="steps", save_steps=2) if place == "checkpoint" else {"save_strategy": "no"}
+    trainer = make_12_step_trainer(tmp_path, "sr-ste", kind="NxMCallback", max_steps=2, **steps)
+    says = rf"^bert\.{name.removesuffix('.weight')}.* is not the weight that was saved; the disk may be full or failing"
+    with pytest.raises(RuntimeError, match=says):
+        trainer.train()
+        trainer.save_model(tmp_path / "end")
+    assert not any((tmp_path / "end").glob("*"))
+    assert not (tmp_path / "checkpoint-2" / "nxm_manifest.json").exists()
+
+
+@pytest.mark.parametrize("lost", [True, False])
+@pytest.mark.parametrize("in_root", [True, False])
+def test_the_weights_of_a_container_are_compared_too(in_root, lost, tmp_path, monkeypatch):
+    encoder = make_encoder(in_root=in_root)
+    inner = encoder[0].model
+    prune(inner, "2:4")
+    if lost:
+        lose_a_bit(monkeypatch, Encoder, "save", DENSE)
+    SaveHook(encoder, inner, plan=Plan.of(inner, NxMConfig("asp"))).attach()
+    with pytest.raises(RuntimeError, match=r"output\.dense.* is not the weight") if lost else nullcontext():
+        encoder.save(tmp_path / "end")
+    assert lost or changed_files(tmp_path / "end") == {}
+    assert (tmp_path / "end" / "nxm_manifest.json").exists() is not lost
+
+
+@pytest.mark.parametrize("given", ["state_dict", "variant"])
+def test_what_a_caller_saves_of_other_weights_or_under_other_names_is_no_error(given, tmp_path):
+    model = make_bert()
+    prune(model, "2:4")
+    SaveHook(model, model, plan=Plan.of(model, NxMConfig("asp"))).attach()
+    model.save_pretrained(tmp_path)
+    half = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        model.classifier.bias += 1
+    model.save_pretrained(tmp_path, **{given: {"state_dict": half, "variant": "fp16"}[given]})
+    assert changed_files(tmp_path) == {} and (tmp_path / "nxm_manifest.json").exists()

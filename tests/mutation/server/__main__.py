@@ -8,7 +8,7 @@ requests from stdin, one JSON value a line, and answers each with a line on stdo
 A fork starts pytest with these arguments. If it can collect its tests, it answers as `LoadedTests` does, and takes the
 requests that follow:
 
-    {"tests": ["tests/a.py::test_c"], "texts": {"nxm_hf/b.py": "..."}, "reach": false, "limit": 30.0}
+    {"tests": ["tests/a.py::test_c"], "texts": {"nxm_hf/b.py": "..."}, "reach": false, "limit": 30.0, "limits": {}}
 
 After the request `null`, or if tests cannot be collected, the answer is {"ended": CODE}.
 """

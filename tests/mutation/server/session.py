@@ -1,7 +1,9 @@
 """A session of pytest that has collected its tests, and then runs any of them in forks, with the code it is given."""
 
 import importlib
+import math
 import os
+import resource
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -71,7 +73,9 @@ class LoadedTests:
         finally:
             self._tracer.enter(outer)
 
-    def _run(self, session: pytest.Session, tests: list[str], texts: dict[str, str], reach: bool) -> dict[str, Any]:
+    def _run(
+        self, session: pytest.Session, tests: list[str], texts: dict[str, str], reach: bool, limits: dict[str, float]
+    ) -> dict[str, Any]:
         """Run tests with other texts of files, until one fails. With `reach`, note the lines of the new code."""
         codes: set[int] = set()
         try:
@@ -87,6 +91,8 @@ class LoadedTests:
         items = [by_name[name] for name in tests if name in by_name]
         for item, following in zip_longest(items, items[1:]):
             self._tracer.enter(item.nodeid)
+            if limits:
+                _limit(limits.get(item.nodeid, limits[""]), limits[""])
             item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
             if session.testsfailed:
                 return {"failed": item.nodeid}
@@ -95,3 +101,10 @@ class LoadedTests:
 
     def _by_file(self, tracer: LineTracer) -> dict[str, Any]:
         return {self._files[path]: lines for path, lines in tracer.lines().items()}
+
+
+def _limit(seconds: float, whole: float) -> None:
+    """End this process when it has used this many more CPU seconds, or `whole` of them since it began."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    end = min(usage.ru_utime + usage.ru_stime + seconds, whole)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(end), resource.getrlimit(resource.RLIMIT_CPU)[1]))
