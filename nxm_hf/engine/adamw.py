@@ -70,6 +70,7 @@ class AdamW(torch.optim.AdamW):
     """
 
     kept_moments = True
+    unpacks_for_readers = True  # whether `state_dict` makes all moments dense
 
     def __init__(
         self,
@@ -133,9 +134,10 @@ class AdamW(torch.optim.AdamW):
 
         Moments of pruned entries are +0.0. They are dense in this optimizer too, until its next step packs them again.
         """
-        for parameter, state in self.state.items():
-            if isinstance(state, KeptState):
-                self.state[parameter] = dict(state)
+        if self.unpacks_for_readers:
+            for parameter, state in self.state.items():
+                if isinstance(state, KeptState):
+                    self.state[parameter] = dict(state)
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

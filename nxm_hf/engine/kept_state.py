@@ -84,6 +84,11 @@ class KeptState(dict[str, Any]):
         return self._packed is not None
 
     @property
+    def packed(self) -> Packed | None:
+        """Return the kept entries and both packed moments, or None if they are dense."""
+        return self._packed
+
+    @property
     def nbytes(self) -> int:
         """Return the bytes of both moments and of the places of kept entries. Nothing is unpacked."""
         if self._packed is None:

@@ -60,7 +60,8 @@ class Difference:
             raise RuntimeError("A weight that was compared with its copy has another layout now.")
         for part, (flags, old) in zip(entries.split(_PART), self._parts, strict=True):
             differs = np.unpackbits(flags, count=len(part)).view(bool)
-            part.masked_scatter_(torch.from_numpy(differs), old)
+            part.numpy()[np.flatnonzero(differs)] = old.numpy()  # places are three times as fast as flags
+        torch.autograd.graph.increment_version(weight)  # NumPy does not
 
 
 Held = Tensor | Difference  # a copy of a weight, or its difference from the weight in the model
@@ -84,7 +85,7 @@ def hold_difference(training: dict[str, Held], name: str, weight: Tensor) -> Non
     parts = []
     for old, new in zip(before.split(_PART), after.split(_PART), strict=True):
         differs = old.numpy() != new.numpy()
-        parts.append((np.packbits(differs), _short(torch.from_numpy(old.numpy()[differs]))))
+        parts.append((np.packbits(differs), _short(torch.from_numpy(old.numpy().take(np.flatnonzero(differs))))))
     held = Difference(weight, parts)
     if not any(len(old) for _, old in parts):
         del training[name]

@@ -8,7 +8,7 @@ from torch import Tensor
 from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State, restore_dense
 from nxm_hf.methods.schedules import NEVER, Clock, Constant, Every, Schedule
 from nxm_hf.methods.scores import best_mask
-from nxm_hf.patterns import Pattern
+from nxm_hf.patterns import NM, Pattern
 from nxm_hf.solvers.entry_counts import holds_mask
 from nxm_hf.solvers.masked_ops import (
     pull_pruned,
@@ -115,6 +115,9 @@ class Masked(Method):
             self._show(weight, trained is dense, state, clock)
 
     def is_finished(self, weight: Tensor, state: State, clock: Clock) -> bool:
+        pattern = self.pattern(_at_end(clock))
+        if Slot.DENSE not in state and isinstance(pattern, NM):
+            return holds_mask(weight, state[Slot.MASK], pattern.n, pattern.m)  # in one pass over both
         return self._has_final_mask(state, _at_end(clock)) and holds_mask(weight, state[Slot.MASK])
 
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor:

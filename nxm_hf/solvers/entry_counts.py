@@ -28,6 +28,7 @@ _INFINITY = {
     torch.float16: 0x7C00,
     torch.float64: 0x7FF0000000000000,
 }
+_NO_GROUPS = Counts(4, 4)  # for kernels that have no groups to count
 _WORDS = {2: np.uint16, 4: np.uint32}  # flags of a group read as one integer; of a larger group, as several uint64
 
 
@@ -66,7 +67,7 @@ def count_entries(weight: Tensor, n: int = 1, m: int = 1) -> EntryCounts:
     weight = weight.detach()
     if not _can_be_viewed(weight):
         return _counts_in_torch(weight, n, m)
-    groups = Counts(n, m) if m > 1 else Counts(4, 4)
+    groups = Counts(n, m) if m > 1 else _NO_GROUPS
     worth_an_import = cpu.BACKEND.is_loaded or weight.numel() > IMPORT_ABOVE
     if worth_an_import and cpu.BACKEND.supports(COUNT_ENTRIES, groups, weight):
         number = cpu.BACKEND.runner(COUNT_ENTRIES, groups)(weight)
@@ -137,18 +138,25 @@ def count_full_columns(weight: Tensor, n: int, m: int) -> int:
     return full
 
 
-def holds_mask(weight: Tensor, mask: Tensor) -> bool:
-    """Return True if all that a mask prunes is +0.0 and nothing is -0.0, so that `keep` would change no number.
+def holds_mask(weight: Tensor, mask: Tensor, n: int = 1, m: int = 1) -> bool:
+    """Return True if `keep` would change no number, and no group of the mask keeps more than `n` entries.
+
+    The first is so if all that the mask prunes is +0.0 and nothing is -0.0.
 
     Args:
         weight: A weight of floats.
         mask: A mask of its shape, True where an entry is kept.
+        n: Entries that a group may keep.
+        m: Consecutive entries of a group along the last dimension. With `n` = `m` no group is looked at.
     """
-    weight = weight.detach()
+    weight, groups = weight.detach(), Counts(n, m) if m > 1 else _NO_GROUPS
+    worth_an_import = cpu.BACKEND.is_loaded or weight.numel() > IMPORT_ABOVE
+    if worth_an_import and cpu.BACKEND.supports(COUNT_STRAYS, groups, weight, mask):
+        return cpu.BACKEND.runner(COUNT_STRAYS, groups)(weight, mask) == 0
+    if m > 1 and count_entries(mask, n, m).violations:
+        return False
     if not (_can_be_viewed(weight) and weight.is_contiguous() and mask.is_contiguous() and mask.device.type == "cpu"):
-        bits = integer_view(weight)
-        stray = (bits != 0) & ~mask | (bits == torch.iinfo(bits.dtype).min)
-        return not stray.any()
+        return not _strays_in_torch(weight, mask).any()
     rows, kept = _bits(weight), _bits(mask).view(bool)
     flags = np.empty(min(PART, rows.size), dtype=bool)
     for start in range(0, rows.size, PART):
@@ -252,4 +260,16 @@ def _counts_as_one_number(pattern: NMPattern, weight: Tensor) -> int:
     return -1 if counts.nans else counts.nonzeros + ((counts.violations + counts.negative_zeros) << 32)
 
 
+def _strays_in_torch(weight: Tensor, mask: Tensor) -> Tensor:
+    """Return True for each pruned entry that is not +0.0, and each -0.0."""
+    bits = integer_view(weight)
+    return (bits != 0) & ~mask | (bits == torch.iinfo(bits.dtype).min)
+
+
+def _count_strays_in_torch(pattern: NMPattern, weight: Tensor, mask: Tensor) -> int:
+    """Return the number of strays, plus that of groups that keep too many entries."""
+    return int(_strays_in_torch(weight, mask).sum()) + count_entries(mask, pattern.n, pattern.m).violations
+
+
 COUNT_ENTRIES = Operation("count_entries", _counts_as_one_number, ("float",))
+COUNT_STRAYS = Operation("count_strays", _count_strays_in_torch, ("float", "mask"), refuses_nan=False)

@@ -10,6 +10,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from nxm_hf.adapters.loading import restore_adapter
+from nxm_hf.engine.moments_to_save import moments_to_save
 from nxm_hf.engine.optimizer_state import unwrapped
 from nxm_hf.engine.sharded_state import cut_optimizer, gather_optimizer
 from nxm_hf.layers.modules import has_adapter, plain_name, without_wrappers
@@ -101,7 +102,8 @@ class WholeCheckpoints(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self._is_sharded:
-            return super()._save_optimizer_and_scheduler(output_dir)
+            with moments_to_save(self.optimizer):
+                return super()._save_optimizer_and_scheduler(output_dir)
         assert self.optimizer is not None  # a training has one
         optimizer = unwrapped(self.optimizer)
         whole = gather_optimizer(optimizer, keep=self.args.should_save)

@@ -161,6 +161,16 @@ def test_a_method_that_calls_a_weight_finished_would_change_no_bit_of_it(spoiled
     assert claimed == unchanged == (spoiled is None) or name not in ("asp", "frozen", "final", "set", "rigl")
 
 
+@pytest.mark.parametrize("name", ["asp", "frozen", "final"])
+def test_a_weight_is_not_finished_while_its_mask_breaks_the_final_pattern(name):
+    method, clock = EACH[name], Clock(6, STEPS)
+    weight, state = trained(method)
+    state["mask"][-1, -3:] = True
+    with torch.no_grad():
+        weight[-1, -3:] = 1.0
+    assert not method.is_finished(weight, state, clock)
+
+
 @pytest.mark.parametrize("name", ["asp", "frozen", "final", "set", "rigl"])
 @pytest.mark.parametrize("able", [None, False, True])
 def test_a_sparse_weight_gets_no_gradient_and_holds_its_zeros_by_the_step_or_by_the_method(able, name):

@@ -171,3 +171,15 @@ def test_a_mask_is_held_if_keeping_it_would_change_no_bit(dtype, value, kept, tr
         after = one.clone()
         keep(after, own)
         assert holds_mask(one, own) == torch.equal(integer_view(after), integer_view(one))
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_mask_that_keeps_too_many_of_a_group_is_not_held(mirrored):
+    mask = parse("2:4").largest(torch.randn(64, 32))
+    weight = torch.randn(64, 32) * mask + 0.0
+    fuller = mask.clone()
+    fuller[63, 28:31] = True
+    weight, mask, fuller = ((each.t().contiguous().t() if mirrored else each) for each in (weight, mask, fuller))
+    assert holds_mask(weight, mask, 2, 4) and holds_mask(weight, mask)
+    assert holds_mask(weight, fuller) and not holds_mask(weight, fuller, 2, 4)
+    assert not holds_mask(weight, mask, 1, 4)

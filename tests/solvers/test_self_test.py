@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nxm_hf.patterns import parse
-from nxm_hf.solvers import base, masked_ops, self_test, weight_ops
+from nxm_hf.solvers import base, entry_counts, masked_ops, self_test, weight_ops
 from nxm_hf.solvers.backend import MASK
 from nxm_hf.solvers.transposable_duals import by_duals
 from nxm_hf.solvers.unstructured_threshold import keep_highest
@@ -24,6 +24,7 @@ OPERATIONS = [
     masked_ops.SHOW,
     masked_ops.REMASK_WITH_GAIN,
     masked_ops.REMASK_FROM,
+    entry_counts.COUNT_STRAYS,
 ]
 PATTERN = parse("2:4")
 each_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
@@ -45,6 +46,9 @@ def written_out(operation, *tensors, factor=0.0):
     if operation.name == "keep":
         first.copy_(torch.where(second, first, 0) + 0)
     count = 0
+    if operation.name == "count_strays":
+        strays = (first != 0) & ~second | (first == 0) & first.signbit()
+        return int(strays.sum()) + int((second.view(-1, PATTERN.m).sum(1) > PATTERN.n).sum())
     if "remask" in operation.name:
         new = mask(first.abs())
         count = int((second ^ new).sum()) | int(second.sum()) << 32

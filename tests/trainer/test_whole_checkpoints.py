@@ -7,6 +7,10 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from nxm_hf.engine.kept_state import KeptState
+from nxm_hf.engine.optimizer_state import unwrapped
+from nxm_hf.solvers import base
+from nxm_hf.solvers.masked_adamw import can_step_kept
 from nxm_hf.storage.checkpoints import newest_complete
 from nxm_hf.storage.write_errors import WriteError
 from nxm_hf.trainer.whole_checkpoints import share_tied
@@ -35,6 +39,18 @@ def test_a_checkpoint_that_the_disk_does_not_take_is_named_and_passed_over(size,
     assert newest_complete(tmp_path) == str(tmp_path / "checkpoint-2")
     make_trainer(tmp_path, "asp", callbacks=[SaveAt(8)]).train(resume_from_checkpoint=True)
     assert newest_complete(tmp_path) == str(tmp_path / "checkpoint-8")
+
+
+@pytest.mark.skipif(not can_step_kept(), reason="moments of kept entries need numba and AVX-512")
+def test_moments_stay_packed_when_a_checkpoint_is_saved_and_its_file_is_that_of_dense_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "MIN_NUMEL", 0)
+    trainer = make_trainer(tmp_path, "asp", callbacks=[SaveAt(8)])
+    trainer.train()
+    optimizer = unwrapped(trainer.optimizer)
+    packed = [state for state in optimizer.state.values() if isinstance(state, KeptState)]
+    assert packed and all(state.is_packed for state in packed)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    assert (tmp_path / "optimizer.pt").read_bytes() == (tmp_path / "checkpoint-8" / "optimizer.pt").read_bytes()
 
 
 def test_all_names_of_a_tied_weight_get_one_tensor():

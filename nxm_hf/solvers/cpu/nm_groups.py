@@ -271,6 +271,20 @@ def _count_entries(g: Groups, weight: Value, *_: Value) -> Value:
     return b.select(any_set(b, nan), Constant(I64, -1), b.add(nonzeros, b.shl(wrong, Constant(I64, 32))))
 
 
+def _count_strays(g: Groups, weight: Value, mask: Value, *_: Value) -> Value:
+    """Count pruned entries that are not +0.0, kept ones that are -0.0, and groups that keep more than n entries."""
+    b, row, kept = g.b, g.load(weight), g.load_flags(mask)
+    lowest = splat(-(1 << (g.entry.width - 1)))
+    strays = ZERO
+    for first in range(0, g.m, WORD):
+        part, flags = row[first : first + WORD], packed_flags(b, kept[first : first + WORD])
+        nonzero = packed_flags(b, [b.icmp_signed("!=", bits, splat(0)) for bits in part])
+        negative_zero = packed_flags(b, [b.icmp_signed("==", bits, lowest) for bits in part])
+        stray = b.or_(b.and_(nonzero, b.not_(flags)), negative_zero)
+        strays = b.add(strays, b.add(b.ctpop(stray), _full_fields(b, flags, g.n, g.m)))
+    return strays
+
+
 def _full_fields(b: IRBuilder, word: Value, n: int, m: int) -> Value:
     """Return how many m-bit fields of a word have more than n bits set. All fields are counted at once."""
     if n >= m:
@@ -304,6 +318,7 @@ OPERATIONS: dict[str, Body] = {
     "store": _store,
     "show": _show,
     "count_entries": _count_entries,
+    "count_strays": _count_strays,
 }
 
 

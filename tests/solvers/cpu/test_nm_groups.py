@@ -95,3 +95,24 @@ def test_entries_are_counted_as_torch_counts_them(dtype, text, wrong):
             weight.view(-1)[place - place % 32 : place + 1] = wrong
         assert cpu.BACKEND.is_loaded
         assert pattern.count(weight) == in_torch(lambda weight=weight: pattern.count(weight))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("text", ["2:4", "1:2", "16:32"])
+@pytest.mark.parametrize("wrong", [None, 1.0, -0.0, torch.nan])
+@pytest.mark.parametrize("kept", [False, True])
+def test_strays_are_found_wherever_they_stand(dtype, text, wrong, kept):
+    pattern = parse(text)
+    mask = pattern.largest(torch.randn(16, 64))
+    clean = (torch.rand(16, 64) + 1).to(dtype) * mask
+    at = mask.view(-1).nonzero() if kept else (~mask).view(-1).nonzero()
+    for place in (at[0], at[len(at) // 2], at[-1]):
+        weight = clean.clone()
+        if wrong is not None:
+            weight.view(-1)[place] = wrong
+        held = entry_counts.holds_mask(weight, mask, pattern.n, pattern.m)
+        assert held == (wrong is None or (kept and not wrong == 0))
+        assert held == in_torch(lambda weight=weight: entry_counts.holds_mask(weight, mask, pattern.n, pattern.m))
+        fuller = mask.clone()
+        fuller.view(-1)[place - place % pattern.m : place - place % pattern.m + pattern.n + 1] = True
+        assert not entry_counts.holds_mask(clean, fuller, pattern.n, pattern.m)
