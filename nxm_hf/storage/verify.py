@@ -20,7 +20,7 @@ from nxm_hf.solvers.entry_counts import EntryCounts
 from nxm_hf.storage.adapter_files import SavedAdapter, check_adapter_weights, read_adapter
 from nxm_hf.storage.file_blocks import Reader
 from nxm_hf.storage.layer_counts import LayerCounts
-from nxm_hf.storage.manifest import changed_files
+from nxm_hf.storage.manifest import MANIFEST_FILE, changed_files
 from nxm_hf.storage.model_files import layer_weights, load_model, skeleton
 from nxm_hf.storage.model_record import names_in, read_record
 from nxm_hf.storage.model_source import model_directory
@@ -29,6 +29,7 @@ from nxm_hf.storage.replacing import finish_replacing
 from nxm_hf.storage.verification import Verification, VerifiedLayer
 
 _COUNTS = ("nonzeros", "violations", "negative_zeros", "not_finite")
+NO_MANIFEST = f"There is no {MANIFEST_FILE}, so only the zeros of these layers were checked, and not whole files."
 UNMERGED = "The adapter stands beside them unmerged; `nxm merge BASE ADAPTER OUT` makes one sparse model of both."
 
 
@@ -36,9 +37,9 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
     """Check that every sparse layer of a model holds its pattern, with zeros that are +0.0.
 
     The layers are those that the model's record names: `nxm_config.json`, or the copy in its `config.json`. Files that
-    `nxm_manifest.json` names are compared with it. Of a model that was quantized after it became sparse, the numbers
-    that its weights stand for are checked. Of a model with an adapter, the layers of the base are: the adapter stands
-    beside them until it is merged.
+    `nxm_manifest.json` names are compared with it. A note says so if there is no such file. Of a model that was
+    quantized after it became sparse, the numbers that its weights stand for are checked. Of a model with an adapter,
+    the layers of the base are: the adapter stands beside them until it is merged.
 
     Args:
         model_or_dir: A model, or the directory of a saved model or adapter. If the weights of a model are sharded,
@@ -67,7 +68,8 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
         if not comparison.changed():
             raise
         found = Verification(())  # what cannot be read is among the changed files
-    return replace(found, changed=comparison.changed())
+    note = "" if (Path(model_or_dir) / MANIFEST_FILE).exists() else NO_MANIFEST
+    return replace(found, changed=comparison.changed(), note="\n".join(filter(None, [found.note, note])))
 
 
 class _Comparison:

@@ -52,7 +52,7 @@ def test_verify_lists_every_problem_once(sparse, capsys):
 def test_verify_summary_has_one_line_for_each_role_and_pattern(tmp_path, capsys):
     make_sparse(make_bert(), tmp_path, '{"ffn_in": "1:4", "default": "2:4"}')
     assert main(["verify", str(tmp_path), "--summary"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:-1]]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:-2]]  # two lines of verdict
     roles = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
     assert sorted(rows) == [
         [role, *(("1:4", "2", "0.2500") if role == "ffn_in" else ("2:4", "2", "0.5000"))] for role in sorted(roles)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -301,7 +302,7 @@ def test_targets_in_memory_and_in_files_are_verified_alike(model, folder):
         _break_pattern(model.get_submodule(NAME).weight)
     targets = Plan.of(make_bert(), NxMConfig("asp")).targets
     written = verify_written(folder, make_bert(1), targets)
-    assert written == verify(folder) == verify_targets(Plan.of(model, NxMConfig("asp")).targets)
+    assert written == replace(verify(folder), note="") == verify_targets(Plan.of(model, NxMConfig("asp")).targets)
     assert written.problems == [DAMAGE[_break_pattern]] and verify_targets([]) == Verification(())
 
 
@@ -314,6 +315,13 @@ def test_files_that_differ_from_the_manifest_are_named_beside_what_is_in_the_lay
     assert report.problems[1:] == [DAMAGE[_break_pattern]] and "Restore them" in str(report)
     (folder / "model.safetensors").write_bytes(b"")
     assert verify(folder).layers == () and verify(folder).changed[0][0] == "model.safetensors"
+
+
+def test_a_directory_without_a_manifest_is_verified_with_a_note_that_says_so(deployed, model, folder):
+    found = verify(folder)
+    assert found.ok and "no nxm_manifest.json" in found.note
+    assert str(found) == f"{verify(deployed)}\n{found.note}"
+    assert not verify(deployed).note and not verify(model).note
 
 
 def test_the_layers_of_an_adapter_are_those_of_its_base_and_it_has_to_be_whole(deployed, tmp_path):
