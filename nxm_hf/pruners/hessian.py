@@ -81,12 +81,21 @@ class Hessian:
         """Return H^-1, [in, in]."""
         return self.factor.T @ self.factor
 
+    def scaled_eigen(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Return eigenvalues and eigenvectors of H scaled to a diagonal of 1, and the scale of each input.
+
+        Args:
+            dtype: The type to compute in.
+        """
+        if dtype not in self._eigen:
+            scale = self.matrix.diagonal().sqrt()
+            values, vectors = torch.linalg.eigh((self.matrix / torch.outer(scale, scale)).to(dtype))
+            self._eigen[dtype] = values, vectors, scale.to(dtype)
+        return self._eigen[dtype]
+
     @cached_property
-    def scaled_eigen(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return eigenvalues and eigenvectors of H scaled to a diagonal of 1, and the scale of each input."""
-        scale = self.matrix.diagonal().sqrt()
-        values, vectors = torch.linalg.eigh(self.matrix / torch.outer(scale, scale))
-        return values, vectors, scale
+    def _eigen(self) -> dict[torch.dtype, tuple[Tensor, Tensor, Tensor]]:
+        return {}
 
     @cached_property
     def obs_cost(self) -> Tensor:
