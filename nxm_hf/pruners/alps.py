@@ -12,7 +12,7 @@ from nxm_hf.pruners.least_squares import least_squares
 from nxm_hf.pruners.sparsegpt import obs_sweep
 from nxm_hf.settings import at_least_one, at_least_zero, one_of
 
-RHO_GROWTH = ((0.1, 1.13), (0.0, 1.1))  # (share of the mask that an iteration changed, factor of rho above it)
+RHO_GROWTH = ((0.1, 1.1), (0.0, 1.07))  # (share of the mask that an iteration changed, factor of rho above it)
 SETTLED = 0.001  # share of the mask; the search ends when an iteration changes less
 RESTART = 0.2  # factor of rho as long as the mask has hardly changed: the first rho was too large
 

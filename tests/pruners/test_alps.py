@@ -33,7 +33,7 @@ def test_alps_alternates_as_its_equations_say(start, text):
         if moved and share < 0.001:
             break
         moved = moved or share >= 0.001
-        factor = 0.2 if not moved else 1.13 if share > 0.1 else 1.1
+        factor = 0.2 if not moved else 1.1 if share > 0.1 else 1.07
         rho, u = rho * factor, u / factor
     assert torch.equal(found.mask, z != 0)
     assert torch.allclose(found.weight, z, rtol=1e-6, atol=1e-9)
