@@ -41,23 +41,22 @@ def test_alps_alternates_as_its_equations_say(start, text):
 
 @pytest.mark.parametrize("pattern", COMPARED)
 def test_a_band_of_rows_is_taken_whole_from_the_sweep_where_the_search_is_worse(pattern):
-    """A search that stops after one iteration loses to the sweep in many rows."""
-    x, (weight, _), pattern = tokens(), layer(torch.float64), parse(pattern)
-    inputs = statistics(x)
+    """A search that stops after one iteration is worse in about a third of the rows."""
+    pattern, inputs = parse(pattern), statistics(tokens())
+    weight = torch.cat([layer(torch.float64, seed)[0] for seed in (5, 7, 9, 11)])
     hessian = Hessian.from_inputs(inputs, 0.01, centred=False)
     swept = obs_sweep(weight, hessian, pattern)
-    for steps in (1, 300):
-        found = admm_search(weight, hessian, pattern, swept, rho=1.0, steps=steps)
-        costs = [hessian.cost(weight - one.weight) for one in (swept, found)]
-        method = ALPS(damping=0.01, rho=1.0, steps=steps, bias="keep", tolerance=1e-12)
-        mine = method.prune(weight, None, inputs, pattern)
-        band = {"NM": 1, "Transposable": getattr(pattern, "m", 0)}.get(type(pattern).__name__, len(weight))
-        for begin in range(0, len(weight), band):
-            rows = slice(begin, begin + band)
-            better = swept if costs[0][rows].sum() < costs[1][rows].sum() else found
-            assert torch.equal(mine.mask[rows], better.mask[rows])
-            best = least_squares(weight[rows], better.mask[rows], weight[rows], hessian, 1e-12)
-            assert torch.allclose(mine.weight[rows], best, rtol=1e-4, atol=1e-5)
+    found = admm_search(weight, hessian, pattern, swept, rho=0.1, steps=1)
+    method = ALPS(damping=0.01, rho=0.1, steps=1, bias="keep", tolerance=1e-12)
+    mine = method.prune(weight, None, inputs, pattern)
+    swept_costs, found_costs = (hessian.cost(weight - one.weight) for one in (swept, found))
+    band = {"NM": 1, "Transposable": getattr(pattern, "m", 0)}.get(type(pattern).__name__, len(weight))
+    for begin in range(0, len(weight), band):
+        rows = slice(begin, begin + band)
+        better = swept if swept_costs[rows].sum() < found_costs[rows].sum() else found
+        assert torch.equal(mine.mask[rows], better.mask[rows])
+        best = least_squares(weight[rows], better.mask[rows], weight[rows], hessian, 1e-12)
+        assert torch.allclose(mine.weight[rows], best, rtol=1e-4, atol=1e-5)
 
 
 def test_alps_is_between_the_best_mask_of_all_and_that_of_the_sweep():
