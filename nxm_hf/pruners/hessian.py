@@ -76,17 +76,36 @@ class Hessian:
         centred = bias_mode == "joint" and bias is not None
         return inputs.shared((cls, damping, centred), lambda: cls.from_inputs(inputs, damping, centred))
 
-    @cached_property
-    def inverse(self) -> Tensor:
-        """Return H^-1, [in, in]."""
-        return self.factor.T @ self.factor
+    def inverse(self, dtype: torch.dtype) -> Tensor:
+        """Return H^-1, [in, in].
+
+        Args:
+            dtype: The type to compute in.
+        """
+        if dtype not in self._inverse:
+            factor = self.factor.to(dtype)
+            self._inverse[dtype] = factor.T @ factor
+        return self._inverse[dtype]
+
+    def scaled_eigen(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Return eigenvalues and eigenvectors of H scaled to a diagonal of 1, and the scale of each input.
+
+        Args:
+            dtype: The type to compute in.
+        """
+        if dtype not in self._eigen:
+            scale = self.matrix.diagonal().sqrt()
+            values, vectors = torch.linalg.eigh((self.matrix / torch.outer(scale, scale)).to(dtype))
+            self._eigen[dtype] = values, vectors, scale.to(dtype)
+        return self._eigen[dtype]
 
     @cached_property
-    def scaled_eigen(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return eigenvalues and eigenvectors of H scaled to a diagonal of 1, and the scale of each input."""
-        scale = self.matrix.diagonal().sqrt()
-        values, vectors = torch.linalg.eigh(self.matrix / torch.outer(scale, scale))
-        return values, vectors, scale
+    def _inverse(self) -> dict[torch.dtype, Tensor]:
+        return {}
+
+    @cached_property
+    def _eigen(self) -> dict[torch.dtype, tuple[Tensor, Tensor, Tensor]]:
+        return {}
 
     @cached_property
     def obs_cost(self) -> Tensor:

@@ -23,7 +23,7 @@ def least_squares(weight: Tensor, mask: Tensor, start: Tensor, hessian: Hessian,
     Returns:
         V, [out, in].
     """
-    matrix, inverse = hessian.matrix.to(weight.dtype), hessian.inverse.to(weight.dtype)
+    matrix, inverse = hessian.matrix.to(weight.dtype), hessian.inverse(weight.dtype)
     kept = mask.to(weight.dtype)
     solution = start * kept
     lost = weight - solution

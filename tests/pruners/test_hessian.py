@@ -23,6 +23,17 @@ def test_layers_with_the_same_inputs_share_one_hessian_for_each_damping():
 def test_the_factor_of_the_hessian_is_that_of_its_inverse(centred):
     hessian = Hessian.from_inputs(statistics(tokens()), 0.01, centred)
     inverse = np.linalg.inv(hessian.matrix.numpy())
-    assert hessian.inverse.numpy() == pytest.approx(inverse, rel=1e-8)
+    assert hessian.inverse(torch.float64).numpy() == pytest.approx(inverse, rel=1e-8)
     assert (1 / hessian.obs_cost).numpy() == pytest.approx(np.diag(inverse), rel=1e-8)
     assert hessian.factor.numpy() == pytest.approx(np.linalg.cholesky(inverse).T, rel=1e-7, abs=1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_inverse_and_eigenvectors_are_computed_once_in_each_type(dtype, close):
+    hessian = Hessian.from_inputs(statistics(tokens()), 0.01, centred=False)
+    values, vectors, scale = hessian.scaled_eigen(dtype)
+    matrix = (vectors * values) @ vectors.T * torch.outer(scale, scale)
+    assert torch.allclose(matrix, hessian.matrix.to(dtype), rtol=0, atol=close)
+    product = hessian.inverse(dtype) @ hessian.matrix.to(dtype)
+    assert torch.allclose(product, torch.eye(len(product), dtype=dtype), rtol=0, atol=100 * close)
+    assert hessian.inverse(dtype) is hessian.inverse(dtype) and hessian.scaled_eigen(dtype)[1] is vectors
