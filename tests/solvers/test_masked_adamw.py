@@ -31,6 +31,7 @@ from tests.support.processes import environment
 from tests.support.toy_training import same
 
 pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+OTHERS = 1.0, 1.0, *[None] * 6, 0.0  # in the places of the numbers of a step; None is a little more
 STEP = AdamWStep(3, 0.01, (0.9, 0.999), 1e-8, 0.1, pull=0.3)
 
 
@@ -167,9 +168,9 @@ def test_every_rounding_of_the_kernel_is_a_step_of_adamw(rounding):
             assert torch.allclose(each.double(), exact, rtol=2e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("place", range(9))
+@pytest.mark.parametrize(("place", "value"), [*zip(range(9), OTHERS, strict=True), (0, -1.0)])
 @pytest.mark.parametrize("form", ["masked", "dense", "kept"])
-def test_a_kernel_that_takes_one_number_of_a_step_for_another_fails_its_self_test(form, place):
+def test_a_kernel_that_takes_one_number_of_a_step_for_another_fails_its_self_test(form, place, value):
     """Also one that leaves out the decay, the sign or the pull."""
     if form == "kept":
         needs_kept_kernel()
@@ -183,7 +184,7 @@ def test_a_kernel_that_takes_one_number_of_a_step_for_another_fails_its_self_tes
     def broken(weights):
         ((*tensors, last),) = weights
         numbers = (last[-1] if form == "kept" else last).clone()
-        numbers[place] = {0: 1.0, 1: 1.0, 8: 0.0}.get(place, 1.0001 * numbers[place])
+        numbers[place] = 1.0001 * numbers[place] if value is None else value
         run([(*tensors, (*last[:-1], numbers) if form == "kept" else numbers)])
 
     assert test(broken) == (place == 8 and form != "dense")
