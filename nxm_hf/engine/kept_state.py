@@ -17,6 +17,7 @@ from nxm_hf.solvers.kept_entries import KeptEntries
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Packed = tuple[KeptEntries, Tensor, Tensor]  # the kept entries of a weight, and both moments of them
 LONGEST_WAIT = 1024  # the most steps in which moments stay dense after they were read
+_NEVER_READ = (0, 0)  # steps to wait, and the last wait
 
 
 class KeptState(dict[str, Any]):
@@ -151,7 +152,7 @@ class Packer:
             if not state.is_packed:
                 self._wait_longer(parameter)
             state = states[parameter] = dict(state)
-        left, last = self._waits.get(id(parameter), (0, 0))
+        left, last = self._waits.get(id(parameter), _NEVER_READ)
         if left:
             self._waits[id(parameter)] = left - 1, last
             return None
@@ -173,7 +174,7 @@ class Packer:
         self._waits.pop(id(parameter), None)
 
     def _wait_longer(self, parameter: Tensor) -> None:
-        _, last = self._waits.get(id(parameter), (0, 0))
+        _, last = self._waits.get(id(parameter), _NEVER_READ)
         wait = min(max(2 * last, 1), LONGEST_WAIT)
         self._waits[id(parameter)] = wait, wait
 

@@ -93,7 +93,7 @@ def _to_save(state: Any) -> Any:
 @cache
 def _can_be_saved() -> bool:
     """Return whether this version of torch writes the same bytes for packed moments as for dense ones."""
-    mask = torch.tensor([[True, False, False, True]], device="cpu")
+    mask = torch.eye(2, dtype=torch.bool, device="cpu")
     state = KeptState.of({name: torch.where(mask, 1.5, 0.0) for name in ("step", *MOMENTS)}, mask)
     files = io.BytesIO(), io.BytesIO()
     try:

@@ -60,7 +60,7 @@ class WriteDigest:
         Args:
             size: The bytes of the file.
         """
-        self._digest, self._block, self._filled = FileDigest(size), Block(), 0
+        self._digest, self._block = FileDigest(size), Block()
         self._block.begin = self._block.end = 0
         self._memory = self._block.words.view(np.uint8).reshape(-1)
 
@@ -74,16 +74,20 @@ class WriteDigest:
         while len(new):
             part = new[: BLOCK - self._filled]
             self._memory[self._filled : self._filled + len(part)] = part
-            self._filled += len(part)
-            self._block.end = self._block.begin + self._filled
+            self._block.end += len(part)
             new = new[len(part) :]
             if self._filled == BLOCK:
                 self._take_block()
 
+    @property
+    def _filled(self) -> int:
+        """Return the bytes that the block holds."""
+        return self._block.end - self._block.begin
+
     def _take_block(self) -> None:
         self._memory[self._filled :] = 0
         self._digest(self._block)
-        self._block.begin, self._filled = self._block.end, 0
+        self._block.begin = self._block.end
 
     def hexdigest(self) -> str:
         """Return the digest, after all bytes."""

@@ -23,8 +23,8 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
         return torch.equal(a, b)
     # NumPy takes two thirds of the time of torch.equal, and ends at the first part that differs.
     wide = np.int64 if a.numel() % 8 == 0 else np.uint8
-    rows = a.numpy().view(wide), b.numpy().view(wide)
+    ours, theirs = a.numpy().view(wide), b.numpy().view(wide)
     return all(
-        np.array_equal(rows[0][start : start + _AT_ONCE], rows[1][start : start + _AT_ONCE])
-        for start in range(0, rows[0].size, _AT_ONCE)
+        np.array_equal(ours[start : start + _AT_ONCE], theirs[start : start + _AT_ONCE])
+        for start in range(0, ours.size, _AT_ONCE)
     )

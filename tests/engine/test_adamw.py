@@ -90,6 +90,7 @@ def test_arguments_and_their_defaults_are_those_of_torch(settings):
     assert optimizers[0].defaults == expected
     assert {name: optimizers[0].param_groups[0][name] for name in expected} == expected
     ours, theirs = (inspect.signature(type(optimizer)).parameters for optimizer in optimizers)
+    assert ours["kept_moments"].default is AdamW.kept_moments is True, "also of optimizers that older versions pickled"
     shared = [name for name in ours if name != "kept_moments"]
     assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
 
@@ -100,12 +101,36 @@ def test_the_fused_step_is_the_default_where_torch_has_it_for_all_parameters():
         optimizer = AdamW([nn.Parameter(torch.ones(2)), nn.Parameter(parameter)])
         assert not optimizer.param_groups[0]["fused"]
     spread = torch.ones(2, 8)[:, ::2]  # torch's fused step on a CPU takes entries in gaps for those of the weight
-    assert not AdamW([nn.Parameter(spread)]).param_groups[0]["fused"]
+    for parameters in ([spread], [torch.ones(2), spread]):
+        assert not AdamW(map(nn.Parameter, parameters)).param_groups[0]["fused"]
     assert AdamW([nn.Parameter(torch.ones(2, 8).t())]).param_groups[0]["fused"] is True
     half = AdamW([nn.Parameter(torch.ones(4, dtype=torch.bfloat16))], lr=0.1)
     half.param_groups[0]["params"][0].grad = torch.ones(4, dtype=torch.bfloat16)
     half.step()
     assert half.param_groups[0]["params"][0].tolist() != [1.0] * 4
+
+
+def test_each_group_keeps_the_form_that_it_asks_for():
+    forms = ({}, {"foreach": True}, {"fused": False}, {"fused": True})
+    optimizer = AdamW([{"params": [nn.Parameter(torch.ones(2))], **form} for form in forms])
+    assert [group["fused"] for group in optimizer.param_groups] == [True, None, False, True]
+    assert [group["foreach"] for group in optimizer.param_groups] == [None, True, None, None]
+
+
+@pytest.mark.parametrize("change", [{"amsgrad": True}, {"fused": False}, {"betas": (0.4, 0.9)}], ids=str)
+@pytest.mark.parametrize("after", ["a step", "an interrupted one"])
+def test_a_setting_that_is_changed_between_steps_is_heard_at_the_next(change, after):
+    pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+    parameter, mask = nn.Parameter(torch.ones(8, 16)), torch.ones(8, 16).bool()
+    optimizer = AdamW([parameter])
+    for changed in ({}, change, {name: optimizer.param_groups[0][name] for name in change}):
+        optimizer.param_groups[0].update(changed)
+        parameter.grad = torch.ones(8, 16)
+        assert optimizer.mask_next_step(parameter, mask) is (changed is not change)
+        if after == "a step" and changed is not change:
+            optimizer.step()
+        else:
+            optimizer.forget_masks()
 
 
 @pytest.mark.parametrize(

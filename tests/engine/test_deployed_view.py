@@ -5,6 +5,7 @@ import torch
 
 from nxm_hf import NxMConfig, verify
 from nxm_hf.engine.deployed_view import DeployedView
+from nxm_hf.engine.preview import BIAS
 from nxm_hf.engine.training_view import as_tensor
 from nxm_hf.layers.plan import Plan
 from nxm_hf.patterns import parse
@@ -54,10 +55,41 @@ def test_what_is_shown_is_recorded_and_what_was_there_comes_back(pattern):
 def test_the_training_view_of_a_weight_that_was_not_changed_is_the_weight():
     _, plan, view = view_of()
     kept, changed = plan.targets[0], plan.targets[1]
-    assert same([view.training_view(changed)], [changed.matrix()])
+    assert same([view.training_view(changed)], [changed.matrix()]) and not view.training_view(changed).requires_grad
     view.show(pruned(plan, [changed.name]))
     assert view.training_view(kept).data_ptr() == kept.matrix().data_ptr()
+    assert not view.training_view(kept).requires_grad, "what is computed from it would hold a graph"
     assert not same([as_tensor(view.training_view(changed))], [changed.matrix()])
+
+
+def test_biases_that_were_changed_with_the_weights_are_told_and_come_back():
+    model, plan, view = view_of()
+    before, biases = weights(model), {}
+
+    def change(training):
+        pruned(plan)(training)
+        for target in plan.targets[::2]:
+            biases[target.name + BIAS] = training[target.name + BIAS] = target.layer.bias.detach().clone()
+            target.layer.bias.add_(1.0)
+
+    assert view.training_biases() == {}
+    view.show(change)
+    assert biases and same(view.training_biases(), biases)
+    view.leave()
+    assert view.training_biases() == {} and same(before, weights(model))
+
+
+def test_a_sparse_model_that_does_not_train_keeps_its_record():
+    """As under an adapter: the record is that of the model, and not of what is trained."""
+    model, plan, view = view_of()
+    view.show(pruned(plan))
+    view.keep()
+    record = model.config.nxm_config
+    model.requires_grad_(False)
+    other = DeployedView(Plan.of(model, NxMConfig(pattern="2:4")), NxMConfig(pattern="2:4"))
+    other.show(lambda training: None)
+    other.leave()
+    assert model.config.nxm_config == record
 
 
 def test_an_error_halfway_brings_each_changed_weight_back():

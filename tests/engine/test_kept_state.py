@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nxm_hf import AdamW, attach
 from nxm_hf.engine.kept_state import MOMENTS, KeptState
 from nxm_hf.solvers import base
+from nxm_hf.solvers.kept_entries import KeptEntries
 from nxm_hf.solvers.masked_adamw import can_step_kept
 from tests.support.grids import BOTH_WINDOWS, FEW, SPARSE, WINDOW, pairs
 from tests.support.group_of_one import group_of_one
@@ -282,10 +283,14 @@ def test_a_replicated_model_packs_its_moments_too():
 # Masks that change, and steps without a kernel
 
 
-def test_a_state_is_begun_on_the_device_of_its_mask_whatever_device_new_tensors_are_made_on():
+def test_a_state_is_begun_on_the_device_of_its_mask_in_fp32_however_new_tensors_are_made():
     mask = torch.arange(128).view(8, 16) % 2 == 0
-    with torch.device("meta"):
-        state = KeptState.of({}, mask)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            state = KeptState.of({}, mask)
+    finally:
+        torch.set_default_dtype(torch.float32)
     state.unpack()
     assert same(state, {"step": torch.zeros(()), **{name: torch.zeros(8, 16) for name in MOMENTS}})
 
@@ -308,6 +313,19 @@ def test_moments_follow_a_mask_that_changes():
             optimizer.step()
         ends.append([parameter.detach(), *moments(optimizer)])
     assert same(*ends)
+
+
+def test_a_mask_is_compared_only_if_it_is_another_tensor_or_was_written_to(monkeypatch):
+    """A comparison takes as long as a part of the step."""
+    compared, has_mask = [], KeptEntries.has_mask
+    monkeypatch.setattr(KeptEntries, "has_mask", lambda kept, mask: compared.append(mask) or has_mask(kept, mask))
+    mask = torch.arange(128).view(8, 16) % 2 == 0
+    state, twin = KeptState.of({}, mask), mask.clone()
+    for each, comparisons in ((mask, 0), (mask.view(8, 16), 0), (twin, 1), (twin, 1), (mask, 2), (mask, 2)):
+        assert state.packed_by(each) is state.packed and len(compared) == comparisons
+    mask.logical_not_().logical_not_()
+    assert state.packed_by(mask) is state.packed_by(mask) is state.packed and len(compared) == 3
+    assert state.packed_by(mask.view(16, 8)) is None and state.is_packed
 
 
 def test_a_mask_that_is_written_to_in_place_is_noticed():

@@ -28,7 +28,9 @@ def weight_of(dtype: torch.dtype, transposed: bool) -> torch.Tensor:
     return weight.t() if transposed else weight
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64], ids=str
+)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_what_pruning_changed_comes_back_bit_for_bit_from_about_half_of_the_memory(dtype, transposed):
     weight = weight_of(dtype, transposed)
@@ -71,7 +73,14 @@ def test_many_entries_that_had_the_same_bits_are_held_as_one():
 
 
 @pytest.mark.parametrize(
-    "weight", [torch.arange(96.0).view(8, 12), torch.ones(8, 24)[:, ::2], torch.ones(8, 12, device="meta")]
+    "weight",
+    [
+        torch.arange(96.0).view(8, 12),
+        torch.ones(8, 24)[:, ::2],
+        torch.ones(24)[::2],
+        torch.ones(8, 12, device="meta"),
+        torch.ones(8, 12, dtype=torch.complex128),
+    ],
 )
 def test_the_copy_is_held_if_most_entries_change_or_they_do_not_lie_side_by_side(weight):
     copy = weight.clone()

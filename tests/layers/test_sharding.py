@@ -140,7 +140,9 @@ def test_a_model_that_one_process_shards_has_whole_parts(names):
         layer.weight.grad = layer.weight.detach().clone()
         assert torch.equal(shards.matrix(layer).grad, before[layer.key])
         numbers = torch.tensor([1.0, 2.0])
-        assert shards.total(numbers).tolist() == shards.largest(numbers).tolist() == [1.0, 2.0]
+        for reduced in (shards.total(numbers), shards.largest(numbers)):
+            assert reduced.tolist() == [1.0, 2.0]
+            assert reduced.data_ptr() != numbers.data_ptr(), "the numbers of a process stay its own"
         assert shards.of_each(numbers).tolist() == [[1.0, 2.0]] and shards.total(numbers) is not numbers
         spread = layer.weight
         assert torch.equal(whole(spread), before[layer.key])

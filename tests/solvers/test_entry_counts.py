@@ -1,16 +1,25 @@
 """Counts of entries, against a loop over single entries in Python."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
 from nxm_hf.patterns import parse
-from nxm_hf.solvers import base, cpu, entry_counts
+from nxm_hf.solvers import base, cpu, entry_counts, reference_only
 from nxm_hf.solvers.backend import Backend
 from nxm_hf.solvers.base import integer_view
-from nxm_hf.solvers.entry_counts import COUNT_ENTRIES, PART, EntryCounts, count_entries, count_full_columns, holds_mask
+from nxm_hf.solvers.entry_counts import (
+    COUNT_ENTRIES,
+    PART,
+    EntryCounts,
+    PartCounter,
+    count_entries,
+    count_full_columns,
+    holds_mask,
+)
 from nxm_hf.solvers.weight_ops import keep
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -94,9 +103,39 @@ def test_a_large_weight_is_worth_the_import_of_a_compiler(monkeypatch, limit, im
     backend = Backend("cpu", "numba", lambda: loads.append(None), groups_at_once=16)
     monkeypatch.setattr(cpu, "BACKEND", backend)
     monkeypatch.setattr(entry_counts, "IMPORT_ABOVE", limit)
+    monkeypatch.setattr(entry_counts, "IMPORT_ABOVE_IN_ALL", limit + 1)
     weight = torch.tensor([1.0, 2.0, 0.0, 0.0]).repeat(2**15)
     assert count_entries(weight, 2, 4) == EntryCounts(nonzeros=2**16)
     assert len(loads) == imports
+    loads.clear()
+    monkeypatch.setattr(cpu, "BACKEND", Backend("cpu", "numba", lambda: loads.append(None), groups_at_once=16))
+    PartCounter(torch.float32, 2, 4, weight.numel() + 1)
+    assert len(loads) == imports
+
+
+@pytest.mark.parametrize("by", ["numpy", "kernel"])
+@pytest.mark.parametrize("n, m", [(2, 4), (1, 8), (16, 32), (4, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_counts_of_parts_add_up_to_those_of_the_weight(dtype, n, m, by):
+    """However many groups a part has: a kernel counts sixteen in one step, and NumPy the rest."""
+    if by == "kernel":
+        pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+        assert cpu.BACKEND.kernels and cpu.BACKEND.is_loaded
+        counter = PartCounter(dtype, n, m, 0)
+        assert counter._kernel is not None
+    else:
+        with reference_only():
+            counter = PartCounter(dtype, n, m, 0)
+        assert counter._kernel is None
+    weight = torch.randn(8, 16 * m, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for entries in (parse("1:8").project(weight), weight, unusual_weight(dtype, 8, 16 * m)):
+        content = entries.view(-1).view(torch.uint8).numpy()
+        cuts = [groups * m * dtype.itemsize for groups in (0, 1, 17, 33, 71, 72, 72, 128)]
+        parts = [content[begin:end] for begin, end in pairwise(cuts)]
+        total = EntryCounts()
+        for part in parts:
+            total = total.plus(counter.count(part, part.ctypes.data))
+        assert total == counted_one_by_one(entries, n, m)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int64], ids=str)

@@ -9,8 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from nxm_hf.solvers import base, cpu, masked_adamw, reference_only
+from nxm_hf.solvers.backend import Backend
 from nxm_hf.solvers.kept_entries import KeptEntries
 from nxm_hf.solvers.masked_adamw import (
     ROUNDINGS,
@@ -29,6 +31,7 @@ from tests.support.processes import environment
 from tests.support.toy_training import same
 
 pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+OTHERS = 1.0, 1.0, *[None] * 6, 0.0  # in the places of the numbers of a step; None is a little more
 STEP = AdamWStep(3, 0.01, (0.9, 0.999), 1e-8, 0.1, pull=0.3)
 
 
@@ -165,9 +168,9 @@ def test_every_rounding_of_the_kernel_is_a_step_of_adamw(rounding):
             assert torch.allclose(each.double(), exact, rtol=2e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("place", range(9))
+@pytest.mark.parametrize(("place", "value"), [*zip(range(9), OTHERS, strict=True), (0, -1.0)])
 @pytest.mark.parametrize("form", ["masked", "dense", "kept"])
-def test_a_kernel_that_takes_one_number_of_a_step_for_another_fails_its_self_test(form, place):
+def test_a_kernel_that_takes_one_number_of_a_step_for_another_fails_its_self_test(form, place, value):
     """Also one that leaves out the decay, the sign or the pull."""
     if form == "kept":
         needs_kept_kernel()
@@ -181,7 +184,7 @@ def test_a_kernel_that_takes_one_number_of_a_step_for_another_fails_its_self_tes
     def broken(weights):
         ((*tensors, last),) = weights
         numbers = (last[-1] if form == "kept" else last).clone()
-        numbers[place] = {0: 1.0, 1: 1.0, 8: 0.0}.get(place, 1.0001 * numbers[place])
+        numbers[place] = 1.0001 * numbers[place] if value is None else value
         run([(*tensors, (*last[:-1], numbers) if form == "kept" else numbers)])
 
     assert test(broken) == (place == 8 and form != "dense")
@@ -276,6 +279,60 @@ def test_steps_stay_on_the_device_of_the_weight(by_kernel, in_torch):
         with torch.device("meta"):
             step(elsewhere)
         assert same(here, elsewhere)
+
+
+@pytest.mark.parametrize(
+    "step", [step_dense_in_torch, lambda weight, step: step_dense_by_kernel([(weight, step)])], ids=["torch", "kernel"]
+)
+def test_a_step_whose_pull_is_not_given_is_that_of_torch_from_the_first_on(step):
+    weight, _, mask, *_ = drawn()
+    parameter, moments = nn.Parameter(weight.clone()), [torch.zeros_like(weight) for _ in range(2)]
+    optimizer = torch.optim.AdamW([parameter], 0.01, (0.9, 0.999), 1e-8, 0.1, fused=True)
+    for number in range(1, 4):
+        parameter.grad = drawn(seed=number)[1]
+        optimizer.step()
+        step((weight, parameter.grad, mask, *moments), AdamWStep(number, 0.01, (0.9, 0.999), 1e-8, 0.1))
+        assert same(
+            [parameter, *moments], [weight, *(optimizer.state[parameter][f"exp_avg{end}"] for end in ("", "_sq"))]
+        )
+
+
+def test_numbers_of_a_step_have_the_same_bits_whatever_type_new_tensors_have():
+    torch.set_default_dtype(torch.float64)
+    try:
+        numbers = replace(STEP).numbers
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert numbers.dtype == torch.float32 and same([numbers], [STEP.numbers])
+
+
+def fresh(load):
+    """Return kernels of which none has been tried yet."""
+    return Backend("cpu", "numba", load, groups_at_once=cpu.LANES)
+
+
+@pytest.mark.parametrize("right", [*ROUNDINGS, None])
+def test_the_first_rounding_that_is_right_is_used_and_a_warning_comes_if_none_is(right, monkeypatch, caplog):
+    monkeypatch.setattr(cpu, "BACKEND", fresh(cpu.BACKEND._load))
+    monkeypatch.setattr(masked_adamw, "_kernel_is_right", lambda run: run.args == (right,))
+    for kernel in ("_dense_kernel_is_right", "_kept_kernel_is_right"):
+        monkeypatch.setattr(masked_adamw, kernel, lambda run: True)
+    kernels = masked_adamw._kernel(), masked_adamw._dense_kernel(), masked_adamw._kept_kernel()
+    assert len(caplog.records) == (right is None)
+    usable = 3 if cpu.BACKEND.kernels.can_step_kept() else 2
+    assert [kernel and kernel.args for kernel in kernels[:usable]] == [right if right is None else (right,)] * usable
+    weight = torch.ones(64)
+    assert fits_kernel(weight, weight.bool()) is can_step_dense() is (right is not None)
+    assert can_step_kept() is (right is not None and usable == 3)
+
+
+def test_without_a_compiler_there_is_no_kernel_and_no_error(monkeypatch):
+    def load():
+        raise ImportError("of a test")
+
+    monkeypatch.setattr(cpu, "BACKEND", fresh(load))
+    weight = torch.ones(64)
+    assert not (fits_kernel(weight, weight.bool()) or can_step_dense() or can_step_kept())
 
 
 def test_what_has_no_kernel_is_told_by_type_size_and_layout():

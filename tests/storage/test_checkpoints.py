@@ -71,6 +71,9 @@ def test_a_checkpoint_without_the_random_state_of_a_process_is_not_complete(out)
     for rank in (1, 2):
         shutil.copy(folder / "rng_state.pth", folder / f"rng_state_{rank}.pth")
     assert missing_parts(folder) == []
+    write_state(folder, {**header, PROCESSES: "a later version may write this"}, tensors)
+    write_manifest(folder)
+    assert missing_parts(folder) == []
 
 
 @pytest.mark.parametrize("how", ("half", "zero"))
@@ -151,7 +154,8 @@ def test_files_of_a_checkpoint_that_was_not_saved_are_removed(tmp_path):
 def test_a_checkpoint_is_the_newest_by_time_even_if_the_clock_was_set_back(tmp_path):
     """Trainer deletes the oldest by time."""
     old, new, future = tmp_path / "checkpoint-8", tmp_path / "checkpoint-9", 2**33 * 10**9
-    old.mkdir(), new.mkdir()
+    old.mkdir(), new.mkdir(), (tmp_path / "checkpoint-7").mkdir()
+    os.utime(tmp_path / "checkpoint-7", ns=(10**9, 10**9))
     for name in ("checkpoint-10", "model"):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, ns=(future + 10**12, future + 10**12))  # no checkpoints
@@ -162,9 +166,17 @@ def test_a_checkpoint_is_the_newest_by_time_even_if_the_clock_was_set_back(tmp_p
     os.utime(old, ns=(now - 10**11, now - 10**11))
     complete_checkpoint(new, [])
     assert now <= new.stat().st_mtime_ns < now + 10**11
-    old.rmdir()
+    old.rmdir(), (tmp_path / "checkpoint-7").rmdir()
     complete_checkpoint(new)
     assert now <= new.stat().st_mtime_ns < now + 10**11
+
+
+def test_a_checkpoint_of_which_a_file_has_other_bytes_than_were_written_stays_incomplete(out):
+    folder = out / "checkpoint-4"
+    begin_checkpoint(folder)
+    with pytest.raises(RuntimeError, match=re.escape(STATE_FILE)):
+        complete_checkpoint(folder, expected={STATE_FILE: "another digest"})
+    assert not (folder / MANIFEST_FILE).exists() and step_of(newest_complete(out)) == 2
 
 
 def test_a_checkpoint_of_a_plain_module_has_no_config_and_one_by_fsdp_other_names(out):

@@ -269,7 +269,9 @@ def test_a_directory_without_a_config_or_a_weight_is_answered_with_what_to_name(
         list(model_files.saved_weights(tmp_path, model, layers))
     weights[first.key] = torch.ones(2, 3)
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=rf"^{first.name} is \(2, 3\) in the files of .* and \(32, 32\) by its config"):
+    with pytest.raises(
+        ValueError, match=rf"^{first.name} has the shape \(2, 3\) in the files of .*, and \(32, 32\) by its config"
+    ):
         list(model_files.layer_weights(tmp_path, model, layers))
 
 

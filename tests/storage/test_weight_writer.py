@@ -1,5 +1,7 @@
 """The writer of weights: safetensors reads what it writes."""
 
+from weakref import ref
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -49,6 +51,20 @@ def test_the_digest_of_what_is_written_is_that_of_the_file(rows, tmp_path):
     entries = [entry._replace(shape=tuple(tensors[entry.name].shape)) for entry in ENTRIES]
     write_tensors(tmp_path / "x", entries, tensors.__getitem__, {"format": "pt"}, digest)
     assert file_digests(tmp_path, "x") == {"x": digest.hexdigest()}
+
+
+@pytest.mark.parametrize("digest", [None, WriteDigest()], ids=["without a digest", "with one"])
+def test_no_tensor_is_in_memory_when_the_next_is_read(digest, tmp_path):
+    living = []
+
+    def read(name):
+        assert [each() for each in living] == [None] * len(living)
+        tensor = TENSORS[name].clone().requires_grad_(TENSORS[name].is_floating_point())
+        living.append(ref(tensor.untyped_storage()))
+        return tensor
+
+    write_tensors(tmp_path / "x", ENTRIES, read, {}, digest)
+    assert len(living) == len(ENTRIES) and living[-1]() is None
 
 
 def test_a_tensor_of_another_size_than_promised_is_an_error(tmp_path):

@@ -3,11 +3,12 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from nxm_hf.layers.find import find_layers
 from nxm_hf.storage import file_blocks
 from nxm_hf.storage.file_blocks import BLOCK, read_in_blocks
-from nxm_hf.storage.written_weights import FileComparison, WrittenWeight, WrittenWeights
+from nxm_hf.storage.written_weights import FileComparison, WrittenWeight, WrittenWeights, other_parameters
 from tests.support.models import make_bert
 
 SIZES = (1, 7, 8, 4096, BLOCK - 16, 2 * BLOCK + 3)
@@ -68,6 +69,28 @@ def test_the_weights_of_a_saved_model_are_found_equal_until_one_entry_changes_it
         layer.weight.data[-1, -1] *= -1
 
 
+@pytest.mark.parametrize("size", ["1GB", "20KB"])
+def test_layers_and_other_parameters_are_all_that_a_model_has_and_one_entry_of_each_counts(size, tmp_path):
+    model = make_bert()
+    model.save_pretrained(tmp_path, max_shard_size=size)
+    layers = find_layers(model)
+    others = other_parameters(model, layers)
+    parameters = dict(model.named_parameters())
+    assert sorted(each.key for each in (*layers, *others)) == sorted(parameters)
+    assert all(each.name == each.key and each.weight is parameters[each.name] for each in others)
+    both = [*layers, *others]
+    for changed in (layers[1], others[0], others[-1]):
+        written = WrittenWeights(tmp_path, both)
+        assert written.by_file.keys() == {path.name for path in tmp_path.glob("*.safetensors")}
+        changed.weight.data.view(-1)[-1] *= -1
+        written.read()
+        changed.weight.data.view(-1)[-1] *= -1
+        assert written.differing() == {changed.name}
+        assert written.equal() == {each.name for each in both} - {changed.name}
+    wrapped = nn.ModuleDict({"_orig_mod": model})  # as `torch.compile` names it
+    assert [each.key for each in other_parameters(wrapped, layers)] == [each.key for each in others]
+
+
 def test_weights_of_another_type_shape_name_or_layout_are_left_to_others(tmp_path):
     model = make_bert()
     model.save_pretrained(tmp_path)
@@ -80,7 +103,8 @@ def test_weights_of_another_type_shape_name_or_layout_are_left_to_others(tmp_pat
             weights[layer.key] = changed
     save_file(weights, tmp_path / "model.safetensors")
     layers[3].weight.data = layers[3].weight.data.t().contiguous().t()
+    layers[4].module.weight = nn.Parameter(layers[4].weight.to("meta"))
     written = WrittenWeights(tmp_path, layers)
     written.read()
-    assert written.equal() == {layer.name for layer in layers[4:]}
+    assert written.equal() == {layer.name for layer in layers[5:]} and written.differing() == set()
     assert WrittenWeights(tmp_path, []).by_file == {}

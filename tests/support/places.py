@@ -29,6 +29,7 @@ ELSEWHERE = {
     "report/html.py": "report/test_training_page.py",
     "report/pruning_page.py": "report/test_report.py",
     "report/svg.py": "report/test_charts.py",
+    "solvers/cpu/adamw_entries.py": "solvers/test_masked_adamw.py",
     "solvers/dense.py": "solvers/test_solvers.py",
     "solvers/nm_network.py": "solvers/test_solvers.py",
     "solvers/transposable_paths.py": "solvers/test_transposable_duals.py",
