@@ -1,6 +1,6 @@
 """The entries of an array that a change gave other bits, held for the way back: a flag for each, and the old bits.
 
-A kernel compares, flags and gathers in one pass. NumPy takes several. A kernel is used where kernels are loaded already.
+A kernel compares, flags and gathers in one pass, where NumPy takes several. It is used if kernels are loaded already.
 """
 
 from typing import Any, NamedTuple
