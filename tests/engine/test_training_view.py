@@ -155,7 +155,7 @@ def kernels(monkeypatch):
 
 
 @EACH_SPARSE_RECIPE
-def test_kernels_deploy_and_go_back_with_the_bits_of_numpy(recipe, kernels):
+def test_kernels_deploy_and_go_back_with_the_bits_of_numpy(recipe, kernels, caplog):
     model, engine = trained(short(recipe), steps=3, total=TOTAL)
     weight = model.linears[0].weight
     before = weight.detach().clone()
@@ -167,6 +167,7 @@ def test_kernels_deploy_and_go_back_with_the_bits_of_numpy(recipe, kernels):
         assert same([with_kernels], [weight])
         also_held = engine._view._training.get("blocks.0.up")
     assert same([before], [weight]) and type(held) is type(also_held)
+    assert not [message for message in caplog.messages if message.startswith("Other code")]
 
 
 @pytest.mark.parametrize("done", [0, 1])
