@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from nxm_hf.solvers.changed_entries import ChangedEntries, can_keep, changed_entries
+from nxm_hf.solvers.changed_entries import ChangedEntries, can_keep, changed_entries, room_for
 from nxm_hf.solvers.changed_entries import keep_and_hold as keep_entries
 
 _PART = 2**19  # entries compared at a time: flags and copies of so many stay in the cache of a core
@@ -135,8 +135,9 @@ def keep_and_hold(training: dict[str, Held], name: str, weight: Tensor, source: 
     parts: list[ChangedEntries] = []
     triples = zip(*(each.split(_PART) for each in (numbers, mask.view(-1), entries)), strict=True)
     training[name] = held = Difference(weight, parts)
-    for triple in triples:  # after an error, what has changed so far goes back
-        parts.append(keep_entries(*triple))
+    for kept, flags, out in triples:  # after an error or an interrupt, what has changed so far goes back
+        parts.append(room_for(out))
+        parts[-1] = keep_entries(kept, flags, out, parts[-1])
     torch.autograd.graph.increment_version(weight)
     held.complete()
     if held.is_empty:

@@ -53,7 +53,8 @@ class ChangedEntries(NamedTuple):
             entries: The entries; edited in place.
         """
         flags = np.unpackbits(self.flags, count=len(entries), bitorder="little").view(bool)
-        entries.numpy()[np.flatnonzero(flags)] = self.old  # places are three times as fast as flags
+        places = np.flatnonzero(flags)  # three times as fast as flags
+        entries.numpy()[places] = self.old[: len(places)]
 
 
 def changed_entries(old: Tensor, new: Tensor) -> ChangedEntries:
@@ -76,16 +77,29 @@ def can_keep(entries: Tensor) -> bool:
     return _kernels(entries) is not None
 
 
-def keep_and_hold(source: Tensor, mask: Tensor, out: Tensor) -> ChangedEntries:
+def room_for(entries: Tensor) -> ChangedEntries:
+    """Return room for all entries, of which none has changed so far.
+
+    Args:
+        entries: Integers for which `can_keep` is True.
+    """
+    flags, room = _buffers(entries)
+    flags.fill(0)
+    return ChangedEntries(flags, room[: len(entries)])
+
+
+def keep_and_hold(source: Tensor, mask: Tensor, out: Tensor, room: ChangedEntries) -> ChangedEntries:
     """Write kept entries, and +0.0 elsewhere and for -0.0. Return what that has overwritten.
 
     Args:
         source: The bits of floats, for which `can_keep` is True.
         mask: True where an entry is kept.
         out: Where to write; it may be the source.
+        room: The room for `out`. From the first write on it holds what was overwritten, also after an interrupt.
     """
-    flags, room = _buffers(out)
-    return _shortened(flags, room, cpu.BACKEND.kernels.keep_entries(source, mask, out, flags, room))
+    memory = room.old.base
+    assert memory is not None  # `room_for` takes a part of it
+    return _shortened(room.flags, memory, cpu.BACKEND.kernels.keep_entries(source, mask, out, room.flags, memory))
 
 
 def changed_in_numpy(old: Tensor, new: Tensor) -> ChangedEntries:

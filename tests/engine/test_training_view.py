@@ -171,16 +171,19 @@ def test_kernels_deploy_and_go_back_with_the_bits_of_numpy(recipe, kernels, capl
 
 
 @pytest.mark.parametrize("done", [0, 1])
-def test_an_error_between_two_parts_puts_back_what_has_changed_so_far(done, kernels, monkeypatch):
+@pytest.mark.parametrize("written", [False, True])
+def test_an_interrupt_between_or_after_parts_puts_back_what_has_changed_so_far(done, written, kernels, monkeypatch):
     model, engine = trained(short("admm"), steps=3, total=TOTAL)
     weight = model.linears[0].weight
     before, keep, calls = weight.detach().clone(), training_view.keep_entries, []
 
     def stop(*parts):
-        if len(calls) == done:
-            raise KeyboardInterrupt
-        calls.append(parts)
-        return keep(*parts)
+        if len(calls) < done:
+            calls.append(parts)
+            return keep(*parts)
+        if written:
+            keep(*parts)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(training_view, "keep_entries", stop)
     with pytest.raises(KeyboardInterrupt):

@@ -13,6 +13,7 @@ from nxm_hf.solvers.changed_entries import (
     changed_in_numpy,
     keep_and_hold,
     kernels_are_right,
+    room_for,
 )
 
 COUNT = 2**16 + 16 * 3
@@ -89,11 +90,20 @@ def test_kept_entries_are_written_in_the_pass_that_holds_what_was_there(dtype, i
     before, expected = out.clone(), torch.where(mask & (source != 0), source, 0.0)
     bits, assumed = out.view(dtype), before.view(dtype)
     assert can_keep(bits)
-    held = keep_and_hold(bits if in_place else source.view(dtype), mask, bits)
+    room = room_for(bits)
+    held = keep_and_hold(bits if in_place else source.view(dtype), mask, bits, room)
     assert torch.equal(bits, expected.view(dtype))
     assert equal(held, changed_in_numpy(assumed, expected.view(dtype)))
-    held.restore(bits)
-    assert torch.equal(bits, assumed)
+    for way_back in (held, room):
+        now = bits.clone()
+        way_back.restore(now)
+        assert torch.equal(now, assumed)
+        now = bits.clone()
+        way_back.restore_in_numpy(now)
+        assert torch.equal(now, assumed)
+    fresh = bits.clone()
+    room_for(fresh).restore(fresh)
+    assert torch.equal(fresh, bits), "nothing has changed yet"
 
 
 @pytest.mark.parametrize("name", ["compare_entries", "keep_entries", "restore_entries"])
