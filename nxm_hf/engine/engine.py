@@ -27,7 +27,14 @@ from nxm_hf.engine.requirements import (
 )
 from nxm_hf.engine.sharded_state import cut, gather
 from nxm_hf.engine.step_hooks import StepHooks
-from nxm_hf.engine.training_view import Held, TrainingTensors, as_tensor, hold_difference
+from nxm_hf.engine.training_view import (
+    Held,
+    TrainingTensors,
+    as_tensor,
+    can_keep_and_hold,
+    hold_difference,
+    keep_and_hold,
+)
 from nxm_hf.engine.weight_step import weight_steps
 from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.methods import PHASES, Method, Slot, State, restore_dense
@@ -160,6 +167,10 @@ class Engine:
                 # Of a part of a weight all processes have to finish, or none.
                 if target.part is None and method.is_finished(weight, state, clock_of_weight):
                     continue
+                if target.part is None and can_keep_and_hold(weight):
+                    kept = method.kept_at_finish(weight, state, clock_of_weight)
+                    if kept is not None and keep_and_hold(training, target.name, weight, *kept):
+                        continue
                 training[target.name] = weight.detach().clone()
                 method.finish(weight, state, clock_of_weight)
                 hold_difference(training, target.name, weight)

@@ -6,11 +6,13 @@ for each entry says which. A dense copy would double the memory of all weights w
 
 from collections.abc import Iterator, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
-_PART = 2**20  # entries compared at a time: flags and copies of so many take little memory
+from nxm_hf.solvers.changed_entries import ChangedEntries, can_keep, changed_entries, room_for
+from nxm_hf.solvers.changed_entries import keep_and_hold as keep_entries
+
+_PART = 2**19  # entries compared at a time: flags and copies of so many stay in the cache of a core
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an entry
 
 
@@ -19,23 +21,32 @@ class Difference:
 
     Args:
         weight: The changed weight. Until `undo` it must not change again in place.
-        parts: Of each part of the weight: a bit for each entry, set if it differs, and the old bits of those.
+        parts: What has changed in each part of the weight. Those that are missing at the end have not changed.
     """
 
-    def __init__(self, weight: Tensor, parts: list[tuple[np.ndarray, Tensor]]):
+    def __init__(self, weight: Tensor, parts: list[ChangedEntries]):
         self._weight, self._parts = weight, parts
         self._version = weight._version
 
     @property
     def nbytes(self) -> int:
         """Return the bytes that are held beside the weight."""
-        return sum(flags.nbytes + old.untyped_storage().nbytes() for flags, old in self._parts)
+        return sum(part.nbytes for part in self._parts)
+
+    @property
+    def is_empty(self) -> bool:
+        """Return True if no entry got other bits."""
+        return not any(len(part.old) for part in self._parts)
 
     def whole(self) -> Tensor:
         """Return the weight before the change, as a new tensor."""
         weight = self._weight.clone()
         self._write(weight)
         return weight
+
+    def complete(self) -> None:
+        """Note that the weight has its new bits from now on."""
+        self._version = self._weight._version
 
     @property
     def has_changed(self) -> bool:
@@ -58,10 +69,9 @@ class Difference:
         entries = _entries(weight)
         if entries is None:
             raise RuntimeError("A weight that was compared with its copy has another layout now.")
-        for part, (flags, old) in zip(entries.split(_PART), self._parts, strict=True):
-            differs = np.unpackbits(flags, count=len(part)).view(bool)
-            part.numpy()[np.flatnonzero(differs)] = old.numpy()  # places are three times as fast as flags
-        torch.autograd.graph.increment_version(weight)  # NumPy does not
+        for part, changed in zip(entries.split(_PART), self._parts, strict=False):  # the last may be missing
+            changed.restore(part)
+        torch.autograd.graph.increment_version(weight)  # neither NumPy nor a kernel does
 
 
 Held = Tensor | Difference  # a copy of a weight, or its difference from the weight in the model
@@ -82,15 +92,57 @@ def hold_difference(training: dict[str, Held], name: str, weight: Tensor) -> Non
     before, after = _entries(copy), _entries(weight)
     if before is None or after is None:
         return
-    parts = []
-    for old, new in zip(before.split(_PART), after.split(_PART), strict=True):
-        differs = old.numpy() != new.numpy()
-        parts.append((np.packbits(differs), _short(torch.from_numpy(old.numpy().take(np.flatnonzero(differs))))))
-    held = Difference(weight, parts)
-    if not any(len(old) for _, old in parts):
+    pairs = zip(before.split(_PART), after.split(_PART), strict=True)
+    held = Difference(weight, [changed_entries(*pair) for pair in pairs])
+    if held.is_empty:
         del training[name]
     elif held.nbytes < copy.nbytes:
         training[name] = held
+
+
+def can_keep_and_hold(weight: Tensor) -> bool:
+    """Return True if `keep_and_hold` has a kernel for a weight.
+
+    Args:
+        weight: The weight.
+    """
+    entries = _entries(weight.detach())
+    if entries is None or not weight.is_contiguous():
+        return False
+    parts = entries.split(_PART)
+    return can_keep(parts[0]) and can_keep(parts[-1])
+
+
+@torch.no_grad()
+def keep_and_hold(training: dict[str, Held], name: str, weight: Tensor, source: Tensor, mask: Tensor) -> bool:
+    """Write kept entries into a weight and +0.0 elsewhere, and hold the difference, all in one pass.
+
+    Args:
+        training: What is held of each weight; edited in place.
+        name: The name of the weight.
+        weight: The weight to change, for which `can_keep_and_hold` is True.
+        source: The tensor of which entries are kept; it may be the weight.
+        mask: True where an entry is kept.
+
+    Returns:
+        False if source or mask do not fit, and nothing was done.
+    """
+    entries, numbers = _entries(weight.detach()), _entries(source.detach())
+    if entries is None or numbers is None or source.dtype != weight.dtype:
+        return False
+    if not (source.is_contiguous() and mask.is_contiguous() and mask.shape == source.shape == weight.shape):
+        return False
+    parts: list[ChangedEntries] = []
+    triples = zip(*(each.split(_PART) for each in (numbers, mask.view(-1), entries)), strict=True)
+    training[name] = held = Difference(weight, parts)
+    for kept, flags, out in triples:  # after an error or an interrupt, what has changed so far goes back
+        parts.append(room_for(out))
+        parts[-1] = keep_entries(kept, flags, out, parts[-1])
+    torch.autograd.graph.increment_version(weight)
+    held.complete()
+    if held.is_empty:
+        del training[name]
+    return True
 
 
 def as_tensor(held: Held) -> Tensor:
@@ -120,11 +172,6 @@ class TrainingTensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._held)
-
-
-def _short(bits: Tensor) -> Tensor:
-    """Return equal bits as one entry that is shown many times, such as those of -0.0 that becomes +0.0."""
-    return bits[:1].clone().expand(len(bits)) if len(bits) and bool((bits == bits[0]).all()) else bits
 
 
 def _entries(weight: Tensor) -> Tensor | None:

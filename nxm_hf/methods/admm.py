@@ -107,8 +107,11 @@ class ADMM(Method):
         if self.update(clock):
             self._update(weight, state, clock)
 
+    def kept_at_finish(self, weight: Tensor, state: State, clock: Clock) -> tuple[Tensor, Tensor]:
+        return weight, nearest_mask(weight, self.pattern, self.scores, clock)
+
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor:
-        mask = nearest_mask(weight, self.pattern, self.scores, clock)
+        _, mask = self.kept_at_finish(weight, state, clock)
         keep(weight, mask)
         return mask
 

@@ -114,6 +114,21 @@ class Method(ABC):
         """
         return False
 
+    def kept_at_finish(self, weight: Tensor, state: State, clock: Clock) -> tuple[Tensor, Tensor] | None:
+        """Return a tensor and a mask if `finish` would write that tensor's kept entries, and +0.0 elsewhere.
+
+        Then the engine may do so in place of `finish`, in one pass with what it does to go back. Nothing is edited.
+
+        Args:
+            weight: The weight that the model computes with.
+            state: The state of the method.
+            clock: The clock at the steps done.
+
+        Returns:
+            A tensor like the weight, and the mask; or None if `finish` does something else.
+        """
+        return None
+
     @abstractmethod
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor | None:
         """Write a weight that holds the pattern into `weight`, and leave the state unchanged.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State, restore_dense
+from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State
 from nxm_hf.methods.schedules import NEVER, Clock, Constant, Every, Schedule
 from nxm_hf.methods.scores import best_mask
 from nxm_hf.patterns import NM, Pattern
@@ -18,7 +18,7 @@ from nxm_hf.solvers.masked_ops import (
     show_masked,
     store_dense,
 )
-from nxm_hf.solvers.weight_ops import keep, mask_change
+from nxm_hf.solvers.weight_ops import keep, kept, mask_change
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,15 @@ class Masked(Method):
             return holds_mask(weight, state[Slot.MASK], pattern.n, pattern.m)  # in one pass over both
         return self._has_final_mask(state, _at_end(clock)) and holds_mask(weight, state[Slot.MASK])
 
-    def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor:
-        restore_dense(weight, state)
-        end, mask = _at_end(clock), state[Slot.MASK]
+    def kept_at_finish(self, weight: Tensor, state: State, clock: Clock) -> tuple[Tensor, Tensor]:
+        end, mask, dense = _at_end(clock), state[Slot.MASK], state.get(Slot.DENSE, weight)
         if not self._has_final_mask(state, end):
-            mask = self._solve(weight, end)
-        keep(weight, mask)
+            mask = self._solve(dense, end)
+        return dense, mask
+
+    def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor:
+        dense, mask = self.kept_at_finish(weight, state, clock)
+        kept(dense, mask, weight)
         return mask
 
     def _has_final_mask(self, state: State, end: Clock) -> bool:

@@ -62,6 +62,10 @@ class Phases(Method):
         method, own_clock = self._current(state, clock)
         return hasattr(method, "is_finished") and method.is_finished(weight, state, own_clock)
 
+    def kept_at_finish(self, weight: Tensor, state: State, clock: Clock) -> tuple[Tensor, Tensor] | None:
+        method, own_clock = self._current(state, clock)
+        return method.kept_at_finish(weight, state, own_clock) if hasattr(method, "kept_at_finish") else None
+
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor | None:
         method, own_clock = self._current(state, clock)
         return method.finish(weight, state, own_clock)

@@ -230,7 +230,7 @@ def _dense_kernel() -> Kernel | None:
 def _kept_kernel() -> Kernel | None:
     """Return the kernel for packed moments that rounds like torch, or None if there is none."""
     rounding = _rounding()
-    if rounding is None or not cpu.BACKEND.kernels.can_step_kept():
+    if rounding is None or not cpu.BACKEND.kernels.can_gather():
         return None
     run = partial(cpu.BACKEND.kernels.adamw_of_kept, rounding)
     name = f"step of AdamW with moments of kept weights in rounding {rounding}"

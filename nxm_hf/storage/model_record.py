@@ -1,6 +1,7 @@
 """The sparsity record inside a model's own config, so that a later plain `save_pretrained` keeps it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from torch import nn
@@ -45,8 +46,7 @@ def read_record(model: nn.Module) -> SparsityRecord | None:
     Raises:
         ValueError: If a newer version wrote it.
     """
-    payload = getattr(getattr(unwrap(model), "config", None), MODEL_CONFIG_KEY, None)
-    record = SparsityRecord.from_dict(payload) if payload else None
+    record = _record_as_saved(model)
     return None if record is None else replace(record, layers=names_in(unwrap(model), record.layers))
 
 
@@ -92,9 +92,25 @@ def is_frozen(model: nn.Module) -> bool:
     Args:
         model: The model.
     """
-    record = read_record(model)
-    if record is None:
+    record = _record_as_saved(model)
+    if record is None or _is_trained(unwrap(model), record.layers):
         return False
     parameters = {plain_name(name): parameter for name, parameter in unwrap(model).named_parameters()}
-    weights = (parameters.get(key) for name in record.layers for key in (f"{name}.weight", name))
+    names = names_in(unwrap(model), record.layers)
+    weights = (parameters.get(key) for name in names for key in (f"{name}.weight", name))
     return not any(weight.requires_grad for weight in weights if weight is not None)
+
+
+def _record_as_saved(model: nn.Module) -> SparsityRecord | None:
+    """Return the record of a model's config, with the layers as they are named there."""
+    payload = getattr(getattr(unwrap(model), "config", None), MODEL_CONFIG_KEY, None)
+    return SparsityRecord.from_dict(payload) if payload else None
+
+
+def _is_trained(model: nn.Module, names: Iterable[str]) -> bool:
+    """Return True if the first layer that still has its recorded name trains. No names of parameters are made."""
+    for name in names:
+        with suppress(AttributeError):
+            weight = getattr(model.get_submodule(name), "weight", None)
+            return isinstance(weight, nn.Parameter) and weight.requires_grad
+    return False

@@ -7,8 +7,18 @@ import torch
 
 from nxm_hf import attach
 from nxm_hf.engine import training_view
-from nxm_hf.engine.training_view import Difference, TrainingTensors, as_tensor, hold_difference
+from nxm_hf.engine.training_view import (
+    Difference,
+    TrainingTensors,
+    as_tensor,
+    can_keep_and_hold,
+    hold_difference,
+    keep_and_hold,
+)
 from nxm_hf.patterns import parse
+from nxm_hf.solvers import cpu, reference_only
+from tests.support import toy_training
+from tests.support.grids import EACH_SPARSE_RECIPE
 from tests.support.toy_training import TOTAL, Toy, adamw, all_tensors, bits, same, short, train, trained
 
 SPECIAL = (0.0, -0.0, math.nan, math.inf, 1e-40, 1.0)
@@ -142,3 +152,58 @@ def test_a_change_in_place_inside_the_deployed_view_is_warned_of_by_layer(caplog
     assert len(caplog.messages) == 1 and caplog.messages[0].startswith("Other code has changed blocks.1.down.weight in")
     changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
     assert changed == {"head.weight", "blocks.0.up.bias", "blocks.1.down.weight"}
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Have kernels, toys whose weights are large enough for them, and two parts of each weight."""
+    if not cpu.BACKEND.works() or not cpu.BACKEND.kernels.can_gather():
+        pytest.skip("the kernels that gather need numba and AVX-512")
+    monkeypatch.setattr(toy_training, "WIDTH", 256)
+    monkeypatch.setattr(training_view, "_PART", 2**16)
+
+
+@EACH_SPARSE_RECIPE
+def test_kernels_deploy_and_go_back_with_the_bits_of_numpy(recipe, kernels, caplog):
+    model, engine = trained(short(recipe), steps=3, total=TOTAL)
+    weight = model.linears[0].weight
+    before = weight.detach().clone()
+    with engine.deployed():
+        with_kernels = weight.detach().clone()
+        held = engine._view._training.get("blocks.0.up")
+    assert same([before], [weight])
+    with reference_only(), engine.deployed():
+        assert same([with_kernels], [weight])
+        also_held = engine._view._training.get("blocks.0.up")
+    assert same([before], [weight]) and type(held) is type(also_held)
+    assert not [message for message in caplog.messages if message.startswith("Other code")]
+
+
+@pytest.mark.parametrize("done", [0, 1])
+@pytest.mark.parametrize("written", [False, True])
+def test_an_interrupt_between_or_after_parts_puts_back_what_has_changed_so_far(done, written, kernels, monkeypatch):
+    model, engine = trained(short("admm"), steps=3, total=TOTAL)
+    weight = model.linears[0].weight
+    before, keep, calls = weight.detach().clone(), training_view.keep_entries, []
+
+    def stop(*parts):
+        if len(calls) < done:
+            calls.append(parts)
+            return keep(*parts)
+        if written:
+            keep(*parts)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training_view, "keep_entries", stop)
+    with pytest.raises(KeyboardInterrupt):
+        engine.deploy()
+    assert len(calls) == done and same([before], [weight])
+
+
+def test_a_source_or_mask_that_does_not_fit_is_left_to_the_method(kernels):
+    weight, held = torch.ones(256, 512), {}
+    mask = torch.ones(256, 512, dtype=torch.bool)
+    odd = (weight.bfloat16(), mask), (weight.t().contiguous().t(), mask), (weight[:128], mask), (weight, mask[:128])
+    for source, kept in odd:
+        assert not keep_and_hold(held, "a", weight, source, kept) and not held
+    assert (weight == 1).all() and not can_keep_and_hold(weight.t()) and not can_keep_and_hold(weight.double())

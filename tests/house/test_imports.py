@@ -22,6 +22,7 @@ PARTS = {
     "pruners": {"adam_fit", "hessian", "least_squares"},
     "solvers": {
         "block_sums",
+        "changed_entries",
         "comparator_network",
         "entry_counts",
         "kept_entries",

@@ -114,10 +114,9 @@ def gather_kept(
         weights: The address to write entries of the weight to.
         gradients: The address to write entries of the gradient to.
     """
-    word, kept = _flags(b, bits, at)
+    word, kept = flags_at(b, bits, at)
     for source, room in ((weight, weights), (gradient, gradients)):
-        packed = _call(b, "llvm.x86.avx512.mask.compress", _floats(b, load(b, source, at)), _ZEROS, kept)
-        store(b, b.bitcast(packed, vector_of(I32)), room, 0)
+        store(b, compress(b, load(b, source, at), kept), room, 0)
     return b.zext(b.ctpop(word), I64)
 
 
@@ -131,10 +130,47 @@ def spread_kept(b: IRBuilder, at: Value, weight: Value, bits: Value, weights: Va
         bits: The address of the mask, one bit per entry.
         weights: The address of the kept entries.
     """
-    word, kept = _flags(b, bits, at)
-    spread = _call(b, "llvm.x86.avx512.mask.expand", _floats(b, load(b, weights, 0)), _ZEROS, kept)
-    store(b, b.bitcast(spread, vector_of(I32)), weight, at)
+    word, kept = flags_at(b, bits, at)
+    store(b, expand(b, load(b, weights, 0), splat(0), kept), weight, at)
     return b.zext(b.ctpop(word), I64)
+
+
+def compress(b: IRBuilder, vector: Value, flags: Value) -> Value:
+    """Return the flagged lanes of a vector side by side, and zeros behind them. It needs AVX-512.
+
+    Args:
+        b: The builder that the code is appended to.
+        vector: Sixteen lanes of 32 bits.
+        flags: A flag for each lane.
+    """
+    packed = _call(b, "llvm.x86.avx512.mask.compress", _floats(b, vector), _ZEROS, flags)
+    return b.bitcast(packed, vector_of(I32))
+
+
+def expand(b: IRBuilder, packed: Value, others: Value, flags: Value) -> Value:
+    """Return a vector with packed lanes at its flagged ones, the first at the lowest. It needs AVX-512.
+
+    Args:
+        b: The builder that the code is appended to.
+        packed: The lanes that `compress` has put side by side.
+        others: The vector from which the other lanes come.
+        flags: A flag for each lane.
+    """
+    spread = _call(b, "llvm.x86.avx512.mask.expand", _floats(b, packed), _floats(b, others), flags)
+    return b.bitcast(spread, vector_of(I32))
+
+
+def flags_at(b: IRBuilder, bits: Value, at: Value) -> tuple[Value, Value]:
+    """Return the bits of sixteen entries as a number, and as a vector of flags.
+
+    Args:
+        b: The builder that the code is appended to.
+        bits: The address of one bit per entry.
+        at: The number of the first entry, a multiple of sixteen.
+    """
+    address = b.add(bits, b.lshr(at, Constant(I64, 3)))
+    word = b.load(b.inttoptr(address, I16.as_pointer()), align=1)
+    return word, b.bitcast(word, vector_of(IntType(1)))
 
 
 def _step(
@@ -165,13 +201,6 @@ def _step(
 
 def _positive_zeros(b: IRBuilder, bits: Value) -> Value:
     return b.select(b.icmp_signed("!=", magnitude(b, bits), splat(0)), bits, splat(0))  # -0.0 becomes +0.0
-
-
-def _flags(b: IRBuilder, bits: Value, at: Value) -> tuple[Value, Value]:
-    """Return the bits of sixteen entries as a number, and as a vector of flags."""
-    address = b.add(bits, b.lshr(at, Constant(I64, 3)))
-    word = b.load(b.inttoptr(address, I16.as_pointer()), align=1)
-    return word, b.bitcast(word, vector_of(IntType(1)))
 
 
 def _floats(b: IRBuilder, bits: Value) -> Value:

@@ -16,7 +16,14 @@ from numba.extending import intrinsic
 
 from nxm_hf.solvers import comparator_network
 from nxm_hf.solvers import transposable_enumeration as enumeration
-from nxm_hf.solvers.cpu import adamw_entries, nm_groups, transposable_enumeration, transposable_tiles, unstructured_rows
+from nxm_hf.solvers.cpu import (
+    adamw_entries,
+    changed_entries,
+    nm_groups,
+    transposable_enumeration,
+    transposable_tiles,
+    unstructured_rows,
+)
 
 NUMBER = types.int64
 Inlined = Callable[..., int]
@@ -96,6 +103,18 @@ def _spread_kept(context: Any, at: Any, weight: Any, bits: Any, weights: Any) ->
     return as_function(adamw_entries.spread_kept, (), 4)
 
 
+def _compare(context: Any, bits: Any, at: Any, old: Any, new: Any, flags: Any, room: Any) -> Any:
+    return as_function(changed_entries.compare, (bits,), 5)
+
+
+def _keep(context: Any, bits: Any, at: Any, source: Any, mask: Any, out: Any, flags: Any, room: Any) -> Any:
+    return as_function(changed_entries.keep, (bits,), 6)
+
+
+def _restore(context: Any, bits: Any, at: Any, entries: Any, flags: Any, room: Any) -> Any:
+    return as_function(changed_entries.restore, (bits,), 4)
+
+
 def _relax(context: Any, line: Any, allowed: Any, far: Any, origin: Any, base: Any, source: Any) -> Any:
     return as_function(transposable_tiles.relax, (), 6)
 
@@ -112,6 +131,7 @@ sixteen_groups = inlined(_sixteen_groups, prefer_literal=True)
 adamw_sixteen = inlined(_adamw_sixteen, prefer_literal=True)
 adamw_sixteen_kept = inlined(_adamw_sixteen_kept, prefer_literal=True)
 gather_kept, spread_kept = inlined(_gather_kept), inlined(_spread_kept)
+compare, restore, keep = (inlined(each, prefer_literal=True) for each in (_compare, _restore, _keep))
 relax, collect, flag = inlined(_relax), inlined(_collect), inlined(_flag)
 
 

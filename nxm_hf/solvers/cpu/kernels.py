@@ -10,18 +10,21 @@ from nxm_hf.solvers.cpu.intrinsics import (
     NUMBER,
     adamw_sixteen,
     adamw_sixteen_kept,
+    compare,
     compiled,
     copy_flags,
     copy_scores,
     gather_kept,
     gather_row,
     helper,
+    keep,
     keep_all,
     keep_best,
     keep_nearest,
     miscounted,
     price_cols,
     price_rows,
+    restore,
     round_all,
     sixteen_groups,
     spread_kept,
@@ -140,6 +143,69 @@ def adamw_kept_kernel(rounding: int) -> Kernel:
         return 0
 
     return compiled(run, NUMBER(*[NUMBER] * 2, types.int64[::1], *[NUMBER] * 7))
+
+
+@cache
+def compare_kernel(bits: int) -> Kernel:
+    """Return `run(sixteens, old, new, flags, room)`: flag the entries that differ, and gather their old bits.
+
+    Args:
+        bits: Width of an entry, 16 or 32.
+
+    Returns:
+        The kernel. All its arguments but the first are addresses. There must be room for sixteen entries more than
+        differ. It returns how many differ. It needs AVX-512.
+    """
+    width = bits // 8
+
+    def run(sixteens: int, old: int, new: int, flags: int, room: int) -> int:
+        count = 0
+        for at in range(0, sixteens * LANES, LANES):
+            count += compare(bits, at, old, new, flags, room + width * count)
+        return count
+
+    return compiled(run, NUMBER(*[NUMBER] * 5))
+
+
+@cache
+def keep_kernel(bits: int) -> Kernel:
+    """Return `run(sixteens, source, mask, out, flags, room)`: write kept entries, and hold what that overwrites.
+
+    Args:
+        bits: Width of an entry, 16 or 32.
+
+    Returns:
+        The kernel. It differs from `compare_kernel` in that it writes the new entries itself.
+    """
+    width = bits // 8
+
+    def run(sixteens: int, source: int, mask: int, out: int, flags: int, room: int) -> int:
+        count = 0
+        for at in range(0, sixteens * LANES, LANES):
+            count += keep(bits, at, source, mask, out, flags, room + width * count)
+        return count
+
+    return compiled(run, NUMBER(*[NUMBER] * 6))
+
+
+@cache
+def restore_kernel(bits: int) -> Kernel:
+    """Return `run(sixteens, entries, flags, room, step)`: write old bits over the flagged entries.
+
+    Args:
+        bits: Width of an entry, 16 or 32.
+
+    Returns:
+        The kernel. From `entries` to `room` its arguments are addresses. `step` is the width of an entry in bytes, or
+        0 if all flagged entries had the bits that stand sixteen times at `room`. It needs AVX-512.
+    """
+
+    def run(sixteens: int, entries: int, flags: int, room: int, step: int) -> int:
+        for at in range(0, sixteens * LANES, LANES):
+            room += step * restore(bits, at, entries, flags, room)
+        return 0
+
+    return compiled(run, NUMBER(*[NUMBER] * 5))
 
 
 @cache

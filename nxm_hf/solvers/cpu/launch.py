@@ -16,8 +16,11 @@ from nxm_hf.solvers.cpu.kernels import (
     Kernel,
     adamw_kept_kernel,
     adamw_kernel,
+    compare_kernel,
     enumeration_kernel,
     group_kernel,
+    keep_kernel,
+    restore_kernel,
     tile_kernel,
 )
 from nxm_hf.solvers.cpu.nm_groups import OPERATIONS as BODIES
@@ -124,8 +127,8 @@ def adamw(rounding: int, weights: Sequence[tuple[Tensor, ...]], pulls: bool = Fa
     run_jobs(jobs, sum(tensors[0].numel() for tensors in weights))
 
 
-def can_step_kept() -> bool:
-    """Return whether `adamw_of_kept` can be compiled for this CPU."""
+def can_gather() -> bool:
+    """Return whether kernels that gather entries can be compiled for this CPU."""
     return has_avx512()
 
 
@@ -147,6 +150,46 @@ def adamw_of_kept(rounding: int, weights: Sequence[tuple[KeptEntries, tuple[Tens
 
 def _over_chunks(kernel: Kernel, kept: KeptEntries, numel: int, addresses: list[int], first: int, last: int) -> int:
     return kernel(first, last, kept.offsets.numpy(), numel, *addresses)
+
+
+def compare_entries(old: Tensor, new: Tensor, flags: np.ndarray, room: np.ndarray) -> int:
+    """Flag the entries that differ, and gather their old bits. Return how many they are.
+
+    Args:
+        old: Integers of 16 or 32 bits, side by side; a multiple of sixteen.
+        new: As many.
+        flags: Where to write a bit for each entry, the first in the lowest bit of a byte.
+        room: Where to write the old bits: room for sixteen more than there are entries.
+    """
+    addresses = old.data_ptr(), new.data_ptr(), flags.ctypes.data, room.ctypes.data
+    return compare_kernel(8 * old.itemsize)(len(old) // LANES, *addresses)
+
+
+def keep_entries(source: Tensor, mask: Tensor, out: Tensor, flags: np.ndarray, room: np.ndarray) -> int:
+    """Write kept entries, and +0.0 elsewhere and for -0.0. Do as `compare_entries` with what that overwrites.
+
+    Args:
+        source: Integers of 16 or 32 bits, side by side; a multiple of sixteen.
+        mask: True where an entry is kept.
+        out: Where to write; it may be the source.
+        flags: As in `compare_entries`.
+        room: As in `compare_entries`.
+    """
+    addresses = source.data_ptr(), mask.data_ptr(), out.data_ptr(), flags.ctypes.data, room.ctypes.data
+    return keep_kernel(8 * out.itemsize)(len(out) // LANES, *addresses)
+
+
+def restore_entries(entries: Tensor, flags: np.ndarray, room: np.ndarray, same: bool) -> None:
+    """Write old bits over the flagged entries.
+
+    Args:
+        entries: The entries; edited in place.
+        flags: What `compare_entries` wrote.
+        room: The old bits, and sixteen entries more.
+        same: All flagged entries get the first of the old bits, which stands there sixteen times.
+    """
+    addresses = entries.data_ptr(), flags.ctypes.data, room.ctypes.data
+    restore_kernel(8 * entries.itemsize)(len(entries) // LANES, *addresses, 0 if same else entries.itemsize)
 
 
 def over_tiles(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor], magnitudes: bool = False) -> int:
