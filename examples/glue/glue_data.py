@@ -83,7 +83,7 @@ class DataOptions:
 
 
 def read_files(files: dict[str, list[str]]) -> datasets.DatasetDict:
-    """Read files of one type."""
+    """Read files of one type. A split without labels has no column of them: `datasets` adds one that holds None."""
     endings = {Path(path).suffix for paths in files.values() for path in paths}
     if unknown := sorted(endings - set(READERS)):
         raise ValueError(f"Files end in {', '.join(unknown)}; they must be {', '.join(READERS)}.")
@@ -91,7 +91,11 @@ def read_files(files: dict[str, list[str]]) -> datasets.DatasetDict:
     if len(readers) != 1:
         raise ValueError(f"Files of one run must be of one type; got {', '.join(sorted(endings)) or 'none'}.")
     options = {"delimiter": "\t"} if endings == {".tsv"} else {}
-    return datasets.load_dataset(readers.pop(), data_files=files, **options)
+    rows = datasets.load_dataset(readers.pop(), data_files=files, **options)
+    for split, part in rows.items():
+        if "label" in part.features and set(part["label"]) == {None}:
+            rows[split] = part.remove_columns("label")
+    return rows
 
 
 def read_folder(folder: Path, task: str) -> datasets.DatasetDict:

@@ -27,7 +27,8 @@ class ALPS(OneShot):
     Relations: starts from the weights of `sparsegpt`; with a fixed mask it would be `adaprune`.
 
     A row with less error by `sparsegpt` than by ADMM keeps the mask of `sparsegpt`. Rows that the pattern couples are
-    chosen together. At the end the mask gets its best weights by least squares.
+    chosen together. At the end the mask gets its best weights by least squares. Weights of dead inputs are pruned
+    first, and those that are kept stay as they are.
 
     Args:
         damping: The value added to the diagonal of H, as a share of its mean.
@@ -54,10 +55,12 @@ class ALPS(OneShot):
 
     def prune(self, weight: Tensor, bias: Tensor | None, inputs: Inputs, pattern: Pattern) -> PrunedWeight:
         hessian = Hessian.for_bias_mode(inputs, self.damping, bias, self.bias)
-        swept = obs_sweep(weight, hessian, pattern)
-        found = admm_search(weight, hessian, pattern, swept, self.rho, self.steps)
-        mask, start = _better(weight, swept, found, hessian, pattern)
-        fitted = least_squares(weight, mask, start, hessian, self.tolerance)
+        live = torch.where(hessian.dead, 0, weight)  # to prune the weight of a dead input costs nothing
+        swept = obs_sweep(live, hessian, pattern)
+        found = admm_search(live, hessian, pattern, swept, self.rho, self.steps)
+        mask, start = _better(live, swept, found, hessian, pattern)
+        fitted = least_squares(live, mask, start, hessian, self.tolerance)
+        fitted = torch.where(hessian.dead, weight, fitted)
         return correct_bias(apply_mask(fitted, mask), weight, bias, inputs, self.bias)
 
 

@@ -14,6 +14,7 @@ from nxm_hf.config.hub import model_folder
 from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.card_facts import CardFacts
 from nxm_hf.storage.checkpoints import LAST_WRITTEN, RUN_FILE, is_checkpoint
+from nxm_hf.storage.converted_weights import ConvertedWeights
 from nxm_hf.storage.lock import DirectoryLock
 from nxm_hf.storage.manifest import LOCK_FILE, MANIFEST_FILE, record_model
 from nxm_hf.storage.model_card import write_card
@@ -22,7 +23,7 @@ from nxm_hf.storage.replacing import check_parents, sync, sync_files
 from nxm_hf.storage.same_bits import same_bits
 from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import Verification
-from nxm_hf.storage.weight_files import INDEX, WEIGHTS
+from nxm_hf.storage.weight_files import INDEX, WEIGHTS, WeightFiles
 from nxm_hf.storage.write_errors import explained
 from nxm_hf.storage.written_weights import OtherParameter, WrittenWeights, other_parameters
 
@@ -70,8 +71,8 @@ def holds_weights(folder: str | Path) -> bool:
 def check_written(folder: str | Path, plan: Plan, expected: str | None = None, record: bool = False) -> None:
     """Raise unless the weights in the files equal those in memory, bit for bit.
 
-    Pruned weights are compared whatever their names in the files. Other parameters are compared if they are saved as
-    they are in memory.
+    Weights are compared whatever their names in the files. Parameters that are not pruned are compared if they are
+    saved in the type and shape that they have in memory.
 
     Args:
         folder: Directory of the model.
@@ -110,7 +111,24 @@ def check_written(folder: str | Path, plan: Plan, expected: str | None = None, r
         if not same_bits(weight, layer.weight.cpu()):
             raise _lost(name, folder)
     differing = written.differing()
+    unseen = [each for each in others if each.name not in equal | differing]
+    differing |= _differing_renamed(folder, plan.model, unseen)
     _check_loaded(folder, plan.model, [each for each in others if each.name in differing])
+
+
+def _differing_renamed(folder: str | Path, model: nn.Module, parameters: Sequence[OtherParameter]) -> set[str]:
+    """Return the names of parameters that stand in the files under other names, with another bit."""
+    if not parameters:
+        return set()
+    with WeightFiles(folder) as files:
+        weights = ConvertedWeights(files, model)
+        found = ((each, weights[each.key]) for each in parameters if each.key in weights)
+        return {
+            each.name
+            for each, weight in found
+            if (weight.dtype, weight.shape) == (each.weight.dtype, each.weight.shape)
+            and not same_bits(weight, each.weight.cpu())
+        }
 
 
 def _check_loaded(folder: str | Path, model: nn.Module, parameters: Sequence[OtherParameter]) -> None:
@@ -121,7 +139,7 @@ def _check_loaded(folder: str | Path, model: nn.Module, parameters: Sequence[Oth
         raise _lost(parameters[0].name, folder)
     loaded, _ = load_with_missing(type(model), folder)
     for each in parameters:
-        if not same_bits(loaded.get_parameter(each.name), each.weight):
+        if not same_bits(loaded.get_parameter(each.name), each.weight.cpu()):
             raise _lost(each.name, folder)
 
 

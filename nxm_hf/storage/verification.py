@@ -115,7 +115,11 @@ class Verification:
     def to_dict(self) -> dict[str, Any]:
         """Return all that was found as a dict that JSON can hold."""
         layers = [{**vars(x), "pattern": str(x.pattern), "density": x.density} for x in self.layers]
-        return {"ok": self.ok, "density": self.density, "problems": self.problems, "layers": layers}
+        return {**self._findings(), "layers": layers}
+
+    def _findings(self) -> dict[str, Any]:
+        """Return what holds for all layers together."""
+        return {"ok": self.ok, "density": self.density, "problems": self.problems, "note": self.note}
 
     def __str__(self) -> str:
         rows = [
@@ -165,8 +169,7 @@ class VerificationSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as a dict that JSON can hold."""
-        whole = self.verification
-        return {"ok": whole.ok, "density": whole.density, "problems": whole.problems, "groups": self.groups()}
+        return {**self.verification._findings(), "groups": self.groups()}
 
     def __str__(self) -> str:
         rows = [

@@ -40,3 +40,12 @@ def test_a_label_is_its_name_or_its_number():
 def test_a_label_of_another_task_is_an_error_that_lists_this_ones(label):
     with pytest.raises(ValueError, match=f"label {label!r}; this task's are not_equivalent, equivalent, or 0 to 1"):
         glue_data.label_number(label, TASKS["mrpc"])
+
+
+@pytest.mark.parametrize("test_rows", ["text\nc\nd\n", "text,label\nc,\nd,\n"], ids=["no column", "an empty column"])
+def test_rows_to_predict_need_no_labels(test_rows, tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na,good\nb,bad\n")
+    (tmp_path / "test.csv").write_text(test_rows)
+    rows = glue_data.read_files({split: [str(tmp_path / f"{split}.csv")] for split in ("train", "test")})
+    assert rows["train"]["label"] == ["good", "bad"] and rows["test"].column_names == ["text"]
+    assert glue_data.label_names(rows) == ("bad", "good")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nxm_hf.patterns import parse
-from nxm_hf.pruners import ALPS
+from nxm_hf.pruners import ALPS, SparseGPT
 from nxm_hf.pruners.alps import admm_search
 from nxm_hf.pruners.hessian import Hessian
 from nxm_hf.pruners.least_squares import least_squares
@@ -76,3 +76,21 @@ def test_alps_is_between_the_best_mask_of_all_and_that_of_the_sweep():
         for name in ("adaprune", "adaprune-wanda", "adaprune-sparsegpt", "sparsegpt"):
             theirs = SHARP[name](row[None], None, inputs, pattern).weight
             assert cost <= hessian.cost(row[None] - theirs) * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("bias_mode", ["after", "joint"])
+@pytest.mark.parametrize("pattern", COMPARED)
+def test_weights_of_dead_inputs_make_room_for_others_and_stay_where_they_are_kept(pattern, bias_mode):
+    x, (weight, bias), pattern = tokens(), layer(torch.float64), parse(pattern)
+    x[:, ::3] = 0 if bias_mode == "after" else 0.7  # a bias that is fitted absorbs constant inputs
+    weight[:, ::3] *= 3
+    inputs = statistics(x)
+    hessian = Hessian.for_bias_mode(inputs, 0.01, bias, bias_mode)
+    assert torch.equal(hessian.dead, torch.arange(x.shape[1]) % 3 == 0)
+    found, swept = (
+        method(damping=0.01, bias=bias_mode).prune(weight, bias, inputs, pattern) for method in (ALPS, SparseGPT)
+    )
+    costs = [hessian.cost(torch.where(hessian.dead, 0, weight - one.weight)).sum() for one in (found, swept)]
+    assert costs[0] <= costs[1]
+    kept = found.mask & hessian.dead
+    assert torch.equal(found.weight[kept], weight[kept])

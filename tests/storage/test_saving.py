@@ -17,10 +17,13 @@ from transformers import AutoModelForSequenceClassification, Trainer
 
 from nxm_hf import NxMCallback, NxMConfig, NxMTrainer, SparsityRecord, verify
 from nxm_hf.layers.plan import Plan
+from nxm_hf.packing import keys_in_files
 from nxm_hf.storage.manifest import MANIFEST_FILE, changed_files
 from nxm_hf.storage.same_model import fingerprints
 from nxm_hf.storage.saving import bytes_of, check_written, claimed, copy_beside, written_whole
 from nxm_hf.storage.write_errors import WriteError
+from nxm_hf.storage.written_weights import other_parameters
+from tests.support.model_types import MODEL_TYPES
 from tests.support.models import assert_equal_weights, make_arguments, make_bert
 from tests.support.saving import hashes_of, train_two_steps
 
@@ -73,6 +76,26 @@ def test_a_parameter_that_is_not_pruned_is_compared_too(name, tmp_path):
         model.get_parameter(name).view(-1)[-1] += 1.0
     with pytest.raises(RuntimeError, match=rf"^{name} in .* is not the weight that was saved"):
         check_written(tmp_path, plan, record=True)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MODEL_TYPES if kind.name in ("vit", "mixtral")], ids=str)
+def test_a_parameter_that_is_saved_under_another_name_is_compared_too(kind, tmp_path):
+    model = kind.model(0)
+    plan = Plan.of(model, NxMConfig("asp"))
+    model.save_pretrained(tmp_path)
+    check_written(tmp_path, plan, record=True)
+    renamed = {key: name for key, name in keys_in_files(model).items() if key != name}
+    others = [
+        each for each in other_parameters(model, [target.layer for target in plan.targets]) if each.key in renamed
+    ]
+    assert others
+    weights = load_file(tmp_path / "model.safetensors")
+    for each in others:
+        weights[renamed[each.key]].view(-1)[-1] += 1.0
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(RuntimeError, match=rf"^{each.name} in .* is not the weight that was saved"):
+            check_written(tmp_path, plan)
+        weights[renamed[each.key]].copy_(each.weight.detach())
 
 
 @pytest.mark.parametrize("form", ["another form that is loaded again", "another type"])

@@ -20,7 +20,7 @@ def test_layers_are_counted_in_a_summary_by_role_and_pattern():
         {"role": "query", "pattern": "2:4", "layers": 2, "density": 56 / 96, "layers_with_problems": 1},
         {"role": "ffn_in", "pattern": "1:4", "layers": 1, "density": 0.25, "layers_with_problems": 1},
     ]
-    whole = {"ok": False, "density": 58 / 104, "problems": found.problems}
+    whole = {"ok": False, "density": 58 / 104, "problems": found.problems, "note": "A note."}
     assert summary.to_dict() == {**whole, "groups": summary.groups()}
     entry = {**vars(GOOD), "pattern": "2:4", "density": 0.5}
     assert found.to_dict()["layers"][0] == entry and {k: found.to_dict()[k] for k in whole} == whole
