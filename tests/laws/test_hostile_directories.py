@@ -197,7 +197,7 @@ def test_a_config_of_huge_matrices_is_refused_by_the_bytes_that_are_there(sparse
     edit_config(folder, hidden_size=2**20, intermediate_size=2**20)
     for look in (verify, inspect):
         with pytest.raises(
-            ValueError, match=r"is \(32, 32\) in the files of .* and \(1048576, 1048576\) by its config"
+            ValueError, match=r"has the shape \(32, 32\) in the files of .* and \(1048576, 1048576\) by its config"
         ):
             look(folder)
     index = json.loads((folder / "model.safetensors.index.json").read_text())

@@ -319,7 +319,7 @@ def test_the_first_rounding_that_is_right_is_used_and_a_warning_comes_if_none_is
         monkeypatch.setattr(masked_adamw, kernel, lambda run: True)
     kernels = masked_adamw._kernel(), masked_adamw._dense_kernel(), masked_adamw._kept_kernel()
     assert len(caplog.records) == (right is None)
-    usable = 3 if cpu.BACKEND.kernels.can_step_kept() else 2
+    usable = 3 if cpu.BACKEND.kernels.can_gather() else 2
     assert [kernel and kernel.args for kernel in kernels[:usable]] == [right if right is None else (right,)] * usable
     weight = torch.ones(64)
     assert fits_kernel(weight, weight.bool()) is can_step_dense() is (right is not None)
