@@ -117,7 +117,8 @@ class Method(ABC):
     def kept_at_finish(self, weight: Tensor, state: State, clock: Clock) -> tuple[Tensor, Tensor] | None:
         """Return a tensor and a mask if `finish` would write that tensor's kept entries, and +0.0 elsewhere.
 
-        Then the engine may do so in place of `finish`, in one pass with what it does to go back. Nothing is edited.
+        Then the engine may do so in place of `finish`, in one pass with what it does to go back. Nothing is edited. A
+        subclass that overrides `finish` alone is finished by that.
 
         Args:
             weight: The weight that the model computes with.

@@ -64,7 +64,7 @@ class Phases(Method):
 
     def kept_at_finish(self, weight: Tensor, state: State, clock: Clock) -> tuple[Tensor, Tensor] | None:
         method, own_clock = self._current(state, clock)
-        return method.kept_at_finish(weight, state, own_clock) if hasattr(method, "kept_at_finish") else None
+        return method.kept_at_finish(weight, state, own_clock) if _tells_what_finish_keeps(type(method)) else None
 
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor | None:
         method, own_clock = self._current(state, clock)
@@ -126,3 +126,9 @@ class Phases(Method):
         begin, end = self.window(clock)
         own_clock = clock.but(step=clock.step - begin, since=clock.last - begin, total=max(end - begin, 1))
         return self.method, own_clock
+
+
+def _tells_what_finish_keeps(kind: type) -> bool:
+    """Return True if one class defines `finish` and `kept_at_finish`, and no subclass has overridden one of them."""
+    names = {"finish", "kept_at_finish"}
+    return next((names <= vars(base).keys() for base in kind.__mro__ if names & vars(base).keys()), False)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nxm_hf import attach
+from nxm_hf import NxMConfig, attach
 from nxm_hf.engine import training_view
 from nxm_hf.engine.training_view import (
     Difference,
@@ -15,7 +15,9 @@ from nxm_hf.engine.training_view import (
     hold_difference,
     keep_and_hold,
 )
-from nxm_hf.patterns import parse
+from nxm_hf.methods import Masked
+from nxm_hf.methods.schedules import Constant
+from nxm_hf.patterns import NM, parse
 from nxm_hf.solvers import cpu, reference_only
 from tests.support import toy_training
 from tests.support.grids import EACH_SPARSE_RECIPE
@@ -207,3 +209,23 @@ def test_a_source_or_mask_that_does_not_fit_is_left_to_the_method(kernels):
     for source, kept in odd:
         assert not keep_and_hold(held, "a", weight, source, kept) and not held
     assert (weight == 1).all() and not can_keep_and_hold(weight.t()) and not can_keep_and_hold(weight.double())
+
+
+class Doubling(Masked):
+    """A user's method that ends in another weight than the one it is derived from."""
+
+    def finish(self, weight, state, clock):
+        mask = super().finish(weight, state, clock)
+        weight.mul_(2)
+        return mask
+
+
+@pytest.mark.parametrize("settle", [0.0, 0.5])
+def test_a_method_that_overrides_finish_alone_is_deployed_by_it(settle, kernels):
+    twice = []
+    for kind in (Masked, Doubling):
+        config = NxMConfig(recipe=kind(Constant(NM(2, 4))), settle=settle)
+        model, engine = trained(config, steps=1, total=TOTAL)
+        with engine.deployed():
+            twice.append([linear.weight.detach().clone() for linear in model.linears])
+    assert same([2 * weight for weight in twice[0]], twice[1])
