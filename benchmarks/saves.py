@@ -44,7 +44,7 @@ def make_model(given: argparse.Namespace) -> BertForSequenceClassification:
 
 
 class PeakTrainer(NxMTrainer):
-    """Notes the peak of memory of each checkpoint, in copies of the weights."""
+    """Note the peak of memory of each checkpoint, in copies of the weights."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -57,7 +57,7 @@ class PeakTrainer(NxMTrainer):
 
 
 class Turns(TrainerCallback):
-    """Saves by two Trainers in turns.
+    """Save by two Trainers in turns.
 
     Args:
         plain: A plain Trainer.
