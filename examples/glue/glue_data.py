@@ -3,15 +3,21 @@
 To train on rows of another form, change this file alone.
 """
 
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger("run_glue")
 GLUE = "nyu-mll/glue"
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+class DataError(ValueError):
+    """Rows that cannot be trained on. The message says why, and what to change."""
 
 
 @dataclass(frozen=True)
@@ -77,25 +83,55 @@ class DataOptions:
         return {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
 
     @property
+    def splits(self) -> tuple[str, ...]:
+        """Return the endings of the names of the evaluation splits. Own files are one split each."""
+        return ("",) if self.task not in TASKS or any(self.own_files.values()) else TASKS[self.task].splits
+
+    def source(self, split: str) -> str:
+        """Return where the rows of a split come from, for an error."""
+        return self.own_files.get(split) or f"The part {split!r} of {self.dataset_name}"
+
+    @property
     def names_rows(self) -> bool:
         """Return whether the rows come from elsewhere than GLUE."""
         return self.dataset_name != GLUE or any(self.own_files.values())
 
 
 def read_files(files: dict[str, list[str]]) -> datasets.DatasetDict:
-    """Read files of one type. A split without labels has no column of them: `datasets` adds one that holds None."""
-    endings = {Path(path).suffix for paths in files.values() for path in paths}
+    """Read files of one type. A column 'label' with nothing in it is left out."""
+    paths = [path for of_split in files.values() for path in of_split]
+    endings = {Path(path).suffix for path in paths}
+    if absent := [path for path in paths if not Path(path).is_file()]:
+        raise DataError(f"There is no file {', '.join(absent)}. Name a file of rows.")
     if unknown := sorted(endings - set(READERS)):
-        raise ValueError(f"Files end in {', '.join(unknown)}; they must be {', '.join(READERS)}.")
+        raise DataError(f"Files end in {', '.join(unknown)}; they must be {', '.join(READERS)}.")
     readers = {READERS[ending] for ending in endings}
     if len(readers) != 1:
-        raise ValueError(f"Files of one run must be of one type; got {', '.join(sorted(endings)) or 'none'}.")
+        raise DataError(f"Files of one run must be of one type; got {', '.join(sorted(endings)) or 'none'}.")
+    if empty := [path for path in paths if not Path(path).stat().st_size]:
+        raise DataError(f"{', '.join(empty)} is empty. Name a file of rows.")
     options = {"delimiter": "\t"} if endings == {".tsv"} else {}
-    rows = datasets.load_dataset(readers.pop(), data_files=files, **options)
-    for split, part in rows.items():
-        if "label" in part.features and set(part["label"]) == {None}:
-            rows[split] = part.remove_columns("label")
-    return rows
+    reader = readers.pop()
+    # Each split on its own: rows to predict may have other columns than those to train on.
+    return datasets.DatasetDict({split: read_split(reader, split, files[split], options) for split in files})
+
+
+def read_split(reader: str, split: str, paths: list[str], options: dict[str, str]) -> datasets.Dataset:
+    """Read the files of one split."""
+    try:
+        part = datasets.load_dataset(reader, data_files={split: paths}, split=split, **options)
+    except Exception as error:  # of the reader, of pandas, of pyarrow
+        causes: list[BaseException] = [error]
+        while cause := causes[-1].__cause__ or causes[-1].__context__:
+            causes.append(cause)
+        reason = next((str(each).strip().split("\n")[0] for each in reversed(causes) if str(each)), "no data")
+        if "no data" in reason:
+            raise DataError(f"{', '.join(paths)} has no rows. Name a file of rows.") from error
+        raise DataError(
+            f"{', '.join(paths)} cannot be read: {reason.rstrip('.')}. Write it anew as {reader}, in UTF-8, with the "
+            "same columns in every row."
+        ) from error
+    return part.remove_columns("label") if "label" in part.features and set(part["label"]) == {None} else part
 
 
 def read_folder(folder: Path, task: str) -> datasets.DatasetDict:
@@ -106,7 +142,7 @@ def read_folder(folder: Path, task: str) -> datasets.DatasetDict:
         if path.suffix in READERS and "." not in path.stem:
             files.setdefault(path.stem.split("-")[0], []).append(str(path))
     if not files:
-        raise ValueError(f"{folder} holds no train or validation file ({', '.join(READERS)}). Name another directory.")
+        raise DataError(f"{folder} holds no train or validation file ({', '.join(READERS)}). Name another directory.")
     return read_files(files)
 
 
@@ -121,9 +157,9 @@ def load_rows(data: DataOptions, **source: Any) -> datasets.DatasetDict:
         rows = datasets.load_dataset(data.dataset_name, subset, **source)
     if data.hold_out:
         # The same rows for every seed of a run, so that all settings are compared on the same rows.
-        parts = rows["train"].train_test_split(data.hold_out, seed=0)
+        parts = select(rows, "train", None).train_test_split(data.hold_out, seed=0)
         rows["train"] = parts["train"]
-        for suffix in TASKS[data.task].splits if data.task in TASKS else ("",):
+        for suffix in data.splits:
             rows[f"validation{suffix}"] = parts["test"]
     return rows
 
@@ -131,38 +167,89 @@ def load_rows(data: DataOptions, **source: Any) -> datasets.DatasetDict:
 def task_of(data: DataOptions, rows: datasets.DatasetDict) -> Task:
     """Return the task; for data of your own it follows from the columns."""
     if data.task in TASKS:
-        return TASKS[data.task]
-    features = next(iter(rows.values())).features
-    texts = [
-        name for name, feature in features.items() if name != "label" and feature.dtype in ("string", "large_string")
-    ]
-    if not texts:
-        raise ValueError(f"No column of text among {', '.join(features)}; one or two are needed beside 'label'.")
-    return Task(tuple(texts[:2]), label_names(rows))
+        task = replace(TASKS[data.task], splits=data.splits)
+    else:
+        split, part = next(iter(rows.items()))
+        texts = [name for name in part.features if name != "label" and is_text(part.features[name])]
+        if not texts:
+            raise DataError(f"{data.source(split)} has no column of text, only {columns(part)}. Add one or two.")
+        labelled = next((each for each in rows.values() if "label" in each.features), None)
+        if labelled is None:
+            raise DataError(without_labels(data, split, part))
+        task = Task(tuple(texts[:2]), label_names(labelled))
+    for split, part in rows.items():
+        check_columns(data, task, split, part)
+    return task
 
 
-def label_names(rows: datasets.DatasetDict) -> tuple[str, ...]:
-    """Return the labels of data of your own."""
-    split = next((split for split in rows.values() if "label" in split.features), None)
-    if split is None:
-        raise ValueError("No split has a column 'label'; rename the one that holds the labels.")
-    feature = split.features["label"]
+def check_columns(data: DataOptions, task: Task, split: str, part: datasets.Dataset) -> None:
+    """Raise unless rows have the columns of a task. Labels of rows to predict are not needed."""
+    missing = [name for name in task.texts if name not in part.features or not is_text(part.features[name])]
+    if missing:
+        change = "leave out --task_name" if data.task in TASKS else "use the same columns in all files"
+        raise DataError(
+            f"{data.source(split)} has no column of text {' and none '.join(map(repr, missing))}, only "
+            f"{columns(part)}. Rename the columns, or {change}."
+        )
+    for name in task.texts:
+        if (row := next((i for i, text in enumerate(part[name]) if text is None), None)) is not None:
+            raise DataError(
+                f"{data.source(split)} has no text in row {row + 1}, column {name!r}. Leave the row out. In csv files "
+                "an empty field is no text, nor is a word such as NA or None."
+            )
+    if "label" not in part.features and not split.startswith("test"):
+        raise DataError(without_labels(data, split, part))
+
+
+def is_text(feature: Any) -> bool:
+    """Return True if a column holds text."""
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def columns(part: datasets.Dataset) -> str:
+    """Return the columns of rows with their types, for an error."""
+    types = {name: "text" if is_text(each) else getattr(each, "dtype", "list") for name, each in part.features.items()}
+    listed = ", ".join(f"{name} ({kind})" for name, kind in types.items())
+    return listed if len(types) > 1 else f"{listed}; a .csv has commas between columns, and a .tsv has tabs"
+
+
+def without_labels(data: DataOptions, split: str, part: datasets.Dataset) -> str:
+    """Return the error for rows without labels."""
+    return (
+        f"{data.source(split)} has no column 'label' with labels, only {columns(part)}. Rename the column of labels to "
+        "label; rows without labels go into --test_file."
+    )
+
+
+def label_names(part: datasets.Dataset) -> tuple[str, ...]:
+    """Return the labels of data of your own; none if they are scores."""
+    feature = part.features["label"]
     if isinstance(feature, datasets.ClassLabel):
         return tuple(feature.names)
+    values = set(part["label"]) - {None}  # a row without a label is an error later
     if feature.dtype.startswith("float"):
+        if all(value.is_integer() for value in values):
+            logger.warning("The labels are numbers such as 1.0, so they are scores to predict. Write 1 for a class.")
         return ()
-    return tuple(map(str, sorted(set(split["label"]))))
+    if len(values) == 1:
+        raise DataError(f"All rows have the label {values.pop()!r}; a classification needs two. Add other rows.")
+    return tuple(map(str, sorted(values)))
 
 
 def label_number(label: Any, task: Task) -> float:
     """Return the number of a label, or a score as it is."""
     if not task.labels and label is not None:
-        return float(label)
+        try:
+            return float(label)
+        except ValueError:
+            pass
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
     if str(label) in task.labels:
         return task.labels.index(str(label))
     if label not in range(len(task.labels)):
         known = f"{', '.join(task.labels)}, or 0 to {len(task.labels) - 1}" if task.labels else "a number"
-        raise ValueError(f"A row has the label {label!r}; this task's are {known}. Correct it, or leave the row out.")
+        raise DataError(f"A row has the label {label!r}; this task's are {known}. Correct it, or leave the row out.")
     return int(label)
 
 
@@ -173,16 +260,22 @@ def tokenize(
     length = min(data.max_seq_length, tokenizer.model_max_length)
     padding = "max_length" if data.pad_to_max_length else False
 
-    def encode(batch: dict[str, list]) -> dict[str, list]:
+    def encode(batch: dict[str, list], is_labelled: bool) -> dict[str, list]:
         texts = [batch[text] for text in task.texts]
         encoded = dict(tokenizer(*texts, truncation=True, max_length=length, padding=padding))
-        if "label" in batch and -1 not in batch["label"]:
+        if is_labelled:
             encoded["labels"] = [label_number(label, task) for label in batch["label"]]
         return encoded
 
     return datasets.DatasetDict(
         {
-            split: part.map(encode, batched=True, remove_columns=part.column_names, desc=f"Tokenizing {split}")
+            split: part.map(
+                encode,
+                batched=True,
+                remove_columns=part.column_names,
+                fn_kwargs={"is_labelled": not split.startswith("test")},  # GLUE's labels of them are all -1
+                desc=f"Tokenizing {split}",
+            )
             for split, part in rows.items()
         }
     )
@@ -191,7 +284,9 @@ def tokenize(
 def select(rows: datasets.DatasetDict, split: str, most: int | None) -> datasets.Dataset:
     """Return the first rows of a split."""
     if split not in rows:
-        raise ValueError(
-            f"There are no rows {split!r}, only {', '.join(rows)}. Name a file of them, or leave them out."
+        name, does = split.split("_")[0], {"train": "train", "validation": "eval", "test": "predict"}
+        raise DataError(
+            f"There are no rows {split!r}, only {', '.join(rows)}. Add --{name}_file FILE, or leave out "
+            f"--do_{does[name]}."
         )
     return rows[split] if most is None else rows[split].select(range(min(most, len(rows[split]))))

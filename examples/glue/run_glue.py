@@ -19,7 +19,7 @@ import datasets
 import evaluate
 import numpy as np
 import transformers
-from glue_data import TASKS, DataOptions, Task, load_rows, select, task_of, tokenize
+from glue_data import TASKS, DataError, DataOptions, Task, load_rows, select, task_of, tokenize
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -226,8 +226,7 @@ def predict_splits(run: Run, trainer: NxMTrainer, task: Task, rows: datasets.Dat
     """Write the predictions for every test split to a file."""
     for suffix in task.splits:
         split = select(rows, f"test{suffix}", run.data.max_predict_samples)
-        unlabelled = split.remove_columns("labels") if "labels" in split.column_names else split
-        output = predict_in_order(trainer, unlabelled, "test")
+        output = predict_in_order(trainer, split, "test")
         write_predictions(trainer, f"predict_results_{run.data.task}{suffix}.txt", task, output)
 
 
@@ -313,7 +312,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import demo
 
         return demo.run_demo(run)
-    execute(run)
+    try:
+        execute(run)
+    except DataError as error:
+        raise SystemExit(f"run_glue.py: {error}") from None
     return 0
 
 

@@ -8,6 +8,7 @@ weights in this way. All sets hold the same values. A stack of expert matrices i
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from nxm_hf.layers.find import Layer
 from nxm_hf.layers.modules import is_transposed
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,15 @@ def reshard(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def plain_class(module: M) -> type[M]:
+    """Return the class that a module had before FSDP2 sharded it, which can be loaded.
+
+    Args:
+        module: The module.
+    """
+    return cast(type[M], next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule)))
 
 
 @torch.no_grad()

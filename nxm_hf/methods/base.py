@@ -107,6 +107,8 @@ class Method(ABC):
     def is_finished(self, weight: Tensor, state: State, clock: Clock) -> bool:
         """Return True if `finish` would change no bit of the weight. Where that is not known, return False.
 
+        The engine asks this only of a class that defines it together with `finish`.
+
         Args:
             weight: The weight that the model computes with.
             state: The state of the method.

@@ -60,11 +60,12 @@ class Phases(Method):
 
     def is_finished(self, weight: Tensor, state: State, clock: Clock) -> bool:
         method, own_clock = self._current(state, clock)
-        return hasattr(method, "is_finished") and method.is_finished(weight, state, own_clock)
+        return _tells_of_finish(type(method), "is_finished") and method.is_finished(weight, state, own_clock)
 
     def kept_at_finish(self, weight: Tensor, state: State, clock: Clock) -> tuple[Tensor, Tensor] | None:
         method, own_clock = self._current(state, clock)
-        return method.kept_at_finish(weight, state, own_clock) if _tells_what_finish_keeps(type(method)) else None
+        told = _tells_of_finish(type(method), "kept_at_finish")
+        return method.kept_at_finish(weight, state, own_clock) if told else None
 
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor | None:
         method, own_clock = self._current(state, clock)
@@ -128,7 +129,7 @@ class Phases(Method):
         return self.method, own_clock
 
 
-def _tells_what_finish_keeps(kind: type) -> bool:
-    """Return True if one class defines `finish` and `kept_at_finish`, and no subclass has overridden one of them."""
-    names = {"finish", "kept_at_finish"}
+def _tells_of_finish(kind: type, name: str) -> bool:
+    """Return True if one class defines `finish` and the method of this name, and no subclass overrides one of them."""
+    names = {"finish", name}
     return next((names <= vars(base).keys() for base in kind.__mro__ if names & vars(base).keys()), False)

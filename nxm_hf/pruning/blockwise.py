@@ -85,6 +85,7 @@ def prune_blocks(
             observe = fitting.observe if fitting else None
             statistics = _collect(replay, number, targets[name], pruner, report, observe) if replay else None
             block = PrunedBlock(_prune_layers(targets[name], pruner, statistics, report))
+            del statistics  # their memory, before that of the next block is taken
             if fitting:
                 block = fitting.fit(model, name, targets[name], block)
             if cache:

@@ -75,10 +75,19 @@ class GramSum:
 
     @property
     def gram(self) -> Tensor:
-        """Return the full Gram matrix, [in, in]; zero off its diagonal if only that was summed."""
-        if self._upper.dim() == 1:
-            return torch.diag(self._upper)
-        return self._upper.triu() + self._upper.triu(1).T
+        """Return the full Gram matrix, [in, in]; zero off its diagonal if only that was summed.
+
+        A whole matrix shares the memory of the sums. Copies of it would be the most memory that calibration takes.
+        """
+        upper = self._upper
+        if upper.dim() == 1:
+            return torch.diag(upper)
+        for begin in range(0, len(upper), PANEL):
+            end = begin + PANEL
+            upper[end:, begin:end] = upper[begin:end, end:].T
+            square = upper[begin:end, begin:end]
+            square.copy_(square.triu() + square.triu(1).T)
+        return upper
 
     def inputs(self, others: Sequence["GramSum"] = ()) -> Inputs:
         """Return the statistics of all inputs that were added.

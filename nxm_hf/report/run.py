@@ -11,7 +11,7 @@ from nxm_hf.analysis.recording import ANALYSIS_FILE, FORMAT
 from nxm_hf.config import CONFIG_FILE
 from nxm_hf.storage.checkpoints import LAST_WRITTEN, RUN_FILE, is_checkpoint
 from nxm_hf.storage.verify import Verification, verify
-from nxm_hf.storage.weight_files import INDEX, WEIGHTS
+from nxm_hf.storage.weight_files import holds_weights
 
 SPEED_METRICS = ("_runtime", "_per_second")  # endings of evaluation keys that are not about quality
 
@@ -160,7 +160,7 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
     newest_first = [folder, *checkpoints]
     configs = (directory / CONFIG_FILE for directory in newest_first)
     config = next((path for path in configs if path.is_file()), None)
-    model = next((directory for directory in newest_first if _has_weights(directory)), None)
+    model = next((directory for directory in newest_first if holds_weights(directory)), None)
     return Run(
         name=name or folder.resolve().name,
         folder=folder,
@@ -171,10 +171,6 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
         model=model,
         verified=_verify(model),
     )
-
-
-def _has_weights(directory: Path) -> bool:
-    return any((directory / name).is_file() for name in (WEIGHTS, INDEX))
 
 
 def _read_state(folder: Path, directories: list[Path]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from nxm_hf.config.hub import MODULES_FILE, model_folder, read_json
 from nxm_hf.packing import read_packed_config, row_pattern
 from nxm_hf.storage.adapter_files import SavedAdapter, read_adapter
 from nxm_hf.storage.verify import Verification
-from nxm_hf.storage.weight_files import WeightFiles
+from nxm_hf.storage.weight_files import WeightFiles, variant_to_read
 from nxm_hf.text import markdown_code, markdown_text
 
 HOME = "https://github.com/nxm-hf/nxm-hf"
@@ -149,7 +149,9 @@ def _loading(saved: SavedModel) -> list[str]:
         code = (f"from sentence_transformers import {name}", f'model = {name}("{PLACE}")')
     else:
         name = saved.auto_class
-        code = (f"from transformers import {name}", f'model = {name}.from_pretrained("{PLACE}")')
+        variant = variant_to_read(saved.folder)
+        which = "" if variant is None else f', variant="{variant}"'
+        code = (f"from transformers import {name}", f'model = {name}.from_pretrained("{PLACE}"{which})')
     if read_packed_config(saved.folder) is None:
         return [_code(*code), _PLAIN]
     with WeightFiles(saved.folder) as files:

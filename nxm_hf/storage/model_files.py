@@ -16,7 +16,7 @@ from nxm_hf.layers.find import Layer
 from nxm_hf.packing import NxMPackedConfig, read_packed_config
 from nxm_hf.storage.converted_weights import ConvertedWeights
 from nxm_hf.storage.size_limits import check_bytes, check_counts, limited_parameters
-from nxm_hf.storage.weight_files import WeightFiles
+from nxm_hf.storage.weight_files import WeightFiles, variant_to_read
 from nxm_hf.text import shortened
 
 # What modules of torch fill their weights with when they are made.
@@ -203,6 +203,8 @@ def load_with_missing(
         folder = model_folder(folder)
         if read_packed_config(folder) is not None:
             options = {"quantization_config": NxMPackedConfig(dequantize=True), **options}
+        if (variant := variant_to_read(folder)) is not None:
+            options = {"variant": variant, **options}
         loaded: Any = cls.from_pretrained(folder, output_loading_info=True, **options)
     model, info = loaded
     return model, sorted(info["missing_keys"])

@@ -2,16 +2,17 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nxm_hf.config import SparsityRecord
 from nxm_hf.config.hub import model_folder
 from nxm_hf.layers.plan import Plan
+from nxm_hf.layers.sharding import plain_class
 from nxm_hf.storage.card_facts import CardFacts
 from nxm_hf.storage.checkpoints import LAST_WRITTEN, RUN_FILE, is_checkpoint
 from nxm_hf.storage.converted_weights import ConvertedWeights
@@ -23,14 +24,13 @@ from nxm_hf.storage.replacing import check_parents, sync, sync_files
 from nxm_hf.storage.same_bits import same_bits
 from nxm_hf.storage.state_file import fingerprint
 from nxm_hf.storage.verify import Verification
-from nxm_hf.storage.weight_files import INDEX, WEIGHTS, WeightFiles
+from nxm_hf.storage.weight_files import WeightFiles, holds_weights
 from nxm_hf.storage.write_errors import explained
-from nxm_hf.storage.written_weights import OtherParameter, WrittenWeights, other_parameters
+from nxm_hf.storage.written_weights import OtherParameter, WrittenWeights, given_parameters, other_parameters
 
 # Files beside the weights that do not belong to the model: other weights, and what trainings and reports left there.
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt")
 _LEFTOVERS = (
-    INDEX,
     LAST_WRITTEN,
     "adapter_config.json",
     MANIFEST_FILE,
@@ -59,16 +59,13 @@ def write_record(
     write_card(folder, record, verification, facts)
 
 
-def holds_weights(folder: str | Path) -> bool:
-    """Return True if a directory has whole weights in safetensors files, under the usual names.
-
-    Args:
-        folder: Directory of a model.
-    """
-    return any((model_folder(folder) / name).is_file() for name in (WEIGHTS, INDEX))
-
-
-def check_written(folder: str | Path, plan: Plan, expected: str | None = None, record: bool = False) -> None:
+def check_written(
+    folder: str | Path,
+    plan: Plan,
+    expected: str | None = None,
+    record: bool = False,
+    given: Mapping[str, Tensor] | None = None,
+) -> None:
     """Raise unless the weights in the files equal those in memory, bit for bit.
 
     Weights are compared whatever their names in the files. Parameters that are not pruned are compared if they are
@@ -79,6 +76,7 @@ def check_written(folder: str | Path, plan: Plan, expected: str | None = None, r
         plan: The pruned layers and their model.
         expected: Fingerprint of the pruned weights, for a process that holds parts of them only.
         record: Write the manifest of the directory as `record_model` does. Its digests are made in the same pass.
+        given: The state dict that was saved, if it is not the model's own. Its parameters are compared instead.
 
     Raises:
         RuntimeError: If a weight differs, or if transformers has written no weights.
@@ -99,7 +97,10 @@ def check_written(folder: str | Path, plan: Plan, expected: str | None = None, r
         if record:
             record_model(folder)
         return
-    others = other_parameters(plan.model, layers)
+    if given is not None:
+        layers, others = [], given_parameters(plan.model, given)
+    else:
+        others = other_parameters(plan.model, layers)
     written = WrittenWeights(folder, [*layers, *others])
     if record:
         record_model(folder, written.by_file)
@@ -137,7 +138,7 @@ def _check_loaded(folder: str | Path, model: nn.Module, parameters: Sequence[Oth
         return
     if not isinstance(model, PreTrainedModel):
         raise _lost(parameters[0].name, folder)
-    loaded, _ = load_with_missing(type(model), folder)
+    loaded, _ = load_with_missing(plain_class(model), folder, dtype=parameters[0].weight.dtype)
     for each in parameters:
         if not same_bits(loaded.get_parameter(each.name), each.weight.cpu()):
             raise _lost(each.name, folder)
@@ -248,7 +249,7 @@ def copy_beside(source: str | Path, folder: str | Path) -> None:
 
 
 def _belongs(path: Path) -> bool:
-    if path.name.startswith(".") or path.name in _LEFTOVERS:
+    if path.name.startswith((".", "model.safetensors.index.")) or path.name in _LEFTOVERS:
         return False
     if path.is_dir():
         return path.name not in _LEFTOVER_FOLDERS and not is_checkpoint(path)

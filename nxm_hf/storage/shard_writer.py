@@ -16,6 +16,8 @@ def write_shards(
 ) -> None:
     """Write a file for each file of the source, with the tensors that `entries` names, and an index if it has one.
 
+    Files of a variant get the usual names, as `save_pretrained` would give them to the model that is loaded from them.
+
     Args:
         files: The open files of the source.
         folder: The directory to write into.
@@ -26,11 +28,12 @@ def write_shards(
     size = 0
     for shard, names in files.shards.items():
         written = [entry for name in names for entry in entries(name)]
+        new = shard if files.variant is None else shard.replace(f"model.{files.variant}", "model", 1)
         if written:
-            write_tensors(folder / shard, written, read, files.metadata(shard))
-            weight_map |= {entry.name: shard for entry in written}
+            write_tensors(folder / new, written, read, files.metadata(shard))
+            weight_map |= {entry.name: new for entry in written}
             size += sum(entry.nbytes for entry in written)
-    if (files.folder / INDEX).is_file():
-        metadata = json.loads((files.folder / INDEX).read_text(encoding="utf-8")).get("metadata", {})
+    if files.index is not None:
+        metadata = json.loads(files.index.read_text(encoding="utf-8")).get("metadata", {})
         payload = {"metadata": {**metadata, "total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
         write_json(folder, INDEX, payload)

@@ -27,6 +27,7 @@ from nxm_hf.storage.model_source import model_directory
 from nxm_hf.storage.quantized import as_numbers, check_readable, quantization_of
 from nxm_hf.storage.replacing import finish_replacing
 from nxm_hf.storage.verification import Verification, VerifiedLayer
+from nxm_hf.storage.weight_files import variant_to_read, variants_in
 
 _COUNTS = ("nonzeros", "violations", "negative_zeros", "not_finite")
 NO_MANIFEST = f"There is no {MANIFEST_FILE}, so only the zeros of these layers were checked, and not whole files."
@@ -39,7 +40,8 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
     The layers are those that the model's record names: `nxm_config.json`, or the copy in its `config.json`. Files that
     `nxm_manifest.json` names are compared with it. A note says so if there is no such file. Of a model that was
     quantized after it became sparse, the numbers that its weights stand for are checked. Of a model with an adapter,
-    the layers of the base are: the adapter stands beside them until it is merged.
+    the layers of the base are: the adapter stands beside them until it is merged. Of a directory without plain weights,
+    the only variant is verified (`save_pretrained(variant=...)`).
 
     Args:
         model_or_dir: A model, or the directory of a saved model or adapter. If the weights of a model are sharded,
@@ -68,8 +70,13 @@ def verify(model_or_dir: nn.Module | str | Path, pattern: str | Pattern | None =
         if not comparison.changed():
             raise
         found = Verification(())  # what cannot be read is among the changed files
-    note = "" if (Path(model_or_dir) / MANIFEST_FILE).exists() else NO_MANIFEST
-    return replace(found, changed=comparison.changed(), note="\n".join(filter(None, [found.note, note])))
+    notes = [found.note, "" if (Path(model_or_dir) / MANIFEST_FILE).exists() else NO_MANIFEST]
+    if (unread := variants_in(model_or_dir)) and variant_to_read(model_or_dir) is None:
+        notes.append(
+            f"These are the plain weights. Not checked: {', '.join(unread)}. Load one by from_pretrained(DIR, "
+            f"variant={unread[0]!r}), and verify(model)."
+        )
+    return replace(found, changed=comparison.changed(), note="\n".join(filter(None, notes)))
 
 
 class _Comparison:

@@ -5,6 +5,7 @@ Packed layers are unpacked and checked on the way, so that a packed directory re
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,12 +20,47 @@ from nxm_hf.patterns import NM
 from nxm_hf.storage.weight_writer import Entry
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# What `save_pretrained(variant="fp16")` writes: one file, or an index. The files of an index have numbers.
+_OF_VARIANT = re.compile(r"model\.((?:(?!-\d{5}-of-)[\w.-])+)\.safetensors|model\.safetensors\.index\.([\w.-]+)\.json")
+
+
+def variants_in(folder: str | Path) -> list[str]:
+    """Return the variants that a directory has, such as "fp16", beside its plain weights or without them.
+
+    Args:
+        folder: Directory of a model.
+    """
+    found = (_OF_VARIANT.fullmatch(path.name) for path in model_folder(folder).glob("model.*") if path.is_file())
+    return sorted({match[1] or match[2] for match in found if match is not None})
+
+
+def variant_to_read(folder: str | Path) -> str | None:
+    """Return the variant to read from a directory: None if it has plain weights, or no single variant.
+
+    Args:
+        folder: Directory of a model.
+    """
+    variants = [] if _has_plain_weights(folder) else variants_in(folder)
+    return variants[0] if len(variants) == 1 else None
+
+
+def holds_weights(folder: str | Path) -> bool:
+    """Return True if a directory has whole weights to read in safetensors files: the usual ones, or one variant.
+
+    Args:
+        folder: Directory of a model.
+    """
+    return _has_plain_weights(folder) or variant_to_read(folder) is not None
+
+
+def _has_plain_weights(folder: str | Path) -> bool:
+    return any((model_folder(folder) / name).is_file() for name in (WEIGHTS, INDEX))
 
 
 class WeightFiles:
     """Read the safetensors files of a directory one tensor at a time. Use it in a `with` block.
 
-    A packed weight is read as the dense tensor that it stands for.
+    A packed weight is read as the dense tensor that it stands for. Without plain weights, the only variant is read.
 
     Args:
         folder: Directory of the model.
@@ -37,6 +73,8 @@ class WeightFiles:
     def __init__(self, folder: str | Path):
         self.folder = model_folder(folder)
         self.packed: NxMPackedConfig | None = None
+        self.variant: str | None = None
+        self.index: Path | None = None
         self.shards: dict[str, list[str]] = {}  # file name -> names of its tensors, without the indices of packed ones
         self._layers: dict[str, str] = {}  # name of a packed layer in the files -> its name in the model
         self._stack = ExitStack()
@@ -132,10 +170,17 @@ class WeightFiles:
         return packed[0], packed[1] // row.n * row.m
 
     def _paths(self) -> list[Path]:
-        index = self.folder / INDEX
+        self.variant = variant_to_read(self.folder)
+        index, weights = (self.folder / _with_variant(name, self.variant) for name in (INDEX, WEIGHTS))
         if index.is_file():
+            self.index = index
             return [self.folder / shard for shard in _shards(index)]
-        if not (self.folder / WEIGHTS).is_file():
+        if not weights.is_file():
+            if variants := variants_in(self.folder):
+                raise FileNotFoundError(
+                    f"{self.folder} holds the variants {' and '.join(variants)}, and no {WEIGHTS}. Load one by "
+                    f"from_pretrained({str(self.folder)!r}, variant={variants[0]!r}), and save it elsewhere."
+                )
             pickled = next(self.folder.glob("pytorch_model*.bin"), None)
             advice = (
                 f"{pickled.name} is a pickle: load it with transformers and save_pretrained again." if pickled else ""
@@ -143,7 +188,13 @@ class WeightFiles:
             raise FileNotFoundError(
                 f"{self.folder} holds neither {WEIGHTS} nor {INDEX}; it needs one of them. {advice}".strip()
             )
-        return [self.folder / WEIGHTS]
+        return [weights]
+
+
+def _with_variant(name: str, variant: str | None) -> str:
+    """Return the name that transformers gives to a file of a variant."""
+    stem, _, ending = name.rpartition(".")
+    return name if variant is None else f"{stem}.{variant}.{ending}"
 
 
 def _shards(index: Path) -> list[str]:

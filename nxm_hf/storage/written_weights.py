@@ -1,7 +1,7 @@
 """Compare the weights of layers in the files that were just written with those in memory, as the bytes come."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nxm_hf.layers.find import Layer
 from nxm_hf.layers.modules import plain_name
+from nxm_hf.layers.sharding import local
 from nxm_hf.storage.file_blocks import Block, read_in_blocks
 from nxm_hf.storage.tensor_places import Place, tensor_places
 from nxm_hf.storage.weight_files import WeightFiles
@@ -18,7 +19,7 @@ from nxm_hf.storage.weight_writer import type_name
 
 
 class OtherParameter(NamedTuple):
-    """A parameter of a model that is no weight of a layer to prune.
+    """A parameter of a model that is no weight of a layer to prune, or that a state dict gives.
 
     Args:
         name: Its name in the state dict of the model without wrappers.
@@ -44,6 +45,18 @@ def other_parameters(model: nn.Module, layers: Sequence[Layer]) -> list[OtherPar
     left_out = {layer.key for layer in layers}
     named = [(plain_name(name), parameter) for name, parameter in model.named_parameters()]
     return [OtherParameter(name, parameter) for name, parameter in named if name not in left_out]
+
+
+def given_parameters(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[OtherParameter]:
+    """Return the parameters of a model as a state dict gives them.
+
+    Args:
+        model: The model.
+        state_dict: The state dict. Only whole tensors of it count.
+    """
+    own = {plain_name(name) for name, _ in model.named_parameters()}
+    named = [(plain_name(name), tensor) for name, tensor in state_dict.items()]
+    return [OtherParameter(name, tensor.detach()) for name, tensor in named if name in own and local(tensor) is tensor]
 
 
 class WrittenWeight(NamedTuple):

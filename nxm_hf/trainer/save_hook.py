@@ -15,8 +15,9 @@ from nxm_hf.storage.checkpoints import is_checkpoint
 from nxm_hf.storage.manifest import record_model, remove_manifest
 from nxm_hf.storage.model_record import read_record
 from nxm_hf.storage.replacing import replaced
-from nxm_hf.storage.saving import bytes_of, check_written, holds_weights, write_record
+from nxm_hf.storage.saving import bytes_of, check_written, write_record
 from nxm_hf.storage.verify import Verification, verify
+from nxm_hf.storage.weight_files import holds_weights, variant_to_read
 
 SAVES = ("save_pretrained", "save")  # containers such as SentenceTransformer have both, and one calls the other
 
@@ -32,8 +33,9 @@ class SaveHook:
         inner: The model whose layers are sparse.
         facts: Returns the origin of the weights, for the card.
         found: Returns the verification of its weights. By default they are verified, which needs them whole.
-        plan: The layers of the inner model. The weights in the files are compared with it, bit for bit; None compares
-            nothing. Nor is a model compared of which this process holds parts, or whose caller gives other weights.
+        plan: The layers of the inner model. The weights in the files are compared with it, bit for bit, or with the
+            state dict that the caller gives. None compares nothing. A model of which this process holds parts is
+            compared with that state dict only.
     """
 
     def __init__(
@@ -84,6 +86,8 @@ class SaveHook:
         alone = is_checkpoint(folder) or not kwargs.get("is_main_process", True)  # Trainer writes more, or another does
         if alone:
             remove_manifest(folder)
+        arguments = {**kwargs, **call.arguments}
+        given = None if (tensors := arguments.get("state_dict")) is None else dict(tensors)  # a save empties its own
         self._is_saving = True
         try:
             with nullcontext(folder) if alone else replaced(folder, bytes_of(self._inner)) as new:
@@ -92,8 +96,8 @@ class SaveHook:
                 record = read_record(self._inner)  # the engine removes it while the model holds its training view
                 if record is not None and (verification := self._found()) is not None and verification.ok:
                     write_record(new, record, verification, self._facts())
-                    if self._plan is not None and self._is_compared(new, {**kwargs, **call.arguments}):
-                        check_written(new, self._plan, record=not alone)
+                    if self._plan is not None and self._is_compared(new, arguments):
+                        check_written(new, self._plan, record=not alone, given=given)
                     elif not alone:
                         record_model(new)
         finally:
@@ -101,10 +105,10 @@ class SaveHook:
         return result
 
     def _is_compared(self, folder: Path, arguments: dict[str, Any]) -> bool:
-        """Return True if a save with these arguments writes the weights as they are in memory."""
-        others = any(arguments.get(name) is not None for name in ("state_dict", "variant"))
-        whole = self._plan is not None and self._plan.shards is None
-        return whole and not others and arguments.get("is_main_process", True) and holds_weights(folder)
+        """Return True if a save with these arguments writes weights that this process holds, into the files to read."""
+        here = arguments.get("state_dict") is not None or (self._plan is not None and self._plan.shards is None)
+        written = holds_weights(folder) and variant_to_read(folder) == arguments.get("variant")
+        return here and written and arguments.get("is_main_process", True)
 
 
 class _Method:

@@ -125,6 +125,15 @@ def test_the_callback_in_a_plain_trainer_gives_the_bits_of_ddp_and_resumes(two, 
             assert_same(read_state(written), read_state(folder / "called_back" / "admm" / "ddp" / written.name))
 
 
+@pytest.mark.parametrize(("kind", "name"), [("pruned", "layer.1.output.dense"), ("other", "word_embeddings")])
+def test_a_save_of_the_callback_is_compared_with_the_gathered_weights(kind, name, two, folder):
+    first, second = (facts[f"lost/{kind}"] for facts in two)
+    assert len(first) == 1 and re.search(f"{name}.* is not the weight that was saved", first[0]) and second == []
+    assert not (folder / "lost" / kind / "end" / "model.safetensors").exists()
+    assert [facts["lost/nothing"] for facts in two] == [[], []]
+    assert nxm_hf.verify(folder / "lost" / "nothing" / "end").ok
+
+
 def test_experts_in_one_parameter_are_trained_and_saved_as_with_ddp(two, folder):
     for facts in two:
         ddp, fsdp = facts["mixed"]["ddp"], facts["mixed"]["fsdp"]

@@ -229,3 +229,14 @@ def test_a_method_that_overrides_finish_alone_is_deployed_by_it(settle, kernels)
         with engine.deployed():
             twice.append([linear.weight.detach().clone() for linear in model.linears])
     assert same([2 * weight for weight in twice[0]], twice[1])
+
+
+@pytest.mark.parametrize("settle", [0.0, 0.5])
+def test_a_method_that_overrides_finish_alone_is_asked_to_finish_a_frozen_mask_too(settle, kernels):
+    twice = []
+    for kind in (Masked, Doubling):
+        frozen = kind(Constant(NM(2, 4)), freeze=lambda clock: True)
+        model, engine = trained(NxMConfig(recipe=frozen, settle=settle), steps=1, total=TOTAL)
+        with engine.deployed():
+            twice.append([linear.weight.detach().clone() for linear in model.linears])
+    assert same([2 * weight for weight in twice[0]], twice[1])

@@ -187,7 +187,7 @@ def test_rows_without_a_label_among_labelled_ones_are_an_error(shape, tmp_path):
     path = tmp_path / "rows.jsonl"
     rows = [{"sentence": text, "label": 0 if i else None} for i, text in enumerate(sentences(4, 0))]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(ValueError, match="label None; this task's are unacceptable, acceptable"):
+    with pytest.raises(SystemExit, match="label None; this task's are unacceptable, acceptable"):
         run_glue.main(
             arguments(shape, tmp_path / "out", f"--task_name cola --train_file {path} --validation_file {path}")
         )
@@ -268,14 +268,74 @@ def test_a_run_without_a_model_says_so(tmp_path):
 
 def test_files_of_another_kind_are_refused(shape, tmp_path):
     (tmp_path / "rows.xlsx").write_text("")
-    with pytest.raises(ValueError, match=r"end in \.xlsx; they must be \.csv"):
+    with pytest.raises(SystemExit, match=r"end in \.xlsx; they must be \.csv"):
         run_glue.main(arguments(shape, tmp_path / "out", f"--train_file {tmp_path / 'rows.xlsx'}"))
 
 
 def test_a_split_that_is_missing_is_named(shape, tmp_path):
     folder = write(tmp_path / "rows", "mrpc", "parquet", {"train": 16})
-    with pytest.raises(ValueError, match="no rows 'validation', only train"):
+    with pytest.raises(SystemExit, match=r"no rows 'validation', only train\. Add --validation_file FILE"):
         run_glue.main(arguments(shape, tmp_path / "out", f"--task_name mrpc --dataset_name {folder}"))
+
+
+PAIRS = "sentence1,sentence2,label\na b,c d,0\nb c,d e,1\n"
+PREMISES = PAIRS.replace("sentence1,sentence2", "premise,hypothesis")
+NAMED = "text,label\na,good\nb,bad\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "train", "other", "said"),
+    [
+        ("--task_name rte", PREMISES, "", "train.csv has no column of text 'sentence1' and none 'sentence2', only "
+         r"premise \(text\), hypothesis \(text\), label \(int64\). Rename the columns, or leave out --task_name"),
+        ("--task_name cola", "sentence,label\n1,0\n2,1\n", "", r"of text 'sentence', only sentence \(int64\)"),
+        ("", NAMED.replace("text", "number").replace("a,", "1,").replace("b,", "2,"), "", "no column of text, only"),
+        ("--task_name rte", PAIRS.replace("label", "gold"), "", r"no column 'label' .*gold \(int64\). Rename"),
+        ("", PAIRS.replace("label", "gold"), "", r"no column 'label' with labels, only .*gold \(int64\). Rename"),
+        ("", PAIRS.replace(",", ";"), "", r"only sentence1;sentence2;label \(text\); a .csv has commas"),
+        ("--do_eval --validation_file", PAIRS, "sentence1,sentence2\na,b\n", "other.csv has no column 'label'"),
+        ("--do_predict --test_file", PAIRS, PREMISES, "other.csv has no column .* use the same columns in all files"),
+        ("--do_eval --validation_file", NAMED, "text,label\na,ugly\n", "label 'ugly'; this task's are bad, good"),
+        ("", "", "", "train.csv is empty"),
+        ("", "text,label\n", "", "train.csv has no rows"),
+        ("", "text,label\na,1,2\nb,0\nc,1,2,3\n", "", "train.csv cannot be read: .*Expected 3 fields.* same columns"),
+        ("", NAMED.replace("b,bad", ",bad"), "", "train.csv has no text in row 2, column 'text'"),
+        ("", NAMED + "c,\n", "", "the label None; this task's are bad, good"),
+        ("", NAMED.replace("bad", "good"), "", "All rows have the label 'good'; a classification needs two"),
+        ("--task_name rte", PAIRS.replace(",1", ",0.5"), "", "the label 0.5; this task's are entailment"),
+        ("--task_name stsb", PAIRS.replace(",1", ",high"), "", "the label 'high'; this task's are a number"),
+        ("--validation_file", None, PAIRS, "no rows 'train', only validation. Add --train_file FILE, or leave out"),
+        ("--train_file absent.csv", None, "", "There is no file absent.csv"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_own_files_ends_in_one_line(options, train, other, said, shape, tmp_path):
+    typed = f"{options} {tmp_path / 'other.csv'}" if options.endswith("_file") else options
+    (tmp_path / "other.csv").write_text(other)
+    if train is not None:
+        (tmp_path / "train.csv").write_text(train)
+        typed += f" --train_file {tmp_path / 'train.csv'}"
+    own = ["--model_name_or_path", str(shape), "--from_scratch", "--output_dir", str(tmp_path / "out"), "--do_train"]
+    with pytest.raises(SystemExit, match=said):
+        run_glue.main([*own, *typed.split()])
+
+
+def test_rows_to_predict_may_have_labels_that_training_has_not(shape, tmp_path):
+    """They are not read: GLUE's own test rows have the label -1."""
+    (tmp_path / "train.csv").write_text(NAMED)
+    (tmp_path / "test.csv").write_text("text,label\na,ugly\nb,-1\nc,good\n")
+    options = f"--train_file {tmp_path / 'train.csv'} --validation_file {tmp_path / 'train.csv'}"
+    typed = arguments(shape, tmp_path / "out", f"{options} --test_file {tmp_path / 'test.csv'} --do_predict")
+    assert run_glue.main(typed) == 0
+    lines = (tmp_path / "out/predict_results_custom.txt").read_text().splitlines()
+    assert lines[0] == "index\tprediction" and len(lines) == 4
+
+
+def test_a_task_of_several_evaluation_splits_takes_one_file_of_them(shape, tmp_path):
+    (tmp_path / "rows.csv").write_text(PREMISES)
+    options = f"--task_name mnli --train_file {tmp_path / 'rows.csv'}"
+    for more in (f"--validation_file {tmp_path / 'rows.csv'}", "--hold_out 0.5"):
+        assert run_glue.main(arguments(shape, tmp_path / more[2], f"{options} {more}")) == 0
+        assert (tmp_path / more[2] / "eval_results_mnli.txt").exists()
 
 
 # -- models -------------------------------------------------------------------------------------------------------

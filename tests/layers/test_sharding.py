@@ -14,6 +14,7 @@ from nxm_hf.layers.sharding import (
     is_sharded_by_rows,
     local,
     part_sizes,
+    plain_class,
     reshard,
     shard_like,
     tiles_are_whole,
@@ -29,6 +30,14 @@ from tests.support.models import make_bert, make_model
 def test_parts_are_the_chunks_of_torch_and_empty_ones_after_them(size, processes):
     chunks = [len(chunk) for chunk in torch.zeros(size).chunk(processes)]
     assert part_sizes(size, processes) == chunks + [0] * (processes - len(chunks))
+
+
+def test_the_plain_class_of_a_sharded_model_is_that_of_before():
+    model = make_bert()
+    assert plain_class(model) is type(model)
+    with group_of_one():
+        sharded = fully_shard(make_bert(), mesh=init_device_mesh("cpu", (1,)))
+        assert type(sharded) is not type(model) and plain_class(sharded) is type(model)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 8, 16])

@@ -1,5 +1,6 @@
 """Statistics of the inputs of layers: their sums, what they share, and which positions count as tokens."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -16,6 +17,19 @@ def test_a_gram_matrix_that_is_summed_in_panels_is_whole():
         sums.add(part, 0)
     torch.testing.assert_close(sums.gram, x.double().T @ x.double(), rtol=1e-5, atol=1e-5)
     assert torch.equal(sums.gram, sums.gram.T)
+
+
+@pytest.mark.parametrize("width", [3, PANEL, PANEL + 1, 2 * PANEL + 7])
+def test_the_gram_matrix_takes_no_memory_beside_the_sums_and_goes_on_to_be_summed(width):
+    x = torch.randn(9, width)
+    once, twice = GramSum(width, x.device), GramSum(width, x.device)
+    for part in x.split(4):
+        for sums in (once, twice):
+            sums.add(part, 0)
+        first, second = twice.gram, twice.gram
+        assert first.data_ptr() == second.data_ptr() and torch.equal(first, first.T)
+    assert torch.equal(once.gram, twice.gram)
+    torch.testing.assert_close(once.gram, x.double().T @ x.double(), rtol=1e-5, atol=1e-4)
 
 
 def test_layers_that_share_an_input_share_one_gram_matrix():

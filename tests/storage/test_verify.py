@@ -227,6 +227,21 @@ def test_a_directory_that_holds_no_model_is_an_error_that_says_so(tmp_path, fold
         verify(folder)
 
 
+def test_a_variant_is_verified_if_it_is_alone_and_else_a_note_says_that_it_is_not(model, tmp_path):
+    layer = model.bert.encoder.layer[0].output.dense
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        layer.weight += 1
+    model.save_pretrained(tmp_path, variant="fp16")
+    assert verify(tmp_path).ok and "Not checked: fp16. Load one by" in verify(tmp_path).note
+    (tmp_path / "model.safetensors").unlink()
+    report = verify(tmp_path)
+    assert not report.ok and [each.name for each in report.layers if each.violations] == [
+        "bert.encoder.layer.0.output.dense"
+    ]
+    assert "fp16" not in report.note
+
+
 @pytest.mark.parametrize("left", [0, 5, 1000])
 def test_a_torn_file_is_an_error_that_names_it(left, folder):
     path = folder / "model.safetensors"

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nxm_hf.storage.weight_files import INDEX, WEIGHTS, WeightFiles
+from nxm_hf.storage.weight_files import INDEX, WEIGHTS, WeightFiles, holds_weights, variants_in
+from tests.support.models import make_bert
 from tests.support.packed_models import damage, save_both, tensors_of
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
@@ -25,6 +26,35 @@ def test_a_packed_directory_reads_like_the_plain_one(family, size, tmp_path):
                 assert torch.equal(ours[name], theirs[name]) and ours[name].is_contiguous()
         for name in tensors_of(packed).keys() - tensors_of(plain).keys():
             assert name.endswith(".weight_nxm_idx") and name not in ours
+
+
+@pytest.mark.parametrize("size", ["1GB", "30KB"])
+def test_a_variant_that_is_alone_reads_like_plain_weights(size, tmp_path):
+    model = make_bert()
+    model.save_pretrained(tmp_path / "plain", max_shard_size=size)
+    model.save_pretrained(tmp_path / "variant", max_shard_size=size, variant="fp16")
+    assert variants_in(tmp_path / "variant") == ["fp16"] and variants_in(tmp_path / "plain") == []
+    with WeightFiles(tmp_path / "plain") as theirs, WeightFiles(tmp_path / "variant") as ours:
+        assert [*ours.shards.values()] == [*theirs.shards.values()]
+        names = [name for shard in theirs.shards.values() for name in shard]
+        assert len(names) > 12 and all(torch.equal(ours[name], theirs[name]) for name in names)
+        assert (ours.variant, theirs.variant) == ("fp16", None) and (ours.index is None) == (size == "1GB")
+
+
+def test_of_several_variants_none_is_read_and_plain_weights_come_first(tmp_path):
+    for seed, variant in enumerate(["fp16", "bf16"]):
+        make_bert(seed).save_pretrained(tmp_path, variant=variant)
+    with (
+        pytest.raises(FileNotFoundError, match=r"the variants bf16 and fp16, and no .*variant='bf16'"),
+        WeightFiles(tmp_path),
+    ):
+        pass
+    assert not holds_weights(tmp_path)
+    plain = make_bert(2)
+    plain.save_pretrained(tmp_path)
+    with WeightFiles(tmp_path) as files:
+        assert torch.equal(files["classifier.weight"], plain.classifier.weight) and files.variant is None
+    assert holds_weights(tmp_path)
 
 
 def test_the_bytes_of_packed_layers_are_counted(tmp_path):

@@ -60,6 +60,7 @@ def train(
     rows=None,
     kind: str = "NxMTrainer",
     prepare: Callable[[Trainer], object] = id,
+    end: Callable[[Trainer], object] = id,
     model: nn.Module | None = None,
     **changes,
 ) -> dict:
@@ -74,6 +75,7 @@ def train(
         rows: The training data.
         kind: "NxMTrainer", or "NxMCallback" in a plain Trainer.
         prepare: Is called with the Trainer before it trains.
+        end: Is called with the Trainer after it has trained.
         model: The model; by default a BERT.
         changes: Arguments of TrainingArguments.
     """
@@ -93,6 +95,7 @@ def train(
     watch.trainer = trainer
     prepare(trainer)
     trainer.train(resume_from_checkpoint=resume and str(resume))
+    end(trainer)
     if "eval_steps" in changes:
         trainer.save_model(str(folder / "final"))
         if dist.get_rank() == 0:

@@ -4,11 +4,10 @@ import copy
 import inspect
 import pickle
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import BertForSequenceClassification, PreTrainedModel
 
 from nxm_hf import NxMConfig, prune, verify
@@ -18,6 +17,8 @@ from nxm_hf.storage.replacing import SAVING
 from nxm_hf.trainer.save_hook import SaveHook
 from tests.support.containers import Encoder, make_encoder
 from tests.support.models import assert_equal_weights, make_bert
+from tests.support.saving import lose_a_bit
+from tests.support.sharded_loops import MIXTURE
 from tests.support.training import make_12_step_trainer
 
 
@@ -123,22 +124,6 @@ def test_a_save_that_is_called_by_another_one_is_done_once(tmp_path):
 DENSE, EMBEDDINGS = "encoder.layer.1.output.dense.weight", "embeddings.word_embeddings.weight"
 
 
-def lose_a_bit(monkeypatch, cls, method, ending):
-    """Have a method that saves lose a bit of one tensor, as a disk does that fails: the files are whole."""
-    save = getattr(cls, method)
-
-    def lossy(self, folder, *args, **kwargs):
-        result = save(self, folder, *args, **kwargs)
-        for path in Path(folder).glob("**/model.safetensors"):
-            weights = load_file(path)
-            for name in [name for name in weights if name.endswith(ending)]:
-                weights[name].view(-1)[weights[name].abs().argmax()] *= -1  # the pattern is kept
-            save_file(weights, path, metadata={"format": "pt"})
-        return result
-
-    monkeypatch.setattr(cls, method, lossy)
-
-
 @pytest.mark.parametrize("name", [DENSE, EMBEDDINGS], ids=["pruned", "not pruned"])
 @pytest.mark.parametrize("place", ["checkpoint", "end"])
 def test_a_bit_that_is_lost_on_the_way_to_the_disk_is_an_error(place, name, tmp_path, monkeypatch):
@@ -168,14 +153,41 @@ def test_the_weights_of_a_container_are_compared_too(in_root, lost, tmp_path, mo
     assert (tmp_path / "end" / "nxm_manifest.json").exists() is not lost
 
 
-@pytest.mark.parametrize("given", ["state_dict", "variant"])
-def test_what_a_caller_saves_of_other_weights_or_under_other_names_is_no_error(given, tmp_path):
+@pytest.mark.parametrize("lost", ["", DENSE, EMBEDDINGS], ids=["nothing", "pruned", "not pruned"])
+@pytest.mark.parametrize("given", ["state_dict", "variant", "both"])
+def test_what_a_caller_saves_of_other_weights_or_under_other_names_is_compared_with_that(
+    given, lost, tmp_path, monkeypatch
+):
     model = make_bert()
     prune(model, "2:4")
     SaveHook(model, model, plan=Plan.of(model, NxMConfig("asp"))).attach()
     model.save_pretrained(tmp_path)
+    before = load_file(tmp_path / "model.safetensors")
     half = {name: tensor.half() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
         model.classifier.bias += 1
-    model.save_pretrained(tmp_path, **{given: {"state_dict": half, "variant": "fp16"}[given]})
+    changes = {"state_dict": {"state_dict": half}, "variant": {"variant": "fp16"}}
+    changes["both"] = changes["state_dict"] | changes["variant"]
+    if lost:
+        SaveHook(model, model).detach()
+        lose_a_bit(monkeypatch, BertForSequenceClassification, "save_pretrained", lost)
+        SaveHook(model, model, plan=Plan.of(model, NxMConfig("asp"))).attach()
+    says = rf"{lost.removesuffix('.weight')}.* is not the weight that was saved"
+    with pytest.raises(RuntimeError, match=says) if lost else nullcontext():
+        model.save_pretrained(tmp_path, **changes[given])
     assert changed_files(tmp_path) == {} and (tmp_path / "nxm_manifest.json").exists()
+    if lost:
+        assert load_file(tmp_path / "model.safetensors").keys() == before.keys()
+        assert not list(tmp_path.glob("*fp16*"))
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_state_dict_is_compared_under_other_names_and_in_pieces_too(lost, tmp_path, monkeypatch):
+    model = MIXTURE["mixtral"]()
+    prune(model, "2:4")
+    if lost:
+        lose_a_bit(monkeypatch, type(model), "save_pretrained", "experts.0.w1.weight")
+    SaveHook(model, model, plan=Plan.of(model, NxMConfig("asp"))).attach()
+    with pytest.raises(RuntimeError, match=r"experts\.gate_up_proj.* is not the weight") if lost else nullcontext():
+        model.save_pretrained(tmp_path, state_dict=dict(model.state_dict()))
+    assert lost or changed_files(tmp_path) == {}

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from accelerate import ParallelismConfig
@@ -17,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
-from transformers import Trainer, TrainerCallback
+from transformers import BertForSequenceClassification, Trainer, TrainerCallback
 
 from nxm_hf import NxMConfig, attach
 from nxm_hf.engine.sharded_state import gather_optimizer
@@ -33,6 +34,7 @@ from tests.support.forked_groups import Groups, main
 from tests.support.grids import SPARSE
 from tests.support.model_types import MIXTURES
 from tests.support.models import make_model, make_rows
+from tests.support.saving import lose_a_bit
 from tests.support.sharded_loops import ACROSS, MAKE, MIXTURE, Uneven, bytes_of, config_of, loop, loss_of
 from tests.support.sharded_modes import MODES, modes
 from tests.support.sharded_trainings import LAYERS, train
@@ -72,6 +74,23 @@ def called_back(folder: Path, recipe: str) -> dict:
     sharded = {**LAYERS, "state_dict_type": "SHARDED_STATE_DICT"}
     kinds = {"ddp": (None, None), "fsdp": (sharded, None), "resumed": (sharded, folder / "fsdp" / "checkpoint-6")}
     return {kind: train(folder / kind, config_of(recipe), *how, **words) for kind, how in kinds.items()}
+
+
+def lost(folder: Path, kind: str) -> list[str]:
+    """Train with NxMCallback in a plain Trainer, lose a bit of a save, and return the errors of this process."""
+    name = {"pruned": "layer.1.output.dense.weight", "other": "word_embeddings.weight", "nothing": "no"}[kind]
+    errors = []
+
+    def save(trainer: Trainer) -> None:
+        try:
+            trainer.save_model(str(folder / "end"))
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        lose_a_bit(monkeypatch, BertForSequenceClassification, "save_pretrained", name)
+        train(folder, config_of("asp"), LAYERS, kind="NxMCallback", end=save, max_steps=2, save_strategy="no")
+    return errors
 
 
 def mixed(folder: Path) -> dict:
@@ -316,6 +335,7 @@ GROUPS: Groups = {
             crossed: [(recipe,) for recipe in RESUMED],
             best: [(recipe,) for recipe in FEW],
             called_back: [("admm",)],
+            lost: [("pruned",), ("other",), ("nothing",)],
             mixed: [()],
             tied: [()],
             looped: [(recipe, name) for recipe in FEW for name in MAKE],
