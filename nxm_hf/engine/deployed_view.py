@@ -1,6 +1,6 @@
 """The deployed view of a model in training: the sparse weights, their record, and the way back to the training view."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -8,6 +8,7 @@ from nxm_hf.config import NxMConfig, SparsityRecord
 from nxm_hf.engine.preview import BIAS, biases_of, put_back
 from nxm_hf.engine.training_view import Held
 from nxm_hf.layers.plan import Plan, Target
+from nxm_hf.solvers.entry_counts import EntryCounts
 from nxm_hf.storage.model_record import record_of, remove_record, set_record
 from nxm_hf.storage.state_file import Tensors
 from nxm_hf.storage.verify import Verification, verify_targets
@@ -40,19 +41,20 @@ class DeployedView:
         return self._verification
 
     @torch.no_grad()
-    def show(self, change: Callable[[dict[str, Held]], None]) -> None:
+    def show(self, change: Callable[[dict[str, Held]], Mapping[str, EntryCounts]]) -> None:
         """Show the deployed view, and write the record. After an error the training view is back.
 
         Args:
             change: Makes the weights what would be deployed. Its argument gets what brings each changed one back.
+                It returns what it has counted in new weights, by the names of layers. The others are counted here.
         """
         self._training = {}
         try:
-            change(self._training)
+            counted = change(self._training)
         except BaseException:
             self.leave()
             raise
-        self.record(verify_targets(self._plan.targets))
+        self.record(verify_targets(self._plan.targets, counted))
 
     @torch.no_grad()
     def leave(self) -> None:

@@ -29,17 +29,18 @@ from nxm_hf.engine.sharded_state import cut, gather
 from nxm_hf.engine.step_hooks import StepHooks
 from nxm_hf.engine.training_view import (
     Held,
+    Keeping,
     TrainingTensors,
     as_tensor,
     can_keep_and_hold,
     hold_difference,
-    keep_and_hold,
 )
 from nxm_hf.engine.weight_step import weight_steps
 from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.methods import PHASES, Method, Slot, State, restore_dense
 from nxm_hf.methods.schedules import Clock
 from nxm_hf.pruning.during_training import CalibratedPruner
+from nxm_hf.solvers.entry_counts import EntryCounts
 from nxm_hf.storage.model_record import remove_record
 from nxm_hf.storage.state_file import Header, Tensors, by_layer, check_same_run, pack, unpack
 from nxm_hf.storage.verify import Verification
@@ -154,13 +155,16 @@ class Engine:
                 method.after_step(weight, self._states[target.name], clock_of_weight)
         self._dense_steps.forget()
 
-    def _finish_weights(self, training: dict[str, Held]) -> None:
+    def _finish_weights(self, training: dict[str, Held]) -> dict[str, EntryCounts]:
         """Call `finish` of every weight's method, so that each weight holds its pattern.
 
         Args:
             training: Gets what is needed to put back each weight that this changes.
+
+        Returns:
+            What was counted in the same pass, by the names of layers.
         """
-        clock = self._hooks.clock()
+        clock, keeping = self._hooks.clock(), Keeping(training)
         for target in self._trained:
             with self._visit(target, clock) as (method, weight, clock_of_weight):
                 state = self._states[target.name]
@@ -169,11 +173,12 @@ class Engine:
                     continue
                 if target.part is None and can_keep_and_hold(weight):
                     kept = method.kept_at_finish(weight, state, clock_of_weight)
-                    if kept is not None and keep_and_hold(training, target.name, weight, *kept):
+                    if kept is not None and keeping.keep(target.name, weight, *kept, target.pattern):
                         continue
                 training[target.name] = weight.detach().clone()
                 method.finish(weight, state, clock_of_weight)
                 hold_difference(training, target.name, weight)
+        return keeping.counts
 
     def _prune_if_due(self, clock: Clock) -> None:
         """Prune with calibration data if the phase that needs it begins at this step."""
@@ -233,9 +238,10 @@ class Engine:
         if self.is_deployed:
             return
 
-        def change(training: dict[str, Held]) -> None:
-            if not (preview and show_pruned(self._pruner, self.phase, self._trained, training)):
-                self._finish_weights(training)
+        def change(training: dict[str, Held]) -> dict[str, EntryCounts]:
+            if preview and show_pruned(self._pruner, self.phase, self._trained, training):
+                return {}
+            return self._finish_weights(training)
 
         self._view.show(change)
 

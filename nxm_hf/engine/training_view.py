@@ -9,8 +9,19 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from nxm_hf.solvers.changed_entries import ChangedEntries, can_keep, changed_entries, room_for
+from nxm_hf.patterns import NM, Pattern
+from nxm_hf.solvers.changed_entries import (
+    LANES,
+    ChangedEntries,
+    PartMasks,
+    Room,
+    can_keep,
+    can_solve_parts,
+    changed_entries,
+)
 from nxm_hf.solvers.changed_entries import keep_and_hold as keep_entries
+from nxm_hf.solvers.cpu import IN_CACHE
+from nxm_hf.solvers.entry_counts import EntryCounts, PartCounter
 
 _PART = 2**19  # entries compared at a time: flags and copies of so many stay in the cache of a core
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an entry
@@ -113,36 +124,74 @@ def can_keep_and_hold(weight: Tensor) -> bool:
     return can_keep(parts[0]) and can_keep(parts[-1])
 
 
-@torch.no_grad()
-def keep_and_hold(training: dict[str, Held], name: str, weight: Tensor, source: Tensor, mask: Tensor) -> bool:
-    """Write kept entries into a weight and +0.0 elsewhere, and hold the difference, all in one pass.
+class Keeping:
+    """Prune the weights of a deployment and hold what that overwrites, all in one pass over each.
 
     Args:
         training: What is held of each weight; edited in place.
-        name: The name of the weight.
-        weight: The weight to change, for which `can_keep_and_hold` is True.
-        source: The tensor of which entries are kept; it may be the weight.
-        mask: True where an entry is kept.
-
-    Returns:
-        False if source or mask do not fit, and nothing was done.
     """
-    entries, numbers = _entries(weight.detach()), _entries(source.detach())
-    if entries is None or numbers is None or source.dtype != weight.dtype:
-        return False
-    if not (source.is_contiguous() and mask.is_contiguous() and mask.shape == source.shape == weight.shape):
-        return False
-    parts: list[ChangedEntries] = []
-    triples = zip(*(each.split(_PART) for each in (numbers, mask.view(-1), entries)), strict=True)
-    training[name] = held = Difference(weight, parts)
-    for kept, flags, out in triples:  # after an error or an interrupt, what has changed so far goes back
-        parts.append(room_for(out))
-        parts[-1] = keep_entries(kept, flags, out, parts[-1])
-    torch.autograd.graph.increment_version(weight)
-    held.complete()
-    if held.is_empty:
-        del training[name]
-    return True
+
+    def __init__(self, training: dict[str, Held]):
+        self._training, self._room = training, Room()
+        self._counters: dict[tuple[torch.dtype, NM], PartCounter] = {}
+        self.counts: dict[str, EntryCounts] = {}  # of the deployed weights of N:M patterns, by their names
+
+    @torch.no_grad()
+    def keep(self, name: str, weight: Tensor, source: Tensor, mask: Tensor | Pattern, pattern: Pattern) -> bool:
+        """Write kept entries into a weight and +0.0 elsewhere, and hold the difference.
+
+        Args:
+            name: The name of the weight.
+            weight: The weight to change, for which `can_keep_and_hold` is True.
+            source: The tensor of which entries are kept; it may be the weight.
+            mask: True where an entry is kept; or a pattern whose largest entries are kept.
+            pattern: The pattern that the weight should hold then.
+
+        Returns:
+            False if source or mask do not fit, and nothing was done.
+        """
+        entries, numbers = _entries(weight.detach()), _entries(source.detach())
+        if entries is None or numbers is None or source.dtype != weight.dtype:
+            return False
+        if not source.is_contiguous() or source.shape != weight.shape:
+            return False
+        solved = _masks_of_parts(source.detach(), mask) if isinstance(mask, Pattern) else mask
+        if isinstance(solved, Tensor) and not (solved.is_contiguous() and solved.shape == weight.shape):
+            return False
+        parts: list[ChangedEntries] = []
+        counter, found = self._counter(weight, pattern), EntryCounts()
+        self._training[name] = held = Difference(weight, parts)
+        for start in range(0, len(entries), _PART):  # after an error or an interrupt, what has changed so far goes back
+            part = slice(start, start + _PART)
+            kept = solved.view(-1)[part] if isinstance(solved, Tensor) else solved
+            parts.append(self._room.take(entries[part]))
+            changed, counts = keep_entries(numbers[part], kept, entries[part], parts[-1], counter)
+            parts[-1] = self._room.shortened(parts[-1], changed)
+            found = found.plus(counts)
+        torch.autograd.graph.increment_version(weight)
+        held.complete()
+        if held.is_empty:
+            del self._training[name]
+        if counter is not None:
+            self.counts[name] = found
+        return True
+
+    def _counter(self, weight: Tensor, pattern: Pattern) -> PartCounter | None:
+        """Return what counts the parts of a weight, if all groups of its pattern lie within parts."""
+        if not isinstance(pattern, NM) or any(size % pattern.m for size in (IN_CACHE, _PART, weight.shape[-1])):
+            return None
+        kind = weight.dtype, pattern
+        if kind not in self._counters:
+            self._counters[kind] = PartCounter(weight.dtype, pattern.n, pattern.m, 0)
+        return self._counters[kind]
+
+
+def _masks_of_parts(source: Tensor, pattern: Pattern) -> Tensor | PartMasks:
+    """Return what makes the masks of the largest entries part by part, or the whole mask where nothing does so."""
+    if isinstance(pattern, NM) and not _PART % (LANES * pattern.m) and can_solve_parts(source, pattern):
+        pattern.check(source.shape)
+        return PartMasks(source, pattern.n, pattern.m)
+    return pattern.largest(source)
 
 
 def as_tensor(held: Held) -> Tensor:

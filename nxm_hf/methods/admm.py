@@ -8,8 +8,8 @@ from torch import Tensor
 from nxm_hf.methods.base import NO_CHANGE, Measurement, Method, Slot, State, measure_alone
 from nxm_hf.methods.rho import measure_by_norms, measure_by_quantile
 from nxm_hf.methods.schedules import Clock, Constant, Evenly, EveryEpoch, PeriodicSchedule, Schedule
-from nxm_hf.methods.scores import nearest_mask
-from nxm_hf.patterns import Pattern
+from nxm_hf.methods.scores import as_mask, nearest_mask
+from nxm_hf.patterns import NM, Pattern
 from nxm_hf.solvers.masked_ops import pruned_part
 from nxm_hf.solvers.weight_ops import admm_update, keep, mask_change
 
@@ -107,11 +107,14 @@ class ADMM(Method):
         if self.update(clock):
             self._update(weight, state, clock)
 
-    def kept_at_finish(self, weight: Tensor, state: State, clock: Clock) -> tuple[Tensor, Tensor]:
+    def kept_at_finish(self, weight: Tensor, state: State, clock: Clock) -> tuple[Tensor, Tensor | Pattern]:
+        if isinstance(self.pattern, NM) and self.scores == "magnitude":
+            return weight, self.pattern  # its largest entries are its nearest weight
         return weight, nearest_mask(weight, self.pattern, self.scores, clock)
 
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor:
-        _, mask = self.kept_at_finish(weight, state, clock)
+        _, kept_entries = self.kept_at_finish(weight, state, clock)
+        mask = as_mask(kept_entries, weight)
         keep(weight, mask)
         return mask
 

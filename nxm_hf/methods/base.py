@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nxm_hf.methods.schedules import Clock
+from nxm_hf.patterns import Pattern
 
 State = dict[str, Tensor]
 Measurement = Generator[Tensor, Tensor, None]  # yields numbers of this process, and is sent those of all added up
@@ -116,7 +117,7 @@ class Method(ABC):
         """
         return False
 
-    def kept_at_finish(self, weight: Tensor, state: State, clock: Clock) -> tuple[Tensor, Tensor] | None:
+    def kept_at_finish(self, weight: Tensor, state: State, clock: Clock) -> tuple[Tensor, Tensor | Pattern] | None:
         """Return a tensor and a mask if `finish` would write that tensor's kept entries, and +0.0 elsewhere.
 
         Then the engine may do so in place of `finish`, in one pass with what it does to go back. Nothing is edited. A
@@ -128,7 +129,8 @@ class Method(ABC):
             clock: The clock at the steps done.
 
         Returns:
-            A tensor like the weight, and the mask; or None if `finish` does something else.
+            A tensor like the weight, and the mask; or None if `finish` does something else. In place of the mask there
+            may be a pattern, whose mask of the largest entries of that tensor is meant.
         """
         return None
 

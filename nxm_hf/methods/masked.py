@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nxm_hf.methods.base import NO_CHANGE, Method, Slot, State
 from nxm_hf.methods.schedules import NEVER, Clock, Constant, Every, Schedule
-from nxm_hf.methods.scores import best_mask
+from nxm_hf.methods.scores import as_mask, best_mask
 from nxm_hf.patterns import NM, Pattern
 from nxm_hf.solvers.entry_counts import holds_mask
 from nxm_hf.solvers.masked_ops import (
@@ -120,14 +120,15 @@ class Masked(Method):
             return holds_mask(weight, state[Slot.MASK], pattern.n, pattern.m)  # in one pass over both
         return self._has_final_mask(state, _at_end(clock)) and holds_mask(weight, state[Slot.MASK])
 
-    def kept_at_finish(self, weight: Tensor, state: State, clock: Clock) -> tuple[Tensor, Tensor]:
-        end, mask, dense = _at_end(clock), state[Slot.MASK], state.get(Slot.DENSE, weight)
-        if not self._has_final_mask(state, end):
-            mask = self._solve(dense, end)
-        return dense, mask
+    def kept_at_finish(self, weight: Tensor, state: State, clock: Clock) -> tuple[Tensor, Tensor | Pattern]:
+        end, dense = _at_end(clock), state.get(Slot.DENSE, weight)
+        if self._has_final_mask(state, end):
+            return dense, state[Slot.MASK]
+        return dense, self.pattern(end) if self.scores == "magnitude" else self._solve(dense, end)
 
     def finish(self, weight: Tensor, state: State, clock: Clock) -> Tensor:
-        dense, mask = self.kept_at_finish(weight, state, clock)
+        dense, kept_entries = self.kept_at_finish(weight, state, clock)
+        mask = as_mask(kept_entries, dense)
         kept(dense, mask, weight)
         return mask
 

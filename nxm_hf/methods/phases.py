@@ -62,7 +62,7 @@ class Phases(Method):
         method, own_clock = self._current(state, clock)
         return _tells_of_finish(type(method), "is_finished") and method.is_finished(weight, state, own_clock)
 
-    def kept_at_finish(self, weight: Tensor, state: State, clock: Clock) -> tuple[Tensor, Tensor] | None:
+    def kept_at_finish(self, weight: Tensor, state: State, clock: Clock) -> tuple[Tensor, Tensor | Pattern] | None:
         method, own_clock = self._current(state, clock)
         told = _tells_of_finish(type(method), "kept_at_finish")
         return method.kept_at_finish(weight, state, own_clock) if told else None

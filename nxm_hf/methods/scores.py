@@ -50,6 +50,16 @@ def nearest_mask(weight: Tensor, pattern: Pattern, scores: str, clock: Clock) ->
     return pattern.nearest(weight if squares is None else _fisher(weight, squares))
 
 
+def as_mask(kept: Tensor | Pattern, tensor: Tensor) -> Tensor:
+    """Return the second value of `kept_at_finish` as a mask.
+
+    Args:
+        kept: The mask; or a pattern, whose mask of the largest entries is meant.
+        tensor: The first value.
+    """
+    return kept if isinstance(kept, Tensor) else kept.largest(tensor)
+
+
 def scored(tensor: Tensor, scores: str, clock: Clock) -> Tensor:
     """Return the scores of a tensor: its magnitudes, in the metric of the optimizer's second moment for "fisher".
 

@@ -164,11 +164,12 @@ def _weight_in(model: nn.Module, layer: Layer) -> Tensor:
     return module.dense_weight() if isinstance(module, PackedLinear) else cast(Tensor, getattr(module, layer.parameter))
 
 
-def verify_targets(targets: Iterable[Target]) -> Verification:
+def verify_targets(targets: Iterable[Target], counted: Mapping[str, EntryCounts] | None = None) -> Verification:
     """Check the weights of targets as they are in memory.
 
     Args:
         targets: The layers, each with its pattern.
+        counted: What has been counted in whole weights already, by the names of layers.
 
     Returns:
         The verification. If the weights are sharded, every process calls this, and gets the verification of all parts.
@@ -176,9 +177,7 @@ def verify_targets(targets: Iterable[Target]) -> Verification:
     targets = tuple(targets)
     shards = targets[0].shards if targets else None
     if shards is None:
-        return Verification(
-            tuple(_look(target.layer, target.pattern, _matrix(target.layer, target.layer.weight)) for target in targets)
-        )
+        return Verification(tuple(_look_unless(target, (counted or {}).get(target.name)) for target in targets))
     parts = [_look(target.layer, target.pattern_here, target.matrix()) for target in targets]
     sums = shards.total(torch.tensor([[getattr(part, count) for count in _COUNTS] for part in parts]))
     found = []
@@ -226,6 +225,13 @@ def _matrix(layer: Layer, weight: Tensor) -> Tensor:
 @torch.no_grad()
 def _look(layer: Layer, pattern: Pattern, matrix: Tensor) -> VerifiedLayer:
     return _verified(layer, pattern, (matrix.shape[0], matrix.shape[1]), pattern.count(matrix))
+
+
+def _look_unless(target: Target, counted: EntryCounts | None) -> VerifiedLayer:
+    """Return what was counted in a weight, or count now."""
+    if counted is not None:
+        return _verified(target.layer, target.pattern, target.layer.shape, counted)
+    return _look(target.layer, target.pattern, _matrix(target.layer, target.layer.weight))
 
 
 def _verified(layer: Layer, pattern: Pattern, shape: tuple[int, int], counts: EntryCounts) -> VerifiedLayer:

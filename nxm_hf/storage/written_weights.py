@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nxm_hf.layers.find import Layer
 from nxm_hf.layers.modules import plain_name
 from nxm_hf.layers.sharding import local
+from nxm_hf.solvers.equal_words import comparison
 from nxm_hf.storage.file_blocks import Block, read_in_blocks
 from nxm_hf.storage.tensor_places import Place, tensor_places
 from nxm_hf.storage.weight_files import WeightFiles
@@ -90,6 +91,7 @@ class FileComparison:
         self._ends = [weight.end for weight in self._weights]
         # Bytes that are as in memory, by weight. Threads append to lists, which needs no lock.
         self._equal: dict[str, list[int]] = {weight.name: [] for weight in weights}
+        self._compare = comparison()
 
     def __call__(self, block: Block) -> None:
         """Compare what stands in a block.
@@ -102,8 +104,15 @@ class FileComparison:
             if begin >= end:
                 return
             written, expected = block.bytes(begin, end), weight.expected[begin - weight.begin : end - weight.begin]
-            if _are_equal(written, expected):
+            if self._are_equal(written, expected):
                 self._equal[weight.name].append(end - begin)
+
+    def _are_equal(self, a: np.ndarray, b: np.ndarray) -> bool:
+        """Compare bytes, in words of 64 bits where they allow it."""
+        words = a.size // 8 * 8
+        return bool(self._compare(a[:words].view(np.uint64), b[:words].view(np.uint64))) and np.array_equal(
+            a[words:], b[words:]
+        )
 
     def equal(self) -> set[str]:
         """Return the names of the layers all of whose bytes have come, and were as in memory."""
@@ -160,9 +169,3 @@ def _is_plain(layer: Layer | OtherParameter, place: Place) -> bool:
     weight, entry = layer.weight, place.entry
     here = weight.device.type == "cpu" and weight.is_contiguous()
     return here and (entry.dtype, entry.shape) == (type_name(weight.dtype), tuple(weight.shape))
-
-
-def _are_equal(a: np.ndarray, b: np.ndarray) -> bool:
-    """Compare bytes, in words of 64 bits where they allow it."""
-    words = a.size // 8 * 8
-    return np.array_equal(a[:words].view("<u8"), b[:words].view("<u8")) and np.array_equal(a[words:], b[words:])

@@ -9,16 +9,18 @@ from nxm_hf import NxMConfig, attach
 from nxm_hf.engine import training_view
 from nxm_hf.engine.training_view import (
     Difference,
+    Keeping,
     TrainingTensors,
     as_tensor,
     can_keep_and_hold,
     hold_difference,
-    keep_and_hold,
 )
 from nxm_hf.methods import Masked
 from nxm_hf.methods.schedules import Constant
 from nxm_hf.patterns import NM, parse
 from nxm_hf.solvers import cpu, reference_only
+from nxm_hf.solvers.entry_counts import count_entries
+from nxm_hf.storage.verify import verify_targets
 from tests.support import toy_training
 from tests.support.grids import EACH_SPARSE_RECIPE
 from tests.support.toy_training import TOTAL, Toy, adamw, all_tensors, bits, same, short, train, trained
@@ -207,8 +209,41 @@ def test_a_source_or_mask_that_does_not_fit_is_left_to_the_method(kernels):
     mask = torch.ones(256, 512, dtype=torch.bool)
     odd = (weight.bfloat16(), mask), (weight.t().contiguous().t(), mask), (weight[:128], mask), (weight, mask[:128])
     for source, kept in odd:
-        assert not keep_and_hold(held, "a", weight, source, kept) and not held
+        assert not Keeping(held).keep("a", weight, source, kept, parse("2:4")) and not held
     assert (weight == 1).all() and not can_keep_and_hold(weight.t()) and not can_keep_and_hold(weight.double())
+
+
+@pytest.mark.parametrize("recipe", ["ste", "admm"])
+def test_weights_are_counted_in_the_pass_that_prunes_them_as_they_are_afterwards(recipe, kernels, monkeypatch):
+    """Also if the method prunes them wrongly: what is counted is what stands in memory."""
+    _, engine = trained(short(recipe), steps=3, total=TOTAL)
+    with monkeypatch.context() as patches:
+        patches.setattr(NM, "count", lambda *_: pytest.fail("it is counted twice"))
+        engine.deploy()
+    assert engine.verification.ok and engine.verification == verify_targets(engine.plan.targets)
+    engine.undeploy()
+    weight = torch.randn(256, 512)
+    mask = torch.ones(weight.shape, dtype=torch.bool)
+    weight[0, :3] = torch.tensor([math.nan, -0.0, 0.0])
+    keeping = Keeping({})
+    assert keeping.keep("a", weight, weight, mask, NM(2, 4))
+    assert keeping.counts["a"] == count_entries(weight, 2, 4)
+    assert keeping.counts["a"].violations and keeping.counts["a"].nans == 1
+    for other in (NM(3, 5), parse("unstructured:0.5")):
+        assert keeping.keep("b", weight, weight, mask, other)
+    assert keeping.counts.keys() == {"a"}, "others have no groups that fill parts"
+
+
+@pytest.mark.parametrize("recipe", ["ste", "admm"])
+def test_a_nan_is_named_by_layer_and_what_was_pruned_before_it_comes_back(recipe, kernels, monkeypatch):
+    monkeypatch.setattr(training_view, "_PART", 2**14)
+    model, engine = trained(short(recipe), steps=3, total=TOTAL)
+    _, weight = list(engine.trained_weights())[-1]
+    weight[-1, -1] = math.nan  # in the last layer, and in its last part
+    before = all_tensors(model, engine)
+    with pytest.raises(ValueError, match=rf"Layer {engine.plan.targets[-1].name}, .*Scores hold 1 NaN"):
+        engine.deploy()
+    assert not engine.is_deployed and same(before.values(), all_tensors(model, engine).values())
 
 
 class Doubling(Masked):

@@ -25,6 +25,7 @@ PARTS = {
         "changed_entries",
         "comparator_network",
         "entry_counts",
+        "equal_words",
         "kept_entries",
         "masked_adamw",
         "masked_ops",

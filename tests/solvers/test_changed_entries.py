@@ -4,17 +4,23 @@ import numpy as np
 import pytest
 import torch
 
+from nxm_hf.patterns import NM
+from nxm_hf.solvers import changed_entries as module
 from nxm_hf.solvers import cpu, reference_only
 from nxm_hf.solvers.backend import Backend
 from nxm_hf.solvers.changed_entries import (
     LANES,
+    PartMasks,
+    Room,
     can_keep,
+    can_solve_parts,
     changed_entries,
     changed_in_numpy,
     keep_and_hold,
     kernels_are_right,
-    room_for,
 )
+from nxm_hf.solvers.entry_counts import PartCounter, count_entries
+from nxm_hf.solvers.weight_ops import magnitude_mask
 
 COUNT = 2**16 + 16 * 3
 TYPES = pytest.mark.parametrize("dtype", [torch.int16, torch.int32], ids=str)
@@ -90,11 +96,13 @@ def test_kept_entries_are_written_in_the_pass_that_holds_what_was_there(dtype, i
     before, expected = out.clone(), torch.where(mask & (source != 0), source, 0.0)
     bits, assumed = out.view(dtype), before.view(dtype)
     assert can_keep(bits)
-    room = room_for(bits)
-    held = keep_and_hold(bits if in_place else source.view(dtype), mask, bits, room)
+    room = Room()
+    whole = room.take(bits)
+    changed, _ = keep_and_hold(bits if in_place else source.view(dtype), mask, bits, whole)
+    held = room.shortened(whole, changed)
     assert torch.equal(bits, expected.view(dtype))
     assert equal(held, changed_in_numpy(assumed, expected.view(dtype)))
-    for way_back in (held, room):
+    for way_back in (held, whole):
         now = bits.clone()
         way_back.restore(now)
         assert torch.equal(now, assumed)
@@ -102,8 +110,63 @@ def test_kept_entries_are_written_in_the_pass_that_holds_what_was_there(dtype, i
         way_back.restore_in_numpy(now)
         assert torch.equal(now, assumed)
     fresh = bits.clone()
-    room_for(fresh).restore(fresh)
+    Room().take(fresh).restore(fresh)
     assert torch.equal(fresh, bits), "nothing has changed yet"
+
+
+def test_parts_share_room_and_each_comes_back_after_all_were_held(kernels, monkeypatch):
+    """Also from several pieces of memory, of which one is too small, and from parts that hold nothing or equal bits."""
+    monkeypatch.setattr(module, "_PIECE", 5 * COUNT)
+    room, parts = Room(), []
+    for i, dtype in enumerate([torch.int16, torch.int32] * 12):
+        out = numbers(dtype, COUNT + 16 * i)
+        source, mask = (torch.zeros_like(out) if i % 5 == 4 else out.clone()), torch.arange(len(out)) % (i + 2) != 1
+        if i % 5 == 3:
+            out[~mask], source[~mask] = torch.iinfo(dtype).min, 7
+        before, held = out.clone(), room.take(out)
+        changed, _ = keep_and_hold(source, mask, out, held)
+        parts.append((out, before, room.shortened(held, changed)))
+    for out, before, held in parts:
+        assert equal(held, changed_in_numpy(before, out))
+        held.restore(out)
+        assert torch.equal(out, before)
+    owners = {id(held.old.base) for _, _, held in parts if held.old.strides != (0,)}
+    assert 1 < len(owners) < len(parts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (16, 32)])
+def test_masks_of_parts_and_counts_of_parts_are_those_of_the_whole_weight(dtype, n, m, kernels):
+    weight = torch.randn(24, 2**13, generator=torch.Generator().manual_seed(0)).to(dtype)
+    weight[0, :6] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1e-40, -1e-40])
+    weight[1] = weight[2]
+    assert can_solve_parts(weight, NM(n, m))
+    expected = torch.where(magnitude_mask(weight, NM(n, m)) & (weight != 0), weight, 0)
+    integers = {2: torch.int16, 4: torch.int32}[weight.itemsize]
+    bits, counter = weight.view(-1).view(integers), PartCounter(dtype, n, m, 0)
+    _, counts = keep_and_hold(bits, PartMasks(weight, n, m), bits, Room().take(bits), counter)
+    assert torch.equal(bits, expected.view(-1).view(integers))
+    assert counts == count_entries(expected, n, m) and counts.nonzeros > 0 and not any(counts[1:])
+
+
+def test_a_nan_is_refused_with_the_number_of_all_and_what_was_written_comes_back(kernels):
+    weight = torch.randn(24, 2**13)
+    weight[17, 5] = weight[23, 8191] = torch.nan
+    bits = weight.view(-1).view(torch.int32)
+    before, held = bits.clone(), Room().take(bits)
+    with pytest.raises(ValueError, match=f"Scores hold 2 NaN of {weight.numel()}"):
+        keep_and_hold(bits, PartMasks(weight, 2, 4), bits, held)
+    assert not torch.equal(bits, before)
+    held.restore(bits)
+    assert torch.equal(bits, before)
+
+
+def test_parts_are_solved_only_where_groups_fill_whole_vectors_and_kernels_are_loaded(kernels, monkeypatch):
+    weight = torch.ones(24, 2**13)
+    assert can_solve_parts(weight, NM(2, 4)) and not can_solve_parts(weight, NM(3, 5))
+    assert not can_solve_parts(torch.ones(COUNT), NM(16, 32)) and not can_solve_parts(weight[:1, :64], NM(2, 4))
+    monkeypatch.setattr(cpu, "BACKEND", Backend("cpu", "numba", lambda: pytest.fail("imported"), groups_at_once=16))
+    assert not can_solve_parts(weight, NM(2, 4))
 
 
 @pytest.mark.parametrize("name", ["compare_entries", "keep_entries", "restore_entries"])

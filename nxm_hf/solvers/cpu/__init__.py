@@ -19,6 +19,7 @@ from nxm_hf.solvers.self_test import Counts
 from nxm_hf.solvers.transposable_duals import by_duals
 
 LANES = 16  # entries of a vector
+IN_CACHE = 2**16  # entries that are written, and then looked at while they are in the second cache of a core
 
 
 class _CPUKernels(Kernels, Protocol):
@@ -27,6 +28,10 @@ class _CPUKernels(Kernels, Protocol):
     def counter(self, n: int, m: int, dtype: torch.dtype) -> Callable[[int, int], int]: ...
 
     def block_sums(self, rows: int, columns: int) -> Callable[[np.ndarray, np.ndarray], int]: ...
+
+    def magnitude_solver(self, n: int, m: int, dtype: torch.dtype) -> Callable[[int, int, int], int]: ...
+
+    def equal_words(self) -> Callable[[np.ndarray, np.ndarray], int]: ...
 
     def over_tiles(
         self, n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor], magnitudes: bool = False
@@ -38,7 +43,15 @@ class _CPUKernels(Kernels, Protocol):
 
     def compare_entries(self, old: Tensor, new: Tensor, flags: np.ndarray, room: np.ndarray) -> int: ...
 
-    def keep_entries(self, source: Tensor, mask: Tensor, out: Tensor, flags: np.ndarray, room: np.ndarray) -> int: ...
+    def keep_entries(
+        self,
+        source: Tensor,
+        mask: Tensor | Callable[[int, int], int],
+        out: Tensor,
+        flags: np.ndarray,
+        room: np.ndarray,
+        look: Callable[[int, int], None] | None = None,
+    ) -> int: ...
 
     def restore_entries(self, entries: Tensor, flags: np.ndarray, room: np.ndarray, same: bool) -> None: ...
 

@@ -1,4 +1,4 @@
-"""The sums of the columns and the rows of a block, in one pass over it."""
+"""The sums of the columns and the rows of a block, and the comparison of two blocks, each in one pass."""
 
 from collections.abc import Callable
 from functools import cache
@@ -35,3 +35,16 @@ def sums_kernel(rows: int, columns: int) -> Callable[[np.ndarray, np.ndarray], i
         return 0
 
     return compiled(run, types.int64(types.uint64[:, ::1], types.uint64[::1]))
+
+
+@cache
+def equal_kernel() -> Callable[[np.ndarray, np.ndarray], int]:
+    """Return `run(a, b)`: 1 if all words of `a` are those of `b`, which has no fewer, else 0."""
+
+    def run(a: np.ndarray, b: np.ndarray) -> int:
+        differing = np.uint64(0)
+        for i in range(len(a)):
+            differing |= a[i] ^ b[i]
+        return 1 if differing == 0 else 0
+
+    return compiled(run, types.int64(types.uint64[::1], types.uint64[::1]))

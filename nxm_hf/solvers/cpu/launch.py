@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from nxm_hf.solvers.base import INFINITY_BITS
-from nxm_hf.solvers.cpu import LANES
-from nxm_hf.solvers.cpu.block_sums import sums_kernel
+from nxm_hf.solvers.cpu import IN_CACHE, LANES
+from nxm_hf.solvers.cpu.block_sums import equal_kernel, sums_kernel
 from nxm_hf.solvers.cpu.intrinsics import has_avx512
 from nxm_hf.solvers.cpu.kernels import (
     Kernel,
@@ -77,6 +77,27 @@ def block_sums(rows: int, columns: int) -> Callable[[np.ndarray, np.ndarray], in
         columns: Columns of a block.
     """
     return sums_kernel(rows, columns)
+
+
+def magnitude_solver(n: int, m: int, dtype: torch.dtype) -> Callable[[int, int, int], int]:
+    """Return the kernel of `magnitude_mask` for weights that come part by part.
+
+    Args:
+        n: Kept entries of a group.
+        m: Entries of a group.
+        dtype: The type of the entries.
+
+    Returns:
+        A function of the address of a part, of how often it has sixteen groups, and of the address of a mask to write.
+        It returns -1 if there was a NaN.
+    """
+    kernel = group_kernel("magnitude_mask", n, m, 8 * dtype.itemsize, INFINITY_BITS[dtype])
+    return lambda address, sixteens, out: kernel(0, sixteens, address, out, 0, 0)
+
+
+def equal_words() -> Callable[[np.ndarray, np.ndarray], int]:
+    """Return the kernel that compares two arrays of uint64 of one size: 1 if they are equal, else 0."""
+    return equal_kernel()
 
 
 def fill_masks(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
@@ -165,18 +186,35 @@ def compare_entries(old: Tensor, new: Tensor, flags: np.ndarray, room: np.ndarra
     return compare_kernel(8 * old.itemsize)(len(old) // LANES, *addresses)
 
 
-def keep_entries(source: Tensor, mask: Tensor, out: Tensor, flags: np.ndarray, room: np.ndarray) -> int:
+def keep_entries(
+    source: Tensor,
+    mask: Tensor | Callable[[int, int], int],
+    out: Tensor,
+    flags: np.ndarray,
+    room: np.ndarray,
+    look: Callable[[int, int], None] | None = None,
+) -> int:
     """Write kept entries, and +0.0 elsewhere and for -0.0. Do as `compare_entries` with what that overwrites.
 
     Args:
         source: Integers of 16 or 32 bits, side by side; a multiple of sixteen.
-        mask: True where an entry is kept.
+        mask: True where an entry is kept. Or a function of the address of a part of the source and of how many entries
+            it has, which returns the address of the mask of this part.
         out: Where to write; it may be the source.
         flags: As in `compare_entries`.
         room: As in `compare_entries`.
+        look: Called with the bytes of `out` that were written, from which to which, while they are in the cache.
     """
-    addresses = source.data_ptr(), mask.data_ptr(), out.data_ptr(), flags.ctypes.data, room.ctypes.data
-    return keep_kernel(8 * out.itemsize)(len(out) // LANES, *addresses)
+    kernel, width, changed = keep_kernel(8 * out.itemsize), out.itemsize, 0
+    x, z = source.data_ptr(), out.data_ptr()
+    flag, held = flags.ctypes.data, room.ctypes.data
+    for at in range(0, len(out), IN_CACHE):
+        count, begin = min(IN_CACHE, len(out) - at), at * width
+        kept = mask(x + begin, count) if callable(mask) else mask.data_ptr() + at
+        changed += kernel(count // LANES, x + begin, kept, z + begin, flag + at // 8, held + width * changed)
+        if look is not None:
+            look(begin, begin + count * width)
+    return changed
 
 
 def restore_entries(entries: Tensor, flags: np.ndarray, room: np.ndarray, same: bool) -> None:
