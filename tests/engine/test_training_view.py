@@ -41,7 +41,9 @@ def weight_of(dtype: torch.dtype, transposed: bool) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64], ids=str
+    "dtype",
+    [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64, torch.float8_e5m2],
+    ids=str,
 )
 @pytest.mark.parametrize("transposed", [False, True])
 def test_what_pruning_changed_comes_back_bit_for_bit_from_about_half_of_the_memory(dtype, transposed):
@@ -209,6 +211,23 @@ def test_a_source_or_mask_that_does_not_fit_is_left_to_the_method(kernels):
     for source, kept in odd:
         assert not keep_and_hold(held, "a", weight, source, kept) and not held
     assert (weight == 1).all() and not can_keep_and_hold(weight.t()) and not can_keep_and_hold(weight.double())
+
+
+def test_what_a_kernel_writes_counts_as_a_change_in_place_of_a_weight_that_trains(kernels):
+    """Autograd has to know, and the change itself is not one by other code."""
+    weight, held = torch.nn.Parameter(torch.randn(256, 512)), {}
+    before, version = weight.detach().clone(), weight._version
+    mask = before > 0
+    assert can_keep_and_hold(weight) and keep_and_hold(held, "a", weight, weight, mask)
+    assert weight._version > version and not held["a"].has_changed and torch.equal(weight, before.where(mask, 0.0))
+    held["a"].undo(weight)
+    assert torch.equal(weight, before) and held["a"].has_changed and weight.requires_grad
+
+
+@pytest.mark.parametrize(("rows", "fits"), [(256, True), (512, True), (255, False), (384, False), (513, False)])
+def test_a_kernel_takes_weights_all_parts_of_which_are_large_enough(rows, fits, kernels):
+    """A part has 256 rows here, and a kernel takes no fewer."""
+    assert can_keep_and_hold(torch.ones(rows, 256)) == fits
 
 
 class Doubling(Masked):
