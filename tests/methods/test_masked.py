@@ -260,6 +260,31 @@ def test_the_step_trains_the_dense_weight_itself_unless_its_update_is_scaled(sca
     assert torch.equal(weight, shown if given else state["dense"])
 
 
+@pytest.mark.parametrize("freeze", [NEVER, ALWAYS])
+def test_the_states_of_two_weights_share_no_memory(freeze):
+    weights, method = [torch.randn(4, 8) for _ in range(2)], Masked(TWO_FOUR, freeze=freeze)
+    states = [method.init(weight, Clock(0, 1)) for weight in weights]
+    tensors = [*weights, *(value for state in states for value in state.values())]
+    assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 2.0, 3.0])
+def test_of_pruned_entries_the_gradient_or_under_an_adaptive_optimizer_the_update_is_scaled(scale, adaptive):
+    method, weight = Masked(TWO_FOUR, refresh=NEVER, grad_scale=Constant(scale)), torch.randn(4, 8)
+    state = method.init(weight, Clock(0, 2))
+    dense, mask, gradient = state["dense"].clone(), state["mask"], torch.randn(4, 8)
+    weight.grad = gradient.clone()
+    method.before_step(weight, state, Clock(0, 2, adaptive=adaptive))
+    assert torch.equal(weight, dense) and torch.equal(weight.grad[mask], gradient[mask])
+    assert torch.equal(weight.grad[~mask], gradient[~mask] * (1.0 if adaptive else scale))
+    update = torch.randn(4, 8)
+    weight.add_(update)
+    method.after_step(weight, state, Clock(1, 2, since=0, adaptive=adaptive))
+    expected = dense + update * torch.where(mask, 1.0, scale if adaptive else 1.0)
+    torch.testing.assert_close(state["dense"], expected, rtol=1e-5, atol=1e-6)
+
+
 class DenseStep:
     """A step that trains the dense weight in place, pulls it to zero if it can, and keeps what it is told."""
 
