@@ -7,12 +7,14 @@ import torch
 from torch.distributed.fsdp import fully_shard
 
 from nxm_hf import NxMConfig, attach
-from nxm_hf.engine.metrics import mask_movement, residual
-from nxm_hf.layers.plan import Plan
+from nxm_hf.engine.metrics import _is_nan_in_any, mask_movement, residual
+from nxm_hf.layers.plan import Plan, Target
 from nxm_hf.layers.sharding import local
 from nxm_hf.methods import Slot
+from nxm_hf.patterns import parse
 from tests.support.grids import EACH_SPARSE_RECIPE, WINDOWS
 from tests.support.group_of_one import group_of_one
+from tests.support.process_threads import in_threads
 from tests.support.toy_training import (
     TOTAL,
     Toy,
@@ -120,6 +122,18 @@ def test_metrics_of_sharded_weights_are_those_of_whole_ones_and_a_nan_is_no_erro
             assert math.isnan(engine.metrics()["nxm/residual"])
     for whole, sharded in zip(found[:3], found[3:], strict=True):
         assert whole == pytest.approx(sharded, rel=1e-6)
+
+
+@pytest.mark.parametrize(("pattern", "together"), [("2:4", False), ("unstructured:0.5", True)])
+def test_a_nan_in_one_process_is_one_in_all_if_they_solve_masks_together(pattern, together, monkeypatch):
+    """Or one of them would wait for ever for the others, which have left."""
+    layer = Plan.of(Toy(), NxMConfig("asp")).targets[0].layer
+
+    def act(shards, number):
+        return _is_nan_in_any([Target(layer, parse(pattern), shards)], math.nan if number == 1 else 3.0)
+
+    assert in_threads(monkeypatch, 1, 3, act) == [together, True, together]
+    assert _is_nan_in_any([], math.nan) and not _is_nan_in_any([], 1.0)
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "2:4-transposable"])

@@ -97,4 +97,4 @@ def test_the_mask_is_made_where_the_scores_are_which_may_train(count):
     scores = torch.tensor([3.0, 1.0, 2.0], requires_grad=True)
     with torch.device("meta"):
         mask = keep_highest_of_all(scores, count, Thread(0, Barrier(1, timeout=60), {}))
-    assert mask.device == scores.device and mask.tolist() == [count > 0, False, count > 0]
+    assert (mask.device, mask.dtype) == (scores.device, torch.bool) and mask.tolist() == [count > 0, False, count > 0]

@@ -170,6 +170,12 @@ def test_numbers_of_several_processes_are_added_compared_and_stacked(monkeypatch
         assert all(map(torch.equal, found, (numbers.sum(0), numbers.amax(0), numbers)))
 
 
+def test_shards_are_those_of_the_same_processes_and_print_without_the_model():
+    with group_of_one() as shards:
+        assert Shards(nn.Linear(1, 1), shards.mesh) == shards != Shards(shards.model, OneOfMany(1, 0))
+        assert shards != Shards(shards.model, shards.mesh, shards.mesh) and "model=" not in repr(shards)
+
+
 def test_models_of_two_meshes_or_with_other_distributed_weights_are_refused_with_what_they_have():
     def sharded(name, **more):
         model = make_bert()

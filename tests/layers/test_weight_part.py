@@ -151,8 +151,7 @@ def test_a_pattern_is_shared_just_if_a_process_gets_a_part_of_a_group_or_tile(na
 
 def test_a_part_is_printed_without_the_model_that_is_sharded(shards):
     part = WeightPart(shards, LAYERS["linear"]())
-    assert "shards" not in repr(part) and "model=" not in repr(shards)
-    assert Shards(nn.Linear(1, 1), shards.mesh) == shards != Shards(shards.model, OneOfMany(1, 0))
+    assert "shards" not in repr(part)
 
 
 @pytest.mark.parametrize("name", LAYERS)

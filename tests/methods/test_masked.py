@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from nxm_hf.methods import Masked
 from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant, Every, Frames
-from nxm_hf.patterns import NM, Dense
+from nxm_hf.patterns import NM, Dense, parse
 from nxm_hf.solvers.masked_ops import pull_pruned
 from tests.support.method_runs import (
     MASKED,
@@ -266,6 +266,27 @@ def test_the_states_of_two_weights_share_no_memory(freeze):
     states = [method.init(weight, Clock(0, 1)) for weight in weights]
     tensors = [*weights, *(value for state in states for value in state.values())]
     assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors)
+
+
+@pytest.mark.parametrize("text", ["2:4", "unstructured:0.5", "2:4-transposable"])
+@pytest.mark.parametrize("freeze", [NEVER, ALWAYS])
+def test_a_weight_is_finished_only_if_finish_would_change_no_bit_and_a_frozen_one_is(text, freeze):
+    """While the dense weight trains, what is shown holds an older mask than that of the end."""
+    method, weight = Masked(Constant(parse(text)), refresh=NEVER, freeze=freeze), torch.randn(8, 16)
+    state = method.init(weight, Clock(0, 9))
+    for step in range(4):
+        clock = Clock(step + 1, 9, since=step)
+        method.before_step(weight, state, Clock(step, 9))
+        weight.add_(torch.randn(8, 16))
+        method.after_step(weight, state, clock)
+        for change in (0.0, 1.0):
+            weight[~state["mask"]] += change
+            end = weight.clone()
+            method.finish(end, {name: value.clone() for name, value in state.items()}, clock)
+            finished = method.is_finished(weight, state, clock)
+            assert finished == (freeze is ALWAYS and change == 0.0) and (torch.equal(weight, end) or not finished)
+            weight[~state["mask"]] -= change
+    assert freeze is ALWAYS or not torch.equal(weight, end)
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
