@@ -74,7 +74,7 @@ def as_numbers(layer: Layer, weight: Tensor) -> Tensor:
         shape = tuple(layer.matrix(numbers).shape)
     except (RuntimeError, TypeError) as error:
         raise _unreadable(layer, weight, str(error).split("\n")[0]) from error
-    wanted = getattr(layer.module, "out_features", shape[0]), getattr(layer.module, "in_features", shape[1])
+    wanted = getattr(layer.module, "out_features", shape[0]), getattr(layer.module, "in_features", shape[-1])
     if shape != wanted and not layer.holds_experts:
         raise _unreadable(layer, weight, f"a tensor of shape {shape} for a matrix of {wanted}")
     return numbers

@@ -8,7 +8,7 @@ from transformers import BertForSequenceClassification, BitsAndBytesConfig, Torc
 from nxm_hf import prune, verify
 from nxm_hf.layers.find import find_layers
 from nxm_hf.storage.quantized import as_numbers, quantization_of
-from tests.support.models import make_bert
+from tests.support.models import make_bert, make_model
 
 NAME = "bert.encoder.layer.1.intermediate.dense"
 pytestmark = pytest.mark.filterwarnings("ignore")  # of bitsandbytes and torchao, about themselves
@@ -116,6 +116,14 @@ def test_numbers_that_need_no_dequantization_are_counted_as_they_are(dtype, mode
 def test_complex_numbers_are_refused_because_no_layer_computes_with_them(model):
     with pytest.raises(ValueError, match=rf"weight of {NAME} is a Parameter, .*\(torch.complex64 has no order"):
         verify(_with_weight(model, lambda weight: weight.to(torch.complex64)))
+
+
+def test_a_weight_in_one_row_is_refused_by_its_shape(model):
+    says = rf"weight of {NAME} is a Parameter, .*\(a tensor of shape \(2048,\) for a matrix of \(64, 32\)\)\. Verify"
+    with pytest.raises(ValueError, match=says):
+        verify(_with_weight(model, torch.flatten))
+    layer = next(layer for layer in find_layers(make_model("gpt2")) if layer.shape[0] != layer.shape[1])
+    assert as_numbers(layer, layer.weight) is layer.weight, "a Conv1D names no sides"
 
 
 @pytest.mark.parametrize(
