@@ -157,6 +157,15 @@ def test_neither_parts_nor_neighbours_matter(n, m, kind, monkeypatch):
         assert torch.equal(by_duals(scores, pattern), whole)
 
 
+def test_scores_may_lie_in_memory_in_any_way():
+    pattern = Transposable(3, 6)
+    for lying in (lambda x: x.mT, lambda x: x[:, ::2], lambda x: x[::2], lambda x: x[:6].unsqueeze(0).expand(2, 6, -1)):
+        scores = lying(torch.randn(24, 24, generator=generator()).abs())
+        assert not scores.is_contiguous() and torch.equal(
+            by_duals(scores, pattern), by_duals(scores.clone(memory_format=torch.contiguous_format), pattern)
+        )
+
+
 def test_threads_make_no_difference():
     scores = torch.randn(512, 512, generator=generator()).abs()
     one = by_duals(scores, parse("4:8-transposable"))
