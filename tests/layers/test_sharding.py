@@ -102,6 +102,32 @@ def test_each_process_gets_whole_experts(processes, transposed):
             assert torch.equal(found, whole_matrix) and found.dtype == whole_matrix.dtype
 
 
+class Joined(Shards):
+    """Shards of threads, whose parts are put one behind the other along the dimension in which torch has cut them."""
+
+    def _gathered(self, part, shape, dimension):
+        found = torch.cat(self.mesh.exchanged(part), dimension)
+        assert found.shape == shape
+        return found
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "experts", "transposed experts"])
+def test_the_parts_of_several_processes_come_together_as_the_whole_matrix(kind, processes, monkeypatch):
+    if "experts" in kind:
+        layer = Layer("experts.up_proj", "ffn_in", Experts(kind.startswith("transposed")), "", "up_proj")
+    else:
+        layer = find_layers(make_model(kind))[0]
+    matrix = torch.rand(layer.shape)
+
+    def act(shards, number):
+        joined = Joined(shards.model, shards.mesh)
+        return joined.whole(layer, joined.part(layer, matrix)), joined.whole(layer, joined.part(layer, matrix > 0.5))
+
+    for numbers, flags in in_threads(monkeypatch, 1, processes, act):
+        assert torch.equal(numbers, matrix) and torch.equal(flags, matrix > 0.5)
+
+
 def test_a_matrix_of_another_shape_than_the_layers_is_gathered_too():
     """Such as the scores of its blocks."""
     layer = find_layers(make_bert())[0]
@@ -158,6 +184,7 @@ def test_a_model_that_one_process_shards_has_whole_parts(names):
         values = torch.arange(spread.numel(), dtype=torch.float64).view(spread.shape)
         like = shard_like(values, spread)
         assert like.placements == spread.placements and torch.equal(whole(like), values)
+        assert like.dtype == values.dtype != spread.dtype
 
 
 def test_numbers_of_several_processes_are_added_compared_and_stacked(monkeypatch):
