@@ -120,8 +120,7 @@ def can_keep_and_hold(weight: Tensor) -> bool:
     entries = _entries(weight.detach())
     if entries is None or not weight.is_contiguous():
         return False
-    parts = entries.split(_PART)
-    return can_keep(parts[0]) and can_keep(parts[-1])
+    return can_keep(entries.split(_PART)[-1])  # the other parts are as large or larger
 
 
 class Keeping:
@@ -150,7 +149,7 @@ class Keeping:
         Returns:
             False if source or mask do not fit, and nothing was done.
         """
-        entries, numbers = _entries(weight.detach()), _entries(source.detach())
+        entries, numbers = _entries(weight), _entries(source)
         if entries is None or numbers is None or source.dtype != weight.dtype:
             return False
         if not source.is_contiguous() or source.shape != weight.shape:

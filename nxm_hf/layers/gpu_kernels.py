@@ -25,7 +25,7 @@ class GPUKernel:
         Args:
             shape: Shape of the weight, [out, in].
         """
-        return min(shape) > 0 and shape[0] % self.rows == 0 and shape[1] % self.columns == 0
+        return 0 not in shape and shape[0] % self.rows == 0 and shape[1] % self.columns == 0
 
     def __str__(self) -> str:
         return f"{self.name} {' or '.join(self.dtypes)}, multiples of {self.rows}x{self.columns}"

@@ -78,7 +78,7 @@ def _ordered(scores: Tensor) -> Tensor:
     if scores.dtype in (torch.bfloat16, torch.float16):
         scores = scores.float()
     integer, largest = (torch.int64, 2**63 - 1) if scores.dtype == torch.float64 else (torch.int32, 2**31 - 1)
-    bits = (scores + 0.0).contiguous().view(integer)  # -0.0 becomes +0.0
+    bits = (scores + 0.0).view(integer)  # -0.0 becomes +0.0
     return torch.where(bits < 0, bits ^ largest, bits)
 
 

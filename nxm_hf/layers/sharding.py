@@ -149,7 +149,6 @@ class Shards:
             part.view(torch.uint8) if part.dtype == torch.bool else part,  # gloo cannot gather bool
             self.mesh,
             [Shard(dimension)],
-            run_check=False,
             shape=shape,
             stride=torch.empty(shape, device="meta").stride(),
         )
@@ -252,7 +251,6 @@ def whole(tensor: Tensor) -> Tensor:
         tensor.to_local(),
         tensor.device_mesh,
         tensor.placements,
-        run_check=False,
         shape=tensor.shape,
         stride=tensor.stride(),
     )
@@ -315,8 +313,8 @@ def _is_of_fsdp(tensor: DTensor) -> bool:
 
 
 def _set_of(mesh: DeviceMesh) -> DeviceMesh:
-    """Return the processes that share one copy of the weights: the last dimension of a mesh."""
-    return mesh if mesh.ndim == 1 else mesh[mesh.mesh_dim_names[-1]]  # type: ignore[index]  # FSDP2 needs the names
+    """Return the processes that share one copy of the weights: the last of one or two mesh dimensions."""
+    return mesh if mesh.ndim == 1 else mesh[mesh.mesh_dim_names[1]]  # type: ignore[index]  # FSDP2 needs the names
 
 
 def _replicas_of(mesh: DeviceMesh) -> DeviceMesh | None:

@@ -187,8 +187,9 @@ class SharedPattern(Pattern):
         return self._solve(pattern.nearest, weight)
 
     def project(self, weight: Tensor, out: Tensor | None = None) -> Tensor:
-        projected = torch.empty_like(weight.detach()) if out is None else out
-        projected.copy_(weight.detach())
+        weight = weight.detach()
+        projected = torch.empty_like(weight) if out is None else out
+        projected.copy_(weight)
         keep(projected, self.nearest(weight))
         return projected
 

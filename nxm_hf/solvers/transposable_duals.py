@@ -89,15 +89,15 @@ def _rounds(q: Tensor, u: Tensor, times: int, n: int, work: Tensor, start: bool)
     """
     if start:
         u = _middle(*_ranks(q.transpose(0, 1), torch.zeros_like(u), n, work))
-    for turn in range(times):
+    following = u
+    for _ in range(times):
+        u = following
         top, bottom = _ranks(q, u, n, work)
         v, tied = _middle(top, bottom), top == bottom  # the next ranks overwrite these
         high, low = _ranks(q.transpose(0, 1), v, n, work)
-        if turn < times - 1:
-            u = _middle(high, low)
+        following = _middle(high, low)
     tied = tied.any(0)
     settled = ((low <= u) & (u < high)).all(0) & ~tied
-    following = _middle(high, low)
     return u, v, following, settled, ~settled & (tied | (following == u).all(0))
 
 

@@ -41,7 +41,7 @@ def quantized(part: Tensor) -> tuple[Tensor, Tensor]:
     top = 2 ** (29 - (m - 1).bit_length())  # paths add up m of them
     shares = part.div(torch.where(wide | (peak == 0), 1, peak)).float()
     wide |= (shares.sum((0, 1)) * (top / m**2) < RESOLUTION) & (peak > 0)
-    return torch.where(wide, 0, shares.mul_(top).round_()).int(), wide
+    return torch.where(wide, shares.new_zeros(()), shares.mul_(top).round_()).int(), wide
 
 
 def quantized_wide(part: Tensor) -> Tensor:

@@ -37,7 +37,9 @@ def check_counts(path: Path) -> None:
     """
     config = read_json(path.parent, path.name, {}) or {}
     asked = {key: most for key, most in _counts(config) if most > (MAX_LABELS if "labels" in key else MAX_COUNT)}
-    tensors = _tensors(path.parent) or 0 if asked else 0
+    if not asked:
+        return
+    tensors = _tensors(path.parent) or 0
     if beyond := [f"{key}={most:.3g}" for key, most in asked.items() if most > tensors]:
         raise ValueError(
             f"{path} asks for {', '.join(beyond)}, and the weights beside it are {tensors} tensors. Save it again."

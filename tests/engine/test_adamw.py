@@ -12,11 +12,12 @@ from torch.distributed.tensor import DTensor, Shard
 from transformers.pytorch_utils import Conv1D
 
 from nxm_hf import AdamW, NxMConfig, attach
+from nxm_hf.engine.kept_state import KeptState
 from nxm_hf.layers.sharding import local
 from nxm_hf.methods import Masked
 from nxm_hf.methods.schedules import ALWAYS, NEVER
 from nxm_hf.solvers import base, reference_only
-from nxm_hf.solvers.masked_adamw import fits_kernel
+from nxm_hf.solvers.masked_adamw import can_step_kept, fits_kernel
 from tests.support.grids import BOTH_WINDOWS, FEW, SPARSE, WINDOW, pairs
 from tests.support.group_of_one import group_of_one
 from tests.support.method_runs import TWO_FOUR
@@ -204,6 +205,37 @@ def test_a_training_has_the_bits_of_one_with_fused_adamw(recipe, window, pattern
     engine.finish()
     other_engine.finish()
     assert same(model.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_moments_of_kept_entries_alone_are_stored_where_that_is_asked_for(asked):
+    """Dense ones have the same bits, so that no test of weights sees the difference."""
+    if not can_step_kept():
+        pytest.skip("moments of kept entries need numba and AVX-512")
+    model = Toy()
+    optimizer = ours(model, kept_moments=asked)
+    attach(model, optimizer, "asp", total_steps=4)
+    for _ in train(model, optimizer, 0, 3):
+        pass
+    states = [optimizer.state[linear.weight] for linear in model.linears]
+    assert [isinstance(state, KeptState) and state.is_packed for state in states] == [asked] * len(states)
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_moments_of_a_final_mask_are_packed_at_the_next_step_however_often_they_were_read(final):
+    if not can_step_kept():
+        pytest.skip("moments of kept entries need numba and AVX-512")
+    parameter, mask = nn.Parameter(torch.ones(8, 16)), torch.ones(8, 16).bool()
+    optimizer, packed = AdamW([parameter]), []
+    for step in range(5):
+        if step == 4 and final:
+            optimizer.mask_is_final(parameter)
+        parameter.grad = torch.ones(8, 16)
+        assert optimizer.mask_next_step(parameter, mask)
+        optimizer.step()
+        packed.append(isinstance(optimizer.state[parameter], KeptState))
+        optimizer.state[parameter]["exp_avg"].sum()
+    assert packed == [True, False, True, False, final], "after the second read, two steps pass"
 
 
 @pytest.mark.parametrize("recipe", ["asp", "rigl", "set"])

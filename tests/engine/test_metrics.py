@@ -4,9 +4,17 @@ import math
 
 import pytest
 import torch
+from torch.distributed.fsdp import fully_shard
 
 from nxm_hf import NxMConfig, attach
+from nxm_hf.engine.metrics import _is_nan_in_any, mask_movement, residual
+from nxm_hf.layers.plan import Plan, Target
+from nxm_hf.layers.sharding import local
+from nxm_hf.methods import Slot
+from nxm_hf.patterns import parse
 from tests.support.grids import EACH_SPARSE_RECIPE, WINDOWS
+from tests.support.group_of_one import group_of_one
+from tests.support.process_threads import in_threads
 from tests.support.toy_training import (
     TOTAL,
     Toy,
@@ -68,6 +76,64 @@ def test_the_residual_is_the_share_of_the_norm_that_pruning_takes(recipe):
         lost += float((exact - target.pattern.project(exact)).square().sum())
         total += float(exact.square().sum())
     assert engine.metrics()["nxm/residual"] == pytest.approx((lost / total) ** 0.5, rel=1e-4)
+
+
+def test_the_residual_of_all_weights_is_that_of_the_weights_in_one_row():
+    targets = Plan.of(Toy(), NxMConfig("asp", "1:4")).targets
+    dense = [(target, torch.randn(target.layer.shape)) for target in targets]
+    sparse = [(target, target.pattern.project(weight)) for target, weight in dense]
+    lost = sum((weight - kept).square().sum() for (_, weight), (_, kept) in zip(dense, sparse, strict=True))
+    share = (lost / sum(weight.square().sum() for _, weight in dense)) ** 0.5
+    assert residual(iter(dense)) == pytest.approx(float(share), rel=1e-5) and residual(iter(sparse)) == 0.0
+    assert residual((target, torch.zeros(target.layer.shape)) for target in targets) == 0.0
+    dense[1][1][3, 3] = math.nan
+    assert math.isnan(residual(dense))
+
+
+def test_movement_is_counted_over_all_layers_and_a_layer_without_masks_has_not_moved():
+    targets = Plan.of(Toy(), NxMConfig("asp")).targets
+    entries = sum(target.numel for target in targets)
+    states = {target.name: {} for target in targets}
+    assert mask_movement(iter(targets), states) == {"nxm/mask_similarity": 1.0, "nxm/flip_rate": 0.0}
+    for number, name in enumerate(states, 1):
+        states[name][Slot.MASK_CHANGE] = torch.tensor([number, 10 * number, 100 * number])
+    assert mask_movement(iter(targets), states) == {"nxm/mask_similarity": 0.9, "nxm/flip_rate": 110 / entries}
+
+
+@pytest.mark.parametrize("recipe", ["ste", "admm"])
+@pytest.mark.parametrize("pattern", ["2:4", "unstructured:0.5"])
+def test_metrics_of_sharded_weights_are_those_of_whole_ones_and_a_nan_is_no_error(recipe, pattern):
+    found = []
+    with group_of_one() as group:
+        for shards in (False, True):
+            model = Toy()
+            if shards:
+                fully_shard(model, mesh=group.mesh)
+            optimizer = adamw(model)
+            engine = attach(model, optimizer, short(recipe, pattern), total_steps=TOTAL)
+            for _ in train(model, optimizer, 0, 5):
+                pass
+            found.append(engine.metrics())
+            found.append(mask_movement(engine.plan.targets, engine._states))
+            found.append({"residual": residual(engine.trained_weights())})
+            for name in ("weight", "dense", "r"):
+                if (tensor := engine.tensors().get(f"blocks.0.up/{name}")) is not None:
+                    local(tensor).view(-1)[7] = math.nan
+            assert math.isnan(engine.metrics()["nxm/residual"])
+    for whole, sharded in zip(found[:3], found[3:], strict=True):
+        assert whole == pytest.approx(sharded, rel=1e-6)
+
+
+@pytest.mark.parametrize(("pattern", "together"), [("2:4", False), ("unstructured:0.5", True)])
+def test_a_nan_in_one_process_is_one_in_all_if_they_solve_masks_together(pattern, together, monkeypatch):
+    """Or one of them would wait for ever for the others, which have left."""
+    layer = Plan.of(Toy(), NxMConfig("asp")).targets[0].layer
+
+    def act(shards, number):
+        return _is_nan_in_any([Target(layer, parse(pattern), shards)], math.nan if number == 1 else 3.0)
+
+    assert in_threads(monkeypatch, 1, 3, act) == [together, True, together]
+    assert _is_nan_in_any([], math.nan) and not _is_nan_in_any([], 1.0)
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "2:4-transposable"])

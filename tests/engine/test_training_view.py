@@ -43,7 +43,9 @@ def weight_of(dtype: torch.dtype, transposed: bool) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64], ids=str
+    "dtype",
+    [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64, torch.float8_e5m2],
+    ids=str,
 )
 @pytest.mark.parametrize("transposed", [False, True])
 def test_what_pruning_changed_comes_back_bit_for_bit_from_about_half_of_the_memory(dtype, transposed):
@@ -244,6 +246,23 @@ def test_a_nan_is_named_by_layer_and_what_was_pruned_before_it_comes_back(recipe
     with pytest.raises(ValueError, match=rf"Layer {engine.plan.targets[-1].name}, .*Scores hold 1 NaN"):
         engine.deploy()
     assert not engine.is_deployed and same(before.values(), all_tensors(model, engine).values())
+
+
+def test_what_a_kernel_writes_counts_as_a_change_in_place_of_a_weight_that_trains(kernels):
+    """Autograd has to know, and the change itself is not one by other code."""
+    weight, held = torch.nn.Parameter(torch.randn(256, 512)), {}
+    before, version = weight.detach().clone(), weight._version
+    mask = before > 0
+    assert can_keep_and_hold(weight) and Keeping(held).keep("a", weight, weight, mask, NM(2, 4))
+    assert weight._version > version and not held["a"].has_changed and torch.equal(weight, before.where(mask, 0.0))
+    held["a"].undo(weight)
+    assert torch.equal(weight, before) and held["a"].has_changed and weight.requires_grad
+
+
+@pytest.mark.parametrize(("rows", "fits"), [(256, True), (512, True), (255, False), (384, False), (513, False)])
+def test_a_kernel_takes_weights_all_parts_of_which_are_large_enough(rows, fits, kernels):
+    """A part has 256 rows here, and a kernel takes no fewer."""
+    assert can_keep_and_hold(torch.ones(rows, 256)) == fits
 
 
 class Doubling(Masked):

@@ -164,6 +164,15 @@ def test_what_one_process_holds_of_a_stack_is_the_matrix_of_all_experts(model):
                 assert torch.equal(part, whole) and torch.equal(shards.whole(layer, part), whole)
 
 
+def test_of_a_module_of_experts_only_stacks_of_matrices_with_known_names_are_layers():
+    module = torch.nn.Module()
+    module.is_transposed = False
+    shapes = {"up_proj": (4, 8, 8), "gate_proj": (8, 8), "down_proj": (4, 8), "other_proj": (4, 8, 8)}
+    for name, shape in shapes.items():
+        module.register_parameter(name, torch.nn.Parameter(torch.zeros(shape)))
+    assert list(expert_stacks(module)) == ["up_proj"]
+
+
 def test_modules_that_do_not_say_how_their_matrices_lie_have_no_stacks(model):
     experts = experts_of(model)[0].module
     assert list(expert_stacks(experts)) == ["gate_up_proj", "down_proj"]

@@ -1,5 +1,7 @@
 """Layers: the rule that finds them, and their matrices."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -93,6 +95,16 @@ def test_a_layer_is_a_value():
 
 def test_bert_gives_its_blocks_in_order():
     assert names_of(classifier()) == BERT_NAMES
+
+
+@pytest.mark.parametrize("entries", [{"exclude": ["attention", "ffn"]}, {"include": "ffn", "exclude": "ffn"}], ids=str)
+def test_to_leave_out_all_layers_is_an_error_that_names_the_entries_and_the_roles(entries):
+    include, exclude = entries.get("include"), entries["exclude"]
+    says = (
+        f"Nothing to prune in this BertFor.*: include={include!r} and exclude={exclude!r} leave none of its 12 layers"
+    )
+    with pytest.raises(ValueError, match=re.escape(says).replace(r"\.\*", ".*") + r"\. Roles here: query, "):
+        find_layers(classifier(), **entries)
 
 
 def test_a_plain_model_needs_no_config():

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nxm_hf.layers.histogram_threshold import keep_highest_of_all
+from nxm_hf.layers.histogram_threshold import BINS, keep_highest_of_all
 from nxm_hf.solvers.unstructured_threshold import keep_highest
 
 
@@ -16,9 +16,10 @@ class Thread:
     """One of several threads, each of which holds a part."""
 
     def __init__(self, rank: int, barrier: Barrier, board: dict):
-        self.rank, self._barrier, self._board = rank, barrier, board
+        self.rank, self._barrier, self._board, self.sent = rank, barrier, board, []
 
     def of_each(self, numbers):
+        self.sent.append(numbers.nbytes)
         self._board[self.rank] = numbers
         self._barrier.wait()
         stacked = torch.stack([self._board[rank] for rank in range(self._barrier.parties)])
@@ -75,3 +76,25 @@ def test_a_nan_in_one_part_is_refused_in_all():
         for future in found:
             with pytest.raises(ValueError, match="hold 1 NaN"):
                 future.result()
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.bfloat16, 2), (torch.float32, 2), (torch.float64, 4)], ids=str)
+@pytest.mark.parametrize(("count", "more"), [(2, 0), (3, 1)])
+def test_processes_exchange_two_or_four_histograms_and_one_number_if_equal_scores_are_divided(
+    dtype, digits, count, more
+):
+    """However many scores there are. Each histogram has a number for each bin, and the first one that of NaN."""
+    board = {}
+    thread = Thread(0, Barrier(1, timeout=60), board)
+    scores = torch.tensor([3.0, 1.0, 2.0, 1.0, 1.0], dtype=dtype)
+    assert keep_highest_of_all(scores, count, thread).nonzero().flatten().tolist() == [0, 1, 2][:: 2 - more]
+    histograms, rest = thread.sent[:digits], thread.sent[digits:]
+    assert histograms == [8 * (BINS + 1)] + [8 * BINS] * (digits - 1) and rest == [8] * more
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_the_mask_is_made_where_the_scores_are_which_may_train(count):
+    scores = torch.tensor([3.0, 1.0, 2.0], requires_grad=True)
+    with torch.device("meta"):
+        mask = keep_highest_of_all(scores, count, Thread(0, Barrier(1, timeout=60), {}))
+    assert (mask.device, mask.dtype) == (scores.device, torch.bool) and mask.tolist() == [count > 0, False, count > 0]

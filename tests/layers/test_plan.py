@@ -127,7 +127,9 @@ def test_why_layers_are_skipped_is_one_line_of_a_few_and_their_share_counts_all_
     assert plan.reasons == "; ".join(f"{name}: {plan.skipped[name].rstrip('.')}" for name in names)
     assert all(why.endswith(".") for why in plan.skipped.values()) and ".;" not in plan.reasons
     total = sum(parameter.numel() for parameter in model.parameters())
-    assert plan.skipped_share == 2 * 34 * 16 / total and Plan.of(Toy(), NxMConfig("dense")).skipped_share == 0
+    assert plan.skipped_share == 2 * 34 * 16 / total
+    assert replace(plan, skipped=plan.skipped | {"another.name": "it is tied"}).skipped_share == plan.skipped_share
+    assert Plan.of(Toy(), NxMConfig("dense")).skipped_share == 0
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_the_part_of_a_target_is_that_of_its_layer_in_the_processes_of_the_plan(
         assert plan.shards and replace(plan, shards=None) == plan  # its layers say as much
         for target in plan.targets:
             assert target.part == WeightPart(plan.shards, target.layer) and target.part.layer is target.layer
-            assert target.part.shards is plan.shards is target.shards
+            assert target.part.shards is plan.shards is target.shards and replace(target, shards=None) == target
             assert target.pattern_here == target.part.pattern(target.pattern) != target.pattern
             assert torch.equal(target.matrix(), local(target.layer.weight))
         assert not plan.holds_pattern()

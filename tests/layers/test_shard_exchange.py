@@ -3,10 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor, Shard
 
 from nxm_hf.layers import shard_exchange
 from nxm_hf.layers.sharding import Shards, part_sizes
 from tests.support.group_of_one import OneOfMany, group_of_one
+from tests.support.process_threads import in_threads
 
 
 @pytest.mark.parametrize(("sets", "processes"), [(1, 2), (1, 5), (2, 2), (3, 2)])
@@ -33,6 +35,28 @@ def test_one_process_exchanges_with_itself():
         assert torch.equal(shard_exchange.hand_out(shards, 0, columns), columns)
 
 
+@pytest.mark.parametrize(("sets", "processes"), [(1, 3), (2, 2), (3, 2)])
+def test_all_processes_of_all_sets_add_up_exchange_and_get_what_one_of_the_first_set_has(sets, processes, monkeypatch):
+    count = sets * processes
+    numbers = torch.arange(2.0 * count).view(count, 2) ** 2
+
+    def act(shards, number):
+        added, own = numbers[number].clone(), numbers[number].clone()
+        shard_exchange.add_up(shards, added)
+        owned = [shard_exchange.hand_out(shards, owner, own.clone()) for owner in range(processes)]
+        return added, shard_exchange.exchange(shards, number), torch.stack(owned)
+
+    for added, exchanged, owned in in_threads(monkeypatch, sets, processes, act):
+        assert torch.equal(added, numbers.sum(0)) and exchanged == [*range(count)]
+        assert torch.equal(owned, numbers[:processes])
+
+
 def test_a_whole_parameter_is_computed_with_where_it_is():
     assert shard_exchange.computing_device(nn.Parameter(torch.zeros(2))) == torch.device("cpu")
     assert shard_exchange.computing_device(torch.zeros(2, device="meta")) == torch.device("meta")
+
+
+def test_a_sharded_parameter_of_a_cpu_is_computed_with_there():
+    with group_of_one() as shards:
+        parameter = DTensor.from_local(torch.zeros(2, 2), shards.mesh, [Shard(0)])
+        assert shard_exchange.computing_device(parameter) == torch.device("cpu")

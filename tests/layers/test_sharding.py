@@ -23,6 +23,7 @@ from nxm_hf.layers.sharding import (
 from nxm_hf.patterns import parse
 from tests.support.group_of_one import OneOfMany, group_of_one
 from tests.support.models import make_bert, make_model
+from tests.support.process_threads import in_threads
 
 
 @pytest.mark.parametrize("processes", range(1, 9))
@@ -110,6 +111,32 @@ def test_each_process_gets_whole_experts(processes, transposed):
             assert torch.equal(found, whole_matrix) and found.dtype == whole_matrix.dtype
 
 
+class Joined(Shards):
+    """Shards of threads, whose parts are put one behind the other along the dimension in which torch has cut them."""
+
+    def _gathered(self, part, shape, dimension):
+        found = torch.cat(self.mesh.exchanged(part), dimension)
+        assert found.shape == shape
+        return found
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "experts", "transposed experts"])
+def test_the_parts_of_several_processes_come_together_as_the_whole_matrix(kind, processes, monkeypatch):
+    if "experts" in kind:
+        layer = Layer("experts.up_proj", "ffn_in", Experts(kind.startswith("transposed")), "", "up_proj")
+    else:
+        layer = find_layers(make_model(kind))[0]
+    matrix = torch.rand(layer.shape)
+
+    def act(shards, number):
+        joined = Joined(shards.model, shards.mesh)
+        return joined.whole(layer, joined.part(layer, matrix)), joined.whole(layer, joined.part(layer, matrix > 0.5))
+
+    for numbers, flags in in_threads(monkeypatch, 1, processes, act):
+        assert torch.equal(numbers, matrix) and torch.equal(flags, matrix > 0.5)
+
+
 def test_a_matrix_of_another_shape_than_the_layers_is_gathered_too():
     """Such as the scores of its blocks."""
     layer = find_layers(make_bert())[0]
@@ -127,9 +154,10 @@ def test_a_step_of_whole_weights_is_freed_before_a_part_is_looked_at():
         model(input_ids=torch.ones(1, 4, dtype=torch.long))
         assert not isinstance(layer.weight, DTensor)
         assert shards.matrix(layer).data_ptr() == local(layer.weight).data_ptr() and isinstance(layer.weight, DTensor)
-        model(input_ids=torch.ones(1, 4, dtype=torch.long))
-        reshard(model)
-        assert isinstance(layer.weight, DTensor)
+        for free in (reshard, Shards.of):
+            model(input_ids=torch.ones(1, 4, dtype=torch.long))
+            assert not isinstance(layer.weight, DTensor) and (free(model) or shards) == shards
+            assert isinstance(layer.weight, DTensor)
 
 
 @pytest.mark.parametrize("names", [("shard",), ("replicate", "shard")], ids=len)
@@ -141,11 +169,16 @@ def test_a_model_that_one_process_shards_has_whole_parts(names):
         fully_shard(model, mesh=mesh)
         shards = Shards.of(model)
         assert (shards.processes, shards.rank, shards.mesh.mesh_dim_names) == (1, 0, ("shard",))
-        assert (shards.replicas is None) == (len(names) == 1)
+        assert (shards.replicas and shards.replicas.mesh_dim_names) == (("replicate",) if len(names) == 2 else None)
+        assert all(is_sharded_by_rows(parameter) for parameter in model.parameters())
         for layer in find_layers(model):
             matrix = shards.matrix(layer)
             assert torch.equal(matrix, before[layer.key]) and matrix.data_ptr() == local(layer.weight).data_ptr()
-            assert matrix.grad is None and torch.equal(shards.whole(layer, matrix > 0), before[layer.key] > 0)
+            assert (
+                matrix.grad is None
+                and not matrix.requires_grad
+                and torch.equal(shards.whole(layer, matrix > 0), before[layer.key] > 0)
+            )
         layer.weight.grad = layer.weight.detach().clone()
         assert torch.equal(shards.matrix(layer).grad, before[layer.key])
         numbers = torch.tensor([1.0, 2.0])
@@ -153,11 +186,52 @@ def test_a_model_that_one_process_shards_has_whole_parts(names):
             assert reduced.tolist() == [1.0, 2.0]
             assert reduced.data_ptr() != numbers.data_ptr(), "the numbers of a process stay its own"
         assert shards.of_each(numbers).tolist() == [[1.0, 2.0]] and shards.total(numbers) is not numbers
+        columns = torch.arange(6.0).view(2, 3).T
+        assert torch.equal(shards.of_each(columns), columns[None]), "in any layout"
         spread = layer.weight
         assert torch.equal(whole(spread), before[layer.key])
         values = torch.arange(spread.numel(), dtype=torch.float64).view(spread.shape)
         like = shard_like(values, spread)
         assert like.placements == spread.placements and torch.equal(whole(like), values)
+        assert like.dtype == values.dtype != spread.dtype
+
+
+def test_numbers_of_several_processes_are_added_compared_and_stacked(monkeypatch):
+    numbers = torch.tensor([[3.0, -1.0], [-2.0, 5.0], [4.0, 0.5]])
+
+    def act(shards, number):
+        return [verb(numbers[number]) for verb in (shards.total, shards.largest, shards.of_each)]
+
+    for found in in_threads(monkeypatch, 1, 3, act):
+        assert all(map(torch.equal, found, (numbers.sum(0), numbers.amax(0), numbers)))
+
+
+def test_shards_are_those_of_the_same_processes_and_print_without_the_model():
+    with group_of_one() as shards:
+        assert Shards(nn.Linear(1, 1), shards.mesh) == shards != Shards(shards.model, OneOfMany(1, 0))
+        assert shards != Shards(shards.model, shards.mesh, shards.mesh) and "model=" not in repr(shards)
+
+
+def test_models_of_two_meshes_or_with_other_distributed_weights_are_refused_with_what_they_have():
+    def sharded(name, **more):
+        model = make_bert()
+        for part in (model.bert, model):
+            mesh = init_device_mesh("cpu", (1,), mesh_dim_names=(name if part is model else more.get("inner", name),))
+            fully_shard(part, mesh=mesh)
+        return model, mesh
+
+    with group_of_one() as group:
+        model, mesh = sharded("shard")
+        assert Shards.of(model).mesh == mesh
+        model.classifier.other = nn.Parameter(DTensor.from_local(torch.zeros(2, 2), mesh, [Replicate()]))
+        with pytest.raises(ValueError, match=r"over a mesh of \{'shard': 1\}, and only FSDP2"):
+            Shards.of(model)
+        with pytest.raises(ValueError, match=r"over a mesh of \{'(in|out)': 1\}, \{'(in|out)': 1\}, and only FSDP2"):
+            Shards.of(sharded("out", inner="in")[0])
+        model = nn.Linear(4, 4)
+        model.weight = nn.Parameter(DTensor.from_local(torch.zeros(4, 4), group.mesh, [Shard(0)]))
+        with pytest.raises(ValueError, match=r"over a mesh of (torch.Size\(\[1\]\)|\(1,\)), and only FSDP2"):
+            Shards.of(model)
 
 
 def test_weights_are_sharded_by_rows_or_not_at_all():

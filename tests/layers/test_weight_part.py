@@ -9,9 +9,10 @@ from torch import nn
 
 from nxm_hf.layers import weight_part
 from nxm_hf.layers.find import find_layers
+from nxm_hf.layers.histogram_threshold import BINS
 from nxm_hf.layers.sharding import Shards, is_cut_by_inputs
 from nxm_hf.layers.weight_part import SharedPattern, WeightPart
-from nxm_hf.patterns import parse
+from nxm_hf.patterns import Transposable, parse
 from tests.support.group_of_one import OneOfMany, group_of_one
 from tests.support.models import make_bert, make_model
 
@@ -33,9 +34,10 @@ def test_a_shared_pattern_solves_projects_and_counts_as_that_of_the_whole(text, 
     layer, pattern = LAYERS[name](), parse(text)
     shared = SharedPattern(pattern, WeightPart(shards, layer))
     assert shared.kept((0, 0)) == pattern.kept(layer.shape) and str(shared) == text
-    for weight in (layer.matrix(layer.weight.detach()), (layer.matrix(layer.weight.detach()) * 100).round()):
+    for weight in (layer.matrix(layer.weight), (layer.matrix(layer.weight.detach()) * 100).round()):
         for verb in ("largest", "nearest", "project"):
-            assert torch.equal(getattr(shared, verb)(weight), getattr(pattern, verb)(weight)), verb
+            found = getattr(shared, verb)(weight)
+            assert torch.equal(found, getattr(pattern, verb)(weight)) and not found.requires_grad, verb
         assert not torch.signbit(shared.project(weight))[shared.project(weight) == 0].any()
         assert shared.violations(weight) == pattern.violations(weight) > 0
         assert shared.violations(shared.nearest(weight)) == 0
@@ -49,9 +51,10 @@ class Threads(Shards):
 
     def __init__(self, rank: int, barrier: Barrier, board: list):
         super().__init__(nn.Module(), OneOfMany(barrier.parties, rank))
-        vars(self).update(barrier=barrier, board=board)
+        vars(self).update(barrier=barrier, board=board, sent=[])
 
     def exchange(self, tensor):
+        self.sent.append(tuple(tensor.shape))
         self.board[self.rank] = tensor
         self.barrier.wait()
         tensors = [*self.board]
@@ -94,6 +97,63 @@ def test_the_masks_of_two_or_three_parts_are_those_of_the_whole(text, name, dtyp
             assert torch.equal(found, getattr(pattern, verb)(weight)), (processes, verb)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_scores_are_gathered_up_to_the_size_of_two_histograms_and_counted_above_it(name, dtype, monkeypatch):
+    """Of runs of columns all are gathered: the first of equal scores are not those of the first process."""
+    assert weight_part.GATHERED == 2 * 8 * BINS
+    layer = LAYERS[name]()
+    scores = torch.rand(layer.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for limit in (scores.nbytes, scores.nbytes - 1):
+        monkeypatch.setattr(weight_part, "GATHERED", limit)
+        process = Threads(0, Barrier(1, timeout=60), [None])
+        mask = WeightPart(process, layer).keep_highest(scores, 7)
+        assert torch.equal(mask, parse("unstructured:0.5").mask(scores) & (scores >= scores.flatten().topk(7)[0][-1]))
+        assert (layer.shape in process.sent) == (limit == scores.nbytes or name == "transposed")
+
+
+class Noting(Transposable):
+    """A pattern that notes the shapes of which it is to find a mask."""
+
+    def mask(self, scores):
+        noted.append(tuple(scores.shape))
+        return super().mask(scores)
+
+
+noted: list[tuple[int, ...]] = []
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_process_solves_the_tiles_that_its_part_meets_and_no_others(name):
+    """Three processes hold 11, 11 and 10 of 32 rows or columns, and cut two of eight tiles."""
+    layer, cut = LAYERS[name](), int(name == "transposed")
+    scores, processes = torch.rand(layer.shape), 3
+    barrier, board = Barrier(processes, timeout=60), [None] * processes
+    parts = [WeightPart(Threads(rank, barrier, board), layer) for rank in range(processes)]
+    noted.clear()
+    with ThreadPoolExecutor(processes) as pool:
+        masks = [*pool.map(lambda part: part.pattern(Noting(2, 4)).mask(part.of(scores)), parts)]
+    assert torch.equal(torch.cat(masks, cut), Transposable(2, 4).mask(scores))
+    assert sorted(shape[cut] for shape in noted) == [12, 12, 16]
+
+
+@pytest.mark.parametrize("processes", range(1, 6))
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_pattern_is_shared_just_if_a_process_gets_a_part_of_a_group_or_tile(name, processes):
+    part = WeightPart(Shards(nn.Module(), OneOfMany(processes, 0)), LAYERS[name]())
+    sizes = [len(chunk) for chunk in torch.zeros(32).chunk(processes)]  # of rows, or of columns if it is transposed
+    for m in (2, 4, 8):
+        cuts = any(size % m for size in sizes)
+        assert isinstance(part.pattern(parse(f"1:{m}")), SharedPattern) == (cuts and name == "transposed")
+        assert isinstance(part.pattern(parse(f"1:{m}-transposable")), SharedPattern) == cuts
+    assert part.pattern(parse("dense")) == parse("dense")
+
+
+def test_a_part_is_printed_without_the_model_that_is_sharded(shards):
+    part = WeightPart(shards, LAYERS["linear"]())
+    assert "shards" not in repr(part)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_only_patterns_that_look_at_more_than_a_part_are_shared(name, shards):
     part = WeightPart(shards, LAYERS[name]())
@@ -106,7 +166,8 @@ def test_only_patterns_that_look_at_more_than_a_part_are_shared(name, shards):
 @pytest.mark.parametrize("name", LAYERS)
 def test_random_numbers_of_a_part_are_those_of_the_whole(name, shards):
     part = WeightPart(shards, LAYERS[name]())
-    drawn = part.random(torch.Generator().manual_seed(3))
+    with torch.device("meta"):
+        drawn = part.random(torch.Generator().manual_seed(3))
     assert torch.equal(drawn, torch.rand(part.layer.shape, generator=torch.Generator().manual_seed(3)))
     assert part.largest(drawn.max()) == drawn.max() and part.total(drawn.sum()) == drawn.sum()
     assert torch.equal(part.gather(part.of(drawn)), drawn)

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from nxm_hf.methods import Masked
 from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant, Every, Frames
-from nxm_hf.patterns import NM, Dense
+from nxm_hf.patterns import NM, Dense, parse
 from nxm_hf.solvers.masked_ops import pull_pruned
 from tests.support.method_runs import (
     MASKED,
@@ -258,6 +258,52 @@ def test_the_step_trains_the_dense_weight_itself_unless_its_update_is_scaled(sca
     method.before_step(weight, state, Clock(0, 1, weight_step=step))
     assert len(given) == (scale == 1.0) and all(dense is state["dense"] for dense in given)
     assert torch.equal(weight, shown if given else state["dense"])
+
+
+@pytest.mark.parametrize("freeze", [NEVER, ALWAYS])
+def test_the_states_of_two_weights_share_no_memory(freeze):
+    weights, method = [torch.randn(4, 8) for _ in range(2)], Masked(TWO_FOUR, freeze=freeze)
+    states = [method.init(weight, Clock(0, 1)) for weight in weights]
+    tensors = [*weights, *(value for state in states for value in state.values())]
+    assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors)
+
+
+@pytest.mark.parametrize("text", ["2:4", "unstructured:0.5", "2:4-transposable"])
+@pytest.mark.parametrize("freeze", [NEVER, ALWAYS])
+def test_a_weight_is_finished_only_if_finish_would_change_no_bit_and_a_frozen_one_is(text, freeze):
+    """While the dense weight trains, what is shown holds an older mask than that of the end."""
+    method, weight = Masked(Constant(parse(text)), refresh=NEVER, freeze=freeze), torch.randn(8, 16)
+    state = method.init(weight, Clock(0, 9))
+    for step in range(4):
+        clock = Clock(step + 1, 9, since=step)
+        method.before_step(weight, state, Clock(step, 9))
+        weight.add_(torch.randn(8, 16))
+        method.after_step(weight, state, clock)
+        for change in (0.0, 1.0):
+            weight[~state["mask"]] += change
+            end = weight.clone()
+            method.finish(end, {name: value.clone() for name, value in state.items()}, clock)
+            finished = method.is_finished(weight, state, clock)
+            assert finished == (freeze is ALWAYS and change == 0.0) and (torch.equal(weight, end) or not finished)
+            weight[~state["mask"]] -= change
+    assert freeze is ALWAYS or not torch.equal(weight, end)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 2.0, 3.0])
+def test_of_pruned_entries_the_gradient_or_under_an_adaptive_optimizer_the_update_is_scaled(scale, adaptive):
+    method, weight = Masked(TWO_FOUR, refresh=NEVER, grad_scale=Constant(scale)), torch.randn(4, 8)
+    state = method.init(weight, Clock(0, 2))
+    dense, mask, gradient = state["dense"].clone(), state["mask"], torch.randn(4, 8)
+    weight.grad = gradient.clone()
+    method.before_step(weight, state, Clock(0, 2, adaptive=adaptive))
+    assert torch.equal(weight, dense) and torch.equal(weight.grad[mask], gradient[mask])
+    assert torch.equal(weight.grad[~mask], gradient[~mask] * (1.0 if adaptive else scale))
+    update = torch.randn(4, 8)
+    weight.add_(update)
+    method.after_step(weight, state, Clock(1, 2, since=0, adaptive=adaptive))
+    expected = dense + update * torch.where(mask, 1.0, scale if adaptive else 1.0)
+    torch.testing.assert_close(state["dense"], expected, rtol=1e-5, atol=1e-6)
 
 
 class DenseStep:

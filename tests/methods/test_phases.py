@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from nxm_hf import NxMConfig
 from nxm_hf.methods import PHASES, Masked, Phases, keep
 from nxm_hf.methods.base import measure_alone
 from nxm_hf.methods.schedules import Clock
 from tests.support.method_runs import OVER_OPTIMIZERS, PATTERN, STEPS, TWO_FOUR, assert_agrees, by_algorithm_1
-from tests.support.scores import Remembered
-from tests.support.toy_training import OPTIMIZERS
+from tests.support.scores import Remembered, generator
+from tests.support.toy_training import OPTIMIZERS, same
 
 
 @OVER_OPTIMIZERS
@@ -148,3 +149,65 @@ def test_a_phase_is_entered_when_the_state_is_of_an_earlier_one():
         "recipe": [True, True, False, False],
         "settle": [False, False, False, False],
     }
+
+
+@pytest.mark.parametrize("recipe", ["ste", "sr-ste", "asp", "admm", "alps", "fade", "reset", "mask-decay"])
+def test_what_is_told_to_be_kept_at_the_end_is_what_finish_leaves(recipe):
+    """In each phase and at each step, so that an engine may write it itself. To ask changes nothing."""
+    config = NxMConfig(recipe, "2:4", warmup=0.25, settle=0.25)
+    method, weight = config.method(PATTERN), torch.nn.Parameter(torch.randn(8, 16, generator=generator()))
+    told = set()
+    with torch.no_grad():
+        clock = Clock(0, 12, moments=Remembered(torch.rand(8, 16)))
+        state = method.init(weight, clock)
+        for step in range(12):
+            weight.grad = torch.randn(8, 16, generator=generator(step))
+            measure_alone(method.measure(weight, state, clock))
+            method.before_step(weight, state, clock)
+            weight.add_(weight.grad, alpha=-0.1)
+            clock = clock.but(step=step + 1, since=step, total=12)
+            method.after_step(weight, state, clock)
+            before = [weight.clone(), *(value.clone() for value in state.values())]
+            kept = method.kept_at_finish(weight, state, clock)
+            assert same(before, [weight, *state.values()])
+            told.add((PHASES[state["phase"]], kept is not None))
+            end, copies = weight.clone(), {name: value.clone() for name, value in state.items()}
+            mask = method.finish(end, copies, clock)
+            if kept is not None:
+                assert torch.equal(kept[1], mask) and torch.equal(torch.where(mask, kept[0], 0.0), end)
+    assert told == {("warmup", False), ("recipe", True), ("settle", True)}
+
+
+class FinishesAnew(Masked):
+    """A user's method that ends otherwise, and tells of nothing."""
+
+    def finish(self, weight, state, clock):
+        return Masked.finish(self, weight, state, clock)
+
+
+class TellsAnew(Masked):
+    """One that overrides what is kept, and not what `finish` does."""
+
+    def kept_at_finish(self, weight, state, clock):
+        return Masked.kept_at_finish(self, weight, state, clock)
+
+
+class OverridesBoth(FinishesAnew):
+    """One whose two verbs belong together."""
+
+    finish, kept_at_finish = FinishesAnew.finish, TellsAnew.kept_at_finish
+
+
+class OverridesNeither(OverridesBoth):
+    """One that inherits both."""
+
+
+KINDS = {Masked: True, FinishesAnew: False, TellsAnew: False, OverridesBoth: True, OverridesNeither: True}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, KeepsTheLast])
+def test_a_class_tells_what_it_keeps_if_it_defines_both_verbs_and_none_is_overridden_alone(kind):
+    method = Phases(kind() if kind is KeepsTheLast else kind(TWO_FOUR), PATTERN)
+    weight, clock = torch.randn(2, 4), Clock(0, 2)
+    kept = method.kept_at_finish(weight, method.init(weight, clock), clock)
+    assert (kept is not None) == KINDS.get(kind, False)

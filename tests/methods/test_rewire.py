@@ -53,6 +53,30 @@ def test_warmup_and_settle_go_around_rewiring(recipe, optimizer):
     assert_agrees(config, partial(Staged, law=law, a=9, e=27), optimizer)
 
 
+class Step:
+    """A step that masks gradients itself and leaves zeros, or does neither."""
+
+    def __init__(self, does):
+        self.mask_gradient = self.leaves_zeros = lambda mask: does
+
+
+@pytest.mark.parametrize("step", [None, Step(False), Step(True)], ids=["unknown", "plain", "masking"])
+@EACH
+def test_what_the_step_does_not_mask_the_method_masks(recipe, step):
+    """Moments of pruned entries are cleared before these can grow, so that no weight tells."""
+    method, weight = NxMConfig(recipe).method(NM(2, 4)).method, torch.randn(4, 8)
+    state = method.init(weight, Clock(0, 100))
+    pruned = ~state["mask"]
+    gradient = weight.grad = torch.randn(4, 8)
+    before = gradient.clone()
+    method.before_step(weight, state, Clock(1, 100, weight_step=step))
+    leaves = step is not None and step.leaves_zeros(None)
+    assert torch.equal(gradient, before if leaves else torch.where(pruned, 0.0, before))
+    weight += 1.0
+    method.after_step(weight, state, Clock(2, 100, since=1, weight_step=step))
+    assert torch.equal(weight[pruned], torch.full((16,), 1.0 if leaves else 0.0)) and (weight[~pruned] != 0).all()
+
+
 # The worked vector
 
 

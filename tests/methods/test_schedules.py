@@ -62,6 +62,14 @@ def test_a_clock_last_acted_one_step_ago_unless_it_says_otherwise():
     assert Clock(5, 10, since=0).last == 0
 
 
+def test_a_clock_that_is_told_nothing_of_the_optimizer_is_of_one_without_scales_moments_or_parts():
+    told = Clock(3, 9, None, None, adaptive=False, loss_scale=1.0, moments=None, seed=0, whole=None, weight_step=None)
+    alone = Clock(3, 9)
+    assert alone == told and (alone.moments, alone.whole, alone.weight_step, alone.squares) == (None,) * 4
+    marked = Clock(3, 9, moments=object(), whole=object(), weight_step=object())
+    assert marked == alone and repr(marked) == repr(alone), "places of objects in memory are no part of it"
+
+
 def test_clocks_of_one_step_are_equal_whatever_tensors_they_give_access_to():
     clock = Clock(5, 10)
     for name in ("moments", "whole", "weight_step"):

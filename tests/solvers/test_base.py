@@ -94,3 +94,18 @@ def test_a_mask_that_cannot_be_written_into_is_refused(out, says):
         base.mask_buffers(scores, out)
     fits = [torch.empty(2, 3, dtype=torch.bool)]
     assert base.mask_buffers(scores, fits)[0] is fits[0]
+
+
+def test_an_operation_says_if_it_overwrites_takes_a_nan_or_no_infinity_or_a_number():
+    """If it says nothing it does none of these."""
+    plain = base.Operation("plain", len, ("float",))
+    said = base.Operation("plain", len, ("float",), in_place=False, refuses_nan=True, finite=False, factors=())
+    assert plain == said and plain.reference is len
+
+
+def test_patterns_are_told_apart_by_their_kind():
+    kinds = {kind: type(kind, (), {"kind": kind})() for kind in ("nm", "shared", "transposable", "block")}
+    assert {kind for kind, pattern in kinds.items() if base.is_nm(pattern)} == {"nm"}
+    assert {kind for kind, pattern in kinds.items() if base.is_shared(pattern)} == {"shared"}
+    assert base.Solver(len).supports is base.supports_all and base.Solver(len).list_function is None
+    assert base.supports_all(torch.empty(0), kinds["nm"]) is True and base.Solver(len).__name__ == "len"

@@ -62,7 +62,9 @@ def test_kernels_in_use_count_what_a_loop_counts(dtype, n, m, monkeypatch):
     monkeypatch.setattr(base, "MIN_NUMEL", 0)
     assert cpu.BACKEND.kernels and cpu.BACKEND.is_loaded
     weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
-    for entries in (parse("1:8").project(weight), torch.zeros_like(weight), weight, unusual_weight(dtype, 16, 64)):
+    lone = torch.zeros_like(weight)
+    lone[3, 5] = -0.0
+    for entries in (parse("1:8").project(weight), lone + 0.0, lone, weight, unusual_weight(dtype, 16, 64)):
         assert count_entries(entries, n, m) == counted_one_by_one(entries, n, m)
 
 
@@ -75,6 +77,26 @@ def test_one_unusual_entry_is_seen(dtype, value, expected):
     weight[2, 5] = value
     assert count_entries(weight) == EntryCounts(*expected)
     assert count_entries(-weight).nans == expected[3]
+
+
+@pytest.mark.parametrize("n, m", GROUPS)
+def test_groups_that_keep_all_or_just_too_many_are_counted(n, m):
+    """All entries of a group of 256 are one more than a byte can count."""
+    assert count_entries(torch.ones(3, 2 * m), n, m) == EntryCounts(6 * m, 6)
+    for kept in (n, n + 1):
+        weight = torch.cat([torch.ones(4, kept), torch.zeros(4, m - kept)], 1)
+        assert count_entries(weight, n, m) == EntryCounts(4 * kept, 4 * (kept > n))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_every_nan_is_one_and_no_other_number_is(dtype):
+    """Next to infinity in the order of bits, or with all bits set."""
+    infinity = integer_view(torch.tensor([math.inf], dtype=dtype))
+    largest = torch.iinfo(infinity.dtype).max
+    for sign in (0, torch.iinfo(infinity.dtype).min):
+        for bits in (infinity - 1, infinity, infinity + 1, torch.full_like(infinity, largest)):
+            number = (bits | sign).view(dtype)
+            assert count_entries(number).nans == int(number.isnan()) == int(bits > infinity)
 
 
 def test_a_kernel_that_counts_is_to_give_nonzeros_and_faults_as_one_number_and_refuse_nan():
@@ -128,7 +150,9 @@ def test_counts_of_parts_add_up_to_those_of_the_weight(dtype, n, m, by):
             counter = PartCounter(dtype, n, m, 0)
         assert counter._kernel is None
     weight = torch.randn(8, 16 * m, generator=torch.Generator().manual_seed(0)).to(dtype)
-    for entries in (parse("1:8").project(weight), weight, unusual_weight(dtype, 8, 16 * m)):
+    lone = torch.zeros_like(weight)
+    lone[0, 0] = -0.0
+    for entries in (parse("1:8").project(weight), lone, weight, unusual_weight(dtype, 8, 16 * m)):
         content = entries.view(-1).view(torch.uint8).numpy()
         cuts = [groups * m * dtype.itemsize for groups in (0, 1, 17, 33, 71, 72, 72, 128)]
         parts = [content[begin:end] for begin, end in pairwise(cuts)]

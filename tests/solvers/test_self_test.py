@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nxm_hf.patterns import parse
-from nxm_hf.solvers import base, entry_counts, masked_ops, self_test, weight_ops
+from nxm_hf.solvers import base, entry_counts, masked_ops, self_test, transposable_duals, weight_ops
 from nxm_hf.solvers.backend import MASK
 from nxm_hf.solvers.transposable_duals import by_duals
 from nxm_hf.solvers.unstructured_threshold import keep_highest
@@ -153,6 +153,85 @@ def test_tiles_have_to_be_as_good_as_the_solvers_and_to_hold_the_pattern():
     assert self_test.tiles_are_right(solved, by_duals, pattern)
     assert not self_test.tiles_are_right(poor, by_duals, pattern)
     assert not self_test.tiles_are_right(short, by_duals, pattern)
+
+
+def test_one_tile_with_a_poorer_mask_fails_and_any_mask_of_a_tile_of_zeros_does():
+    pattern = parse("2:4-transposable")
+    for place, fine in ((0, True), (4, False), (64, False)):
+
+        def run(scores, mask, place=place):
+            mask.copy_(by_duals(scores, pattern))
+            mask[:4, place : place + 4].logical_not_()  # which has two in each row and column as well
+
+        assert self_test.tiles_are_right(run, by_duals, pattern) == fine
+
+
+def priced(q, n, change=lambda settled: settled):
+    """Price tiles in torch, and change what is said of which are settled."""
+    rows, cols, unsettled = transposable_duals._prices(q, n, q.shape[-1])
+    settled = torch.ones(q.shape[-1], dtype=torch.bool)
+    settled[unsettled] = False
+    return rows, cols, change(settled)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8), (8, 16)])
+def test_prices_have_to_settle_more_than_half_of_the_tiles_and_just_those_that_they_say(n, m):
+    def right(change=lambda settled: settled, shift=0):
+        def prices(q, count):
+            rows, cols, settled = priced(q, count, change)
+            return rows + shift, cols, settled
+
+        return self_test.prices_are_right(prices, n, m, torch.device("cpu"))
+
+    with torch.device("meta"):
+        asked = []
+        assert not self_test.prices_are_right(lambda q, n: asked.append(q) or [q[0], q[0], q[0, 0] > 0], n, m, "cpu")
+    assert asked[0].shape == (m, m, 9) and asked[0].device.type == "cpu" and (asked[0] >= 0).all()
+    assert right() and not right(shift=1 << 26)
+    for wrong in (torch.logical_not, torch.zeros_like, lambda settled: settled ^ (torch.arange(9) == 4)):
+        assert not right(wrong)
+
+    def few(left):
+        """Say of prices that settle so many tiles which these are."""
+
+        def prices(q, count):
+            rows, cols, settled = priced(q, count)
+            spoiled = settled & (settled.cumsum(0) > left)
+            return rows + (spoiled << 26).int(), cols, settled & ~spoiled
+
+        return self_test.prices_are_right(prices, n, m, torch.device("cpu"))
+
+    assert few(5) and not few(4)
+
+
+@pytest.mark.parametrize("wrong", [1, 5000, 10_000])
+def test_rows_have_to_hold_the_highest_of_each_number(wrong):
+    def run(row, count, mask):
+        mask.copy_(keep_highest(row, count - (count == wrong)))
+
+    assert not self_test.row_is_right(run)
+
+
+def test_a_kernel_that_has_a_substitute_fails_without_a_word_and_tests_run_without_kernels(caplog):
+    seen = []
+    assert not self_test.passes("quiet", lambda: seen.append(base._kernels_allowed.get()) or False, warns=False)
+    assert self_test.passes("fine", lambda: True) and not caplog.messages
+    assert seen == [False]
+
+
+@pytest.mark.parametrize("dtype", base.FLOATS, ids=str)
+def test_difficult_numbers_have_ties_zeros_and_each_extreme_wherever_tensors_are_made(dtype):
+    with torch.device("meta"):
+        numbers = self_test.difficult_numbers(3000, dtype, "cpu", 0, self_test.EXTREMES)
+        plain = self_test.difficult_numbers(3000, dtype, "cpu", 0, ())
+    assert numbers.device.type == "cpu" and numbers.dtype == plain.dtype == dtype
+    assert not torch.equal(plain, self_test.difficult_numbers(3000, dtype, "cpu", 1, ()))
+    assert torch.equal(plain, self_test.difficult_numbers(3000, dtype, "cpu", 0, ()))
+    assert torch.equal(plain[:1000] * 2, (plain[:1000] * 2).round()) and plain[:1000].signbit().any()
+    assert 0.9 < float((plain[1000:] * 2 != (plain[1000:] * 2).round()).float().mean())
+    for extreme in torch.tensor(self_test.EXTREMES, device="cpu").to(dtype).view(-1, 1):
+        among = self_test.difficult_numbers(3000, dtype, "cpu", 0, self_test.EXTREMES).view(-1, 1)
+        assert 30 <= int((among.view(torch.uint8) == extreme.view(torch.uint8)).all(1).sum())
 
 
 def test_rows_have_to_hold_the_highest():

@@ -157,6 +157,14 @@ def test_neither_parts_nor_neighbours_matter(n, m, kind, monkeypatch):
         assert torch.equal(by_duals(scores, pattern), whole)
 
 
+def test_scores_may_lie_in_memory_in_any_way():
+    """Also a stack whose matrices do not follow each other."""
+    pattern, given = Transposable(3, 6), torch.randn(2, 24, 24, generator=generator()).abs()
+    for scores in (given.mT, given[:, :12], given[..., ::2], given[0].T, given[:1, :6].expand(2, 6, 24)):
+        copied = torch.empty(scores.shape).copy_(scores)
+        assert not scores.is_contiguous() and torch.equal(by_duals(scores, pattern), by_duals(copied, pattern))
+
+
 def test_threads_make_no_difference():
     scores = torch.randn(512, 512, generator=generator()).abs()
     one = by_duals(scores, parse("4:8-transposable"))

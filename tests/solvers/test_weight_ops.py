@@ -242,6 +242,24 @@ def test_kernels_and_torch_write_the_same_bits_and_counts(text, monkeypatch):
             act(torch.where(torch.arange(480) + torch.arange(0, 19200, 480)[:, None] == 77, torch.nan, weight), pattern)
 
 
+def test_large_weights_have_a_kernel_for_each_operation_also_for_those_that_need_no_groups(monkeypatch):
+    """Torch gives the same bits, so that nothing else would tell."""
+    pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+    monkeypatch.setattr(base, "MIN_NUMEL", 0)
+    weight, pattern = torch.randn(16, 64), parse("2:4")
+    for operation, groups, tensors in (
+        (weight_ops.KEEP, weight_ops.ANY_FOUR, (weight, weight > 0)),
+        (weight_ops.KEPT, weight_ops.ANY_FOUR, (weight, weight > 0, weight)),
+        (weight_ops.PROJECT, pattern, (weight, weight)),
+        (weight_ops.MAGNITUDE_MASK, pattern, (weight, weight > 0)),
+        (weight_ops.REMASK, pattern, (weight, weight > 0, weight)),
+        (weight_ops.ADMM_UPDATE, pattern, (weight, weight)),
+    ):
+        assert weight_ops.kernel_of(operation, groups, *tensors) is not None, operation.name
+        with reference_only():
+            assert weight_ops.kernel_of(operation, groups, *tensors) is None
+
+
 def test_the_torch_form_of_keeping_writes_what_is_kept():
     weight, mask = tied(0, torch.float32), torch.rand((40, 480), generator=generator()) < 0.3
     given, out, expected = weight.clone(), torch.ones_like(weight), torch.where(mask, weight, 0.0) + 0

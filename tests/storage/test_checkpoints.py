@@ -113,11 +113,11 @@ def test_when_no_checkpoint_is_whole_the_error_names_them_all(out):
         make_resuming_trainer(out).train(resume_from_checkpoint=True)
 
 
-def test_the_newest_is_found_by_number_and_among_checkpoints_only(out):
+def test_the_newest_is_found_by_number_and_among_checkpoints_only(out, caplog):
     os.rename(out / "checkpoint-4", out / "checkpoint-10")
     shutil.copytree(out / "checkpoint-2", out / "checkpoint-best")
     (out / "checkpoint-11").write_text("a file")
-    assert step_of(newest_complete(out)) == 10
+    assert step_of(newest_complete(out)) == 10 and not caplog.messages, "a file was not passed over"
 
 
 def test_a_directory_that_is_not_there_or_has_no_checkpoints_is_an_error_that_says_so(tmp_path):
@@ -217,6 +217,8 @@ def test_a_damaged_file_is_named_without_a_manifest_too(name, out):
         (folder / name).write_bytes(damaged)
         missing = missing_parts(folder)
         assert missing and all(name in each and "\n" not in each for each in missing), damaged[:9]
+    (folder / name).unlink()
+    assert any(name in each for each in missing_parts(folder)) == (name != "config.json"), "a module may have none"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")

@@ -42,6 +42,37 @@ def test_a_saved_model_is_verified_and_inspected_without_being_loaded_whole(mode
     assert {layer.density for layer in inspect(tmp_path).layers} == {0.5}
 
 
+def test_what_is_saved_of_a_weight_under_each_of_its_names_is_what_the_files_hold(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with WeightFiles(tmp_path) as files:
+        weights, named = ConvertedWeights(files, skeleton(tmp_path)), set()
+        for key, tensor in model.state_dict().items():
+            for name in weights.names(key):
+                assert torch.equal(weights.part(key, name, tensor).flatten(), files[name].flatten()), name
+                named.add(name)
+        assert named >= {name for names in files.shards.values() for name in names}
+        assert weights.names("no.such.weight") in ([], ["no.such.weight"])
+
+
+@pytest.mark.parametrize("damage", ["absent", "another shape", "turned"])
+def test_a_stack_of_experts_is_found_only_if_all_of_its_pieces_have_their_shapes(damage, tmp_path):
+    model = next(kind for kind in MIXTURES if kind.name == "mixtral").model(0)
+    model.save_pretrained(tmp_path)
+    piece = "model.layers.0.block_sparse_moe.experts.2.w1.weight"
+    changes = {"another shape": lambda weight: weight[:, :8], "turned": lambda weight: weight.t()}
+
+    def edit(weights):
+        weight = weights.pop(piece)
+        if damage in changes:
+            weights[piece] = changes[damage](weight).contiguous()
+
+    edit_weights(tmp_path, edit)
+    with WeightFiles(tmp_path) as files:
+        weights = ConvertedWeights(files, skeleton(tmp_path))
+        lost = {key for key in model.state_dict() if key not in weights}
+        assert lost == {"model.layers.0.mlp.experts.gate_up_proj"}
+
+
 @pytest.mark.parametrize("damage", ["absent", "another shape"])
 def test_experts_with_a_damaged_piece_are_an_error_of_one_line(damage, tmp_path):
     model = next(kind for kind in MIXTURES if kind.name == "mixtral").model(0)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainerCal
 
 from nxm_hf import NxMConfig, NxMTrainer, SparsityRecord, verify
 from nxm_hf.layers.find import find_layers
+from nxm_hf.layers.plan import Plan
+from nxm_hf.storage.model_record import is_frozen, names_in, read_record, record_of, remove_record, set_record
 from tests.support.models import make_arguments, make_bert
 from tests.support.saving import train_two_steps
 
@@ -126,3 +129,75 @@ def test_a_sparse_model_given_sparsity_restarts_and_says_so(tmp_path, caplog):
 def test_a_dense_model_without_sparsity_is_an_error_that_says_what_to_type(rows, arguments):
     with pytest.raises(ValueError, match=r'needs sparsity=, as in sparsity=NxMConfig\(pattern="2:4", recipe="admm"\)'):
         NxMTrainer(make_bert(), arguments(), train_dataset=rows)
+
+
+# -- by hand -----------------------------------------------------------------------------------------------------------
+
+
+def recorded(model, layers=None, density=0.5):
+    """Record that a model is sparse, without pruning it. Return the record."""
+    layers = layers or {layer.name: "2:4" for layer in find_layers(model)}
+    record = SparsityRecord(NxMConfig("ste"), layers, density)
+    set_record(model, record)
+    return record
+
+
+def test_a_record_is_read_as_it_was_set_and_a_model_without_a_config_has_none():
+    for wrap in (lambda model: model, torch.nn.DataParallel):
+        model = make_bert()
+        assert read_record(wrap(model)) is None
+        record = recorded(wrap(model))
+        assert read_record(wrap(model)) == record == SparsityRecord.from_dict(model.config.nxm_config)
+        remove_record(wrap(model))
+        assert read_record(model) is None and not hasattr(model.config, "nxm_config")
+        remove_record(model)
+    plain = torch.nn.Linear(2, 2)
+    set_record(plain, record), remove_record(plain)
+    assert read_record(plain) is None and not is_frozen(plain) and not hasattr(plain, "config")
+
+
+def test_a_model_is_frozen_if_it_is_recorded_and_none_of_its_sparse_layers_trains():
+    model = make_bert()
+    record, names = recorded(model), [layer.name for layer in find_layers(model)]
+    assert not is_frozen(model)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    assert is_frozen(model)
+    for name in (names[0], names[-1]):
+        model.get_submodule(name).weight.requires_grad_(True)
+        remove_record(model, only_if_trained=True)
+        assert not is_frozen(model) and read_record(model) is None
+        set_record(model, record)
+        model.get_submodule(name).weight.requires_grad_(False)
+    model.classifier.weight.requires_grad_(True)  # no sparse layer
+    remove_record(model, only_if_trained=True)
+    assert is_frozen(model) and read_record(model) == record
+    remove_record(model)
+    assert not is_frozen(model) and read_record(model) is None
+
+
+@pytest.mark.parametrize("trained", [0, -1])
+def test_a_recorded_layer_is_known_in_a_model_with_a_head_more_or_less(trained):
+    model = make_bert()
+    layers = {layer.name: "2:4" for layer in find_layers(model)}
+    without = {name.removeprefix("bert."): pattern for name, pattern in layers.items()}
+    for here, given in ((model, without), (model.bert, layers), (model, layers), (model.bert, without)):
+        assert names_in(here, given) == (layers if here is model else without)
+        assert names_in(here, {"no.such": "1:4"}) == {"no.such": "1:4"}
+        recorded(here, given)
+        assert read_record(here).layers == names_in(here, given)
+        model.requires_grad_(False)
+        assert is_frozen(here)
+        model.get_submodule([*layers][trained]).weight.requires_grad_(True)
+        assert not is_frozen(here)
+
+
+def test_the_record_of_a_plan_is_that_of_its_config_unless_the_model_is_frozen():
+    model, config = make_bert(), NxMConfig("sr-ste", "1:4")
+    plan = Plan.of(model, config)
+    before = recorded(model)
+    assert record_of(plan, config, 0.25) == SparsityRecord(config, plan.layers, 0.25)
+    model.requires_grad_(False)
+    assert record_of(plan, config, 0.25) == replace(before, density=0.25)
+    remove_record(model)
+    assert record_of(plan, config, 0.25) == SparsityRecord(config, plan.layers, 0.25)

@@ -6,8 +6,9 @@ from torch import nn
 from transformers import BertForSequenceClassification, BitsAndBytesConfig, TorchAoConfig
 
 from nxm_hf import prune, verify
-from nxm_hf.storage.quantized import quantization_of
-from tests.support.models import make_bert
+from nxm_hf.layers.find import find_layers
+from nxm_hf.storage.quantized import as_numbers, quantization_of
+from tests.support.models import make_bert, make_model
 
 NAME = "bert.encoder.layer.1.intermediate.dense"
 pytestmark = pytest.mark.filterwarnings("ignore")  # of bitsandbytes and torchao, about themselves
@@ -100,6 +101,29 @@ def test_a_weight_that_can_be_dequantized_is_counted_by_its_numbers(model):
     assert verify(_with_weight(model, lambda weight: (weight * 1000).round().as_subclass(Scaled))).ok
     report = verify(_with_weight(model, lambda weight: torch.ones(64, 32).as_subclass(Scaled)))
     assert report.problems == [f"{NAME} breaks 2:4 in 512 places."]
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.int8], ids=str)
+def test_numbers_that_need_no_dequantization_are_counted_as_they_are(dtype, model):
+    """Of float8 as floats, which have the same zeros."""
+    layer = next(layer for layer in find_layers(model) if layer.name == NAME)
+    weight = (layer.weight.detach() * 100).round().to(dtype)
+    numbers = as_numbers(layer, weight)
+    assert torch.equal(numbers.double(), weight.double()) and (numbers is weight) == ("float8" not in str(dtype))
+    assert verify(_with_weight(model, lambda weight: weight.to(dtype))).problems == []
+
+
+def test_complex_numbers_are_refused_because_no_layer_computes_with_them(model):
+    with pytest.raises(ValueError, match=rf"weight of {NAME} is a Parameter, .*\(torch.complex64 has no order"):
+        verify(_with_weight(model, lambda weight: weight.to(torch.complex64)))
+
+
+def test_a_weight_in_one_row_is_refused_by_its_shape(model):
+    says = rf"weight of {NAME} is a Parameter, .*\(a tensor of shape \(2048,\) for a matrix of \(64, 32\)\)\. Verify"
+    with pytest.raises(ValueError, match=says):
+        verify(_with_weight(model, torch.flatten))
+    layer = next(layer for layer in find_layers(make_model("gpt2")) if layer.shape[0] != layer.shape[1])
+    assert as_numbers(layer, layer.weight) is layer.weight, "a Conv1D names no sides"
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,23 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from nxm_hf import NxMConfig, verify
+from nxm_hf.layers.plan import Plan
 from nxm_hf.storage.checkpoints import complete_checkpoint
+from nxm_hf.storage.same_model import check_same_model, check_same_teacher, fingerprints
 from nxm_hf.storage.state_file import STATE_FILE
 from tests.support.models import make_bert
 from tests.support.saving import make_resuming_trainer
+from tests.support.toy_training import Toy
 from tests.support.training import KINDS, ROWS, SaveAt, eventful, make_trainer
 
 
@@ -144,3 +149,51 @@ def test_the_checkpoint_of_a_plain_trainer_and_a_model_alone_are_errors(only_mod
         says = f"has no {STATE_FILE}.*or save_only_model=True write it\\? Load its weights with from_pretrained"
     with pytest.raises((ValueError, FileNotFoundError), match=says):
         make_resuming_trainer(tmp_path, kind).train(resume_from_checkpoint=str(folder))
+
+
+TEACHER = {"source": "a", "weights": "11", "distillation": {"alpha": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("saved", "current", "says"),
+    [
+        (None, None, None),
+        (TEACHER, TEACHER, None),
+        (TEACHER, {**TEACHER, "source": "moved"}, None),
+        (TEACHER, {**TEACHER, "weights": "22"}, r"with the teacher a, and this .* has the teacher a, whose weights di"),
+        (TEACHER, None, r"with the teacher a, and this training has no teacher\. Resume with .*, teacher='a', or load"),
+        (None, TEACHER, r"with no teacher, and this training has the teacher a\. Leave teacher= out, or load"),
+    ],
+)
+def test_a_training_goes_on_with_the_teacher_that_it_began_with(saved, current, says, caplog):
+    headers = [{"teacher": saved}, {}] if saved is None else [{"teacher": saved}]
+    for header in headers:
+        if says is None:
+            check_same_teacher("folder", header, current)
+            continue
+        with pytest.raises(ValueError, match=rf"^folder was trained {says}"):
+            check_same_teacher("folder", header, current)
+    assert not caplog.messages
+
+
+def test_another_distillation_by_the_same_teacher_is_a_warning(caplog):
+    check_same_teacher("folder", {"teacher": TEACHER}, {**TEACHER, "distillation": {"alpha": 1.0}})
+    says = "Resuming with distillation={'alpha': 1.0}; the state was made with {'alpha': 0.5}."
+    assert caplog.messages == [says]
+
+
+def test_fingerprints_tell_pruned_weights_from_all_others_of_the_module_that_is_trained():
+    model = torch.nn.Sequential(Toy())
+    plan = replace(Plan.of(model[0], NxMConfig("ste")), whole=model)
+    before, header = fingerprints(plan), {"layers": plan.layers}
+    check_same_model("folder", {**header, **before}, plan)
+    parts = {"targets": plan.targets[0].layer.weight, "others": model[0].blocks[0].up.bias}
+    for part, parameter in parts.items():
+        with torch.no_grad():
+            parameter.view(-1)[0] += 1
+        now = fingerprints(plan)
+        assert {name for name in now if now[name] != before[name]} == {part}
+        with pytest.raises(ValueError, match=rf"that folder was saved with: its {part} differ\."):
+            check_same_model("folder", {**header, **before}, plan)
+        check_same_model("folder", {"layers": {}, **before}, plan)  # other layers are another error
+        before = now

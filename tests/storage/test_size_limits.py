@@ -86,6 +86,12 @@ def test_numbers_that_count_parts_are_found_at_any_depth_of_a_config(asked, beyo
         check_counts(path)
 
 
+def test_a_config_without_weights_has_none_that_pay_for_its_layers(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"num_layers": 1001}))
+    with pytest.raises(ValueError, match=r"num_layers=1e\+03, and the weights beside it are 0 tensors\. Save it again"):
+        check_counts(tmp_path / "config.json")
+
+
 def test_as_many_layers_as_there_are_tensors_are_allowed(tmp_path):
     path = write_tensors(tmp_path, 1005)
     for asked, fits in ((1005, True), (1006, False)):

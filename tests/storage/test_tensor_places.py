@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nxm_hf.storage import tensor_places as places
 from nxm_hf.storage.tensor_places import tensor_places
 
 
@@ -26,9 +27,9 @@ def test_the_bytes_at_a_place_are_those_of_the_tensor(tmp_path):
     }
     path = tmp_path / "file.safetensors"
     save_file(tensors, path, {"format": "pt"})
-    content, places = path.read_bytes(), tensor_places(path)
-    assert places.keys() == tensors.keys()
-    for name, (entry, begin, end) in places.items():
+    content, found = path.read_bytes(), tensor_places(path)
+    assert found.keys() == tensors.keys()
+    for name, (entry, begin, end) in found.items():
         assert entry.name == name and entry.shape == tuple(tensors[name].shape)
         assert content[begin:end] == tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes()
 
@@ -73,3 +74,12 @@ def test_a_place_that_does_not_fit_its_tensor_or_its_file_is_left_out(change, tm
     good = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     write(tmp_path / "file", {"good": good, "bad": {**good, **change}}, np.arange(8, dtype=np.uint8).tobytes())
     assert tensor_places(tmp_path / "file").keys() == {"good"}
+
+
+def test_a_file_may_end_with_its_header_which_may_be_as_long_as_safetensors_takes(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write(path, {"none": {"dtype": "F32", "shape": [0, 2], "data_offsets": [0, 0]}})
+    assert places._MAX_HEADER == 10**8
+    for limit, fits in ((path.stat().st_size - 8, True), (path.stat().st_size - 9, False)):
+        monkeypatch.setattr(places, "_MAX_HEADER", limit)
+        assert (tensor_places(path).keys() == {"none"}) == fits
