@@ -11,9 +11,10 @@ from nxm_hf.pruners.hessian import BIAS_MODES, Hessian, correct_bias
 from nxm_hf.pruners.least_squares import least_squares
 from nxm_hf.pruners.sparsegpt import obs_sweep
 from nxm_hf.settings import at_least_one, at_least_zero, one_of
+from nxm_hf.solvers import weight_ops
 
 RHO_GROWTH = ((0.1, 1.1), (0.0, 1.07))  # (share of the mask that an iteration changed, factor of rho above it)
-SETTLED = 0.001  # share of the mask; the search ends when an iteration changes less
+SETTLED = 0.003  # share of the mask; the search ends when an iteration changes less
 RESTART = 0.2  # factor of rho as long as the mask has hardly changed: the first rho was too large
 
 
@@ -21,7 +22,7 @@ RESTART = 0.2  # factor of rho as long as the mask has hardly changed: the first
 class ALPS(OneShot):
     """Find mask and weights together by ADMM, with the error of the layer's outputs as the objective.
 
-        V = (H + rho I)^-1 (H W + rho (Z - U)),   Z = P(V + U),   U = U + V - Z,   on inputs scaled to norm 1
+        V = W + rho (H + rho I)^-1 (Z - U - W),   Z = P(V + U),   U = U + V - Z,   on inputs scaled to norm 1
 
     Reference: Meng et al., 2024, https://arxiv.org/abs/2406.07831
     Relations: starts from the weights of `sparsegpt`; with a fixed mask it would be `adaprune`.
@@ -40,7 +41,7 @@ class ALPS(OneShot):
 
     damping: float = 0.1
     bias: str = "after"
-    rho: float = 0.1
+    rho: float = 0.15
     steps: int = 300
     tolerance: float = 1e-3
 
@@ -90,21 +91,46 @@ def admm_search(
     Returns:
         The sparse iterate Z and its mask.
     """
-    values, vectors, scale = hessian.scaled_eigen(weight.dtype)
-    target = ((weight * scale) @ vectors) * values  # H W in the eigenbasis of H, where H + rho I is diagonal
-    sparse, mask = start.weight * scale, start.mask
-    dual = torch.zeros_like(sparse)
-    has_moved = False
+    step = _Step(hessian, weight.dtype)
+    dense, sparse, mask = weight * step.scale, start.weight * step.scale, start.mask
+    kept, has_moved = int(mask.sum()), False
+    shifted = dense.clone()  # W + U
     for _ in range(steps):
-        fitted = ((target + rho * ((sparse - dual) @ vectors)) / (values + rho)) @ vectors.T
-        dual += fitted
-        last_mask, mask = mask, pattern.nearest(dual)
-        sparse = dual * mask
-        dual -= sparse
-        changed = int((mask ^ last_mask).sum()) / (2 * int(mask.sum()))
+        fitted = step(sparse - shifted, rho).add_(shifted)  # V + U
+        last_mask, mask = mask, pattern.nearest(fitted)
+        sparse = weight_ops.kept(fitted, mask, sparse)
+        changed = int(torch.count_nonzero(mask ^ last_mask)) / (2 * kept)
         if has_moved and changed < SETTLED:
             break
         has_moved = has_moved or changed >= SETTLED
         factor = next(growth for share, growth in RHO_GROWTH if changed > share) if has_moved else RESTART
-        rho, dual = rho * factor, dual / factor  # the dual is scaled by rho, so it shrinks as rho grows
-    return apply_mask(sparse / scale, mask)
+        rho *= factor
+        # U is scaled by rho, so it shrinks as rho grows.
+        torch.add(dense, fitted.sub_(sparse), alpha=1 / factor, out=shifted)
+    return apply_mask(sparse / step.scale, mask)
+
+
+class _Step:
+    """Computes V - W of an iteration, rho (H + rho I)^-1 (Z - U - W), in the eigenbasis of H on scaled inputs.
+
+    With `has_fast_bfloat16`, products of fp32 weights are in bfloat16. V - W is a small part of V, so its rounding
+    hardly changes masks; the fit at the end is in fp32.
+    """
+
+    def __init__(self, hessian: Hessian, dtype: torch.dtype):
+        self._values, vectors, self.scale = hessian.scaled_eigen(dtype)
+        self._type = torch.bfloat16 if dtype == torch.float32 and has_fast_bfloat16(vectors.device) else dtype
+        self._vectors = vectors.to(self._type)
+
+    def __call__(self, pull: Tensor, rho: float) -> Tensor:
+        rotated = (pull.to(self._type) @ self._vectors).mul_((rho / (self._values + rho)).to(self._type))
+        return (rotated @ self._vectors.T).to(pull.dtype)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether products in bfloat16 take a fraction of the time of those in fp32: on CPUs with AMX.
+
+    Args:
+        device: Where to compute.
+    """
+    return device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.cpu._is_amx_tile_supported()
