@@ -11,9 +11,10 @@ from nxm_hf.pruners.hessian import BIAS_MODES, Hessian, correct_bias
 from nxm_hf.pruners.least_squares import least_squares
 from nxm_hf.pruners.sparsegpt import obs_sweep
 from nxm_hf.settings import at_least_one, at_least_zero, one_of
+from nxm_hf.solvers import weight_ops
 
 RHO_GROWTH = ((0.1, 1.1), (0.0, 1.07))  # (share of the mask that an iteration changed, factor of rho above it)
-SETTLED = 0.001  # share of the mask; the search ends when an iteration changes less
+SETTLED = 0.003  # share of the mask; the search ends when an iteration changes less
 RESTART = 0.2  # factor of rho as long as the mask has hardly changed: the first rho was too large
 
 
@@ -21,7 +22,7 @@ RESTART = 0.2  # factor of rho as long as the mask has hardly changed: the first
 class ALPS(OneShot):
     """Find mask and weights together by ADMM, with the error of the layer's outputs as the objective.
 
-        V = (H + rho I)^-1 (H W + rho (Z - U)),   Z = P(V + U),   U = U + V - Z,   on inputs scaled to norm 1
+        V = W + rho (H + rho I)^-1 (Z - U - W),   Z = P(V + U),   U = U + V - Z,   on inputs scaled to norm 1
 
     Reference: Meng et al., 2024, https://arxiv.org/abs/2406.07831
     Relations: starts from the weights of `sparsegpt`; with a fixed mask it would be `adaprune`.
@@ -40,9 +41,9 @@ class ALPS(OneShot):
 
     damping: float = 0.1
     bias: str = "after"
-    rho: float = 0.1
+    rho: float = 0.15
     steps: int = 300
-    tolerance: float = 1e-3
+    tolerance: float = 3e-3
 
     def __post_init__(self) -> None:
         at_least_zero("alps", "damping", self.damping, example=0.01)
@@ -57,7 +58,7 @@ class ALPS(OneShot):
         hessian = Hessian.for_bias_mode(inputs, self.damping, bias, self.bias)
         live = torch.where(hessian.dead, 0, weight)  # to prune the weight of a dead input costs nothing
         swept = obs_sweep(live, hessian, pattern)
-        found = admm_search(live, hessian, pattern, swept, self.rho, self.steps)
+        found = admm_search(live, hessian, pattern, swept, self.rho, self.steps, product_type(weight))
         mask, start = _better(live, swept, found, hessian, pattern)
         fitted = least_squares(live, mask, start, hessian, self.tolerance)
         fitted = torch.where(hessian.dead, weight, fitted)
@@ -74,8 +75,28 @@ def _better(
     return torch.where(first, one.mask, other.mask), torch.where(first, one.weight, other.weight)
 
 
+def product_type(weight: Tensor) -> torch.dtype:
+    """Return the type of the products of the search: bfloat16 for fp32 on a CPU with AMX, else that of the weight.
+
+    With AMX, a product in bfloat16 takes about a fifth of the time of one in fp32.
+
+    Args:
+        weight: The weight to prune.
+    """
+    on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)  # torch has no public name for it
+    rounds = on_cpu and weight.dtype == torch.float32 and has_amx is not None and has_amx()
+    return torch.bfloat16 if rounds else weight.dtype
+
+
 def admm_search(
-    weight: Tensor, hessian: Hessian, pattern: Pattern, start: PrunedWeight, rho: float, steps: int
+    weight: Tensor,
+    hessian: Hessian,
+    pattern: Pattern,
+    start: PrunedWeight,
+    rho: float,
+    steps: int,
+    products: torch.dtype,
 ) -> PrunedWeight:
     """Run ADMM until the mask hardly changes. The more of the mask changes, the faster rho grows.
 
@@ -86,25 +107,28 @@ def admm_search(
         start: The Z to start from, and its mask.
         rho: The penalty at the start.
         steps: The largest number of iterations.
+        products: The type to multiply in. V - W is computed in it; W itself is not rounded.
 
     Returns:
         The sparse iterate Z and its mask.
     """
     values, vectors, scale = hessian.scaled_eigen(weight.dtype)
-    target = ((weight * scale) @ vectors) * values  # H W in the eigenbasis of H, where H + rho I is diagonal
-    sparse, mask = start.weight * scale, start.mask
-    dual = torch.zeros_like(sparse)
-    has_moved = False
+    vectors = vectors.to(products)
+    dense, sparse, mask = weight * scale, start.weight * scale, start.mask
+    kept, has_moved = int(mask.sum()), False
+    shifted = dense.clone()  # W + U
     for _ in range(steps):
-        fitted = ((target + rho * ((sparse - dual) @ vectors)) / (values + rho)) @ vectors.T
-        dual += fitted
-        last_mask, mask = mask, pattern.nearest(dual)
-        sparse = dual * mask
-        dual -= sparse
-        changed = int((mask ^ last_mask).sum()) / (2 * int(mask.sum()))
+        # V - W = rho (H + rho I)^-1 (Z - U - W), in the eigenbasis of H, where H + rho I is diagonal
+        rotated = (sparse - shifted).to(products) @ vectors
+        rotated *= (rho / (values + rho)).to(products)
+        fitted = (rotated @ vectors.T).to(weight.dtype).add_(shifted)  # V + U
+        last_mask, mask = mask, pattern.nearest(fitted)
+        sparse = weight_ops.kept(fitted, mask, sparse)
+        changed = int(torch.count_nonzero(mask ^ last_mask)) / (2 * kept)
         if has_moved and changed < SETTLED:
             break
         has_moved = has_moved or changed >= SETTLED
         factor = next(growth for share, growth in RHO_GROWTH if changed > share) if has_moved else RESTART
-        rho, dual = rho * factor, dual / factor  # the dual is scaled by rho, so it shrinks as rho grows
+        rho *= factor
+        shifted = torch.add(dense, fitted.sub_(sparse), alpha=1 / factor)  # U is scaled by rho: it shrinks as rho grows
     return apply_mask(sparse / scale, mask)

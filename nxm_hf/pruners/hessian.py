@@ -9,6 +9,7 @@ from torch import Tensor
 from nxm_hf.pruners.base import Inputs, PrunedWeight
 
 CONSTANT_INPUT = 1e-6  # an input is constant if its variance is below this share of its mean square
+STRIP = 256  # rows of the inverse that are computed at a time
 BIAS_MODES = ("after", "joint", "keep")
 
 
@@ -83,8 +84,7 @@ class Hessian:
             dtype: The type to compute in.
         """
         if dtype not in self._inverse:
-            factor = self.factor.to(dtype)
-            self._inverse[dtype] = factor.T @ factor
+            self._inverse[dtype] = _product_with_transpose(self.factor.to(dtype))
         return self._inverse[dtype]
 
     def scaled_eigen(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,6 +142,19 @@ def correct_bias(
     if bias is not None and bias_mode != "keep":
         pruned.bias = bias + (weight - pruned.weight) @ inputs.mean.to(weight.dtype)
     return pruned
+
+
+def _product_with_transpose(factor: Tensor) -> Tensor:
+    """Return U^T U for an upper triangular U. Entries below the diagonal are zero.
+
+    The result is symmetric, so a strip of rows is computed from the diagonal on, and mirrored.
+    """
+    product = torch.empty_like(factor, memory_format=torch.contiguous_format)
+    for begin in range(0, len(factor), STRIP):
+        end = begin + STRIP
+        torch.mm(factor[:end, begin:end].T, factor[:end, begin:], out=product[begin:end, begin:])
+        product[end:, begin:end] = product[begin:end, end:].T
+    return product
 
 
 def _damp_and_factorise(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:

@@ -59,8 +59,7 @@ def prune(
         pattern: Where zeros may stand, such as "2:4"; or a mapping by role, such as
             `{"ffn": "2:4", "default": "4:8"}`.
         method: A name of `nxm_hf.pruners.names()`, or a `nxm_hf.pruners.OneShot` object. By default "alps" with
-            calibration data, which loses least and takes about three times as long as "sparsegpt"; and "magnitude"
-            without.
+            calibration data, which loses least and takes longer than "sparsegpt"; and "magnitude" without.
         calibration: Data for statistics of the layers' inputs: a list of texts, a file, the name of a Hub dataset, or
             ready batches (dicts of tensors). A file is .txt, .parquet, .csv, .tsv or .jsonl. "magnitude" needs none.
         tokenizer: The tokenizer of the texts; by default that of a SentenceTransformer or CrossEncoder itself, or of

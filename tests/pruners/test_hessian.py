@@ -28,6 +28,14 @@ def test_the_factor_of_the_hessian_is_that_of_its_inverse(centred):
     assert hessian.factor.numpy() == pytest.approx(np.linalg.cholesky(inverse).T, rel=1e-7, abs=1e-10)
 
 
+@pytest.mark.parametrize("width", [256, 257, 600])
+def test_the_inverse_of_a_wide_hessian_is_that_of_numpy(width):
+    hessian = Hessian.from_inputs(statistics(tokens(2 * width, width)), 0.01, centred=False)
+    inverse = hessian.inverse(torch.float64)
+    assert inverse.numpy() == pytest.approx(np.linalg.inv(hessian.matrix.numpy()), rel=1e-6, abs=1e-9)
+    assert torch.equal(inverse, inverse.T)
+
+
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_inverse_and_eigenvectors_are_computed_once_in_each_type(dtype, close):
     hessian = Hessian.from_inputs(statistics(tokens()), 0.01, centred=False)
