@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from statistics import mean
 from typing import Any
 
 MAX_WIDTH = 100
@@ -34,11 +35,6 @@ class Measurement:
     def name_in_results(self) -> str:
         """Return what the results call the recipe, as compare.py names it."""
         return self.measured_as or self.recipe
-
-    @property
-    def sort_key(self) -> tuple[float, ...]:
-        """Sort by number of tasks, then by seeds, then by gap closed, largest first."""
-        return -len(self.tasks), -self.seeds, -self.gap_closed
 
 
 def _read(name: str) -> Any:
@@ -119,18 +115,33 @@ def _canonical(pattern: str) -> str:
 
 
 def _measured(pattern: str) -> list[Measurement]:
+    """Return the measurements with a pattern, those of the best recipe first, and of a recipe those with most seeds."""
     pattern = _canonical(pattern)
-    return sorted((one for one in MEASUREMENTS if one.pattern == pattern), key=lambda one: one.sort_key)
+    found = [one for one in MEASUREMENTS if one.pattern == pattern]
+    shares = {one.recipe: _by_task(one.recipe, found) for one in found}
+
+    def key(one: Measurement) -> tuple:
+        of_recipe = shares[one.recipe]
+        return -len(of_recipe), -mean(of_recipe.values()), one.recipe, -len(one.tasks), -one.seeds, -one.gap_closed
+
+    return sorted(found, key=key)
+
+
+def _by_task(recipe: str, measured: Sequence[Measurement]) -> dict[str, float]:
+    """Return the share of the gap that a recipe closes on each task, by the measurement with most tasks and seeds."""
+    of_recipe = sorted((one for one in measured if one.recipe == recipe), key=lambda one: (len(one.tasks), one.seeds))
+    return {task: one.gap_closed for one in of_recipe for task in one.tasks}
 
 
 def _recommendation(pattern: str, measured: Sequence[Measurement]) -> str:
     if not measured:
         return f"Nothing has been measured with {pattern} yet; start with the default, admm with no settings."
-    best = measured[0]
-    tasks = ", ".join(f"{name} ({TASKS[name]} rows)" for name in best.tasks)
-    shares = ", ".join(_share(one, best.tasks) for one in measured)
+    recipe = measured[0].recipe
+    tasks = tuple(dict.fromkeys(task for one in measured if one.recipe == recipe for task in one.tasks))
+    named = ", ".join(f"{name} ({TASKS[name]} rows)" for name in tasks)
+    shares = ", ".join(_share(one, tasks) for one in measured)
     return (
-        f"For {pattern} start with {best.recipe}. Measured on {tasks} with {MODEL}, each recipe closes this share of "
+        f"For {pattern} start with {recipe}. Measured on {named} with {MODEL}, each recipe closes this share of "
         f"the gap between asp (0%) and dense training (100%): {shares}."
     )
 

@@ -84,5 +84,5 @@ def test_a_trial_that_fails_says_why_and_the_others_are_kept(model, rows, tmp_pa
     )
     with pytest.raises(TrialsFailed, match=r"1 of 1 trials failed; their logs: .*\.log"):
         Runner(tmp_path).run([good, bad])
-    assert "failed: ValueError: " in capsys.readouterr().out
+    assert "failed: run_glue.py: " in capsys.readouterr().out
     assert list(RecordFile(tmp_path / "results.jsonl").records) == [good.name]

@@ -40,7 +40,8 @@ def test_recipes_lists_the_whole_catalogue_within_the_terminal(width, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "more", [[], ["--rows", "4000"], ["--rows", "400000"], ["--pattern", "4:8"], ["--pattern", "3:7"]]
+    "more",
+    [[], ["--rows", "4000"], ["--rows", "400000"], ["--pattern", "4:8"], ["--pattern", "1:4"], ["--pattern", "3:7"]],
 )
 def test_recipes_says_what_to_start_with_and_what_that_rests_on(more, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
@@ -48,17 +49,32 @@ def test_recipes_says_what_to_start_with_and_what_that_rests_on(more, monkeypatc
     shown = " ".join(capsys.readouterr().out.split())
     assert ("Kao et al." in shown) == (not more)  # the catalogue only where nothing is asked
     pattern = more[1] if "--pattern" in more else "2:4"
-    measured = sorted(
-        (one for one in recipe_guide.MEASUREMENTS if one.pattern == pattern), key=lambda one: one.sort_key
-    )
+    measured = [one for one in recipe_guide.MEASUREMENTS if one.pattern == pattern]
     shares = {f"{one.recipe} {one.gap_closed:.0%} (" for one in recipe_guide.MEASUREMENTS}
     assert {text for text in shares if f" {text}" in shown} == {f"{x.recipe} {x.gap_closed:.0%} (" for x in measured}
     if measured:
-        best = max(measured, key=lambda one: (len(one.tasks), one.seeds, one.gap_closed))
-        assert f"start with {best.recipe}." in shown and all(f"{task} (" in shown for task in best.tasks)
+        best = {"2:4": "admm", "4:8": "admm", "1:4": "alps"}[pattern]
+        tasks = {task for one in measured if one.recipe == best for task in one.tasks}
+        assert f"start with {best}." in shown and all(f"{task} (" in shown for task in tasks)
         assert ("only a guess" in shown) == ("400000" in more)
     else:
         assert f"Nothing has been measured with {pattern}" in shown
+
+
+def test_recipes_are_ranked_by_their_tasks_and_then_by_the_mean_over_them(monkeypatch):
+    """More seeds of one task do not rank a recipe above one that was measured on more tasks."""
+    rows = [("a", 0.9, 3, "MRPC"), ("b", 0.4, 1, "MRPC"), ("b", 0.6, 2, "CoLA"), ("c", 0.9, 1, "CoLA")]
+    rows += [("c", 0.2, 2, "MRPC"), ("c", 0.9, 1, "MRPC")]
+    measured = [recipe_guide.Measurement(name, "3:7", gap, seeds, (task,)) for name, gap, seeds, task in rows]
+    monkeypatch.setattr(recipe_guide, "MEASUREMENTS", (*recipe_guide.MEASUREMENTS, *measured))
+    ranked = [(one["recipe"], one["seeds"], one["tasks"]) for one in recipe_guide.as_dict("3:7")["measurements"]]
+    assert ranked == [
+        *[("c", 2, ("MRPC",)), ("c", 1, ("CoLA",)), ("c", 1, ("MRPC",))],
+        *[("b", 2, ("CoLA",)), ("b", 1, ("MRPC",)), ("a", 3, ("MRPC",))],
+    ]
+    words = " ".join(recipe_guide.advice(100, pattern="3:7").split())
+    assert "start with c. Measured on MRPC (3668 rows), CoLA (8551 rows) with" in words
+    assert "c 20% (2 seeds on MRPC), c 90% (1 seed on CoLA), c 90% (1 seed on MRPC), b 60%" in words
 
 
 def test_the_guide_says_how_to_write_what_it_advises():
