@@ -51,20 +51,31 @@ class DeployedView:
         self._training = {}
         try:
             counted = change(self._training)
+            self.record(verify_targets(self._plan.targets, counted))
         except BaseException:
             self.leave()
             raise
-        self.record(verify_targets(self._plan.targets, counted))
+
+    def leave(self) -> None:
+        """Go back to the training view, if the deployed view is shown. An interrupt is raised when that is done."""
+        if (training := self._training) is None:
+            return
+        try:
+            self._go_back(training)
+        except BaseException:
+            self._go_back(training)  # the rest of the weights
+            raise
 
     @torch.no_grad()
-    def leave(self) -> None:
-        """Go back to the training view, if the deployed view is shown."""
-        if self._training is None:
-            return
+    def _go_back(self, training: dict[str, Held]) -> None:
+        """Put back each weight that differs, and forget what is held of it."""
         for target in self._plan.trained:
-            put_back(target, self._training.get(target.name), self._training.get(target.name + BIAS))
-        self._training = None
+            names = target.name, target.name + BIAS
+            put_back(target, *map(training.get, names))
+            for name in names:
+                training.pop(name, None)
         remove_record(self._plan.model, only_if_trained=True)
+        self._training = None
 
     def keep(self) -> None:
         """Make what is shown the weights of the model for good, and verify them.

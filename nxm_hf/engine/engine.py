@@ -223,8 +223,8 @@ class Engine:
         if self.is_deployed:
             yield
             return
-        self.deploy(preview)
         try:
+            self.deploy(preview)
             yield
         finally:
             self.undeploy()

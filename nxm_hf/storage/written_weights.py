@@ -55,7 +55,8 @@ def given_parameters(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list
         model: The model.
         state_dict: The state dict. Only whole tensors of it count.
     """
-    own = {plain_name(name) for name, _ in model.named_parameters()}
+    # All names of a parameter: a state dict of another type holds a copy of a tied weight under each.
+    own = {plain_name(name) for name, _ in model.named_parameters(remove_duplicate=False)}
     named = [(plain_name(name), tensor) for name, tensor in state_dict.items()]
     return [OtherParameter(name, tensor.detach()) for name, tensor in named if name in own and local(tensor) is tensor]
 

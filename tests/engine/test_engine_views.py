@@ -3,12 +3,14 @@
 import json
 import logging
 import math
+import sys
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nxm_hf import NxMConfig, attach, prune, verify
+from nxm_hf.engine import deployed_view, preview
 from nxm_hf.layers.find import find_layers
 from nxm_hf.patterns import parse
 from tests.support.grids import EACH_SPARSE_RECIPE, WINDOWS
@@ -72,6 +74,43 @@ def test_an_exception_inside_the_deployed_view_brings_the_training_view_back(rec
     with pytest.raises(error), engine.deployed():
         raise error
     assert not engine.is_deployed and same(before, all_tensors(model, engine))
+
+
+def interrupted_at(number: int, act) -> bool:
+    """Raise KeyboardInterrupt when the deployed view calls its `number`-th function. Return False if it calls fewer."""
+    left = number
+
+    def count(frame, event, _):
+        nonlocal left
+        caller = frame.f_back.f_code if event == "call" and frame.f_back is not None else None
+        left -= caller is not None and caller.co_filename in (deployed_view.__file__, preview.__file__)
+        if left < 0:
+            raise KeyboardInterrupt  # Python then removes this function
+
+    sys.setprofile(count)
+    try:
+        act()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+@pytest.mark.parametrize("recipe", ["ste", "admm"])
+def test_an_interrupt_on_the_way_to_the_deployed_view_or_back_leaves_the_training_view(recipe, caplog):
+    model, engine = trained(short(recipe), steps=4, total=TOTAL)
+    before = all_tensors(model, engine)
+
+    def look():
+        with engine.deployed():
+            pass
+
+    number = 0
+    while interrupted_at(number, look):
+        assert not engine.is_deployed and same(before.values(), all_tensors(model, engine).values()), number
+        number += 1
+    assert number > 3 * len(engine.plan.targets) and not caplog.messages
 
 
 class Breaks:

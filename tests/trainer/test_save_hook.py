@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertForSequenceClassification, PreTrainedModel
+from transformers import BertForSequenceClassification, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from nxm_hf import NxMConfig, prune, verify
 from nxm_hf.layers.plan import Plan
@@ -16,7 +16,7 @@ from nxm_hf.storage.manifest import changed_files
 from nxm_hf.storage.replacing import SAVING
 from nxm_hf.trainer.save_hook import SaveHook
 from tests.support.containers import Encoder, make_encoder
-from tests.support.models import assert_equal_weights, make_bert
+from tests.support.models import SHAPE, TOKENS, assert_equal_weights, make_bert
 from tests.support.saving import lose_a_bit
 from tests.support.sharded_loops import MIXTURE
 from tests.support.training import make_12_step_trainer
@@ -179,6 +179,20 @@ def test_what_a_caller_saves_of_other_weights_or_under_other_names_is_compared_w
     if lost:
         assert load_file(tmp_path / "model.safetensors").keys() == before.keys()
         assert not list(tmp_path.glob("*fp16*"))
+
+
+@pytest.mark.parametrize("lost", ["", "model.embed_tokens.weight", "lm_head.weight"])
+def test_each_copy_of_a_tied_weight_is_compared(lost, tmp_path, monkeypatch):
+    """A state dict in half precision has two of them, and `from_pretrained` reads both."""
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE, **TOKENS, tie_word_embeddings=True))
+    prune(model, "2:4")
+    half = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    if lost:
+        lose_a_bit(monkeypatch, LlamaForCausalLM, "save_pretrained", lost)
+    SaveHook(model, model, plan=Plan.of(model, NxMConfig("asp"))).attach()
+    with pytest.raises(RuntimeError, match=rf"^{lost} in .* is not the weight") if lost else nullcontext():
+        model.save_pretrained(tmp_path, state_dict=dict(half))
+    assert lost or load_file(tmp_path / "model.safetensors").keys() == half.keys()
 
 
 @pytest.mark.parametrize("lost", [False, True])
