@@ -7,6 +7,7 @@ from nxm_hf import NxMConfig
 from nxm_hf.methods import PHASES, Masked, Phases, keep
 from nxm_hf.methods.base import measure_alone
 from nxm_hf.methods.schedules import Clock
+from nxm_hf.methods.scores import as_mask
 from tests.support.method_runs import OVER_OPTIMIZERS, PATTERN, STEPS, TWO_FOUR, assert_agrees, by_algorithm_1
 from tests.support.scores import Remembered, generator
 from tests.support.toy_training import OPTIMIZERS, same
@@ -174,7 +175,9 @@ def test_what_is_told_to_be_kept_at_the_end_is_what_finish_leaves(recipe):
             end, copies = weight.clone(), {name: value.clone() for name, value in state.items()}
             mask = method.finish(end, copies, clock)
             if kept is not None:
-                assert torch.equal(kept[1], mask) and torch.equal(torch.where(mask, kept[0], 0.0), end)
+                assert torch.equal(as_mask(kept[1], kept[0]), mask) and torch.equal(
+                    torch.where(mask, kept[0], 0.0), end
+                )
     assert told == {("warmup", False), ("recipe", True), ("settle", True)}
 
 
