@@ -176,7 +176,7 @@ class Keeping:
         return True
 
     def _counter(self, weight: Tensor, pattern: Pattern) -> PartCounter | None:
-        """Return what counts the parts of a weight, if all groups of its pattern lie within parts."""
+        """Return a counter for the parts of a weight, or None if a group of its pattern can lie in two parts."""
         if not isinstance(pattern, NM) or any(size % pattern.m for size in (IN_CACHE, _PART, weight.shape[-1])):
             return None
         kind = weight.dtype, pattern
@@ -186,7 +186,7 @@ class Keeping:
 
 
 def _masks_of_parts(source: Tensor, pattern: Pattern) -> Tensor | PartMasks:
-    """Return what makes the masks of the largest entries part by part, or the whole mask where nothing does so."""
+    """Return a `PartMasks` for the largest entries of a pattern, or the whole mask if no kernel solves parts."""
     if isinstance(pattern, NM) and not _PART % (LANES * pattern.m) and can_solve_parts(source, pattern):
         pattern.check(source.shape)
         return PartMasks(source, pattern.n, pattern.m)

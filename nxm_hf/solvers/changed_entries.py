@@ -85,7 +85,7 @@ def can_keep(entries: Tensor) -> bool:
 
 
 class Room:
-    """Room for what changes overwrite. Each part takes as much as it needs, so nothing is copied to save memory."""
+    """Give memory for what changes overwrite. Each part takes as much as it needs, so nothing is copied later."""
 
     def __init__(self) -> None:
         self._piece, self._used = np.empty(0, np.uint8), 0
