@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map_only
+from transformers.utils.logging import tqdm
 
 from nxm_hf.layers.modules import is_linear
 from nxm_hf.layers.plan import Target
@@ -219,12 +220,14 @@ def _train(
         tensor.requires_grad_()
     kept = torch.cat([trained[name].detach()[mask] for name, mask in masks.items()])
     scale = float(kept.square().mean().sqrt())
-    fused = settings.scope == "model"  # several times as fast on many weights; its rounding differs
-    optimizer = torch.optim.Adam(trained.values(), lr=settings.learning_rate * scale, fused=fused or None)
+    whole_model = settings.scope == "model"
+    fused = whole_model or None  # several times as fast on many weights; its rounding differs
+    optimizer = torch.optim.Adam(trained.values(), lr=settings.learning_rate * scale, fused=fused)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / settings.steps)
     generator = torch.Generator().manual_seed(settings.seed)
     order: list[int] = []
-    for _ in range(settings.steps):
+    # Of blocks, "Pruning blocks" is the progress.
+    for _ in tqdm(range(settings.steps), desc="Fitting the model", dynamic_ncols=True, disable=not whole_model):
         order = order or torch.randperm(len(calls), generator=generator).tolist()
         lost, whole = calls[order.pop()].squared_error(block, tensors)
         loss = lost / whole.clamp(min=torch.finfo(whole.dtype).tiny)

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from transformers.utils import logging
 
 from nxm_hf import prune, verify
 from nxm_hf.layers.find import find_layers
@@ -110,3 +111,12 @@ def test_a_directory_gives_the_same_weights_as_memory_and_says_how_it_was_fitted
     assert_equal_weights(load_model(tmp_path / "out"), model)
     result = PruningResult.read(tmp_path / "out")
     assert result.reconstruct["scope"] == "model" and [block.name for block in result.blocks] == [WHOLE_MODEL]
+
+
+@pytest.mark.parametrize("scope", ["model", "block"])
+def test_steps_of_a_fit_of_the_model_show_their_progress(scope, monkeypatch, capsys):
+    monkeypatch.setattr(logging, "_tqdm_active", True)  # for all tests it is off
+    prune(make_bert(), "2:4", "wanda", TEXTS, report=False, reconstruct={"scope": scope, "steps": 7})
+    progress = capsys.readouterr().err
+    assert "Pruning blocks" in progress
+    assert ("Fitting the model: 100%" in progress and "7/7" in progress) == (scope == "model")
