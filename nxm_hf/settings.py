@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -53,9 +53,8 @@ class Registry:
         """
         canonical = str(name).strip().lower().replace("_", "-")
         if canonical not in self._factories:
-            close = difflib.get_close_matches(canonical, self._factories, n=1, cutoff=0.5)
-            hint = f" Write {close[0]!r}." if close else ""
             names = ", ".join(self._factories)
+            hint = _nearest(canonical, self._factories)
             raise ValueError(f"There is no {self.noun} {name!r}. The catalogue has: {names}.{hint}")
         return canonical, self._factories[canonical]
 
@@ -83,7 +82,9 @@ class Registry:
         known = self.settings(name)
         if unknown := sorted(set(settings) - set(known)):
             has = f"has the settings {', '.join(known)}" if known else "has no settings"
-            raise ValueError(f"The {self.noun} {name!r} {has}; got {', '.join(map(repr, unknown))}.")
+            raise ValueError(
+                f"The {self.noun} {name!r} {has}; got {', '.join(map(repr, unknown))}.{_nearest(unknown[0], known)}"
+            )
         return factory(*arguments, **settings)
 
     def describe(self, name: str) -> tuple[str, str]:
@@ -161,5 +162,12 @@ def one_of(name: str, setting: str, value: T, choices: Sequence[Any]) -> T:
     """
     if value not in choices:
         listed = ", ".join(map(repr, choices))
-        raise ValueError(f"{setting} of {name} must be one of {listed}; got {value!r}.")
+        hint = _nearest(value, [choice for choice in choices if isinstance(choice, str)])
+        raise ValueError(f"{setting} of {name} must be one of {listed}; got {value!r}.{hint}")
     return value
+
+
+def _nearest(text: object, names: Iterable[str]) -> str:
+    """Return the sentence that tells the reader to write the nearest of some names, or "" if none is near."""
+    close = difflib.get_close_matches(str(text), list(names), n=1, cutoff=0.5)
+    return f" Write {close[0]!r}." if close else ""

@@ -4,6 +4,8 @@ To train on rows of another form, change this file alone.
 """
 
 import logging
+import math
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("run_glue")
 GLUE = "nyu-mll/glue"
+TWICE = re.compile(r"(.+)\.\d+")  # pandas reads a second column "label" as "label.1"
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
@@ -99,7 +102,7 @@ class DataOptions:
 
 def read_files(files: dict[str, list[str]]) -> datasets.DatasetDict:
     """Read files of one type. A column 'label' with nothing in it is left out."""
-    paths = [path for of_split in files.values() for path in of_split]
+    paths = list(dict.fromkeys(path for of_split in files.values() for path in of_split))
     endings = {Path(path).suffix for path in paths}
     if absent := [path for path in paths if not Path(path).is_file()]:
         raise DataError(f"There is no file {', '.join(absent)}. Name a file of rows.")
@@ -125,13 +128,17 @@ def read_split(reader: str, split: str, paths: list[str], options: dict[str, str
         while cause := causes[-1].__cause__ or causes[-1].__context__:
             causes.append(cause)
         reason = next((str(each).strip().split("\n")[0] for each in reversed(causes) if str(each)), "no data")
-        if "no data" in reason:
+        if "no data" in reason or "BatchSize" in reason:  # of a csv file, of a parquet file
             raise DataError(f"{', '.join(paths)} has no rows. Name a file of rows.") from error
         raise DataError(
             f"{', '.join(paths)} cannot be read: {reason.rstrip('.')}. Write it anew as {reader}, in UTF-8, with the "
             "same columns in every row."
         ) from error
-    return part.remove_columns("label") if "label" in part.features and set(part["label"]) == {None} else part
+    numbered = {match[1] for name in part.features if (match := TWICE.fullmatch(name))}
+    if reader == "csv" and (twice := sorted(numbered & set(part.features))):
+        raise DataError(f"{', '.join(paths)} has the column {twice[0]!r} twice. Rename or remove one.")
+    has_none = "label" in part.features and all(label is None for label in part["label"])
+    return part.remove_columns("label") if has_none else part
 
 
 def read_folder(folder: Path, task: str) -> datasets.DatasetDict:
@@ -173,10 +180,14 @@ def task_of(data: DataOptions, rows: datasets.DatasetDict) -> Task:
         texts = [name for name in part.features if name != "label" and is_text(part.features[name])]
         if not texts:
             raise DataError(f"{data.source(split)} has no column of text, only {columns(part)}. Add one or two.")
-        labelled = next((each for each in rows.values() if "label" in each.features), None)
+        labelled = next((each for each, part in rows.items() if "label" in part.features), None)
         if labelled is None:
             raise DataError(without_labels(data, split, part))
-        task = Task(tuple(texts[:2]), label_names(labelled))
+        check_labels(data, labelled, rows[labelled])
+        if len(texts) > 1:
+            rest = f"; {', '.join(texts[2:])} is not read" if texts[2:] else ""
+            logger.warning("The input is the text of %s and %s%s.", texts[0], texts[1], rest)
+        task = Task(tuple(texts[:2]), label_names(rows[labelled]))
     for split, part in rows.items():
         check_columns(data, task, split, part)
     return task
@@ -192,13 +203,33 @@ def check_columns(data: DataOptions, task: Task, split: str, part: datasets.Data
             f"{columns(part)}. Rename the columns, or {change}."
         )
     for name in task.texts:
-        if (row := next((i for i, text in enumerate(part[name]) if text is None), None)) is not None:
-            raise DataError(
-                f"{data.source(split)} has no text in row {row + 1}, column {name!r}. Leave the row out. In csv files "
-                "an empty field is no text, nor is a word such as NA or None."
-            )
-    if "label" not in part.features and not split.startswith("test"):
-        raise DataError(without_labels(data, split, part))
+        check_filled(data, split, part, name)
+    if not split.startswith("test"):
+        if "label" not in part.features:
+            raise DataError(without_labels(data, split, part))
+        check_labels(data, split, part)
+
+
+def check_labels(data: DataOptions, split: str, part: datasets.Dataset) -> None:
+    """Raise unless each row has one number or name as its label."""
+    if not isinstance(part.features["label"], datasets.Value | datasets.ClassLabel):
+        raise DataError(
+            f"{data.source(split)} has labels such as {part[0]['label']!r}, which are not all numbers or all names. "
+            "Write one number or one name in each row."
+        )
+    check_filled(data, split, part, "label")
+
+
+def check_filled(data: DataOptions, split: str, part: datasets.Dataset, name: str) -> None:
+    """Raise if a row has nothing in a column. The rows of GLUE may have empty texts."""
+    blanks = (None,) if data.task in TASKS and name != "label" else (None, "")
+    values = (value.strip() if isinstance(value, str) else value for value in part[name])
+    if (row := next((number for number, value in enumerate(values, 1) if value in blanks), None)) is not None:
+        what = "label" if name == "label" else "text"
+        raise DataError(
+            f"{data.source(split)} has no {what} in row {row}, column {name!r}. Leave the row out. In csv files an "
+            f"empty field is no {what}, nor is a word such as NA or None."
+        )
 
 
 def is_text(feature: Any) -> bool:
@@ -227,12 +258,21 @@ def label_names(part: datasets.Dataset) -> tuple[str, ...]:
     if isinstance(feature, datasets.ClassLabel):
         return tuple(feature.names)
     values = set(part["label"]) - {None}  # a row without a label is an error later
+    if len(values) == 1:
+        raise DataError(f"All rows have the label {values.pop()!r}; it takes two to learn from. Add other rows.")
     if feature.dtype.startswith("float"):
         if all(value.is_integer() for value in values):
             logger.warning("The labels are numbers such as 1.0, so they are scores to predict. Write 1 for a class.")
         return ()
-    if len(values) == 1:
-        raise DataError(f"All rows have the label {values.pop()!r}; a classification needs two. Add other rows.")
+    if len(values) == len(part) > 10:
+        raise DataError(
+            f"Each of the {len(part)} rows has a label of its own, such as {min(values)!r}. Write names that several "
+            "rows share, or scores with a fraction such as 3.0."
+        )
+    spellings: dict[str, Any] = {}
+    for value in sorted(values):
+        if (other := spellings.setdefault(str(value).strip().casefold(), value)) != value:
+            raise DataError(f"The labels {other!r} and {value!r} differ in case or spaces only. Write both in one way.")
     return tuple(map(str, sorted(values)))
 
 
@@ -240,8 +280,9 @@ def label_number(label: Any, task: Task) -> float:
     """Return the number of a label, or a score as it is."""
     if not task.labels and label is not None:
         try:
-            return float(label)
-        except ValueError:
+            if math.isfinite(score := float(label)):
+                return score
+        except (TypeError, ValueError):
             pass
     if isinstance(label, float) and label.is_integer():
         label = int(label)

@@ -208,5 +208,6 @@ def read_config_file(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read ({reason}). Correct the file.") from error
     if not isinstance(payload, dict):
-        raise ValueError(f'{path} holds a {type(payload).__name__}; it must be a mapping such as "recipe: admm".')
+        held = "is empty" if payload is None else f"holds a {type(payload).__name__}"
+        raise ValueError(f'{path} {held}; it must be a mapping such as "recipe: admm".')
     return payload

@@ -117,7 +117,10 @@ def explain_unknown(name: str, value: Any, recipe: str, settings: Collection[str
         return f"NxMConfig has no {name}=. Write settings={ {meant: value}!r}."
     if meant is not None:
         return f"NxMConfig has no {name}=. Write {meant}={value!r}."
-    return f"NxMConfig has no {name}=; it has {', '.join(fields)}. Settings of the recipe stand in settings={{...}}."
+    return (
+        f"NxMConfig has no {name}=; it has {', '.join(fields)}. Settings of the recipe stand in settings={{...}}, and "
+        "options such as the learning rate in TrainingArguments."
+    )
 
 
 def as_list(field: str, value: Any) -> list[str] | None:

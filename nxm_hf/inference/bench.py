@@ -150,10 +150,14 @@ def bench(
     shapes = [(rows, tokens) for rows in batch for tokens in length]
     inputs = [_inputs(model, rows, tokens) for rows, tokens in shapes]
     dense = _dense_copy(model)
-    reasons = {each.name: backends_for("auto", each)[1] for each in find_candidates(dense)}
-    candidates = [each for each in find_candidates(dense) if reasons[each.name] is None]
+    found = find_candidates(dense)
+    reasons = {each.name: backends_for("auto", each)[1] for each in found}
+    candidates = [each for each in found if reasons[each.name] is None]
     if not candidates:
-        why = "; ".join(sorted({reason for reason in reasons.values() if reason}))
+        sparse = [
+            each for each in found if each.pattern is not None
+        ]  # dense ones, such as a head, are as they should be
+        why = "; ".join(sorted({str(reasons[each.name]) for each in sparse or found}))
         raise ValueError(f"No layer of this {type(model).__name__} can be packed: {why}.")
     first = candidates[0]
     with eval_no_grad(dense):

@@ -261,7 +261,9 @@ def check_vocabulary(
     """
     remedy = "Pass tokenizer=AutoTokenizer.from_pretrained(...) of the directory that the model is from."
     tokens = list(chain.from_iterable(sequences))
-    unknown = tokens.count(tokenizer.unk_token_id) / len(tokens)
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # those around each text tell nothing
+    words = [token for token in tokens if token not in special] or tokens
+    unknown = words.count(tokenizer.unk_token_id) / len(words)
     if unknown > 0.5:
         raise ValueError(f"The tokenizer does not know {unknown:.0%} of the text's tokens. {remedy}")
     embeddings: Any = model.get_input_embeddings()

@@ -4,7 +4,7 @@ from nxm_hf.methods import ADMM, SCORES
 from nxm_hf.methods.schedules import Constant, Evenly, Every, EveryEpoch, Growth, PeriodicSchedule, Schedule
 from nxm_hf.patterns import Pattern
 from nxm_hf.recipes.base import CALIBRATED_METHODS, CalibratedStart, Recipe, Settings, check_preview
-from nxm_hf.settings import at_least_zero, one_of
+from nxm_hf.settings import at_least_one, at_least_zero, one_of
 
 RHO_START_RATIO = 1e-3
 
@@ -119,7 +119,7 @@ def _growth(rho_schedule: str, rho_start_ratio: float) -> Schedule[float]:
 
 def _update_schedule(steps: int | str) -> PeriodicSchedule:
     if not isinstance(steps, str):
-        return Every(steps)
+        return Every(at_least_one("admm", "steps", steps))
     one_of("admm", "steps", steps, ("auto", "epoch"))
     return EveryEpoch() if steps == "epoch" else Evenly(80)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from nxm_hf.methods import Masked
 from nxm_hf.methods.schedules import ALWAYS, Clock, Every
 from nxm_hf.patterns import NM, Dense, Pattern, Unstructured
-from nxm_hf.settings import at_least_zero
+from nxm_hf.settings import at_least_one, at_least_zero
 
 
 @dataclass(frozen=True)
@@ -52,4 +52,5 @@ def gradual(pattern: Pattern, start_density: float = 1.0, every: int = 100) -> M
     if not pattern.density <= at_least_zero("gradual", "start_density", start_density) <= 1:
         lowest = pattern.density
         raise ValueError(f"start_density of gradual is from {lowest} to 1; got {start_density!r}. Write 1.0.")
-    return Masked(Cubic(pattern, float(start_density)), refresh=Every(every), freeze=ALWAYS)
+    refresh = Every(at_least_one("gradual", "every", every, example=100))
+    return Masked(Cubic(pattern, float(start_density)), refresh=refresh, freeze=ALWAYS)

@@ -3,7 +3,7 @@
 from nxm_hf.methods import Masked
 from nxm_hf.methods.schedules import Constant, Decay, Every
 from nxm_hf.patterns import Pattern
-from nxm_hf.settings import at_least_zero, one_of
+from nxm_hf.settings import at_least_one, at_least_zero, one_of
 
 
 def mask_decay(
@@ -26,4 +26,5 @@ def mask_decay(
     one_of("mask-decay", "grad", grad, ("chain", "ste"))
     rate = None if rate is None else at_least_zero("mask-decay", "rate", rate, example=1e-3)
     gain = Decay(schedule, rate)
-    return Masked(Constant(pattern), refresh=Every(refresh), gain=gain, chain=grad == "chain")
+    every = Every(at_least_one("mask-decay", "refresh", refresh))
+    return Masked(Constant(pattern), refresh=every, gain=gain, chain=grad == "chain")

@@ -6,7 +6,7 @@ from nxm_hf.methods import Masked
 from nxm_hf.methods.schedules import Every
 from nxm_hf.patterns import Pattern
 from nxm_hf.recipes.ste import ste
-from nxm_hf.settings import one_of
+from nxm_hf.settings import at_least_one, one_of
 
 
 def reset(
@@ -27,4 +27,5 @@ def reset(
         refresh: The number of steps from one mask to the next.
     """
     one_of("reset", "reset_moments", reset_moments, ("none", "first", "both"))
-    return replace(ste(pattern, grad_scale, refresh), reset=Every(every), clear=reset_moments)
+    resets = Every(at_least_one("reset", "every", every, example=1000))
+    return replace(ste(pattern, grad_scale, refresh), reset=resets, clear=reset_moments)

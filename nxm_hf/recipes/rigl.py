@@ -1,9 +1,8 @@
 """The recipe `rigl`: rewire by the gradient."""
 
 from nxm_hf.methods import Rewiring
-from nxm_hf.methods.schedules import Every
 from nxm_hf.patterns import Pattern
-from nxm_hf.settings import at_least_zero, one_of
+from nxm_hf.settings import at_least_one, at_least_zero, one_of
 
 
 def rigl(pattern: Pattern, every: int = 100, fraction: float = 0.3, schedule: str = "cosine") -> Rewiring:
@@ -39,4 +38,4 @@ def make_rewiring(name: str, pattern: Pattern, grow: str, every: int, fraction: 
     if at_least_zero(name, "fraction", fraction, example=0.3) > 1:
         raise ValueError(f"fraction of {name} is a share, 0 to 1; got {fraction!r}. Write fraction=0.3.")
     one_of(name, "schedule", schedule, ("cosine", "linear"))
-    return Rewiring(pattern, grow, Every(every).steps, float(fraction), schedule)
+    return Rewiring(pattern, grow, at_least_one(name, "every", every, example=100), float(fraction), schedule)

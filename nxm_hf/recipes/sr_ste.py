@@ -10,7 +10,7 @@ from nxm_hf.settings import at_least_zero
 
 
 def sr_ste(pattern: Pattern, decay: float = 2e-4, grad_scale: float = 1.0, refresh: int = 1) -> Masked:
-    """Train as `ste`, and add `decay` times the weight to the gradient of pruned weights, which stabilises masks.
+    """Train as `ste`, and add `decay` times the weight to the gradient of pruned weights, which stabilizes masks.
 
     Reference: Zhou et al., 2021, https://arxiv.org/abs/2102.04010
     Relations: `ste` when decay=0.

@@ -3,7 +3,7 @@
 from nxm_hf.methods import Masked
 from nxm_hf.methods.schedules import Constant, Every
 from nxm_hf.patterns import Pattern
-from nxm_hf.settings import at_least_zero
+from nxm_hf.settings import at_least_one, at_least_zero
 
 
 def ste(pattern: Pattern, grad_scale: float = 1.0, refresh: int = 1) -> Masked:
@@ -19,4 +19,4 @@ def ste(pattern: Pattern, grad_scale: float = 1.0, refresh: int = 1) -> Masked:
         refresh: The number of steps from one mask to the next.
     """
     scale = at_least_zero("ste", "grad_scale", grad_scale)
-    return Masked(Constant(pattern), refresh=Every(refresh), grad_scale=Constant(scale))
+    return Masked(Constant(pattern), refresh=Every(at_least_one("ste", "refresh", refresh)), grad_scale=Constant(scale))

@@ -90,7 +90,9 @@ def read_model_config(folder: str | Path) -> Any:
     """
     path = model_folder(folder) / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no config.json; it must be a directory that save_pretrained wrote.")
+        problem = "is a file" if Path(folder).is_file() else "does not exist"
+        held = "holds no config.json" if Path(folder).is_dir() else problem
+        raise FileNotFoundError(f"{folder} {held}; it must be a directory that save_pretrained wrote.")
     check_counts(path)
     with _one_line_errors(path, "is not the config of a model"):
         return AutoConfig.from_pretrained(path.parent, trust_remote_code=False)

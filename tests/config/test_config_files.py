@@ -159,6 +159,7 @@ def test_what_means_no_config_is_answered_with_what_to_write(text, error, useful
     ("name", "text", "useful"),
     [
         ("list.yaml", "- 2:4\n", "holds a list; it must be a mapping"),
+        ("blank.yaml", "", "blank.yaml is empty; it must be a mapping"),
         ("torn.json", '{"recipe": ', "cannot be read"),
         ("torn.yml", "recipe: [", "cannot be read"),
         ("typo.yaml", "recipes: admm\n", "does not know 'recipes'"),

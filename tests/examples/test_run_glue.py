@@ -187,7 +187,7 @@ def test_rows_without_a_label_among_labelled_ones_are_an_error(shape, tmp_path):
     path = tmp_path / "rows.jsonl"
     rows = [{"sentence": text, "label": 0 if i else None} for i, text in enumerate(sentences(4, 0))]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(SystemExit, match="label None; this task's are unacceptable, acceptable"):
+    with pytest.raises(SystemExit, match=r"rows\.jsonl has no label in row 1, column 'label'"):
         run_glue.main(
             arguments(shape, tmp_path / "out", f"--task_name cola --train_file {path} --validation_file {path}")
         )
@@ -300,8 +300,15 @@ NAMED = "text,label\na,good\nb,bad\n"
         ("", "text,label\n", "", "train.csv has no rows"),
         ("", "text,label\na,1,2\nb,0\nc,1,2,3\n", "", "train.csv cannot be read: .*Expected 3 fields.* same columns"),
         ("", NAMED.replace("b,bad", ",bad"), "", "train.csv has no text in row 2, column 'text'"),
-        ("", NAMED + "c,\n", "", "the label None; this task's are bad, good"),
-        ("", NAMED.replace("bad", "good"), "", "All rows have the label 'good'; a classification needs two"),
+        ("", NAMED + "c,\n", "", "train.csv has no label in row 3, column 'label'"),
+        ("", "text,label\na,0\nb,1\nc,\n", "", "train.csv has no label in row 3, column 'label'"),
+        ("", NAMED + '"  ",good\n', "", "train.csv has no text in row 3, column 'text'"),
+        ("", "text,label\na,0.5\nb,0.5\n", "", "All rows have the label 0.5; it takes two"),
+        ("", "text,label\n" + "".join(f"a,id{i}\n" for i in range(11)), "", "Each of the 11 rows has a label"),
+        ("", "text,label,label\na,0,1\nb,1,0\n", "", "train.csv has the column 'label' twice"),
+        ("", NAMED + "c,Good\n", "", "The labels 'Good' and 'good' differ in case or spaces only"),
+        ("", "text,label\na,0.5\nb,inf\n", "", "the label inf; this task's are a number"),
+        ("", NAMED.replace("bad", "good"), "", "All rows have the label 'good'; it takes two"),
         ("--task_name rte", PAIRS.replace(",1", ",0.5"), "", "the label 0.5; this task's are entailment"),
         ("--task_name stsb", PAIRS.replace(",1", ",high"), "", "the label 'high'; this task's are a number"),
         ("--validation_file", None, PAIRS, "no rows 'train', only validation. Add --train_file FILE, or leave out"),
@@ -317,6 +324,23 @@ def test_a_mistake_in_own_files_ends_in_one_line(options, train, other, said, sh
     own = ["--model_name_or_path", str(shape), "--from_scratch", "--output_dir", str(tmp_path / "out"), "--do_train"]
     with pytest.raises(SystemExit, match=said):
         run_glue.main([*own, *typed.split()])
+
+
+@pytest.mark.parametrize("labels", [([0], [1]), ({"a": 0}, {"a": 1}), (0, "one")], ids=repr)
+def test_labels_that_are_not_all_numbers_or_all_names_are_an_error(labels, shape, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": "a", "label": label}) + "\n" for label in labels))
+    with pytest.raises(
+        SystemExit, match=r"rows\.jsonl has labels such as .*, which are not all numbers or all names\."
+    ):
+        run_glue.main(arguments(shape, tmp_path / "out", f"--train_file {path} --validation_file {path}"))
+
+
+def test_a_parquet_file_without_rows_is_an_error(shape, tmp_path):
+    pandas.DataFrame({"text": ["a"], "label": [0]}).head(0).to_parquet(tmp_path / "rows.parquet")
+    typed = f"--train_file {tmp_path / 'rows.parquet'} --validation_file {tmp_path / 'rows.parquet'}"
+    with pytest.raises(SystemExit, match=r"run_glue\.py: \S*rows\.parquet has no rows\. Name a file of rows\.$"):
+        run_glue.main(arguments(shape, tmp_path / "out", typed))
 
 
 def test_rows_to_predict_may_have_labels_that_training_has_not(shape, tmp_path):

@@ -69,6 +69,8 @@ def test_a_model_without_sparse_layers_or_a_length_that_it_cannot_read_is_an_err
         ValueError, match="No layer of this BertForSequenceClassification can be packed: it holds no n:4"
     ):
         bench(make_bert().eval(), compiled=False, batch=[1], length=[4])
+    with pytest.raises(ValueError, match=r"can be packed: [^;]*float64[^;]*$"):  # not that its head is dense
+        bench(sparse_bert().double(), compiled=False, batch=[1], length=[4])
     with pytest.raises(ValueError, match="length=64 is more than the 32 tokens that this model reads"):
         bench(sparse_bert(), compiled=False, batch=[1], length=[64])
 

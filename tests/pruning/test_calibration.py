@@ -118,6 +118,8 @@ def test_the_tokenizer_is_that_of_the_models_own_directory(tmp_path):
     # transformers makes an empty one of a directory without
     with pytest.raises(ValueError, match=r"The tokenizer does not know \d+% of the text.*Pass tokenizer="):
         batches_of(texts, model)
+    with pytest.raises(ValueError, match="The tokenizer does not know 100% of the text"):
+        batches_of(["w1"], model)  # two of its three tokens are those around each text
     model.name_or_path = str(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=r"elsewhere has no tokenizer that can be loaded .*Pass tokenizer="):
         batches_of(texts, model)

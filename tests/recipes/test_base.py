@@ -232,3 +232,13 @@ def test_a_preview_needs_a_method_that_prunes_with_data(name):
     assert NxMConfig(name, settings={"preview": True, "scores": "alps"}).calibrated_start.preview
     starts = [NxMConfig(name, settings={"preview": True}).calibrated_start for name in ("admm", "alps")]
     assert starts == [CalibratedStart("alps", phase, False, True) for phase in ("settle", "recipe")]
+
+
+@pytest.mark.parametrize(
+    "recipe, setting",
+    [(name, key) for name in recipes.names() for key in ("every", "refresh", "steps") if key in recipes.settings(name)],
+)
+@pytest.mark.parametrize("value", [0, 1.5])
+def test_a_wrong_number_of_steps_is_an_error_that_names_its_setting(recipe, setting, value):
+    with pytest.raises(ValueError, match=rf"^{setting} of .* whole number.*; got {value}\. Write {setting}=\d+\.$"):
+        NxMConfig(recipe, settings={setting: value})

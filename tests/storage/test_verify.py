@@ -220,7 +220,10 @@ def test_the_stamp_stands_in_for_the_file(folder):
 
 
 def test_a_directory_that_holds_no_model_is_an_error_that_says_so(tmp_path, folder):
-    with pytest.raises(FileNotFoundError, match=r"holds no config\.json; it must be a directory"):
+    with pytest.raises(FileNotFoundError, match="nothing does not exist; it must be a directory"):
+        verify(tmp_path / "nothing")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"nothing holds no config\.json; it must be a directory"):
         verify(tmp_path / "nothing")
     (folder / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds neither model.safetensors nor"):
