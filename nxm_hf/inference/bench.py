@@ -154,9 +154,7 @@ def bench(
     reasons = {each.name: backends_for("auto", each)[1] for each in found}
     candidates = [each for each in found if reasons[each.name] is None]
     if not candidates:
-        sparse = [
-            each for each in found if each.pattern is not None
-        ]  # dense ones, such as a head, are as they should be
+        sparse = [each for each in found if each.pattern is not None]  # a head, say, is meant to be dense
         why = "; ".join(sorted({str(reasons[each.name]) for each in sparse or found}))
         raise ValueError(f"No layer of this {type(model).__name__} can be packed: {why}.")
     first = candidates[0]
