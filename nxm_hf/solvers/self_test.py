@@ -116,7 +116,7 @@ def projection_is_right(
         m: Side of a tile.
     """
     weight = difficult_numbers(17 * m * 2 * m, torch.float32, "cpu", 1, ()).view(2 * m, 17 * m)
-    weight[:m, : 2 * m : m // 2], weight[m, m], weight[0, 4 * m] = -0.0, 1e30, float("inf")
+    weight[:m, :m], weight[m, m], weight[0, 4 * m] = -0.0, 1e30, float("inf")
     mask, out, own = torch.zeros(weight.shape, dtype=torch.bool, device="cpu"), weight.clone(), weight.clone()
     nearest(weight, mask)
     project(weight, out)

@@ -31,6 +31,7 @@ from nxm_hf.solvers.transposable_duals import by_duals
 from nxm_hf.solvers.transposable_enumeration import by_enumeration
 
 OPERATIONS = frozenset(BODIES)
+MANY = 1 / 4  # if more of the units are left to torch, it is faster on whole strips, whose vectors are long
 SMALL_TILE = 4  # the side of tiles whose masks are all tried
 # Strips of tiles or parts of them, (strips, m, width), and flags of the parts that they are -> their masks.
 TileSolver = Callable[[Tensor, Tensor | None], Tensor]
@@ -263,14 +264,14 @@ def nearest_tiles(n: int, m: int, weights: Sequence[Tensor], masks: Sequence[Ten
         weights: Contiguous fp32 weights, or parts of one.
         masks: Contiguous bool tensors of their shapes.
         solve: Return the masks of strips of tiles whose squares need more care, or of parts of these strips: then it
-            also gets flags of the parts, for each strip. It is called once for all parts of a weight.
+            also gets flags of the parts, for each strip. It is called once for all parts of a weight, or all strips.
 
     Returns:
         0, or -1 where there is a NaN.
     """
     small = m == SMALL_TILE
     kernel = enumeration_kernel(n, m, squares=True) if small else tile_kernel(n, m, squares=True)
-    return _over_units(kernel, m, LANES if small else 1, weights, masks, ALL_BITS, solve)
+    return _over_units(kernel, m, LANES if small else 1, weights, masks, ALL_BITS, solve, MANY)
 
 
 def project_tiles(n: int, m: int, weights: Sequence[Tensor], outs: Sequence[Tensor], solve: TileSolver) -> int:
@@ -290,7 +291,8 @@ def project_tiles(n: int, m: int, weights: Sequence[Tensor], outs: Sequence[Tens
     def project(tiles: Tensor, places: Tensor | None) -> Tensor:
         return tiles.masked_fill(~solve(tiles, places).view(tiles.shape), 0.0).add_(0.0)  # -0.0 + 0.0 is +0.0
 
-    return _over_units(tile_kernel(n, m, squares=True, projects=True), m, 1, weights, outs, ALL_BITS, project)
+    kernel = tile_kernel(n, m, squares=True, projects=True)
+    return _over_units(kernel, m, 1, weights, outs, ALL_BITS, project, MANY)
 
 
 def _over_units(
@@ -301,8 +303,12 @@ def _over_units(
     masks: Sequence[Tensor],
     readable: int,
     solve: TileSolver,
+    many: float = 1.0,
 ) -> int:
-    """Run a kernel on units of adjacent tiles. Solve the flagged units and the rest of the width by `solve`."""
+    """Run a kernel on units of adjacent tiles. Solve the flagged units and the rest of the width by `solve`.
+
+    Whole strips are solved where more than the share `many` of the units is flagged.
+    """
     jobs, flags = [], []
     for each, mask in zip(scores, masks, strict=True):
         width = each.shape[-1]
@@ -320,15 +326,18 @@ def _over_units(
         if rest.numel():
             kept[..., even:] = solve(rest, None).view(rest.shape)
         if wide.any():
-            _solve_wide_units(strips[..., :even], kept[..., :even], wide.bool(), m * unit, solve)
+            _solve_wide_units(strips[..., :even], kept[..., :even], wide.bool(), m * unit, solve, many)
     return 0
 
 
-def _solve_wide_units(strips: Tensor, kept: Tensor, wide: Tensor, across: int, solve: TileSolver) -> None:
+def _solve_wide_units(strips: Tensor, kept: Tensor, wide: Tensor, across: int, solve: TileSolver, many: float) -> None:
     """Solve the flagged units of strips again, with a solver for any device."""
     units, masks = (x.unflatten(-1, (-1, across)).transpose(1, 2) for x in (strips, kept))
     places = wide.view(units.shape[:2])
-    masks[places] = solve(units[places], places).view(-1, *units.shape[2:])
+    if places.sum() > many * places.numel():
+        kept.copy_(solve(strips, None).view(strips.shape))  # units that were right, or projected, stay as they are
+    else:
+        masks[places] = solve(units[places], places).view(-1, *units.shape[2:])
 
 
 def highest_of_row(scores: Tensor, count: int, mask: Tensor, magnitudes: bool = False) -> int:

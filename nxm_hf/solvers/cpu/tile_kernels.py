@@ -28,7 +28,7 @@ from nxm_hf.solvers.cpu.intrinsics import (
 from nxm_hf.solvers.cpu.kernels import Kernel
 from nxm_hf.solvers.cpu.llvm_vectors import LANES
 from nxm_hf.solvers.cpu.transposable_enumeration import ROUGH, SQUARES
-from nxm_hf.solvers.cpu.transposable_paths import settle_tile, workspace
+from nxm_hf.solvers.cpu.transposable_paths import Workspace, settle_tile, workspace
 from nxm_hf.solvers.cpu.transposable_tiles import INFINITE
 
 LARGEST = 1 << 29  # largest integer score, times m: a path of 2m steps stays below FAR
@@ -52,15 +52,14 @@ def tile_kernel(n: int, m: int, squares: bool = False, projects: bool = False) -
     """Return `run(first, last, scores, out, width, readable, wide)`, which writes the best masks of a range of tiles.
 
     Of each score it reads the bits `readable`. Tiles that need more care are flagged in `wide`, and their masks are not
-    valid. These are tiles whose scores need wider integers, whose squares are too large or too small for their type, or
-    lose too many digits beside the largest. It returns -1 if there was a NaN, else 0.
+    valid; see `set_scales`, `flag_wide` and `flag_rough`. It returns -1 if there was a NaN, else 0.
 
     Args:
         n: Kept entries of a row and of a column.
         m: Side of a tile.
         squares: Whether the masks are those of the squares of the scores, of which all bits are read.
-        projects: Whether to write the kept scores, and +0.0 elsewhere and for -0.0, instead of masks. Of flagged tiles
-            nothing is written, so `out` may be the address of the scores.
+        projects: Whether to write kept scores, as `keep_row` does, instead of masks. Nothing is written of flagged
+            tiles, so `out` may be the address of the scores.
     """
     rounds, largest = pricing_rounds(m), LARGEST // m
 
@@ -69,9 +68,8 @@ def tile_kernel(n: int, m: int, squares: bool = False, projects: bool = False) -
         entries, flags, rows, cols, side, kept, peak, total, lost, scale, begin = room_of_tiles(m)
         work = workspace(m)
         for tile in range(first, last, LANES):
-            count = min(LANES, last - tile)
-            together = place_tiles(begin, tile, count, m, width)
-            peak[:], total[:], lost[:] = 0, 0, 0
+            count, together = place_tiles(begin, tile, last, m, width)
+            peak[:], total[:], lost[:], cols[:] = 0, 0, 0, 0
             for i in range(m):
                 row = scores + 4 * (begin[0] + i * width)
                 if not together:
@@ -85,15 +83,12 @@ def tile_kernel(n: int, m: int, squares: bool = False, projects: bool = False) -
             else:
                 round_all(n, m, entries.ctypes.data, scale.ctypes.data, total.ctypes.data, readable)
             broken |= flag_wide(wide, tile, count, peak, total, m)
-            cols[:] = 0
             for _ in range(rounds):
                 price_rows(n, m, entries.ctypes.data, cols.ctypes.data, rows.ctypes.data, 0)
                 price_cols(n, m, entries.ctypes.data, rows.ctypes.data, cols.ctypes.data, 0)
             keep_all(n, m, entries.ctypes.data, rows.ctypes.data, cols.ctypes.data, flags.ctypes.data)
             wrong = miscounted(n, m, flags.ctypes.data, 0, 0, 0)
-            for lane in range(count):
-                if (wrong >> lane) & 1:
-                    settle_tile(entries, rows, cols, flags, lane, n, work)
+            settle_tiles(wrong, count, entries, rows, cols, flags, n, work)
             if squares:
                 add_pruned(n, m, entries.ctypes.data, flags.ctypes.data, peak.ctypes.data, 0)
                 flag_rough(wide, tile, count, peak, lost, largest)
@@ -142,20 +137,20 @@ def enumeration_kernel(n: int, m: int, squares: bool = False) -> Kernel:
 
 
 @helper
-def place_tiles(begin: np.ndarray, tile: int, count: int, m: int, width: int) -> bool:
-    """Write the offset of each of these tiles, in entries. Return whether they are sixteen adjacent tiles.
+def place_tiles(begin: np.ndarray, tile: int, last: int, m: int, width: int) -> tuple[int, bool]:
+    """Write the offset of each of up to sixteen tiles, in entries. Return their count, and whether all are adjacent.
 
     Args:
         begin: Where to write.
         tile: The number of the first tile.
-        count: How many tiles there are.
+        last: The number after that of the last tile there is.
         m: Side of a tile.
         width: Width of the scores.
     """
-    across = width // m
+    count, across = min(LANES, last - tile), width // m
     for lane in range(count):
         begin[lane] = (tile + lane) // across * m * width + (tile + lane) % across * m
-    return count == LANES and begin[LANES - 1] - begin[0] == (LANES - 1) * m
+    return count, count == LANES and begin[LANES - 1] - begin[0] == (LANES - 1) * m
 
 
 @helper
@@ -213,6 +208,34 @@ def flag_rough(wide: np.ndarray, tile: int, count: int, pruned: np.ndarray, lost
     for lane in range(count):
         some = pruned[lane] > 0 or lost[lane] != 0
         wide[tile + lane] |= some and pruned[lane] < ROUGHLY * largest
+
+
+@helper
+def settle_tiles(
+    wrong: int,
+    count: int,
+    entries: np.ndarray,
+    rows: np.ndarray,
+    cols: np.ndarray,
+    flags: np.ndarray,
+    n: int,
+    work: Workspace,
+) -> None:
+    """Do `settle_tile` for each tile that prices have not settled.
+
+    Args:
+        wrong: These tiles, as the bits of a number.
+        count: How many tiles there are.
+        entries: See `settle_tile`.
+        rows: The prices of rows.
+        cols: The prices of columns.
+        flags: See `settle_tile`.
+        n: Kept entries of a row and of a column.
+        work: See `settle_tile`.
+    """
+    for lane in range(count):
+        if (wrong >> lane) & 1:
+            settle_tile(entries, rows, cols, flags, lane, n, work)
 
 
 @helper

@@ -84,7 +84,7 @@ def uneven(height, width, scale):
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-41, 2.0**-40, 2.0**58, 1e30])
-@pytest.mark.parametrize(("text", "width"), [("4:8", 200), ("3:8", 128), ("8:16", 208), ("16:32", 96)])
+@pytest.mark.parametrize(("text", "width"), [("4:8", 200), ("4:8", 128), ("8:16", 208), ("16:32", 96)])
 def test_kernels_that_square_give_the_bits_of_kernels_on_squares_that_torch_makes(text, width, scale):
     pattern = parse(f"{text}-transposable")
     for weight in uneven(64, width, scale):
@@ -92,8 +92,9 @@ def test_kernels_that_square_give_the_bits_of_kernels_on_squares_that_torch_make
         expected = nearest._nearest_strips(strips, pattern).view(weight.shape)
         assert torch.equal(pattern.nearest(weight), expected)
         kept = torch.where(expected, weight, torch.zeros((), dtype=weight.dtype)) + 0.0
-        assert same([pattern.project(weight)], [kept])
-        assert pattern.project(weight, out=weight) is not None and same([weight], [kept])
+        for found in (pattern.project(weight), pattern.project(weight, out=weight)):
+            assert torch.equal(found, kept) and not found[found == 0].signbit().any()
+        assert torch.equal(weight, kept)
 
 
 @pytest.mark.parametrize("outlier", [1.0, 100.0, 1e6])
