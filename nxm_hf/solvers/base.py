@@ -72,6 +72,15 @@ def is_nm(pattern: PatternLike) -> TypeGuard[NMPattern]:
     return pattern.kind == "nm"
 
 
+def is_transposable(pattern: PatternLike) -> TypeGuard[NMPattern]:
+    """Return whether a pattern is transposable N:M.
+
+    Args:
+        pattern: A pattern of any kind.
+    """
+    return pattern.kind == "transposable"
+
+
 def is_shared(pattern: PatternLike) -> TypeGuard[SharedPattern]:
     """Return whether a pattern is that of a part of a weight, whose masks several processes solve together.
 

@@ -31,31 +31,95 @@ def nearest_tiles(weight: Tensor, pattern: NMPattern) -> Tensor:
     Raises:
         ValueError: The weight holds a NaN.
     """
-    if cpu.supports_nearest_tiles(weight, pattern):
+    if cpu.supports_nearest_tiles(weight, pattern, _nearest_careful, nearest_tiles):
         mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
-        if cpu.fill_nearest_tiles(weight, pattern, mask, lambda strips: _nearest_strips(strips, pattern)) < 0:
+        if cpu.fill_nearest_tiles(_parts(weight, pattern), pattern, _parts(mask, pattern), _nearest_careful) < 0:
             refuse_nan(weight)
         return mask
     refuse_nan(weight)
-    strips = weight.reshape(-1, pattern.m, weight.shape[-1])
-    parts = min(len(strips), max(1, weight.numel() // PART)) if weight.device.type == "cpu" else 1
-    kept = [_nearest_strips(part, pattern) for part in strips.tensor_split(parts)]
-    return (kept[0] if parts == 1 else torch.cat(kept)).view(weight.shape)
+    kept = [_nearest_strips(part, pattern) for part in _parts(weight, pattern)]
+    return (kept[0] if len(kept) == 1 else torch.cat(kept)).view(weight.shape)
 
 
-def _nearest_strips(strips: Tensor, pattern: NMPattern) -> Tensor:
-    """Return the masks of strips of tiles, (strips, m, width)."""
+def supports_projection(weight: Tensor, pattern: NMPattern) -> bool:
+    """Return whether `project_tiles` has a kernel for a weight.
+
+    Args:
+        weight: A contiguous weight, whose shape fits the pattern.
+        pattern: The transposable pattern.
+    """
+    supported = cpu.supports_nearest_tiles(weight, pattern, _nearest_careful, nearest_tiles)
+    return supported and cpu.supports_projected_tiles(weight, pattern, _nearest_careful)
+
+
+def project_tiles(weight: Tensor, pattern: NMPattern, out: Tensor) -> None:
+    """Write the nearest weight that holds a transposable pattern, in one pass.
+
+    Args:
+        weight: A weight that is supported.
+        pattern: The transposable pattern.
+        out: A contiguous tensor like the weight; it may be the weight itself.
+
+    Raises:
+        ValueError: The weight holds a NaN.
+    """
+    if cpu.project_tiles(_parts(weight, pattern), pattern, _parts(out, pattern), _nearest_careful) < 0:
+        refuse_nan(weight)
+
+
+def _parts(entries: Tensor, pattern: NMPattern) -> tuple[Tensor, ...]:
+    """Return views of parts of a weight or mask, as strips of tiles, (strips, m, width)."""
+    strips = entries.view(-1, pattern.m, entries.shape[-1])
+    parts = min(len(strips), max(1, entries.numel() // PART)) if entries.device.type == "cpu" else 1
+    return strips.tensor_split(parts)
+
+
+def _nearest_careful(strips: Tensor, pattern: NMPattern, places: Tensor | None) -> Tensor:
+    """Return the masks of strips of tiles that a kernel has left: those of `_nearest_strips`, found by kernels.
+
+    Args:
+        strips: Parts of strips side by side, (parts, m, width).
+        pattern: The transposable pattern.
+        places: Flags of the parts that these are, for each strip; None if the strips are whole.
+    """
+    return _nearest_strips(strips, pattern, cpu.by_cpu_duals, places)
+
+
+def _nearest_strips(
+    strips: Tensor,
+    pattern: NMPattern,
+    solver: Callable[[Tensor, NMPattern], Tensor] = solve,
+    places: Tensor | None = None,
+) -> Tensor:
+    """Return the masks of strips of tiles, (strips, m, width). `solver` finds those that keep the most of squares."""
     m = pattern.m
     squares = _scaled_squares(strips, m)
-    kept = solve(squares, pattern)
+    kept = solver(squares, pattern)
     peak = squares.amax(1).unflatten(1, (-1, m)).amax(-1)
     # Faster than `masked_fill`. A kept infinity makes the sum NaN, so its tile is not refined. It need not be: solvers
     # keep the digits of other scores beside an infinity.
-    pruned = (squares * (~kept).view(torch.uint8)).sum(1).unflatten(1, (-1, m)).sum(-1)
+    left = squares * (~kept).view(torch.uint8)
+    pruned = (left.sum(1) if places is None else _sums_in_place(left, places)).unflatten(1, (-1, m)).sum(-1)
     if (rough := (0 < pruned) & (pruned < ROUGH * peak)).any():
         tiles, found = (x.unflatten(2, (-1, m)).transpose(1, 2) for x in (squares, kept))
         found[rough] = _refine(tiles[rough], found[rough], pruned[rough], pattern)  # views: this edits `kept`
     return kept
+
+
+def _sums_in_place(parts: Tensor, places: Tensor) -> Tensor:
+    """Return the sums of the columns of parts of strips, with the bits that sums of whole strips have.
+
+    torch adds up some columns in another order than others. So each part goes to its place in a strip first.
+
+    Args:
+        parts: The parts, (parts, m, width).
+        places: Flags of the parts that these are, for each strip.
+    """
+    strip, column = (places.cumsum(0) - 1)[places], places.nonzero()[:, 1]
+    shape = int(strip.max()) + 1, places.shape[1], *parts.shape[1:]
+    whole = parts.new_zeros(shape).transpose(1, 2).contiguous()
+    whole.transpose(1, 2)[strip, column] = parts
+    return whole.flatten(2).sum(1).view(shape[0], shape[1], -1)[strip, column]
 
 
 def _scaled_squares(strips: Tensor, m: int) -> Tensor:

@@ -78,7 +78,10 @@ def operation_is_right(
 
 
 def tiles_are_right(
-    run: Callable[[Tensor, Tensor], None], solver: Callable[[Tensor, NMPattern], Tensor], pattern: NMPattern
+    run: Callable[[Tensor, Tensor], None],
+    solver: Callable[[Tensor, NMPattern], Tensor],
+    pattern: NMPattern,
+    squares: bool = False,
 ) -> bool:
     """Return whether a kernel finds transposable masks that are as good as those of a solver.
 
@@ -88,16 +91,38 @@ def tiles_are_right(
         run: `run(scores, mask)` writes the mask.
         solver: An exact solver.
         pattern: The transposable pattern.
+        squares: Whether the masks should keep the largest sums of squares. The scores then have signs.
     """
     n, m = pattern.n, pattern.m
-    scores = difficult_numbers(17 * m * 2 * m, torch.float32, "cpu", 0, ()).abs().view(2 * m, 17 * m)
+    scores = difficult_numbers(17 * m * 2 * m, torch.float32, "cpu", 0, ()).view(2 * m, 17 * m)
+    scores = scores if squares else scores.abs()
     scores[:m, :m], scores[m, m] = 0, 1e30
     mask = torch.zeros(scores.shape, dtype=torch.bool, device="cpu")
     run(scores, mask)
     ours, best = (each.view(2, m, 17, m).transpose(1, 2) for each in (mask, solver(scores, pattern)))
-    tiles = scores.double().view(2, m, 17, m).transpose(1, 2)
+    tiles = scores.double().pow(1 + squares).view(2, m, 17, m).transpose(1, 2)
     exact = (ours.sum(2) == n).all() and (ours.sum(3) == n).all()
     return bool(exact and ((tiles * ours).sum((2, 3)) >= (tiles * best).sum((2, 3)) * (1 - 1e-6)).all())
+
+
+def projection_is_right(
+    project: Callable[[Tensor, Tensor], None], nearest: Callable[[Tensor, Tensor], None], m: int
+) -> bool:
+    """Return whether a kernel writes what nearest masks keep, also over the weight itself.
+
+    Args:
+        project: `project(weight, out)` writes the nearest weight.
+        nearest: `nearest(weight, mask)` writes its mask.
+        m: Side of a tile.
+    """
+    weight = difficult_numbers(17 * m * 2 * m, torch.float32, "cpu", 1, ()).view(2 * m, 17 * m)
+    weight[:m, :m], weight[m, m], weight[0, 4 * m] = -0.0, 1e30, float("inf")
+    mask, out, own = torch.zeros(weight.shape, dtype=torch.bool, device="cpu"), weight.clone(), weight.clone()
+    nearest(weight, mask)
+    project(weight, out)
+    project(own, own)
+    expected = torch.where(mask, weight, 0.0) + 0.0
+    return same_bits(out, expected) and same_bits(own, expected)
 
 
 def prices_are_right(prices: Callable[[Tensor, int], Sequence[Tensor]], n: int, m: int, device: torch.device) -> bool:

@@ -21,10 +21,11 @@ from nxm_hf.solvers.base import (
     integer_view,
     is_nm,
     is_shared,
+    is_transposable,
     raise_nan,
     refuse_nan,
 )
-from nxm_hf.solvers.nearest import NEAREST
+from nxm_hf.solvers.nearest import NEAREST, project_tiles, supports_projection
 from nxm_hf.solvers.self_test import Counts, Run
 
 PART = 2**20  # entries processed at a time: they fit in a CPU's last cache, and the cost of calls is small
@@ -84,6 +85,9 @@ def project(weight: Tensor, pattern: MaskPattern, out: Tensor | None = None) -> 
     result = torch.empty_like(contiguous) if out is None else _fitting(out, weight)
     if kernel := kernel_of(PROJECT, pattern, contiguous, result):
         run_refusing_nan(kernel, contiguous, result)
+        return result
+    if is_transposable(pattern) and supports_projection(contiguous, pattern):
+        project_tiles(contiguous, pattern, result)
         return result
     return kept(contiguous, nearest_mask(contiguous, pattern), result)
 

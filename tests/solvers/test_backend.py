@@ -29,6 +29,9 @@ FAULTS = {
     "remask 2:4": ("group_kernel", lambda w: weight_ops.remask(w, w > 0, w.clone(), parse("2:4"))),
     "pull": ("group_kernel", lambda w: pulled(w, w > 0, w.flip(0))),
     "4:8-transposable": ("tile_kernel", lambda w: parse("4:8-transposable").mask(w)),
+    "nearest 2:4-transposable": ("enumeration_kernel", lambda w: parse("2:4-transposable").nearest(w)),
+    "nearest 4:8-transposable": ("tile_kernel", lambda w: parse("4:8-transposable").nearest(w)),
+    "project 4:8-transposable": ("tile_kernel", lambda w: parse("4:8-transposable").project(w)),
     "unstructured": ("highest_of_row", lambda w: parse("unstructured:0.5").mask(w)),
 }
 

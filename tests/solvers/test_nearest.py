@@ -199,6 +199,17 @@ def test_parts_of_a_weight_make_no_difference(part, monkeypatch):
             assert torch.equal(pattern.nearest(weight), joined)
 
 
+@pytest.mark.parametrize(("m", "across", "share"), [(8, 13, 0.3), (16, 13, 0.02), (8, 24, 1.0), (32, 5, 0.5)])
+def test_columns_of_parts_of_strips_have_the_sums_of_whole_strips_to_the_last_bit(m, across, share):
+    """The order in which torch adds up a column depends on where it stands."""
+    strips = seeded(20, m, m * across).abs() ** 4
+    places = torch.rand(20, across, generator=torch.Generator().manual_seed(m)) <= share
+    places[3, -1] = True
+    parts, sums = (x.unflatten(-1, (-1, m)) for x in (strips, strips.sum(1)))
+    found = nearest._sums_in_place(parts.transpose(1, 2)[places], places)
+    assert torch.equal(found, sums[places])
+
+
 def test_the_largest_sum_of_magnitudes_is_not_the_nearest():
     tile = torch.tensor([[3.0, 2.5], [2.5, 1.0]])  # 5 for 4 in magnitude, 12.5 for 10 in squares; then 10 for 12.5
     assert parse("1:2-transposable").largest(tile).int().tolist() == [[0, 1], [1, 0]]

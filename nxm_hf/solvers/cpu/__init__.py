@@ -19,7 +19,12 @@ from nxm_hf.solvers.self_test import Counts
 from nxm_hf.solvers.transposable_duals import by_duals
 
 LANES = 16  # entries of a vector
+PARTS_CONVERTED = 4  # of a weight in half precision, at a time: each gets a copy in fp32
 IN_CACHE = 2**16  # entries that are written, and then looked at while they are in the second cache of a core
+
+# Return the masks of strips of tiles, (strips, m, width), or of parts of strips with flags of which parts they are.
+TileSolver = Callable[[Tensor, NMPattern, Tensor | None], Tensor]
+_TileSolver = Callable[[Tensor, Tensor | None], Tensor]  # the same for one pattern
 
 
 class _CPUKernels(Kernels, Protocol):
@@ -57,7 +62,23 @@ class _CPUKernels(Kernels, Protocol):
 
     def adamw_of_kept(self, rounding: int, weights: Sequence[tuple[KeptEntries, tuple[Tensor, ...]]]) -> None: ...
 
-    def nearest_tiles(self, n: int, m: int, weight: Tensor, mask: Tensor, solve: Callable[[Tensor], Tensor]) -> int: ...
+    def nearest_tiles(
+        self,
+        n: int,
+        m: int,
+        weights: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        solve: _TileSolver,
+    ) -> int: ...
+
+    def project_tiles(
+        self,
+        n: int,
+        m: int,
+        weights: Sequence[Tensor],
+        outs: Sequence[Tensor],
+        solve: _TileSolver,
+    ) -> int: ...
 
     def highest_of_row(self, scores: Tensor, count: int, mask: Tensor, magnitudes: bool = False) -> int: ...
 
@@ -172,29 +193,92 @@ def fill_magnitude_mask(weight: Tensor, pattern: Any, mask: Tensor) -> int:
     return BACKEND.kernels.highest_of_row(numbers.view(-1), kept, mask.view(-1), magnitudes=True)
 
 
-def supports_nearest_tiles(weight: Tensor, pattern: NMPattern) -> bool:
-    """Return whether a kernel adds up squares of a weight as it reads them. There is one for tiles of 4 x 4.
+def supports_nearest_tiles(
+    weight: Tensor, pattern: NMPattern, careful: TileSolver, reference: Callable[[Tensor, NMPattern], Tensor]
+) -> bool:
+    """Return whether a kernel adds up squares of a weight as it reads them, and passes its self-test.
 
     Args:
         weight: The weight.
         pattern: The transposable pattern.
+        careful: See `fill_nearest_tiles`.
+        reference: Return the mask that is expected of the kernel.
     """
-    return pattern.m == 4 and supports_tiles(weight, pattern)
+
+    def run(weight: Tensor, mask: Tensor) -> None:
+        fill_nearest_tiles([weight], pattern, [mask], careful)
+
+    name, test = f"nearest mask of {pattern.n}:{pattern.m}-transposable", self_test.tiles_are_right
+    return supports_tiles(weight, pattern) and BACKEND.passes(name, test, run, reference, pattern, True)
 
 
-def fill_nearest_tiles(weight: Tensor, pattern: NMPattern, mask: Tensor, solve: Callable[[Tensor], Tensor]) -> int:
-    """Write the transposable mask that keeps the largest sums of squares.
+def fill_nearest_tiles(
+    weights: Sequence[Tensor], pattern: NMPattern, masks: Sequence[Tensor], careful: TileSolver
+) -> int:
+    """Write the transposable masks that keep the largest sums of squares.
 
     Args:
-        weight: A weight that is supported.
+        weights: Weights that are supported and contiguous, or parts of one, all of one type.
         pattern: The transposable pattern.
-        mask: A contiguous bool tensor of its shape.
-        solve: Return the masks of strips of tiles, (strips, m, width), whose squares need more care.
+        masks: Contiguous bool tensors of their shapes.
+        careful: Return the masks of strips of tiles whose squares need more care. It is called once for each weight
+            that has any, and once for the rest of its width that fills no vector.
 
     Returns:
-        0, or -1 where the weight holds a NaN.
+        0, or -1 where a weight holds a NaN.
     """
-    return BACKEND.kernels.nearest_tiles(pattern.n, pattern.m, weight.float().contiguous(), mask, solve)
+    step = len(weights) if weights[0].dtype == torch.float32 else PARTS_CONVERTED
+    found = 0
+    for at in range(0, len(weights), step):
+        numbers = [each.float() for each in weights[at : at + step]]
+        found |= BACKEND.kernels.nearest_tiles(
+            pattern.n,
+            pattern.m,
+            numbers,
+            masks[at : at + step],
+            lambda strips, places: careful(strips, pattern, places),
+        )
+    return found
+
+
+def supports_projected_tiles(weight: Tensor, pattern: NMPattern, careful: TileSolver) -> bool:
+    """Return whether a kernel writes nearest weights as it finds their masks, and passes its self-test.
+
+    There is one for fp32 and tiles larger than 4 x 4.
+
+    Args:
+        weight: A weight that `supports_nearest_tiles`.
+        pattern: The transposable pattern.
+        careful: See `fill_nearest_tiles`.
+    """
+
+    def project(weight: Tensor, out: Tensor) -> None:
+        project_tiles([weight], pattern, [out], careful)
+
+    def nearest(weight: Tensor, mask: Tensor) -> None:
+        fill_nearest_tiles([weight], pattern, [mask], careful)
+
+    if pattern.m == GROUP_SIZES[1] or weight.dtype != torch.float32:
+        return False
+    name, test = f"projection of {pattern.n}:{pattern.m}-transposable", self_test.projection_is_right
+    return BACKEND.passes(name, test, project, nearest, pattern.m)
+
+
+def project_tiles(weights: Sequence[Tensor], pattern: NMPattern, outs: Sequence[Tensor], careful: TileSolver) -> int:
+    """Write what the masks of `fill_nearest_tiles` keep, and +0.0 elsewhere and for -0.0.
+
+    Args:
+        weights: Weights that are supported, or parts of one.
+        pattern: The transposable pattern.
+        outs: Contiguous tensors of their types and shapes; they may be the weights themselves.
+        careful: See `fill_nearest_tiles`.
+
+    Returns:
+        0, or -1 where a weight holds a NaN.
+    """
+    return BACKEND.kernels.project_tiles(
+        pattern.n, pattern.m, weights, outs, lambda strips, places: careful(strips, pattern, places)
+    )
 
 
 SOLVERS: dict[str, Solver[Any]] = {

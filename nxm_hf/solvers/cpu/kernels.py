@@ -12,44 +12,17 @@ from nxm_hf.solvers.cpu.intrinsics import (
     adamw_sixteen_kept,
     compare,
     compiled,
-    copy_flags,
-    copy_scores,
     gather_kept,
-    gather_row,
-    helper,
     keep,
-    keep_all,
-    keep_best,
-    keep_nearest,
-    miscounted,
-    price_cols,
-    price_rows,
     restore,
-    round_all,
     sixteen_groups,
     spread_kept,
-    spread_row,
 )
 from nxm_hf.solvers.cpu.llvm_vectors import LANES
 from nxm_hf.solvers.cpu.nm_groups import OPERATIONS
-from nxm_hf.solvers.cpu.transposable_paths import settle_tile, workspace
-from nxm_hf.solvers.cpu.transposable_tiles import INFINITE
 from nxm_hf.solvers.kept_entries import CHUNK
 
 Kernel = Callable[..., int]
-LARGEST = 1 << 29  # largest integer score, times m: a path of 2m steps stays below FAR
-# Least mean of a tile's integer scores. Rounding then costs some units of an optimum of at least 2**24. If one score is
-# so large that the mean is below this, a solver with wider integers solves the tile.
-VANISHING = 1 << 10
-
-
-def pricing_rounds(m: int) -> int:
-    """Return the number of pricing rounds. More rounds leave fewer tiles to the path search.
-
-    Args:
-        m: Side of a tile.
-    """
-    return {2: 4, 4: 5, 8: 8, 16: 12}.get(m, 14)
 
 
 @cache
@@ -206,137 +179,3 @@ def restore_kernel(bits: int) -> Kernel:
         return 0
 
     return compiled(run, NUMBER(*[NUMBER] * 5))
-
-
-@cache
-def tile_kernel(n: int, m: int) -> Kernel:
-    """Return `run(first, last, scores, mask, width, readable, wide)`, which writes the best masks of a range of tiles.
-
-    Of each score it reads the bits `readable`. Tiles whose scores need wider integers are flagged in `wide`, and their
-    masks are not valid. It returns -1 if there was a NaN, else 0.
-
-    Args:
-        n: Kept entries of a row and of a column.
-        m: Side of a tile.
-    """
-    rounds, largest = pricing_rounds(m), LARGEST // m
-
-    def run(first: int, last: int, scores: int, mask: int, width: int, readable: int, wide: np.ndarray) -> int:
-        broken = False
-        entries = np.empty((m, m, LANES), np.int32)
-        flags = np.empty((m, m, LANES), np.int8)
-        rows, cols = np.empty((m, LANES), np.int32), np.empty((m, LANES), np.int32)
-        side, kept = np.zeros((LANES, m), np.int32), np.empty((LANES, m), np.int8)
-        peak, total, scale = np.empty(LANES, np.int32), np.empty(LANES, np.float32), np.empty(LANES, np.float64)
-        begin = np.empty(LANES, np.int64)  # the offset of each tile, in entries
-        work = workspace(m)
-        for tile in range(first, last, LANES):
-            count = min(LANES, last - tile)
-            together = place_tiles(begin, tile, count, m, width)
-            peak[:], total[:] = 0, 0
-            for i in range(m):
-                row = scores + 4 * (begin[0] + i * width)
-                if not together:
-                    row = side.ctypes.data
-                    for lane in range(count):
-                        copy_scores(n, m, scores + 4 * (begin[lane] + i * width), row + 4 * m * lane, 0, 0)
-                spread_row(n, m, row, entries[i].ctypes.data, peak.ctypes.data, 0)
-            set_scales(scale, peak.view(np.float32), largest)
-            round_all(n, m, entries.ctypes.data, scale.ctypes.data, total.ctypes.data, readable)
-            broken |= flag_wide(wide, tile, count, peak, total, m)
-            cols[:] = 0
-            for _ in range(rounds):
-                price_rows(n, m, entries.ctypes.data, cols.ctypes.data, rows.ctypes.data, 0)
-                price_cols(n, m, entries.ctypes.data, rows.ctypes.data, cols.ctypes.data, 0)
-            keep_all(n, m, entries.ctypes.data, rows.ctypes.data, cols.ctypes.data, flags.ctypes.data)
-            wrong = miscounted(n, m, flags.ctypes.data, 0, 0, 0)
-            for lane in range(count):
-                if (wrong >> lane) & 1:
-                    settle_tile(entries, rows, cols, flags, lane, n, work)
-            for i in range(m):
-                row = mask + begin[0] + i * width
-                gather_row(n, m, flags[i].ctypes.data, row if together else kept.ctypes.data, 0, 0)
-                if not together:
-                    for lane in range(count):
-                        copy_flags(n, m, kept[lane].ctypes.data, mask + begin[lane] + i * width, 0, 0)
-        return -1 if broken else 0
-
-    return compiled(run, NUMBER(*[NUMBER] * 6, types.int8[::1]))
-
-
-@cache
-def enumeration_kernel(n: int, m: int, squares: bool = False) -> Kernel:
-    """Return a function like that of `tile_kernel`, which tries every mask of a tile.
-
-    Sixteen tiles side by side are one unit, and the rest of the width is left out. It flags units whose sums may
-    overflow, or lose too many digits.
-
-    Args:
-        n: Kept entries of a row and of a column.
-        m: Side of a tile; 4.
-        squares: Whether the squares of the scores are added.
-    """
-    keep = keep_nearest if squares else keep_best
-
-    def run(first: int, last: int, scores: int, mask: int, width: int, readable: int, wide: np.ndarray) -> int:
-        across, found = width // (LANES * m), 0
-        for i in range(first, last):
-            at = i // across * m * width + i % across * LANES * m
-            problem = keep(n, m, scores + 4 * at, mask + at, width, readable)
-            if problem:
-                wide[i] = 1
-                found |= problem
-        return -1 if found > 1 else 0
-
-    return compiled(run, NUMBER(*[NUMBER] * 6, types.int8[::1]))
-
-
-@helper
-def place_tiles(begin: np.ndarray, tile: int, count: int, m: int, width: int) -> bool:
-    """Write the offset of each of these tiles, in entries. Return whether they are sixteen adjacent tiles.
-
-    Args:
-        begin: Where to write.
-        tile: The number of the first tile.
-        count: How many tiles there are.
-        m: Side of a tile.
-        width: Width of the scores.
-    """
-    across = width // m
-    for lane in range(count):
-        begin[lane] = (tile + lane) // across * m * width + (tile + lane) % across * m
-    return count == LANES and begin[LANES - 1] - begin[0] == (LANES - 1) * m
-
-
-@helper
-def set_scales(scale: np.ndarray, peaks: np.ndarray, largest: int) -> None:
-    """Write the factors that bring each tile's largest magnitude to `largest`.
-
-    Args:
-        scale: Where to write.
-        peaks: The largest magnitudes.
-        largest: The largest integer score.
-    """
-    for lane in range(LANES):
-        scale[lane] = largest / np.float64(peaks[lane]) if peaks[lane] > 0 else 0.0
-
-
-@helper
-def flag_wide(wide: np.ndarray, tile: int, count: int, peak: np.ndarray, total: np.ndarray, m: int) -> bool:
-    """Flag the tiles whose scores are tiny beside the largest one. Beside an infinity all are.
-
-    Return whether there is a NaN.
-
-    Args:
-        wide: The flags of all tiles.
-        tile: The number of the first tile.
-        count: How many tiles there are.
-        peak: The bits of the largest magnitudes.
-        total: The sums of all magnitudes, as integer scores.
-        m: Side of a tile.
-    """
-    broken = False
-    for lane in range(count):
-        wide[tile + lane] = 0 < peak[lane] and total[lane] < VANISHING * m * m
-        broken |= peak[lane] > INFINITE
-    return broken

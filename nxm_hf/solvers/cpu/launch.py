@@ -17,14 +17,13 @@ from nxm_hf.solvers.cpu.kernels import (
     adamw_kept_kernel,
     adamw_kernel,
     compare_kernel,
-    enumeration_kernel,
     group_kernel,
     keep_kernel,
     restore_kernel,
-    tile_kernel,
 )
 from nxm_hf.solvers.cpu.nm_groups import OPERATIONS as BODIES
 from nxm_hf.solvers.cpu.threads import pieces, run_jobs
+from nxm_hf.solvers.cpu.tile_kernels import enumeration_kernel, tile_kernel
 from nxm_hf.solvers.cpu.unstructured import ALL_BITS, MAGNITUDE, mark_highest
 from nxm_hf.solvers.kept_entries import CHUNK, KeptEntries
 from nxm_hf.solvers.self_test import Counts
@@ -32,8 +31,10 @@ from nxm_hf.solvers.transposable_duals import by_duals
 from nxm_hf.solvers.transposable_enumeration import by_enumeration
 
 OPERATIONS = frozenset(BODIES)
+MANY = 1 / 4  # if more of the units are left to torch, it is faster on whole strips, whose vectors are long
 SMALL_TILE = 4  # the side of tiles whose masks are all tried
-TileSolver = Callable[[Tensor], Tensor]  # strips of tiles, (strips, m, width), -> their masks
+# Strips of tiles or parts of them, (strips, m, width), and flags of the parts that they are -> their masks.
+TileSolver = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def run(operation: str, n: int, m: int, *tensors: Tensor, factor: float = 0.0) -> int:
@@ -244,7 +245,7 @@ def over_tiles(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]
         0, or -1 where there is a NaN.
     """
 
-    def solve(tiles: Tensor) -> Tensor:
+    def solve(tiles: Tensor, _: Tensor | None) -> Tensor:
         solver = by_enumeration if m == SMALL_TILE else by_duals
         return solver((tiles.abs() if magnitudes else tiles).flatten(0, 1), Counts(n, m))
 
@@ -254,21 +255,44 @@ def over_tiles(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]
     return _over_units(kernel, m, LANES if small else 1, scores, masks, readable, solve)
 
 
-def nearest_tiles(n: int, m: int, weight: Tensor, mask: Tensor, solve: TileSolver) -> int:
-    """Write the transposable mask that keeps the largest sums of squares.
+def nearest_tiles(n: int, m: int, weights: Sequence[Tensor], masks: Sequence[Tensor], solve: TileSolver) -> int:
+    """Write the transposable masks that keep the largest sums of squares.
 
     Args:
         n: Kept entries of a row and of a column.
-        m: Side of a tile; 4.
-        weight: A contiguous fp32 weight.
-        mask: A contiguous bool tensor of its shape.
-        solve: Return the masks of strips of tiles whose squares need more care.
+        m: Side of a tile.
+        weights: Contiguous fp32 weights, or parts of one.
+        masks: Contiguous bool tensors of their shapes.
+        solve: Return the masks of strips of tiles whose squares need more care, or of parts of these strips: then it
+            also gets flags of the parts, for each strip. It is called once for all parts of a weight, or all strips.
 
     Returns:
         0, or -1 where there is a NaN.
     """
-    kernel = enumeration_kernel(n, m, squares=True)
-    return _over_units(kernel, m, LANES, [weight], [mask], ALL_BITS, solve)
+    small = m == SMALL_TILE
+    kernel = enumeration_kernel(n, m, squares=True) if small else tile_kernel(n, m, squares=True)
+    return _over_units(kernel, m, LANES if small else 1, weights, masks, ALL_BITS, solve, MANY)
+
+
+def project_tiles(n: int, m: int, weights: Sequence[Tensor], outs: Sequence[Tensor], solve: TileSolver) -> int:
+    """Write what the masks of `nearest_tiles` keep, and +0.0 elsewhere and for -0.0.
+
+    Args:
+        n: Kept entries of a row and of a column.
+        m: Side of a tile, more than 4.
+        weights: Contiguous fp32 weights, or parts of one.
+        outs: Contiguous fp32 tensors of their shapes; they may be the weights themselves.
+        solve: As in `nearest_tiles`.
+
+    Returns:
+        0, or -1 where there is a NaN.
+    """
+
+    def project(tiles: Tensor, places: Tensor | None) -> Tensor:
+        return tiles.masked_fill(~solve(tiles, places).view(tiles.shape), 0.0).add_(0.0)  # -0.0 + 0.0 is +0.0
+
+    kernel = tile_kernel(n, m, squares=True, projects=True)
+    return _over_units(kernel, m, 1, weights, outs, ALL_BITS, project, MANY)
 
 
 def _over_units(
@@ -279,8 +303,12 @@ def _over_units(
     masks: Sequence[Tensor],
     readable: int,
     solve: TileSolver,
+    many: float = 1.0,
 ) -> int:
-    """Run a kernel on units of adjacent tiles. Solve the flagged units and the rest of the width by `solve`."""
+    """Run a kernel on units of adjacent tiles. Solve the flagged units and the rest of the width by `solve`.
+
+    Whole strips are solved where more than the share `many` of the units is flagged.
+    """
     jobs, flags = [], []
     for each, mask in zip(scores, masks, strict=True):
         width = each.shape[-1]
@@ -296,17 +324,20 @@ def _over_units(
         if broken or rest.isnan().any():
             return -1
         if rest.numel():
-            kept[..., even:] = solve(rest).view(rest.shape)
+            kept[..., even:] = solve(rest, None).view(rest.shape)
         if wide.any():
-            _solve_wide_units(strips[..., :even], kept[..., :even], wide.bool(), m * unit, solve)
+            _solve_wide_units(strips[..., :even], kept[..., :even], wide.bool(), m * unit, solve, many)
     return 0
 
 
-def _solve_wide_units(strips: Tensor, kept: Tensor, wide: Tensor, across: int, solve: TileSolver) -> None:
+def _solve_wide_units(strips: Tensor, kept: Tensor, wide: Tensor, across: int, solve: TileSolver, many: float) -> None:
     """Solve the flagged units of strips again, with a solver for any device."""
     units, masks = (x.unflatten(-1, (-1, across)).transpose(1, 2) for x in (strips, kept))
-    chosen = units[wide.view(units.shape[:2])]
-    masks[wide.view(units.shape[:2])] = solve(chosen).view(chosen.shape)
+    places = wide.view(units.shape[:2])
+    if places.sum() > many * places.numel():
+        kept.copy_(solve(strips, None).view(strips.shape))  # units that were right, or projected, stay as they are
+    else:
+        masks[places] = solve(units[places], places).view(-1, *units.shape[2:])
 
 
 def highest_of_row(scores: Tensor, count: int, mask: Tensor, magnitudes: bool = False) -> int:

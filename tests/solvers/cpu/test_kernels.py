@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nxm_hf import recipes
 from nxm_hf.patterns import parse
-from nxm_hf.solvers import SOLVERS, choose, cpu, solve, solve_many
+from nxm_hf.solvers import SOLVERS, choose, cpu, nearest, solve, solve_many
 from tests.support.cpu_kernels import FLOATS, INF, PLAIN, PREDICTED, TILED, in_torch, weights
 from tests.support.scores import assert_holds, distributions, tiles_of
 from tests.support.toy_training import same, short, trained
@@ -67,6 +67,55 @@ def test_the_nearest_small_tiles_get_the_bits_of_torch(n, width, scale):
         scaled = weight * scale
         assert torch.equal(pattern.nearest(scaled), in_torch(lambda scaled=scaled: pattern.nearest(scaled)))
         assert same([pattern.project(scaled)], [in_torch(lambda scaled=scaled: pattern.project(scaled))])
+
+
+def uneven(height, width, scale):
+    """Yield weights of many kinds: with outliers, infinities, ties and zeros of both signs; and in half precision."""
+    made = torch.Generator().manual_seed(height + width)
+    normal, chance = torch.randn(height, width, generator=made), torch.rand(height, width, generator=made)
+    zeros = normal * torch.where(chance < 0.9, 0.0, 1.0)
+    zeros[:8, :8], zeros[0, 0], zeros[1, 1] = -0.0, 1.0, 1e-9  # what is lost beside 1 is pruned, or is not
+    kinds = [normal, normal**5, normal**9, normal * torch.where(chance < 0.1, 1e6, 1.0), (2 * normal).round() / 2]
+    kinds += [normal.masked_fill(chance < 0.05, -INF), zeros, normal * torch.logspace(-44, 30, width)]
+    for kind in kinds:
+        yield kind * scale
+    yield (normal * scale).bfloat16()
+    yield normal.half()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-41, 2.0**-40, 2.0**58, 1e30])
+@pytest.mark.parametrize(("text", "width"), [("4:8", 200), ("4:8", 128), ("8:16", 208), ("16:32", 96)])
+def test_kernels_that_square_give_the_bits_of_kernels_on_squares_that_torch_makes(text, width, scale):
+    pattern = parse(f"{text}-transposable")
+    for weight in uneven(64, width, scale):
+        strips = weight.view(-1, pattern.m, width)
+        expected = nearest._nearest_strips(strips, pattern).view(weight.shape)
+        assert torch.equal(pattern.nearest(weight), expected)
+        kept = torch.where(expected, weight, torch.zeros((), dtype=weight.dtype)) + 0.0
+        for found in (pattern.project(weight), pattern.project(weight, out=weight)):
+            assert torch.equal(found, kept) and not found[found == 0].signbit().any()
+        assert torch.equal(weight, kept)
+
+
+@pytest.mark.parametrize("outlier", [1.0, 100.0, 1e6])
+@pytest.mark.parametrize("text", ["4:8-transposable", "8:16-transposable", "16:32-transposable"])
+def test_nearest_masks_of_kernels_prune_no_more_than_those_of_torch(text, outlier):
+    pattern = parse(text)
+    weight = torch.randn(64, 96, generator=torch.Generator().manual_seed(0))
+    weight[::7, ::5] *= outlier
+    mask, other = pattern.nearest(weight), in_torch(lambda: pattern.nearest(weight))
+    assert_holds(mask, pattern.n, pattern.m)
+    ours, theirs = (tiles_of(weight.double().square() * ~kept, pattern.m).sum((1, 2)) for kept in (mask, other))
+    assert bool((ours <= theirs * (1 + 1e-5)).all())
+
+
+@pytest.mark.parametrize("text", ["4:8-transposable", "16:32-transposable"])
+def test_a_weight_with_a_nan_is_refused_also_when_it_is_overwritten(text):
+    weight = torch.randn(64, 96)
+    weight[40, 70] = torch.nan
+    for out in (None, torch.empty_like(weight), weight):
+        with pytest.raises(ValueError, match="1 NaN of"):
+            parse(text).project(weight, out=out)
 
 
 @pytest.mark.parametrize("text", [*TILED, "unstructured:0.5"])

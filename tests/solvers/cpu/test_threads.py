@@ -95,8 +95,29 @@ def test_threads_change_no_mask_and_are_as_many_as_torch_uses(text, monkeypatch)
     assert threading.active_count() <= before + 2
 
 
+@pytest.mark.parametrize("text", ["2:4-transposable", "4:8-transposable"])
+def test_threads_change_no_nearest_weight(text, monkeypatch):
+    monkeypatch.setattr(sys.modules["nxm_hf.solvers.cpu.threads"], "MIN_NUMEL", 0)
+    monkeypatch.setattr(sys.modules["nxm_hf.solvers.cpu.threads"], "PIECE", 2**10)
+    weight, pattern = torch.randn(64, 512) ** 5, parse(text)
+    masks, projections = [], []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            masks.append(pattern.nearest(weight))
+            projections.append(pattern.project(weight))
+        finally:
+            torch.set_num_threads(1)
+    assert torch.equal(*masks) and torch.equal(*projections)
+    assert torch.equal(projections[0], weight * masks[0])
+
+
 def test_kernels_run_without_the_interpreters_lock():
     """With it threads take turns, which gives the same masks in more time."""
-    kernels = sys.modules["nxm_hf.solvers.cpu.kernels"]
-    for kernel in (kernels.tile_kernel(4, 8), kernels.group_kernel("mask", 2, 4, 32, 0x7F800000)):
+    kernels, tiles = (sys.modules[f"nxm_hf.solvers.cpu.{name}"] for name in ("kernels", "tile_kernels"))
+    for kernel in (
+        tiles.tile_kernel(4, 8),
+        tiles.tile_kernel(4, 8, squares=True),
+        kernels.group_kernel("mask", 2, 4, 32, 0x7F800000),
+    ):
         assert kernel.targetoptions["nogil"] is True
