@@ -1,5 +1,7 @@
 """Kernels for CPUs give the masks of torch: the same bits, but for tiles of more than 4 x 4 the same worth."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -117,6 +119,23 @@ def test_unstructured_masks_of_any_length_and_of_misleading_samples(size, kind):
     for density in (0.01, 0.5, 0.97):
         pattern = parse(f"unstructured:{density}")
         assert torch.equal(solve(scores, pattern), in_torch(lambda pattern=pattern: solve(scores, pattern)))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
+@pytest.mark.parametrize("magnitudes", [False, True])
+def test_a_bracket_of_keys_is_narrow_on_both_sides_of_the_threshold(share, magnitudes):
+    """The mask is right for any bracket, which costs time alone where it is wide or misses; so it is looked at here."""
+    assert cpu.BACKEND.kernels
+    unstructured = sys.modules["nxm_hf.solvers.cpu.unstructured"]
+    scores = torch.randn(2**18 + 7, generator=torch.Generator().manual_seed(0))
+    readable = unstructured.MAGNITUDE if magnitudes else unstructured.ALL_BITS
+    keys = (scores.abs() if magnitudes else scores).sort(descending=True)[0]
+    count = int(share * len(scores))
+    low, high = (
+        float(unstructured._float(key)) for key in unstructured._bracket(scores.view(torch.int32).numpy(), count, readable)
+    )
+    assert low <= float(keys[count - 1]) <= high
+    assert int(((low <= keys) & (keys <= high)).sum()) < 0.08 * len(keys)
 
 
 def test_what_has_no_kernel_is_solved_by_torch():
