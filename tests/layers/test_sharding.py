@@ -199,7 +199,7 @@ def test_a_model_that_one_process_shards_has_whole_parts(names):
 @pytest.mark.parametrize("rank", range(4))
 @pytest.mark.parametrize("rows", [5, 6, 8, 9])
 def test_of_several_processes_each_holds_its_rows_and_gathers_the_shape_and_layout_of_the_whole(rows, rank):
-    """Rows that are not a multiple of the processes, so that the shape of the whole does not follow from that of a part."""
+    """Also where their number is no multiple of that of processes: the shape does not follow from that of a part."""
     layer = Layer("linear", "ffn_in", nn.Linear(3, rows), "")
     values = torch.arange(3.0 * rows).view(rows, 3)
     own = torch.cat([values.chunk(4)[rank] if rank < len(values.chunk(4)) else values[:0]])

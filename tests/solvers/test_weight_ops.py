@@ -197,7 +197,11 @@ def test_a_nan_is_in_no_mask_whoever_makes_it(text, in_torch):
 
 
 def test_a_kernel_that_met_a_nan_names_it_if_it_is_still_there():
-    assert [weight_ops.run_refusing_nan(lambda *_, factor: factor, factor=n) for n in (0, 1, 7 << 32)] == [0, 1, 7 << 32]
+    assert [weight_ops.run_refusing_nan(lambda *_, factor: factor, factor=n) for n in (0, 1, 7 << 32)] == [
+        0,
+        1,
+        7 << 32,
+    ]
     with pytest.raises(ValueError, match="1 NaN of 2"):
         weight_ops.run_refusing_nan(lambda *_: -1, torch.ones(3), torch.tensor([torch.nan, 1.0]))
     with pytest.raises(ValueError, match="held a NaN; a mask needs numbers"):

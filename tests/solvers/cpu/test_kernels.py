@@ -132,7 +132,8 @@ def test_a_bracket_of_keys_is_narrow_on_both_sides_of_the_threshold(share, magni
     keys = (scores.abs() if magnitudes else scores).sort(descending=True)[0]
     count = int(share * len(scores))
     low, high = (
-        float(unstructured._float(key)) for key in unstructured._bracket(scores.view(torch.int32).numpy(), count, readable)
+        float(unstructured._float(key))
+        for key in unstructured._bracket(scores.view(torch.int32).numpy(), count, readable)
     )
     assert low <= float(keys[count - 1]) <= high
     assert int(((low <= keys) & (keys <= high)).sum()) < 0.08 * len(keys)
