@@ -68,6 +68,17 @@ def test_of_a_model_on_the_hub_its_configs_and_safe_weights_are_downloaded_and_n
     assert name == "me/bert" and [*how] == ["allow_patterns"] and wanted == FILES
 
 
+def test_of_an_error_of_the_hub_the_first_line_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(name, **how):
+        raise OSError("\n  There is no me/bert.\nSee the manual.")
+
+    monkeypatch.setattr(model_source, "snapshot_download", refuse)
+    with pytest.raises(FileNotFoundError, match=r"from the Hub: There is no me/bert\. Name a directory"):
+        model_directory("me/bert")
+
+
 FILES = {"config.json": True, "model-00001-of-00002.safetensors": True, "vocab.txt": True, "spiece.model": True}
 FILES |= {"pytorch_model.bin": False, "modeling_mine.py": False, "tf_model.h5": False}
 
