@@ -208,12 +208,13 @@ def admm_update(
         return _update_part(weight, r, pattern, first, dual, scale)
     kept = pattern.kept(weight.shape)
     if not weight.numel():
-        return None if first else mask_change_of_counts(0, 0, 0)
+        return None if first else mask_change_of_counts(0, kept, kept)
     if dual and not first and scale == 1 and (kernel := kernel_of(ADMM_UPDATE, pattern, weight, r)):
         return mask_change_of_counts(run_refusing_nan(kernel, weight, r), kept, kept)
     parts = _parts(pattern, weight, r)
-    buffers = _Buffers.like(parts[0][0])
-    changed = sum(_update(*part, pattern, first, dual, scale, buffers.narrowed(len(part[0]))) for part in parts)
+    longest, _ = parts[0]
+    buffers = _Buffers.like(longest)
+    changed = sum(_update(w, z_u, pattern, first, dual, scale, buffers.narrowed(len(w))) for w, z_u in parts)
     return None if first else mask_change_of_counts(changed, kept, kept)
 
 
@@ -236,8 +237,7 @@ def _parts(pattern: PatternLike, weight: Tensor, r: Tensor) -> list[tuple[Tensor
     total, unit = weight.numel(), 8 * pattern.m
     # Parts of one size: a short last one would cost as much as a long one.
     size = math.ceil(total / math.ceil(total / PART) / unit) * unit
-    flat = weight.view(-1), r.view(-1)
-    return list(zip(flat[0].split(size), flat[1].split(size), strict=True)) if size < total else [flat]
+    return list(zip(*(x.view(-1).split(size) for x in (weight, r)), strict=True))
 
 
 class _Buffers(NamedTuple):

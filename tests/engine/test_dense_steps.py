@@ -5,7 +5,9 @@ import torch
 import transformers
 from torch import nn
 
+from nxm_hf import AdamW
 from nxm_hf.engine.dense_steps import DenseSteps
+from nxm_hf.solvers import base
 from tests.support.toy_training import same
 
 
@@ -49,6 +51,18 @@ def test_a_state_dict_is_the_same_inside_and_outside():
     assert inside["param_groups"] == outside["param_groups"] and list(inside["state"]) == list(outside["state"])
     steps.forget()
     assert list(map(id, optimizer.state)) == list(map(id, parameters))
+
+
+def test_the_dense_weight_of_the_next_step_is_told_until_it_is_forgotten_with_the_masks_that_wait(monkeypatch):
+    pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+    monkeypatch.setattr(base, "MIN_NUMEL", 0)
+    parameters, optimizer, dense = made(AdamW)
+    steps = DenseSteps(optimizer)
+    assert steps.dense_of(parameters[1]) is None and steps.ask(parameters[1], dense)
+    assert steps.dense_of(parameters[1]) is dense and steps.dense_of(parameters[0]) is None
+    assert optimizer.mask_next_step(parameters[0], parameters[0] > 0) and optimizer.waits_with_mask(parameters[0])
+    steps.forget()
+    assert steps.dense_of(parameters[1]) is None and not optimizer.waits_with_mask(parameters[0])
 
 
 def test_nothing_is_exchanged_unless_it_was_asked_for():

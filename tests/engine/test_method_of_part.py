@@ -47,6 +47,11 @@ def test_every_pattern_of_a_method_is_shared_if_it_looks_at_more_than_a_part(rec
     assert patterns_of(method_of_part(local, part), clock) == patterns_of(local, clock)
 
 
+def test_a_method_without_fields_is_as_it_is_in_each_part(part):
+    method = object()
+    assert method_of_part(method, part) is method_of_part(method, None) is method
+
+
 @pytest.mark.parametrize("recipe", SPARSE)
 def test_the_method_of_a_part_that_is_the_whole_does_the_same(recipe, part):
     ends = []

@@ -21,7 +21,7 @@ from nxm_hf.layers.sharding import (
     whole,
 )
 from nxm_hf.patterns import parse
-from tests.support.group_of_one import OneOfMany, group_of_one
+from tests.support.group_of_one import OneOfMany, group_of_one, group_without_messages
 from tests.support.models import make_bert, make_model
 from tests.support.process_threads import in_threads
 
@@ -180,7 +180,7 @@ def test_a_model_that_one_process_shards_has_whole_parts(names):
                 and torch.equal(shards.whole(layer, matrix > 0), before[layer.key] > 0)
             )
         layer.weight.grad = layer.weight.detach().clone()
-        assert torch.equal(shards.matrix(layer).grad, before[layer.key])
+        assert torch.equal(shards.matrix(layer).grad, before[layer.key]) and local(layer.weight).grad is None
         numbers = torch.tensor([1.0, 2.0])
         for reduced in (shards.total(numbers), shards.largest(numbers)):
             assert reduced.tolist() == [1.0, 2.0]
@@ -194,6 +194,23 @@ def test_a_model_that_one_process_shards_has_whole_parts(names):
         like = shard_like(values, spread)
         assert like.placements == spread.placements and torch.equal(whole(like), values)
         assert like.dtype == values.dtype != spread.dtype
+
+
+@pytest.mark.parametrize("rank", range(4))
+@pytest.mark.parametrize("rows", [5, 6, 8, 9])
+def test_of_several_processes_each_holds_its_rows_and_gathers_the_shape_and_layout_of_the_whole(rows, rank):
+    """Also where their number is no multiple of that of processes: the shape does not follow from that of a part."""
+    layer = Layer("linear", "ffn_in", nn.Linear(3, rows), "")
+    values = torch.arange(3.0 * rows).view(rows, 3)
+    own = torch.cat([values.chunk(4)[rank] if rank < len(values.chunk(4)) else values[:0]])
+    with group_without_messages(4, rank) as shards:
+        spread = DTensor.from_local(
+            torch.zeros_like(own), shards.mesh, [Shard(0)], shape=values.shape, stride=values.stride()
+        )
+        assert torch.equal(local(shard_like(values, spread)), own)
+        assert torch.equal(local(shard_like(values.double(), spread)), own.double())
+        for found in (whole(spread), shards.whole(layer, own), shards.whole(layer, own > 0)):
+            assert found.shape == values.shape and found.stride() == values.stride()
 
 
 def test_numbers_of_several_processes_are_added_compared_and_stacked(monkeypatch):

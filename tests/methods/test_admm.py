@@ -9,7 +9,7 @@ from torch import nn
 
 from nxm_hf.methods import ADMM
 from nxm_hf.methods.admm import sparse_weight
-from nxm_hf.methods.rho import PULL_OVER_GRADIENT
+from nxm_hf.methods.rho import MEASURED_STEPS, PULL_OVER_GRADIENT
 from nxm_hf.methods.schedules import Clock, Constant, Evenly, Every, EveryEpoch, Growth
 from nxm_hf.patterns import parse
 from tests.support.method_runs import (
@@ -262,6 +262,25 @@ def test_a_measured_strength_makes_the_first_pull_a_share_of_the_gradient(start,
         weight.grad = loss_scale * gradient
         method.before_step(weight, state, clock.but(step=1))
     torch.testing.assert_close(weight.grad / loss_scale - gradient, rho * force)  # it is measured once
+
+
+@pytest.mark.parametrize("pull", ["all", "pruned"])
+def test_a_strength_by_a_quantile_pulls_from_the_step_on_at_which_enough_gradients_are_known(pull):
+    generator = torch.Generator().manual_seed(0)
+    weight, clock = nn.Parameter(torch.randn(8, 16, generator=generator, dtype=torch.float64)), Clock(0, 80)
+    gradients = torch.randn(MEASURED_STEPS + 2, 8, 16, generator=generator, dtype=torch.float64)
+    method, mask = ADMM(PATTERN, "quantile", start="B", pull=pull), top(weight.detach().abs(), PATTERN)
+    pruned, kept = (torch.where(each, weight.detach(), 0.0) for each in (~mask, mask))
+    groups = (gradients[:MEASURED_STEPS].mean(0).abs() * ~mask).view(-1, 4).amax(1)
+    ratios = groups / kept.abs().masked_fill(~mask, math.inf).view(-1, 4).amin(1)
+    rho = float(ratios.sort()[0][math.ceil(0.9 * len(ratios)) - 1])
+    with torch.no_grad():
+        state = method.init(weight, clock)
+        for step, gradient in enumerate(gradients):
+            weight.grad = gradient.clone()
+            method.before_step(weight, state, clock)
+            strength = rho if step >= MEASURED_STEPS - 1 else 0.0
+            torch.testing.assert_close(weight.grad, gradient + strength * pruned, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("pull", ["all", "pruned"])

@@ -6,7 +6,7 @@ import torch
 from nxm_hf import NxMConfig
 from nxm_hf.methods import PHASES, Masked, Phases, keep
 from nxm_hf.methods.base import measure_alone
-from nxm_hf.methods.schedules import Clock
+from nxm_hf.methods.schedules import ALWAYS, Clock
 from nxm_hf.methods.scores import as_mask
 from tests.support.method_runs import OVER_OPTIMIZERS, PATTERN, STEPS, TWO_FOUR, assert_agrees, by_algorithm_1
 from tests.support.scores import Remembered, generator
@@ -189,28 +189,33 @@ class FinishesAnew(Masked):
 
 
 class TellsAnew(Masked):
-    """One that overrides what is kept, and not what `finish` does."""
+    """One that overrides what is told of the end, and not what `finish` does."""
 
     def kept_at_finish(self, weight, state, clock):
         return Masked.kept_at_finish(self, weight, state, clock)
 
-
-class OverridesBoth(FinishesAnew):
-    """One whose two verbs belong together."""
-
-    finish, kept_at_finish = FinishesAnew.finish, TellsAnew.kept_at_finish
+    def is_finished(self, weight, state, clock):
+        return Masked.is_finished(self, weight, state, clock)
 
 
-class OverridesNeither(OverridesBoth):
-    """One that inherits both."""
+class OverridesAll(FinishesAnew):
+    """One whose verbs belong together."""
+
+    finish, kept_at_finish, is_finished = FinishesAnew.finish, TellsAnew.kept_at_finish, TellsAnew.is_finished
 
 
-KINDS = {Masked: True, FinishesAnew: False, TellsAnew: False, OverridesBoth: True, OverridesNeither: True}
+class OverridesNone(OverridesAll):
+    """One that inherits all."""
+
+
+KINDS = {Masked: True, FinishesAnew: False, TellsAnew: False, OverridesAll: True, OverridesNone: True}
 
 
 @pytest.mark.parametrize("kind", [*KINDS, KeepsTheLast])
-def test_a_class_tells_what_it_keeps_if_it_defines_both_verbs_and_none_is_overridden_alone(kind):
-    method = Phases(kind() if kind is KeepsTheLast else kind(TWO_FOUR), PATTERN)
+def test_a_class_tells_of_its_end_if_it_defines_the_verbs_and_none_is_overridden_alone(kind):
+    """It tells what it keeps, and that a weight which is frozen already is finished."""
+    method = Phases(kind() if kind is KeepsTheLast else kind(TWO_FOUR, freeze=ALWAYS), PATTERN)
     weight, clock = torch.randn(2, 4), Clock(0, 2)
-    kept = method.kept_at_finish(weight, method.init(weight, clock), clock)
-    assert (kept is not None) == KINDS.get(kind, False)
+    state = method.init(weight, clock)
+    kept = method.kept_at_finish(weight, state, clock)
+    assert (kept is not None) == method.is_finished(weight, state, clock) == KINDS.get(kind, False)

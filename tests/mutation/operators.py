@@ -36,6 +36,7 @@ class Mutant:
         before: The code at the place.
         after: The code of the mutant at the place.
         span: The bytes of the file that are replaced.
+        code: The text of the line.
     """
 
     file: str
@@ -45,6 +46,7 @@ class Mutant:
     before: str
     after: str
     span: tuple[int, int]
+    code: str
 
     @property
     def key(self) -> str:
@@ -73,8 +75,8 @@ def mutants_of(file: str, text: str) -> list[Mutant]:
         file: The path of the file, from the root of the tree.
         text: Its text.
     """
-    starts = [0]
-    for line in text.encode().splitlines(keepends=True):
+    starts, lines = [0], text.encode().splitlines(keepends=True)
+    for line in lines:
         starts.append(starts[-1] + len(line))
     found = []
     for node, function in _places(ast.parse(text), ""):
@@ -82,7 +84,8 @@ def mutants_of(file: str, text: str) -> list[Mutant]:
         before = ast.unparse(node)
         for operator, other in _changes(node):
             if (after := ast.unparse(other)) != before:
-                found.append(Mutant(file, function, node.lineno, operator, before, after, span))
+                code = lines[node.lineno - 1].strip().decode()
+                found.append(Mutant(file, function, node.lineno, operator, before, after, span, code))
     dropped = {mutant.span for mutant in found if mutant.operator == "statement"}
     return [mutant for mutant in found if mutant.operator != "call" or mutant.span not in dropped]
 

@@ -20,6 +20,7 @@ class Equivalent:
         before: The code.
         after: The code of the mutant.
         reason: Why it is equivalent.
+        line: The text of its line, where another mutant of the function has the same code before and after.
     """
 
     file: str
@@ -27,6 +28,7 @@ class Equivalent:
     before: str
     after: str
     reason: str
+    line: str = ""
 
     def is_(self, mutant: Mutant) -> bool:
         """Return True for this mutant.
@@ -35,7 +37,8 @@ class Equivalent:
             mutant: Any mutant.
         """
         theirs = (mutant.file, mutant.function, mutant.before, mutant.after)
-        return theirs == (self.file, self.function, self.before, self.after)
+        ours = (self.file, self.function, self.before, self.after)
+        return theirs == ours and self.line in ("", mutant.code)
 
 
 def read_equivalents(path: Path) -> list[Equivalent]:

@@ -255,6 +255,15 @@ def test_listed_equivalents_are_not_run(shop):
     assert not (shop.parent / "results.json").exists()
 
 
+def test_an_entry_with_a_line_stands_for_mutants_of_that_line_alone():
+    text = "A = 2\nB = 2\n"
+    alone, both = (Equivalent("a.py", "", "2", "3", "of a test", line) for line in ("B = 2", ""))
+    assert [[entry.is_(mutant) for mutant in mutants_of("a.py", text)] for entry in (alone, both)] == [
+        [False, True],
+        [True, True],
+    ]
+
+
 @pytest.mark.parametrize("count", [1, 20])
 def test_tests_that_fail_without_a_mutant_stop_the_campaign(count, shop):
     mutants = mutants_of("shop/prices.py", PRICES)[:count]

@@ -44,6 +44,19 @@ def test_kernels_are_tried_with_numbers_if_and_only_if_they_take_one(module):
     operations = [value for value in vars(module).values() if isinstance(value, base.Operation)]
     takes = [operation.name for operation in operations if "factor" in signature(operation.reference).parameters]
     assert operations and takes == [operation.name for operation in operations if operation.factors]
+    for factors in (operation.factors for operation in operations if operation.factors):
+        assert min(factors) == 0 and any(0 < factor < 1 for factor in factors) and max(factors) > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_large_weights_of_single_precision_have_a_kernel_for_each_operation(dtype):
+    """And no others, because all of them overwrite what they read."""
+    pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+    tensors = of((64, 64), dtype)
+    for operation in (value for value in vars(masked_ops).values() if isinstance(value, base.Operation)):
+        groups = PATTERN if operation.name.startswith("remask") else masked_ops.ANY_FOUR
+        found = masked_ops.kernel_of(operation, groups, *tensors[: len(operation.inputs)])
+        assert (found is not None) == (dtype == torch.float32), operation.name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)

@@ -202,6 +202,14 @@ def test_prices_have_to_settle_more_than_half_of_the_tiles_and_just_those_that_t
         return self_test.prices_are_right(prices, n, m, torch.device("cpu"))
 
     assert few(5) and not few(4)
+    for turned in (False, True):  # n full rows have n in each column, and n full columns have n in each row
+
+        def lines(q, count, turned=turned):
+            full = torch.where(torch.arange(m)[:, None] < count, -(1 << 26), 1 << 26).int().expand(m, q.shape[-1])
+            none = torch.zeros_like(full)
+            return *((none, full) if turned else (full, none)), torch.ones(q.shape[-1], dtype=torch.bool)
+
+        assert not self_test.prices_are_right(lines, n, m, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("wrong", [1, 5000, 10_000])

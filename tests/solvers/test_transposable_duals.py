@@ -9,7 +9,7 @@ from nxm_hf.patterns import Transposable, parse
 from nxm_hf.solvers import SOLVERS, solve, transposable_duals
 from nxm_hf.solvers.transposable_duals import by_duals
 from nxm_hf.solvers.transposable_paths import balance_rows
-from nxm_hf.solvers.transposable_tiles import quantized
+from nxm_hf.solvers.transposable_tiles import quantized, tiles
 from tests.support.scores import (
     INF,
     assert_holds,
@@ -68,6 +68,17 @@ def test_scores_become_integers_of_24_bits_that_a_path_can_add_up(m):
     q, wide = quantized(scores)
     assert not wide.any() and 2**24 <= q.max() and m * q.max() <= 2**29
     assert torch.equal(q, (scores / scores.max() * q.max()).round().int())
+
+
+@pytest.mark.parametrize(("most", "parts"), [(1, 60), (3, 24), (9, 12), (10, 6), (29, 3), (60, 1), (99, 1)])
+def test_parts_are_views_of_at_most_so_many_tiles_in_their_order(most, parts):
+    scores = torch.arange(24.0 * 40).view(24, 40)  # six strips of ten tiles
+    found = [*tiles(scores, 4, most)]
+    assert len(found) == parts and all(part[0, 0].numel() <= most for part in found)
+    assert torch.equal(torch.cat([part.flatten(2) for part in found], 2), tiles_of(scores, 4).permute(1, 2, 0))
+    for part in found:
+        part.zero_()
+    assert not scores.any()
 
 
 @settings(max_examples=30)

@@ -110,6 +110,10 @@ def test_a_bracket_is_narrow_on_both_sides_of_the_threshold(share):
 
 
 def test_a_bracket_is_open_where_the_sample_ends():
+    """The smallest of a sample says nothing of what is smaller in the whole."""
     sample = torch.arange(100).numpy()
+    for thousandths in range(1, 1000):
+        low, high = unstructured_threshold.sample_bracket(sample, thousandths / 1000)
+        assert (low is None or 0 < low < 100) and (high is None or 0 <= high < 100)
     assert unstructured_threshold.sample_bracket(sample, 0.0001)[1] is None
     assert unstructured_threshold.sample_bracket(sample, 0.9999)[0] is None

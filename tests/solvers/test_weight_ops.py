@@ -1,7 +1,11 @@
 """What is done to a whole weight, in torch: against the same written out step by step, in one part or in many."""
 
+import math
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nxm_hf.layers.find import find_layers
 from nxm_hf.layers.weight_part import SharedPattern, WeightPart
@@ -178,8 +182,9 @@ def test_a_projection_is_written_into_what_fits_and_into_nothing_else(text, in_t
     for wrong in (out.detach().double(), out.detach()[:20], out.detach().T.contiguous().T, out.detach().to("meta")):
         with pytest.raises(
             ValueError, match=r"^out is .* it needs a contiguous torch\.float32 of shape \(40, 480\) on cpu"
-        ):
+        ) as refused:
             weight_ops.project(weight, pattern, wrong)
+        assert ("cpu, not contiguous; it needs" in str(refused.value)) != wrong.is_contiguous()
 
 
 @pytest.mark.parametrize("text", PATTERNS)
@@ -192,7 +197,11 @@ def test_a_nan_is_in_no_mask_whoever_makes_it(text, in_torch):
 
 
 def test_a_kernel_that_met_a_nan_names_it_if_it_is_still_there():
-    assert [weight_ops.run_refusing_nan(lambda *_, count=count: count) for count in (0, 1, 7 << 32)] == [0, 1, 7 << 32]
+    assert [weight_ops.run_refusing_nan(lambda *_, factor: factor, factor=n) for n in (0, 1, 7 << 32)] == [
+        0,
+        1,
+        7 << 32,
+    ]
     with pytest.raises(ValueError, match="1 NaN of 2"):
         weight_ops.run_refusing_nan(lambda *_: -1, torch.ones(3), torch.tensor([torch.nan, 1.0]))
     with pytest.raises(ValueError, match="held a NaN; a mask needs numbers"):
@@ -242,20 +251,65 @@ def test_kernels_and_torch_write_the_same_bits_and_counts(text, monkeypatch):
             act(torch.where(torch.arange(480) + torch.arange(0, 19200, 480)[:, None] == 77, torch.nan, weight), pattern)
 
 
-def test_large_weights_have_a_kernel_for_each_operation_also_for_those_that_need_no_groups(monkeypatch):
+class Passes(TorchDispatchMode):
+    """Counts the operations of torch that read or write as many entries as a weight has."""
+
+    def __init__(self, numel):
+        super().__init__()
+        self.numel, self.names = numel, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        sizes = [x.numel() for x in tree_leaves((args, kwargs, found)) if isinstance(x, torch.Tensor)]
+        if max(sizes, default=0) >= self.numel and not func.is_view:
+            self.names.append(func.overloadpacket.__name__)
+        return found
+
+
+@pytest.mark.parametrize("text", ["2:4", "unstructured:0.4"])
+def test_large_weights_are_written_by_kernels_in_one_pass_and_transposed_ones_are_copied_first(text, monkeypatch):
     """Torch gives the same bits, so that nothing else would tell."""
     pytest.importorskip("numba", reason="the kernels for CPUs need numba")
     monkeypatch.setattr(base, "MIN_NUMEL", 0)
-    weight, pattern = torch.randn(16, 64), parse("2:4")
-    for operation, groups, tensors in (
-        (weight_ops.KEEP, weight_ops.ANY_FOUR, (weight, weight > 0)),
-        (weight_ops.KEPT, weight_ops.ANY_FOUR, (weight, weight > 0, weight)),
-        (weight_ops.PROJECT, pattern, (weight, weight)),
-        (weight_ops.MAGNITUDE_MASK, pattern, (weight, weight > 0)),
-        (weight_ops.REMASK, pattern, (weight, weight > 0, weight)),
-        (weight_ops.ADMM_UPDATE, pattern, (weight, weight)),
+    pattern, weight = parse(text), tied(0, torch.float32, (64, 64))
+    mask, other = weight > 0, tied(1, torch.float32, (64, 64))
+    acts = {"magnitude_mask": lambda w: weight_ops.magnitude_mask(w, pattern)}
+    if pattern.kind == "nm":
+        acts |= {
+            "project": lambda w: weight_ops.project(w, pattern),
+            "project into": lambda w: weight_ops.project(w, pattern, other.clone()),
+            "keep": lambda w: weight_ops.keep(other, mask),
+            "kept": lambda w: weight_ops.kept(weight, mask, other),
+            "remask": lambda w: weight_ops.remask(other, mask, weight.clone(), pattern),
+            "admm_update": lambda w: weight_ops.admm_update(other, weight.clone(), pattern, False, True),
+        }
+    for name, act in acts.items():
+        act(weight)  # and compile the kernel
+        for given, copies in ((weight, []), (weight.T, ["clone"])):
+            with Passes(weight.numel()) as passes:
+                act(given)
+            assert [each for each in passes.names if each not in ("empty", "empty_like")] == [
+                *(copies if name in ("magnitude_mask", "project", "project into") else []),
+                *(["clone"] if name in ("project into", "remask", "admm_update") else []),
+            ], name
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_large_weights_have_a_kernel_for_each_operation_and_halves_for_those_that_overwrite_nothing(dtype, monkeypatch):
+    pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+    monkeypatch.setattr(base, "MIN_NUMEL", 0)
+    weight, pattern = torch.randn(16, 64).to(dtype), parse("2:4")
+    mask = weight > 0
+    for operation, groups, tensors, halves in (
+        (weight_ops.KEEP, weight_ops.ANY_FOUR, (weight, mask), False),
+        (weight_ops.KEPT, weight_ops.ANY_FOUR, (weight, mask, weight), True),
+        (weight_ops.PROJECT, pattern, (weight, weight), True),
+        (weight_ops.MAGNITUDE_MASK, pattern, (weight, mask), True),
+        (weight_ops.REMASK, pattern, (weight, mask, weight), False),
+        (weight_ops.ADMM_UPDATE, pattern, (weight, weight), False),
     ):
-        assert weight_ops.kernel_of(operation, groups, *tensors) is not None, operation.name
+        found = weight_ops.kernel_of(operation, groups, *tensors) is not None
+        assert found == (dtype == torch.float32 or (halves and dtype != torch.float64)), operation.name
         with reference_only():
             assert weight_ops.kernel_of(operation, groups, *tensors) is None
 
@@ -286,7 +340,7 @@ def test_parts_of_one_size_make_the_whole_and_groups_are_not_cut(part, text, mon
     *sizes, last = [len(one) for one, _ in parts]
     unit = 8 * pattern.m
     assert len({*sizes}) == 1 and sizes[0] % unit == 0 and last % pattern.m == 0
-    assert last <= sizes[0] < max(part, unit) + unit
+    assert last <= sizes[0] < max(part, unit) + unit and len(parts) <= math.ceil(weight.numel() / part)
     assert len(weight_ops._parts(pattern, weight.T.contiguous().T, r)) == 1
 
 

@@ -132,6 +132,59 @@ def test_results_of_others_stay_and_ours_of_other_weights_go(tmp_path):
     assert data.eval_results is None and data.base_model == "me/dense" and data.license == "mit"
 
 
+def test_ours_replaces_a_result_that_agrees_in_all_things_but_the_owner_of_the_dataset(tmp_path):
+    same = dict(task_type="text-classification", dataset_type="nyu-mll/glue", dataset_config="sst2")
+    same |= dict(dataset_split="validation", metric_type="f1", dataset_name="b", metric_value=0.5)
+    changes = [{}, {"dataset_type": "GLUE"}, {"dataset_type": "me/glue"}]
+    others = dict(task_type="other", dataset_type="me/super_glue", dataset_config="cola", metric_type="accuracy")
+    others |= dict(dataset_split="test")
+    for number, change in enumerate([*changes, *({name: value} for name, value in others.items())]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        card = ModelCard("---\npipeline_tag: text-classification\n---\n# Mine\n")
+        card.data["eval_results"], card.data["model_name"] = [EvalResult(**{**same, **change})], "mine"
+        card.save(folder / "README.md")
+        results = write(folder, CardFacts(evaluations={SST2: {"f1": 0.25}})).data.eval_results
+        assert [result.metric_value for result in results] == ([0.25] if number < len(changes) else [0.5, 0.25]), change
+
+
+def test_a_card_without_results_names_no_model(tmp_path):
+    """The name stands beside results alone."""
+    (tmp_path / "README.md").write_text("---\npipeline_tag: text-classification\n---\n")
+    for facts, named in ((CardFacts(evaluations={SST2: {"f1": 0.25}}), True), (CardFacts(), False)):
+        assert (write(tmp_path, facts).data.model_name is not None) == named
+        text = (tmp_path / "README.md").read_text()
+        assert ("model-index" in text) == named and "model_name" not in text
+
+
+@pytest.mark.parametrize("before", [None, "---\nlicense: mit\n---\n\n# Mine\n\n\nBefore.\n\n\n"])
+def test_a_card_that_is_written_again_is_the_same_to_the_byte(before, tmp_path):
+    path, facts = tmp_path / "README.md", CardFacts("me/dense", ("imdb",), {SST2: {"f1": 0.25}})
+    if before is not None:
+        path.write_text(before)
+    write(tmp_path, facts)
+    path.write_text(path.read_text() + "\n\n\nAfter.\n")
+    write(tmp_path, facts)
+    text = path.read_text()
+    assert text.count("After.") == 1 and text.count("Before.") == (before is not None)
+    write(tmp_path, facts)
+    assert path.read_text() == text
+
+
+def test_metadata_that_is_no_metadata_does_not_keep_a_model_from_being_saved(tmp_path):
+    (tmp_path / "README.md").write_text("---\nmodel-index:\n- name: mine\n  results: 5\n---\n# Mine\n")
+    assert write(tmp_path, CardFacts("me/dense")).data.base_model == "me/dense"
+
+
+@pytest.mark.parametrize("present", ["me/earlier", None])
+@pytest.mark.parametrize("new_weights", [False, True])
+@pytest.mark.parametrize("base", ["me/dense", None])
+def test_the_base_model_of_a_card_is_replaced_by_that_of_new_weights_alone(base, new_weights, present, tmp_path):
+    (tmp_path / "README.md").write_text("# Mine\n" if present is None else f"---\nbase_model: {present}\n---\n")
+    found = write(tmp_path, CardFacts(base, new_weights=new_weights)).data.base_model
+    assert found == (base if base and (new_weights or not present) else present)
+
+
 def test_what_the_user_wrote_of_the_model_is_not_changed(tmp_path):
     (tmp_path / "README.md").write_text("---\nlibrary_name: other\nbase_model: me/mine\ndatasets: imdb\n---\n")
     data = write(tmp_path, CardFacts("me/dense", ("imdb", "sst2"))).data

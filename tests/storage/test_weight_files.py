@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from nxm_hf.storage.weight_files import INDEX, WEIGHTS, WeightFiles, holds_weights, variants_in
@@ -69,6 +70,14 @@ def test_the_bytes_of_packed_layers_are_counted(tmp_path):
         assert ours / theirs == 0.53125
     with WeightFiles(plain) as files:
         assert files.packed_bytes() == (0, 0)
+
+
+def test_files_are_closed_at_the_end_of_the_block(tmp_path):
+    make_bert().save_pretrained(tmp_path)
+    with WeightFiles(tmp_path) as files:
+        assert files["classifier.weight"].numel()
+    with pytest.raises(SafetensorError, match="closed"):
+        files["classifier.weight"]
 
 
 @pytest.mark.parametrize("part", ["weight", "weight_nxm_idx"])

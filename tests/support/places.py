@@ -31,7 +31,7 @@ ELSEWHERE = {
     "report/svg.py": "report/test_charts.py",
     "solvers/cpu/adamw_entries.py": "solvers/test_masked_adamw.py",
     "solvers/dense.py": "solvers/test_solvers.py",
-    "solvers/nm_network.py": "solvers/test_solvers.py",
+    "solvers/nm_network.py": "solvers/test_nm_sort.py",
     "solvers/transposable_paths.py": "solvers/test_transposable_duals.py",
     "solvers/transposable_tiles.py": "solvers/test_transposable_duals.py",
     "storage/shard_writer.py": "storage/test_packed_directory.py",

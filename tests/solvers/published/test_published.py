@@ -155,6 +155,15 @@ def test_the_documentation_tile(name, kept):
 
 
 @each_solver
+@each_size
+def test_a_tile_alone_is_solved_as_among_others(name, n, m):
+    for kind in ("gaussian", "integers", "flat"):
+        scores = distributions(2 * m, 2 * m)[kind]
+        for tile, mask in zip(tiles_of(scores, m), asked(name, scores, n, m), strict=True):
+            assert torch.equal(asked(name, tile, n, m)[0], mask)
+
+
+@each_solver
 def test_a_named_solver_takes_stacks_strips_and_infinities(name):
     scores = torch.rand(3, 8, 12, generator=torch.Generator().manual_seed(0))
     scores[0, 1, 5] = scores[2, 7, 11] = torch.inf
