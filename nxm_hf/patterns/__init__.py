@@ -47,10 +47,12 @@ def parse(text: str | Pattern) -> Pattern:
 
 
 def _meant(text: str) -> str:
-    """Return what to write instead of another spelling of N:M, or of a fraction."""
+    """Return what to write instead of another spelling of N:M, of a transposable pattern, or of a fraction."""
     if counts := re.fullmatch(r"(\d{1,3})\s*(?:/|-|,|\s|of|in|out of)\s*(\d{1,3})", text.strip().lower()):
         kept, group = sorted(map(int, counts.groups()))
         return f" Write '{kept}:{group}'."
+    if transposable := re.fullmatch(r"(\d{1,3}:\d{1,3})[-_ ]?t[a-z]*", text.strip().lower()):
+        return f" Write '{transposable[1]}-transposable'."
     if re.fullmatch(r"0?\.\d+|\d{1,2}(\.\d+)?\s*%", text.strip()):
         return " Write 'unstructured:0.5' to keep half of the weights."
     return ""

@@ -182,7 +182,8 @@ def find_device(name: str | None) -> torch.device:
         return torch.empty(0, device=name or "cpu").device
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises these for what is not there
         reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise ValueError(f"device={name} cannot be used: {reason}. Write cpu, cuda or cuda:1.") from None
+        usable = "cpu, cuda or cuda:1" if torch.cuda.is_available() else "cpu"
+        raise ValueError(f"device={name} cannot be used: {reason}. Write {usable}.") from None
 
 
 def load_with_missing(

@@ -37,6 +37,8 @@ def test_the_papers_spelling_is_printed_as_ours():
         ("abc", "'2:4', '2:4-transposable', 'unstructured:0.5', 'block:4:0.5', 'dense'"),
         ("", "The forms are, by example"),
         ("2:4:1", "The forms are, by example"),
+        ("2:4-transpose", "Write '2:4-transposable'"),
+        ("16:32T", "Write '16:32-transposable'"),
         ("4:33-transposable", "need M <= 32.*Write '16:32-transposable', or '4:33' for rows alone"),
         ("4:2-transposable", "N:M keeps N of every M"),
         ("unstructured", "not a density.*Write 'unstructured:0.5'"),

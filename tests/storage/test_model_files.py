@@ -182,9 +182,11 @@ def test_an_error_of_transformers_is_one_line_that_begins_with_the_place(what, t
     assert said.startswith(f"{config if changes else tmp_path} {problem}") and "\n" not in said
 
 
+@pytest.mark.parametrize("usable", [r"cpu", r"cpu, cuda or cuda:1"])
 @pytest.mark.parametrize("name", ["nonsense", "cuda:99", "cpu:x"])
-def test_a_device_that_is_not_there_is_an_error_of_one_line_that_says_what_to_write(name):
-    with pytest.raises(ValueError, match=rf"^device={name} cannot be used: .+[^.]\. Write cpu, cuda or cuda:1\.$"):
+def test_a_device_that_is_not_there_is_an_error_of_one_line_that_says_what_to_write(name, usable, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable != "cpu")
+    with pytest.raises(ValueError, match=rf"^device={name} cannot be used: .+[^.]\. Write {usable}\.$"):
         find_device(name)
     assert find_device(None) == find_device("cpu") == torch.device("cpu")
 
