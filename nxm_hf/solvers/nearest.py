@@ -5,6 +5,7 @@ transposable tiles and of blocks depend on sums of scores, so those of |w| and o
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,9 +32,10 @@ def nearest_tiles(weight: Tensor, pattern: NMPattern) -> Tensor:
     Raises:
         ValueError: The weight holds a NaN.
     """
-    if cpu.supports_nearest_tiles(weight, pattern, _nearest_careful, nearest_tiles):
+    careful = partial(_nearest_careful, pattern)
+    if cpu.supports_nearest_tiles(weight, pattern, careful, nearest_tiles):
         mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
-        if cpu.fill_nearest_tiles(_parts(weight, pattern), pattern, _parts(mask, pattern), _nearest_careful) < 0:
+        if cpu.fill_nearest_tiles(_parts(weight, pattern), pattern, _parts(mask, pattern), careful) < 0:
             refuse_nan(weight)
         return mask
     refuse_nan(weight)
@@ -48,8 +50,9 @@ def supports_projection(weight: Tensor, pattern: NMPattern) -> bool:
         weight: A contiguous weight, whose shape fits the pattern.
         pattern: The transposable pattern.
     """
-    supported = cpu.supports_nearest_tiles(weight, pattern, _nearest_careful, nearest_tiles)
-    return supported and cpu.supports_projected_tiles(weight, pattern, _nearest_careful)
+    careful = partial(_nearest_careful, pattern)
+    supported = cpu.supports_nearest_tiles(weight, pattern, careful, nearest_tiles)
+    return supported and cpu.supports_projected_tiles(weight, pattern, careful)
 
 
 def project_tiles(weight: Tensor, pattern: NMPattern, out: Tensor) -> None:
@@ -63,7 +66,8 @@ def project_tiles(weight: Tensor, pattern: NMPattern, out: Tensor) -> None:
     Raises:
         ValueError: The weight holds a NaN.
     """
-    if cpu.project_tiles(_parts(weight, pattern), pattern, _parts(out, pattern), _nearest_careful) < 0:
+    careful = partial(_nearest_careful, pattern)
+    if cpu.project_tiles(_parts(weight, pattern), pattern, _parts(out, pattern), careful) < 0:
         refuse_nan(weight)
 
 
@@ -74,12 +78,12 @@ def _parts(entries: Tensor, pattern: NMPattern) -> tuple[Tensor, ...]:
     return strips.tensor_split(parts)
 
 
-def _nearest_careful(strips: Tensor, pattern: NMPattern, places: Tensor | None) -> Tensor:
+def _nearest_careful(pattern: NMPattern, strips: Tensor, places: Tensor | None) -> Tensor:
     """Return the masks of strips of tiles that a kernel has left: those of `_nearest_strips`, found by kernels.
 
     Args:
-        strips: Parts of strips side by side, (parts, m, width).
         pattern: The transposable pattern.
+        strips: Parts of strips side by side, (parts, m, width).
         places: Flags of the parts that these are, for each strip; None if the strips are whole.
     """
     return _nearest_strips(strips, pattern, cpu.by_cpu_duals, places)

@@ -22,9 +22,8 @@ LANES = 16  # entries of a vector
 PARTS_CONVERTED = 4  # of a weight in half precision, at a time: each gets a copy in fp32
 IN_CACHE = 2**16  # entries that are written, and then looked at while they are in the second cache of a core
 
-# Return the masks of strips of tiles, (strips, m, width), or of parts of strips with flags of which parts they are.
-TileSolver = Callable[[Tensor, NMPattern, Tensor | None], Tensor]
-_TileSolver = Callable[[Tensor, Tensor | None], Tensor]  # the same for one pattern
+# Strips of tiles or parts of them, (strips, m, width), and flags of the parts that they are -> their masks.
+TileSolver = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class _CPUKernels(Kernels, Protocol):
@@ -68,7 +67,7 @@ class _CPUKernels(Kernels, Protocol):
         m: int,
         weights: Sequence[Tensor],
         masks: Sequence[Tensor],
-        solve: _TileSolver,
+        solve: TileSolver,
     ) -> int: ...
 
     def project_tiles(
@@ -77,7 +76,7 @@ class _CPUKernels(Kernels, Protocol):
         m: int,
         weights: Sequence[Tensor],
         outs: Sequence[Tensor],
-        solve: _TileSolver,
+        solve: TileSolver,
     ) -> int: ...
 
     def highest_of_row(self, scores: Tensor, count: int, mask: Tensor, magnitudes: bool = False) -> int: ...
@@ -231,13 +230,7 @@ def fill_nearest_tiles(
     found = 0
     for at in range(0, len(weights), step):
         numbers = [each.float() for each in weights[at : at + step]]
-        found |= BACKEND.kernels.nearest_tiles(
-            pattern.n,
-            pattern.m,
-            numbers,
-            masks[at : at + step],
-            lambda strips, places: careful(strips, pattern, places),
-        )
+        found |= BACKEND.kernels.nearest_tiles(pattern.n, pattern.m, numbers, masks[at : at + step], careful)
     return found
 
 
@@ -276,9 +269,7 @@ def project_tiles(weights: Sequence[Tensor], pattern: NMPattern, outs: Sequence[
     Returns:
         0, or -1 where a weight holds a NaN.
     """
-    return BACKEND.kernels.project_tiles(
-        pattern.n, pattern.m, weights, outs, lambda strips, places: careful(strips, pattern, places)
-    )
+    return BACKEND.kernels.project_tiles(pattern.n, pattern.m, weights, outs, careful)
 
 
 SOLVERS: dict[str, Solver[Any]] = {
