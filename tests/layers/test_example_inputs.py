@@ -18,7 +18,10 @@ def model_of(name="input_ids", device="cpu", **config):
 
 @pytest.mark.parametrize(
     ("config", "length"),
-    [({}, 6), *(({"max_position_embeddings": given}, found) for given, found in ((1, 1), (4, 4), (9, 6), (-1, 6), (0, 6)))],
+    [
+        ({}, 6),
+        *(({"max_position_embeddings": given}, found) for given, found in ((1, 1), (4, 4), (9, 6), (-1, 6), (0, 6))),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("decoder", [False, True])
