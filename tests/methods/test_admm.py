@@ -304,6 +304,7 @@ def test_a_state_holds_what_its_settings_need_and_nothing_else(rho, start, dual,
         with torch.no_grad():
             state = method.init(weight, Clock(0, 4))
             assert state.keys() == expected | (masked if start != "A" else set())
+            assert all(state[slot].dtype == torch.float64 for slot in state.keys() & {"rho", "growth"})
             weight.grad = torch.randn(8, 16)
             method.before_step(weight, state, Clock(0, 4))
             method.after_step(weight, state, Clock(1, 4))

@@ -69,6 +69,15 @@ def get_global_rank(group: Any, place: int) -> int:
     return group.group.ranks[place]
 
 
+class Joined(Shards):
+    """Shards of threads, whose parts are put one behind the other along the dimension in which torch has cut them."""
+
+    def _gathered(self, part: Tensor, shape: torch.Size, dimension: int) -> Tensor:
+        found = torch.cat(self.mesh.exchanged(part), dimension)
+        assert found.shape == shape
+        return found
+
+
 def in_threads(monkeypatch: pytest.MonkeyPatch, sets: int, processes: int, act: Callable[[Shards, int], Any]) -> list:
     """Call a function with the shards and the number of each process; return what it returned, by number."""
     for function in (all_reduce, all_gather, all_gather_object, broadcast, get_global_rank):
