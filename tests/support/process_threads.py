@@ -79,7 +79,10 @@ class Joined(Shards):
 
 
 def in_threads(monkeypatch: pytest.MonkeyPatch, sets: int, processes: int, act: Callable[[Shards, int], Any]) -> list:
-    """Call a function with the shards and the number of each process; return what it returned, by number."""
+    """Call a function with the shards and the number of each process; return what it returned, by number.
+
+    An error in one of them ends all.
+    """
     for function in (all_reduce, all_gather, all_gather_object, broadcast, get_global_rank):
         monkeypatch.setattr(dist, function.__name__, function)
     across = [Group([number * processes + rank for number in range(sets)]) for rank in range(processes)]
@@ -88,7 +91,12 @@ def in_threads(monkeypatch: pytest.MonkeyPatch, sets: int, processes: int, act: 
     def run(share: int) -> Any:
         number, rank = divmod(share, processes)
         replicas = Member(across[rank], number) if sets > 1 else None
-        return act(Shards(nn.Module(), Member(within[number], rank), replicas), share)
+        try:
+            return act(Shards(nn.Module(), Member(within[number], rank), replicas), share)
+        except BaseException:
+            for group in (*across, *within):  # so that the others do not wait for this thread
+                group.barrier.abort()
+            raise
 
     with ThreadPoolExecutor(sets * processes) as pool:
         return [*pool.map(run, range(sets * processes))]
