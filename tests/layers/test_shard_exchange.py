@@ -47,6 +47,8 @@ def test_all_processes_of_all_sets_add_up_exchange_and_get_what_one_of_the_first
         added, own = numbers[number].clone(), numbers[number].clone()
         shard_exchange.add_up(shards, added)
         owned = [shard_exchange.hand_out(shards, owner, own.clone()) for owner in range(processes)]
+        columns = (torch.arange(6.0) + number).view(2, 3).T  # in any layout
+        assert torch.equal(shard_exchange.hand_out(shards, 1, columns), (torch.arange(6.0) + 1).view(2, 3).T)
         return added, shard_exchange.exchange(shards, number), torch.stack(owned)
 
     for added, exchanged, owned in in_threads(monkeypatch, sets, processes, act):

@@ -62,6 +62,7 @@ def all_gather_object(values: list, value: Any, group: Any = None) -> None:
 
 
 def broadcast(tensor: Tensor, src: int, group: Any = None) -> None:
+    assert tensor.is_contiguous(), "torch sends no other between GPUs"
     tensor.copy_(group.exchanged(tensor)[group.group.ranks.index(src)])
 
 
