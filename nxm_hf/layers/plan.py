@@ -28,7 +28,7 @@ class Target:
 
     layer: Layer
     pattern: Pattern
-    shards: Shards | None = field(default=None, repr=False, compare=False)
+    shards: Shards | None = field(repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -202,7 +202,7 @@ def _pattern_of(role: str, patterns: dict[str, Pattern]) -> Pattern:
 
 def _does_not_fit(skipped: dict[str, str]) -> str:
     """Return one line for all layers, with the reason for each shape once."""
-    advice = re.compile(r" Leave this weight out[^.]*\.")  # said below, for all of them
+    advice = re.compile(r" Leave (this weight|it) out[^.]*\.")  # said below, for all of them
     reasons = " ".join(dict.fromkeys(advice.sub("", why) for why in skipped.values()))
     return (
         f"The pattern does not fit {len(skipped)} layers ({shortened(list(skipped))}). {reasons} "

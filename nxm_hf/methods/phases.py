@@ -132,4 +132,4 @@ class Phases(Method):
 def _tells_of_finish(kind: type, name: str) -> bool:
     """Return True if one class defines `finish` and the method of this name, and no subclass overrides one of them."""
     names = {"finish", name}
-    return next((names <= vars(base).keys() for base in kind.__mro__ if names & vars(base).keys()), False)
+    return next(names <= vars(base).keys() for base in kind.__mro__ if names & vars(base).keys())

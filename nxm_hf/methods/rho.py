@@ -120,12 +120,13 @@ def quantile(values: Tensor, share: float) -> Generator[Tensor, Tensor, float]:
     """
     undecided = values.float().nan_to_num(torch.inf, torch.inf).view(torch.int32)
     del values
-    found, below, wanted = 0, 0.0, None
+    found, wanted = 0, None
+    below: Tensor | float = 0.0
     for place in reversed(range(0, 32, _DIGIT)):
         digits = undecided >> place & 2**_DIGIT - 1
-        counts = (yield torch.bincount(digits, minlength=2**_DIGIT)).cpu()
-        wanted = share * counts.sum().item() if wanted is None else wanted
+        counts = (yield torch.bincount(digits, minlength=2**_DIGIT)).cpu().double()  # exact up to 2^53 values
+        wanted = share * counts.sum() if wanted is None else wanted
         digit = int((below + counts.cumsum(0) >= wanted).nonzero()[0])
-        found, below = found | digit << place, below + counts[:digit].sum().item()
+        found, below = found | digit << place, below + counts[:digit].sum()
         undecided = undecided[digits == digit]
     return torch.tensor(found, dtype=torch.int32).view(torch.float32).item()

@@ -252,7 +252,7 @@ def _file_names(files: WeightFiles, model: PreTrainedModel, layers: list[str]) -
     return {layer: name for layer, name in names.items() if f"{name}.weight" in files}
 
 
-def _write_beside(source: Path, folder: Path, added: dict[str, Any], record: SparsityRecord | None) -> None:
+def _write_beside(source: Path, folder: Path, added: dict[str, Any], record: SparsityRecord) -> None:
     """Write the files beside the weights: the source's own, its config with what is added, and the model card."""
     config = read_json(source, "config.json", {}) or {}
     config.pop("quantization_config", None)
@@ -260,8 +260,7 @@ def _write_beside(source: Path, folder: Path, added: dict[str, Any], record: Spa
     copy_beside(source, folder)
     if (source / _RESULT).is_file():
         shutil.copyfile(source / _RESULT, folder / _RESULT)
-    if record is not None:
-        write_card(folder, record, verify(folder))
+    write_card(folder, record, verify(folder))
 
 
 def _result(

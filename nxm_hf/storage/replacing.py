@@ -170,7 +170,7 @@ def _complete(folder: Path, new: Path) -> None:
 def _read_lists(complete: Path) -> dict[str, list[str]]:
     path = complete / _LIST
     try:
-        if path.exists() and (not path.is_file() or path.stat().st_size > _MAX_BYTES):
+        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
             raise ValueError("it is no regular file, or too long")
         lists = json.loads(path.read_text(encoding="utf-8"))
         new, outdated = list(lists["new"]), list(lists["outdated"])
@@ -190,6 +190,5 @@ def _move(source: Path, target: Path, folder: Path) -> None:
     if source.is_symlink() or not source.is_file() or not source.resolve().is_relative_to(inside):
         return
     if target.parent.resolve().is_relative_to(inside):
-        if not target.parent.is_dir():
-            target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(source, target)

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -95,9 +95,7 @@ def _sentences(number: int, file: str, left: str, needed: int, free: int | None)
 
 def _free(out: Path) -> int | None:
     """Return the free bytes of the file system of a directory, or of the nearest one above that exists."""
-    for folder in (out, *out.absolute().parents):
-        try:
+    for folder in (out, *out.parents):
+        with suppress(OSError):
             return shutil.disk_usage(folder).free
-        except OSError:
-            continue
     return None

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from nxm_hf import NxMConfig, verify
+from nxm_hf.engine import deployed_view
 from nxm_hf.engine.deployed_view import DeployedView
 from nxm_hf.engine.preview import BIAS
-from nxm_hf.engine.training_view import as_tensor
+from nxm_hf.engine.training_view import as_tensor, hold_difference
 from nxm_hf.layers.plan import Plan
 from nxm_hf.patterns import parse
 from tests.support.models import make_bert
@@ -123,6 +124,41 @@ def test_what_is_kept_is_the_model_from_then_on():
     view.keep()
     view.leave()
     assert not view.is_shown and same(shown, weights(model)) and model.config.nxm_config["pattern"] == "2:4"
+
+
+def test_what_is_kept_is_recorded_as_it_is_then():
+    model, plan, view = view_of()
+    view.show(pruned(plan))
+    with torch.no_grad():
+        plan.targets[0].matrix().zero_()
+    view.keep()
+    assert view.verification == verify(model) and view.verification.density < 0.5
+    assert model.config.nxm_config["density"] == pytest.approx(view.verification.density)
+
+
+@pytest.mark.parametrize("at", [0, 5, 11])
+def test_an_interrupt_on_the_way_back_is_raised_when_all_weights_are_back(at, monkeypatch, caplog):
+    """Each is put back once. A second time would be taken for a change by other code."""
+    model, plan, view = view_of()
+    before, put_back, calls = weights(model), deployed_view.put_back, []
+
+    def change(training):
+        pruned(plan)(training)
+        for target in plan.targets:
+            hold_difference(training, target.name, target.matrix())
+
+    def stop(*given):
+        calls.append(given)
+        if len(calls) == at + 1:
+            raise KeyboardInterrupt
+        put_back(*given)
+
+    view.show(change)
+    monkeypatch.setattr(deployed_view, "put_back", stop)
+    with pytest.raises(KeyboardInterrupt):
+        view.leave()
+    assert not view.is_shown and same(before, weights(model)) and not hasattr(model.config, "nxm_config")
+    assert len(plan.targets) == 12 and not caplog.messages
 
 
 def test_weights_that_do_not_hold_their_pattern_are_not_kept():

@@ -11,8 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nxm_hf import NxMConfig, attach, prune, verify
 from nxm_hf.engine import deployed_view, preview
+from nxm_hf.engine import engine as engine_module
 from nxm_hf.layers.find import find_layers
 from nxm_hf.patterns import parse
+from nxm_hf.solvers import cpu, reference_only
+from nxm_hf.storage.verify import verify_targets
+from tests.support import toy_training
 from tests.support.grids import EACH_SPARSE_RECIPE, WINDOWS
 from tests.support.models import assert_equal_weights, make_bert
 from tests.support.toy_training import (
@@ -52,6 +56,22 @@ def test_at_every_step_the_deployed_view_is_sparse_and_the_training_view_comes_b
         assert same(before, all_tensors(model, engine))
     engine.finish()
     assert same(shown, weights(model)), "what is finished is what was shown"
+
+
+@pytest.mark.parametrize("recipe", ["ste", "asp", "admm", "rigl"])
+def test_large_weights_are_pruned_counted_and_held_in_one_pass_with_the_bits_of_the_method(recipe, monkeypatch):
+    if not cpu.BACKEND.works() or not cpu.BACKEND.kernels.can_gather():
+        pytest.skip("the kernels that gather need numba and AVX-512")
+    monkeypatch.setattr(toy_training, "WIDTH", 256)
+    model, engine = trained(short(recipe), steps=2, total=TOTAL)
+    before = all_tensors(model, engine)
+    with reference_only(), engine.deployed():
+        expected = weights(model)
+    copies = []
+    monkeypatch.setattr(engine_module, "hold_difference", lambda *held: copies.append(held))
+    with engine.deployed():
+        assert same(expected, weights(model)) and engine.verification == verify_targets(engine.plan.targets)
+    assert not copies and same(before, all_tensors(model, engine)), "no weight is copied"
 
 
 @EACH_SPARSE_RECIPE

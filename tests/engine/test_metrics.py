@@ -36,6 +36,7 @@ def test_metrics_say_where_the_run_is(recipe, window):
     for _ in train(model, optimizer, 0, TOTAL):
         metrics = engine.metrics()
         assert metrics["nxm/density"] == 0.5
+        assert {type(value) for value in metrics.values()} <= {int, float}, "a log is JSON"
         if recipe not in LADDERS:
             assert metrics["nxm/flip_rate"] == pytest.approx(2 * (1 - metrics["nxm/mask_similarity"]) * 0.5)
         assert 0 <= metrics["nxm/flip_rate"] <= 1 and 0 <= metrics["nxm/residual"] < 1
@@ -95,6 +96,8 @@ def test_movement_is_counted_over_all_layers_and_a_layer_without_masks_has_not_m
     entries = sum(target.numel for target in targets)
     states = {target.name: {} for target in targets}
     assert mask_movement(iter(targets), states) == {"nxm/mask_similarity": 1.0, "nxm/flip_rate": 0.0}
+    alone = {targets[0].name: {Slot.MASK_CHANGE: torch.tensor([1, 1, 1])}}  # a mask of one entry, which has moved
+    assert mask_movement(targets[:1], alone) == {"nxm/mask_similarity": 0.0, "nxm/flip_rate": 2 / targets[0].numel}
     for number, name in enumerate(states, 1):
         states[name][Slot.MASK_CHANGE] = torch.tensor([number, 10 * number, 100 * number])
     assert mask_movement(iter(targets), states) == {"nxm/mask_similarity": 0.9, "nxm/flip_rate": 110 / entries}
@@ -122,6 +125,19 @@ def test_metrics_of_sharded_weights_are_those_of_whole_ones_and_a_nan_is_no_erro
             assert math.isnan(engine.metrics()["nxm/residual"])
     for whole, sharded in zip(found[:3], found[3:], strict=True):
         assert whole == pytest.approx(sharded, rel=1e-6)
+
+
+def test_movement_in_sharded_weights_is_exact_however_many_entries_they_have():
+    """Also in more than single precision can count."""
+    with group_of_one() as group:
+        model = Toy()
+        fully_shard(model, mesh=group.mesh)
+        targets = Plan.of(model, NxMConfig("asp")).targets
+        change = torch.tensor([2**25 + 1, 2**26 + 1, 2**27])
+        states = {target.name: {Slot.MASK_CHANGE: change} for target in targets}
+        found, entries = mask_movement(targets, states), sum(target.numel for target in targets)
+    expected = {"nxm/mask_similarity": 1 - (2**26 + 1) / 2**27, "nxm/flip_rate": 4 * (3 * 2**25 + 2) / entries}
+    assert len(targets) == 4 and found == expected
 
 
 @pytest.mark.parametrize(("pattern", "together"), [("2:4", False), ("unstructured:0.5", True)])
@@ -160,6 +176,13 @@ def test_only_admm_logs_iterations_and_only_while_it_runs(recipe):
     for _ in train(model, optimizer, 0, TOTAL):
         in_admm = recipe == "admm" and engine.phase == "recipe"
         assert ("nxm/iterations" in engine.metrics()) == ("nxm/disagreement" in engine.metrics()) == in_admm
+
+
+def test_logging_a_nan_in_the_variables_of_admm_alone_is_no_error():
+    _, engine = trained(short("admm"), steps=2, total=TOTAL)
+    engine.tensors()["blocks.0.up/r"].view(-1)[3] = math.nan
+    metrics = engine.metrics()
+    assert math.isnan(metrics["nxm/disagreement"]) and not math.isnan(metrics["nxm/residual"])
 
 
 @EACH_SPARSE_RECIPE

@@ -213,6 +213,10 @@ def test_a_source_or_mask_that_does_not_fit_is_left_to_the_method(kernels):
     for source, kept in odd:
         assert not Keeping(held).keep("a", weight, source, kept, parse("2:4")) and not held
     assert (weight == 1).all() and not can_keep_and_hold(weight.t()) and not can_keep_and_hold(weight.double())
+    assert not can_keep_and_hold(weight.to(torch.complex128)) and not can_keep_and_hold(weight.to("meta"))
+    with pytest.raises(ValueError, match="width 510"):
+        Keeping(held).keep("a", torch.ones(256, 510), torch.ones(256, 510), NM(2, 4), NM(2, 4))
+    assert not held
 
 
 @pytest.mark.parametrize("recipe", ["ste", "admm"])
@@ -221,10 +225,11 @@ def test_weights_are_counted_in_the_pass_that_prunes_them_as_they_are_afterwards
     _, engine = trained(short(recipe), steps=3, total=TOTAL)
     with monkeypatch.context() as patches:
         patches.setattr(NM, "count", lambda *_: pytest.fail("it is counted twice"))
+        patches.setattr(NM, "largest", lambda *_: pytest.fail("a mask of the whole weight is made"))
         engine.deploy()
     assert engine.verification.ok and engine.verification == verify_targets(engine.plan.targets)
     engine.undeploy()
-    weight = torch.randn(256, 512)
+    weight = torch.randn(512, 640)
     mask = torch.ones(weight.shape, dtype=torch.bool)
     weight[0, :3] = torch.tensor([math.nan, -0.0, 0.0])
     keeping = Keeping({})
@@ -234,6 +239,18 @@ def test_weights_are_counted_in_the_pass_that_prunes_them_as_they_are_afterwards
     for other in (NM(3, 5), parse("unstructured:0.5")):
         assert keeping.keep("b", weight, weight, mask, other)
     assert keeping.counts.keys() == {"a"}, "others have no groups that fill parts"
+
+
+@pytest.mark.parametrize("text", ["unstructured:0.5", "block:4:0.5", "2:4-transposable", "6:10"])
+def test_patterns_that_no_kernel_solves_in_parts_are_deployed_with_the_masks_of_whole_weights(
+    text, kernels, monkeypatch
+):
+    monkeypatch.setattr(toy_training, "WIDTH", 320)
+    model, engine = trained(NxMConfig("ste", text), steps=2, total=TOTAL)
+    dense = [weight.detach().clone() for _, weight in engine.trained_weights()]
+    with engine.deployed():
+        expected = [torch.where(parse(text).largest(weight), weight, 0.0) for weight in dense]
+        assert same(expected, [linear.weight for linear in model.linears])
 
 
 @pytest.mark.parametrize("recipe", ["ste", "admm"])

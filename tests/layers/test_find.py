@@ -350,6 +350,14 @@ def test_a_model_without_a_stack_is_an_error_that_lists_what_it_has(build, messa
         find_layers(build())
 
 
+def test_of_packed_layers_it_is_said_how_to_load_what_can_be_pruned():
+    model = nn.Sequential(nn.Identity(), nn.ReLU())
+    model[0].register_buffer("weight_nxm_idx", torch.zeros(1, dtype=torch.uint8))
+    says = r"layers of this Sequential are packed.*quantization_config=nxm_hf.NxMPackedConfig\(dequantize=True\)"
+    with pytest.raises(ValueError, match=says):
+        find_layers(model)
+
+
 def test_a_stack_of_tied_weights_leaves_nothing():
     model = Plain()
     for block in model.blocks:

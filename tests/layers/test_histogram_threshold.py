@@ -63,8 +63,12 @@ def test_parts_may_have_any_shape(count):
     assert torch.equal(torch.cat([mask.flatten() for mask in masks]), keep_highest(flat, count))
 
 
-def test_scores_that_differ_in_their_last_bit_are_told_apart():
-    scores = torch.tensor([1.0, torch.tensor(1.0).nextafter(torch.tensor(2.0)), 1.0])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_that_differ_in_their_last_bit_are_told_apart(sign, dtype):
+    one = torch.ones((), dtype=dtype)
+    larger = one.nextafter(2 * one)
+    scores = torch.stack([one, larger, one] if sign > 0 else [-larger, -one, -larger])
     assert [mask.tolist() for mask in together(list(scores.split(1)), 1)] == [[False], [True], [False]]
 
 

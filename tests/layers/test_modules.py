@@ -81,6 +81,16 @@ def test_a_model_with_an_adapter_is_unwrapped_to_its_base_and_a_plain_model_has_
     assert has_adapter(adapted) and not has_adapter(classifier()) and not has_adapter(nn.Linear(1, 1))
 
 
+@pytest.mark.parametrize("names", [["peft_config"], ["get_base_model"], ["peft_config", "_hf_peft_config_loaded"]])
+def test_a_model_that_has_a_part_of_what_a_peft_model_has_is_itself(names):
+    """Such as one on which transformers has put an adapter: it has a config of PEFT, and no base model."""
+    model = Plain()
+    for name in names:
+        setattr(model, name, {"default": None})
+    assert not is_peft_model(model) and unwrap(model) is model and names_of(model) == PLAIN_NAMES
+    assert has_adapter(model) == ("_hf_peft_config_loaded" in names)
+
+
 def test_a_module_that_saves_nothing_is_no_container():
     """Its files hold the names of the whole module, as a plain Trainer writes them."""
     module = nn.Sequential(make_encoder()[0].model)

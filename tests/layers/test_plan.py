@@ -12,6 +12,7 @@ from nxm_hf.layers.find import find_layers, left_dense
 from nxm_hf.layers.plan import Plan
 from nxm_hf.layers.sharding import local
 from nxm_hf.layers.weight_part import WeightPart
+from nxm_hf.patterns import parse
 from tests.support.containers import Pair, make_encoder
 from tests.support.group_of_one import group_of_one
 from tests.support.layers import TEXT, classifier
@@ -153,6 +154,20 @@ def test_a_plan_of_nothing_says_why(config, says):
     with pytest.raises(ValueError, match=says) as error:
         Plan.of(Toy(), config)
     assert "Leave this weight out" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["3:7", "2:4-transposable", "block:4x3:0.5"])
+def test_a_pattern_that_does_not_fit_is_refused_with_the_reason_of_each_shape_once(text):
+    model = classifier(hidden_size=18, intermediate_size=34)
+    reasons = set()
+    for layer in find_layers(model):
+        with pytest.raises(ValueError, match="A weight of shape") as error:
+            parse(text).check(layer.shape)
+        reasons.add(str(error.value).partition(" Leave ")[0])
+    with pytest.raises(ValueError, match="does not fit 12 layers") as error:
+        Plan.of(model, NxMConfig("asp", text))
+    assert len(reasons) == 3 and all(str(error.value).count(reason) == 1 for reason in reasons)
+    assert str(error.value).count(" Leave ") == 1
 
 
 def test_plans_of_the_same_layers_are_equal_and_print_without_the_model():

@@ -23,7 +23,7 @@ from nxm_hf.layers.sharding import (
 from nxm_hf.patterns import parse
 from tests.support.group_of_one import OneOfMany, group_of_one, group_without_messages
 from tests.support.models import make_bert, make_model
-from tests.support.process_threads import in_threads
+from tests.support.process_threads import Joined, in_threads
 
 
 @pytest.mark.parametrize("processes", range(1, 9))
@@ -109,15 +109,6 @@ def test_each_process_gets_whole_experts(processes, transposed):
         for whole_matrix in (matrix, matrix > 0.5, matrix.t().contiguous().t()):  # in any layout
             found = shards.whole(layer, whole_matrix)
             assert torch.equal(found, whole_matrix) and found.dtype == whole_matrix.dtype
-
-
-class Joined(Shards):
-    """Shards of threads, whose parts are put one behind the other along the dimension in which torch has cut them."""
-
-    def _gathered(self, part, shape, dimension):
-        found = torch.cat(self.mesh.exchanged(part), dimension)
-        assert found.shape == shape
-        return found
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])

@@ -16,7 +16,7 @@ from nxm_hf.patterns import Transposable, parse
 from tests.support.group_of_one import OneOfMany, group_of_one
 from tests.support.models import make_bert, make_model
 
-PATTERNS = ["unstructured:0.3", "block:4:0.5", "block:2x4:0.3", "2:4-transposable", "2:4"]
+PATTERNS = ["unstructured:0.3", "block:4:0.5", "block:4x1:0.5", "block:2x4:0.3", "2:4-transposable", "2:4"]
 LAYERS = {"linear": lambda: find_layers(make_bert())[0], "transposed": lambda: find_layers(make_model("gpt2"))[0]}
 
 

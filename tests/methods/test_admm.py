@@ -304,12 +304,47 @@ def test_a_state_holds_what_its_settings_need_and_nothing_else(rho, start, dual,
         with torch.no_grad():
             state = method.init(weight, Clock(0, 4))
             assert state.keys() == expected | (masked if start != "A" else set())
+            assert all(state[slot].dtype == torch.float64 for slot in state.keys() & {"rho", "growth"})
             weight.grad = torch.randn(8, 16)
             method.before_step(weight, state, Clock(0, 4))
             method.after_step(weight, state, Clock(1, 4))
         assert state.keys() - {"gradients"} == expected | masked
         assert all(state[slot].dtype == torch.float64 for slot in state.keys() & {"rho", "growth"})
         assert int(state["updates"]) == 1 + (start == "C")
+
+
+@pytest.mark.parametrize("pull", ["all", "pruned"])
+@pytest.mark.parametrize("dual", [0.0, 0.6, 1.0])
+def test_a_measured_strength_is_measured_once_and_grows_beside_that(dual, pull):
+    growth = Growth("linear", 0.5)
+    method = ADMM(PATTERN, update=Every(1), dual=dual, pull=pull, growth=growth)
+    weight, zero = nn.Parameter(torch.randn(8, 16, dtype=torch.float64)), torch.zeros(8, 16, dtype=torch.float64)
+    with torch.no_grad():
+        state = method.init(weight, Clock(0, 8))
+        weight.grad = torch.randn(8, 16, dtype=torch.float64)
+        method.before_step(weight, state, Clock(0, 8))
+        measured = float(state["rho"])
+        for step in range(8):
+            force = weight - state["r"]
+            force = force if pull == "all" else torch.where(state["mask"], 0.0, force)
+            weight.grad = zero.clone()
+            method.before_step(weight, state, Clock(step, 8))
+            torch.testing.assert_close(weight.grad, measured * growth(Clock(step, 8)) * force)
+            weight.add_(torch.randn(8, 16, dtype=torch.float64), alpha=0.1)
+            method.after_step(weight, state, Clock(step + 1, 8))
+            assert float(state["rho"]) == measured and state["rho"].dtype == torch.float64
+
+
+@pytest.mark.parametrize("pull", ["all", "pruned"])
+@pytest.mark.parametrize("dual", [0.6, 1.0])
+def test_a_state_that_was_saved_before_the_strength_grew_begins_with_the_strength_of_its_next_update(dual, pull):
+    plain = ADMM(PATTERN, 1.0, update=Every(1), dual=dual, pull=pull)
+    weight = torch.randn(8, 16, dtype=torch.float64)
+    states = [plain.init(weight, Clock(0, 10)) for _ in range(2)]
+    assert not {each.data_ptr() for each in states[0].values()} & {each.data_ptr() for each in states[1].values()}
+    for method, state in zip((plain, replace(plain, growth=Growth("linear", 0.1))), states, strict=True):
+        method.after_step(weight, state, Clock(3, 10))
+    assert torch.equal(states[0]["r"], states[1]["r"]) and float(states[1]["growth"]) == 0.1 + 0.9 * 0.3
 
 
 @pytest.mark.parametrize("pull", ["all", "pruned"])

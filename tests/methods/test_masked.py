@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from nxm_hf.methods import Masked
 from nxm_hf.methods.schedules import ALWAYS, NEVER, Clock, Constant, Every, Frames
+from nxm_hf.methods.scores import SCORES
 from nxm_hf.patterns import NM, Dense, parse
 from nxm_hf.solvers.masked_ops import pull_pruned
 from tests.support.method_runs import (
@@ -32,6 +33,7 @@ from tests.support.method_runs import (
     near,
 )
 from tests.support.references import top
+from tests.support.scores import Remembered
 from tests.support.toy_training import OPTIMIZERS, Toy, has_negative_zeros, loss_at, weights
 
 # Masked training as an autograd function under a parametrization
@@ -397,6 +399,50 @@ def test_a_frozen_weight_holds_its_mask_after_every_step_and_moments_are_cleared
             changes += int(where.any())
             cleared.clear()
     assert changes >= 3
+
+
+@pytest.mark.parametrize("freeze", [NEVER, After(3), ALWAYS], ids=["never", "later", "always"])
+@pytest.mark.parametrize("scores", SCORES)
+def test_each_mask_is_that_of_the_scores_and_the_state_says_how_it_changed(scores, freeze):
+    """While the pattern becomes sparser, so that more entries leave than come in."""
+    method = Masked(Stages(), refresh=Every(2), freeze=freeze, scores=scores)
+    noise = torch.Generator().manual_seed(0)
+    weight, squares = torch.randn(8, 16, generator=noise), torch.rand(8, 16, generator=noise) ** 4
+    metric = squares.sqrt() if scores == "fisher" else 1.0
+    clock = Clock(0, 9, moments=Remembered(squares))
+    state = method.init(weight, clock)
+    assert torch.equal(state["mask"], top(state.get("dense", weight).abs() * metric, NM(3, 4)))
+    for step in range(9):
+        is_dense, before, moved = "dense" in state, state["mask"].clone(), state["moved"].tolist()
+        method.before_step(weight, state, clock)
+        weight.add_(torch.randn(8, 16, generator=noise))
+        trained = weight if is_dense else weight * before
+        clock = clock.but(step=step + 1, since=step)
+        now = before
+        if method.refresh(clock) or (is_dense and freeze(clock)):
+            now = top(trained.abs() * metric, method.pattern(clock))
+            moved = [int((now & ~before).sum()), int((before & ~now).sum()), int(before.sum())]
+        dense = trained.clone() if is_dense and not freeze(clock) else trained * now
+        method.after_step(weight, state, clock)
+        assert torch.equal(state["mask"], now) and state["moved"].tolist() == moved
+        is_final = not is_dense and not NM(2, 4).violations(now)
+        end = weight.clone()
+        found = method.finish(end, state, clock)
+        assert torch.equal(found, now if is_final else top(dense.abs() * metric, NM(2, 4)))
+        assert torch.equal(end, torch.where(found, dense, 0.0))
+
+
+@pytest.mark.parametrize("which", ["none", "first", "both"])
+def test_at_a_reset_the_moments_of_pruned_weights_are_cleared_as_asked(which):
+    method, cleared = Masked(TWO_FOUR, refresh=NEVER, reset=Every(2), clear=which), []
+    weight = torch.randn(4, 8)
+    clock = Clock(0, 6, moments=SimpleNamespace(squares=None, clear=lambda *what: cleared.append(what)))
+    state = method.init(weight, clock)
+    for step in range(5):
+        method.before_step(weight, state, clock.but(step=step, since=step))
+        method.after_step(weight, state, clock.but(step=step + 1, since=step))
+    assert method.edits_moments == (which != "none") and len(cleared) == (0 if which == "none" else 2)
+    assert all(torch.equal(where, ~state["mask"]) and found == which for where, found in cleared)
 
 
 # Small facts

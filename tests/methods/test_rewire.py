@@ -77,6 +77,19 @@ def test_what_the_step_does_not_mask_the_method_masks(recipe, step):
     assert torch.equal(weight[pruned], torch.full((16,), 1.0 if leaves else 0.0)) and (weight[~pruned] != 0).all()
 
 
+@EACH
+def test_finish_prunes_what_was_written_into_pruned_weights_and_says_before_whether_it_would(recipe):
+    method, weight = NxMConfig(recipe).method(NM(2, 4)).method, torch.randn(4, 8)
+    state = method.init(weight, Clock(0, 4))
+    sparse = weight.clone()
+    assert method.is_finished(weight, state, Clock(4, 4))
+    weight[~state["mask"]] = 1.0
+    assert not method.is_finished(weight, state, Clock(4, 4))
+    assert torch.equal(method.finish(weight, state, Clock(4, 4)), state["mask"]) and torch.equal(weight, sparse)
+    other = method.init(torch.randn(4, 8), Clock(0, 4))
+    assert not {value.data_ptr() for value in state.values()} & {value.data_ptr() for value in other.values()}
+
+
 # The worked vector
 
 

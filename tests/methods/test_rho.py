@@ -1,6 +1,7 @@
 """Measured strengths of ADMM: from norms at one step, and from a quantile over the first steps."""
 
 import contextlib
+import weakref
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def sent(measurement, numbers):
 
 @pytest.mark.parametrize("loss_scale", [1.0, 1000.0])
 def test_a_strength_from_norms_is_a_double_that_parts_of_a_weight_agree_on(loss_scale):
-    pull, grad = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(1))
+    pull, grad = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(1)) * 1e-3
     clock = Clock(0, 1, loss_scale=loss_scale)
     with pytest.raises(StopIteration) as end:
         next(measure_by_norms(pull, grad, clock))
@@ -97,9 +98,10 @@ def gradients():
     return [1e-2 * torch.randn(SHAPE, generator=noise, dtype=torch.float64) for _ in range(MEASURED_STEPS + 3)]
 
 
-def measure(pattern, projection="magnitude", loss_scale=1.0, squares=None, tensors=None):
-    """Return the weight, the state after each step, and what was added to each gradient."""
+def measure(pattern, projection="magnitude", loss_scale=1.0, squares=None, tensors=None, empty=0):
+    """Return the weight, the state after each step, and what was added to each gradient. Some rows may be zero."""
     weight = nn.Parameter(torch.randn(SHAPE, generator=torch.Generator().manual_seed(4), dtype=torch.float64))
+    weight.data[:empty] = 0.0
     method = ADMM(parse(pattern), "quantile", start="B", projection=projection)
     clock = Clock(0, 800, loss_scale=loss_scale, moments=Remembered(squares))
     states, added = [], []
@@ -148,7 +150,15 @@ def test_rho_is_the_quantile_of_the_mean_gradient_over_the_smallest_kept_weight(
     for step, (state, pull) in enumerate(zip(states, added, strict=True), start=1):
         expected = 0 if step < MEASURED_STEPS else rho
         assert float(state["rho"]) == expected and ("gradient" in state) == (not expected)
+        assert state["rho"].dtype == torch.float64
         torch.testing.assert_close(pull, expected * loss_scale * (weight - parse(pattern).project(weight)))
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "2:4-transposable"])
+def test_a_group_of_zeros_is_at_rest_at_any_strength(pattern):
+    weight, states, _ = measure(pattern, empty=4)
+    mean = torch.stack(gradients()[:MEASURED_STEPS]).mean(0)
+    assert float(states[-1]["rho"]) == pytest.approx(by_numpy(weight[4:], mean[4:], pattern), rel=1e-6)
 
 
 def test_in_the_metric_of_the_second_moment_gradients_and_weights_are_weighed_alike():
@@ -197,6 +207,29 @@ def test_a_quantile_over_several_processes_is_that_of_all_values():
     for share in (0.2, 0.6, 0.9):
         expected = np.quantile(values.numpy(), share, method="inverted_cdf")
         assert quantiles(values[:50], values[50:], values[:0], share=share) == [expected] * 3
+
+
+@pytest.mark.parametrize("times", [1, 2**25 + 1, 2**40 + 1])
+def test_the_rank_of_a_quantile_is_exact_however_many_values_there_are(times):
+    """As many as in single precision two ranks would be one."""
+    for rank, expected in ((times, 1.0), (times + 1, 2.0), (2 * times, 2.0)):
+        found = quantile(torch.tensor([1.0, 2.0]), rank / (2 * times))
+        with pytest.raises(StopIteration) as end:
+            counts = next(found)
+            while True:
+                counts = found.send(counts * times)
+        assert end.value.value == expected
+
+
+def test_what_is_measured_is_free_while_numbers_are_exchanged():
+    """All weights are measured in turns, and each would hold as much as its weight."""
+    shared = Clock(0, 1, whole=object())
+    for begin in (lambda tensor: measure_by_norms(tensor, torch.ones(4), shared), lambda tensor: quantile(tensor, 0.5)):
+        tensor = torch.rand(4)
+        measurement, place = begin(tensor), weakref.ref(tensor)
+        del tensor
+        next(measurement)
+        assert place() is None
 
 
 def test_a_quantile_takes_four_exchanges_of_a_few_counts():

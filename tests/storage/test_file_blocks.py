@@ -11,6 +11,8 @@ import pytest
 from nxm_hf.storage import file_blocks
 from nxm_hf.storage.file_blocks import BLOCK, CHUNK, OVERLAP, SHAPE, Block, read_in_blocks
 
+# Digests of manifests are made of such blocks and chunks, so those on disks would no longer match.
+assert (SHAPE, BLOCK, CHUNK) == ((255, 513), 255 * 513 * 8, 16 * 255 * 513 * 8)
 SIZES = (0, 1, 7, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 8, 4 * BLOCK + 3)
 
 

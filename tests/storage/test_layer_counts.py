@@ -110,6 +110,8 @@ def test_weights_without_entries_have_counts_and_those_that_end_beyond_the_file_
         count_entries(weight, 2, 4),
         count_entries(empty, 2, 4),
     ]
+    crossing = BLOCK - 16  # a weight that a block divides, and one without entries at its beginning
+    assert counted(tmp_path / "file", [(crossing, empty), (crossing, weight)], 2, 4)[1] == count_entries(weight, 2, 4)
     beyond = SpanCounts([Span("a", 3 * BLOCK, 3 * BLOCK + 256, 256, PartCounter(torch.float32, 2, 4, 0))])
     read_in_blocks([(tmp_path / "file", (tmp_path / "file").stat().st_size, [beyond])])
     assert beyond.get("a") is None and beyond.get("b") is None
@@ -187,7 +189,7 @@ def test_layers_that_are_longer_than_a_block_are_counted_while_files_are_read(pa
         assert counts.get(layer) == count_entries(layer.weight, n, m)
 
 
-@pytest.mark.parametrize("change", ["pattern", "dtype", "shape", "absent", "packed", "odd", "unaligned"])
+@pytest.mark.parametrize("change", ["pattern", "dtype", "shape", "absent", "packed", "odd", "along rows", "unaligned"])
 def test_what_does_not_stand_in_the_files_as_it_is_counted_has_no_counts(change, tmp_path):
     folder = tmp_path / "model"
     prune(model := make_bert(), "2:4")
@@ -199,6 +201,9 @@ def test_what_does_not_stand_in_the_files_as_it_is_counted_has_no_counts(change,
         layers[0] = first, parse("block:4:0.5")
     if change == "odd":
         layers[0] = first, parse("3:5")
+    if change == "along rows":  # 64 rows hold such groups, and 32 columns do not
+        first = next(layer for layer, _ in layers if layer.shape == (64, 32))
+        layers = [(first, NM(3, 64)), *layers[:1]]
     if change == "dtype":
         tensors[key] = tensors[key].double()
     if change == "shape":

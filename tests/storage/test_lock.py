@@ -147,6 +147,13 @@ def test_a_lock_that_is_released_again_leaves_that_of_another_process(holding, t
     assert (tmp_path / "lock").exists()
 
 
+def test_a_lock_whose_file_somebody_has_removed_is_freed_without_an_error(tmp_path):
+    before = open_files()
+    with DirectoryLock(tmp_path / "lock", ""):
+        (tmp_path / "lock").unlink()
+    assert open_files() == before and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("removed", [False, True])
 def test_a_file_system_without_locks_is_noted_and_nothing_is_locked(removed, tmp_path, monkeypatch, caplog):
     def refuse(*arguments):

@@ -223,7 +223,8 @@ def test_a_manifest_of_a_newer_version_says_so(folder):
 
 
 def test_a_directory_without_a_manifest_passes(folder):
-    remove_manifest(folder)
+    for _ in range(2):
+        remove_manifest(folder)
     (folder / "a.json").unlink()
     assert read_manifest(folder) is None and changed_files(folder) == {}
     check_unchanged(folder, "")
@@ -262,6 +263,16 @@ def test_digests_in_a_manifest_are_believed_and_other_files_are_read(folder):
     (folder / MANIFEST_FILE).write_text("[]")
     with pytest.raises(ValueError, match="is damaged"):
         file_digests(folder, "?.json")
+
+
+def test_no_manifest_is_written_of_a_file_that_is_not_what_was_to_be_written(folder):
+    digests = {name: entry["digest"] for name, entry in read_manifest(folder).items()}
+    write_manifest(folder, ["a.json", "empty.txt"], expected=digests)  # also of files that are not recorded
+    assert [*read_manifest(folder)] == ["a.json", "empty.txt"]
+    remove_manifest(folder)
+    with pytest.raises(RuntimeError, match=rf"^a\.json in {folder} is not what was written"):
+        write_manifest(folder, expected=digests | {"a.json": digests["empty.txt"]})
+    assert not (folder / MANIFEST_FILE).exists()
 
 
 NAMES = {

@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCard
 
 from nxm_hf import prune
 from nxm_hf.storage.card_facts import CardFacts, DataFacts
+from nxm_hf.storage.card_text import HOME
 from nxm_hf.storage.model_card import write_card
 from nxm_hf.storage.model_record import read_record
 from nxm_hf.storage.packed_directory import pack_directory, unpack_directory
@@ -122,6 +123,7 @@ def test_results_of_others_stay_and_ours_of_other_weights_go(tmp_path):
     card.save(tmp_path / "README.md")
     data = write(tmp_path, CardFacts(evaluations={SST2: {"f1": 0.25}})).data
     assert [(r.dataset_type, r.metric_value) for r in data.eval_results] == [("imdb", 0.5), ("nyu-mll/glue", 0.25)]
+    assert [r.source_url for r in data.eval_results] == [None, HOME], "who has measured it is told"
     assert data.model_name == "mine"
     assert results_of(tmp_path) == {"f1": 0.25}
     data = write(tmp_path).data

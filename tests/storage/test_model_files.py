@@ -252,7 +252,39 @@ def test_code_in_a_directory_is_never_run_and_nobody_is_asked_to_run_it(read, tm
     assert not (tmp_path / "was-run").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("  the first line. \nand another"), "the first line. "),
+        (KeyError(), "KeyError"),
+        (ValueError("x" * 400), "x" * 300),
+    ],
+    ids=["lines", "nothing", "long"],
+)
+def test_of_an_error_of_transformers_the_first_line_is_said_or_its_kind(error, says, tmp_path):
+    with pytest.raises(ValueError) as caught, model_files._one_line_errors(tmp_path, "is odd"):
+        raise error
+    assert str(caught.value) == f"{tmp_path} is odd: {says}" and caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "vocab_size"])
+def test_a_config_that_asks_for_far_more_than_its_directory_holds_is_refused_before_memory_is_taken(key, tmp_path):
+    _model("bert").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, key: 4_000_000}))
+    with pytest.raises(ValueError, match=rf"^{tmp_path}.* asks for .* Save (it again|the model again)\.$"):
+        model_files.load_model(tmp_path)
+    if key == "num_hidden_layers":
+        with pytest.raises(ValueError, match=rf"^{tmp_path}.* asks for num_hidden_layers=4e\+06"):
+            model_files.read_model_config(tmp_path)
+
+
 def test_a_directory_without_a_config_or_a_weight_is_answered_with_what_to_name(tmp_path):
+    (tmp_path / "file").touch()
+    for name, problem in (("no.such", "does not exist"), ("file", "is a file")):
+        with pytest.raises(FileNotFoundError, match=rf"^{tmp_path}/{name} {problem}; it must be a directory that"):
+            model_files.skeleton(tmp_path / name)
+    (tmp_path / "file").unlink()
     with pytest.raises(FileNotFoundError, match=rf"^{tmp_path} holds no config\.json; it must be a directory that"):
         model_files.skeleton(tmp_path)
     model = _model("bert")

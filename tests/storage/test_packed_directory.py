@@ -13,7 +13,7 @@ from nxm_hf.layers.find import find_layers
 from nxm_hf.packing import PackedLinear, names_in_files, read_packed_config
 from nxm_hf.pruning.directory import prune_directory
 from nxm_hf.storage.inspect import inspect
-from nxm_hf.storage.manifest import MANIFEST_FILE, remove_manifest
+from nxm_hf.storage.manifest import MANIFEST_FILE, record_model, remove_manifest
 from nxm_hf.storage.packed_directory import (
     PackingResult,
     pack_directory,
@@ -22,7 +22,7 @@ from nxm_hf.storage.packed_directory import (
     unpack_directory,
 )
 from nxm_hf.storage.verify import verify
-from tests.support.model_types import MODEL_TYPES
+from tests.support.model_types import MIXTURES, MODEL_TYPES
 from tests.support.models import SHAPE, make_bert, make_model
 from tests.support.packed_models import FAMILIES, damage, save_both, tensors_of
 from tests.support.saved_models import QUERY, edit_config, edit_weights
@@ -103,6 +103,27 @@ def test_a_packed_directory_is_verified_inspected_and_pruned_like_a_plain_one(tm
         with pytest.raises(ValueError, match=f"{QUERY} is damaged"):
             read(packed)
     assert not (tmp_path / "no").exists()
+
+
+def test_a_directory_whose_files_have_changed_is_neither_packed_nor_unpacked(tmp_path):
+    _, plain, packed = save_both(tmp_path)
+    record_model(plain)
+    for folder, act in ((plain, pack_directory), (packed, unpack_directory)):
+        edit_weights(folder, lambda weights: weights["classifier.bias"].fill_(1.0))
+        with pytest.raises(ValueError, match=r"model\.safetensors"):
+            act(folder, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+@not_in_4("has no stacks of experts whose form is known")
+def test_each_sparse_layer_that_stays_plain_has_its_reason(tmp_path):
+    model = next(kind for kind in MIXTURES if kind.name == "mixtral").model(0)
+    nxm_hf.prune(model, "2:4")
+    model.save_pretrained(tmp_path / "plain")
+    stacks = {layer.name for layer in find_layers(model) if layer.holds_experts}
+    packed = pack_directory(tmp_path / "plain", tmp_path / "packed")
+    assert stacks and packed.left_plain == dict.fromkeys(stacks, "it holds the matrices of several experts")
+    assert packed.layers.keys() == {layer.name for layer in find_layers(model)} - stacks
 
 
 @pytest.mark.parametrize("pattern", ["unstructured:0.5", "block:4:0.5"])
@@ -213,6 +234,7 @@ def test_a_model_in_memory_is_saved_packed(size, tmp_path):
     again = save_packed(loaded, tmp_path / "c")
     assert again.layers == result.layers and again.packed_bytes == result.packed_bytes
     assert tensors_of(tmp_path / "c").keys() == theirs.keys() and verify(tmp_path / "c").ok
+    assert "`import nxm_hf` before `from_pretrained`" in (tmp_path / "c" / "README.md").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"plain", "packed", "b", "c"}
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from nxm_hf import prune, verify
 from nxm_hf.cli.main import main as nxm
 from nxm_hf.storage.inspect import inspect
-from nxm_hf.storage.manifest import changed_files, record_model
+from nxm_hf.storage.manifest import MANIFEST_FILE, changed_files, record_model
 from nxm_hf.storage.replacing import COMPLETE, SAVING, finish_replacing, is_inside, replaced, sync_files
 from nxm_hf.storage.weight_files import INDEX, WEIGHTS
 from tests.support.models import make_bert
@@ -45,10 +46,58 @@ def test_new_files_replace_old_ones_and_other_files_stay(tmp_path):
         assert new.name == tmp_path.name and (new / "README.md").read_text() == "Mine."
         write(new, a_txt="new", c_txt="new")
         write(new / "inner", d_txt="new")
+        write(new / "inner" / "deep" / "down", d_txt="new")
         assert (tmp_path / "a.txt").read_text() == "old"
     left = {name: (tmp_path / name).read_text() for name in hashes_of(tmp_path)}
     others = {"README.md": "Mine.", "b.txt": "old"}
-    assert left == others | {"a.txt": "new", "c.txt": "new", "inner/d.txt": "new"}
+    assert left == others | dict.fromkeys(("a.txt", "c.txt", "inner/d.txt", "inner/deep/down/d.txt"), "new")
+
+
+def test_what_a_killed_save_has_written_is_no_part_of_the_next_one(tmp_path):
+    write(tmp_path / SAVING / tmp_path.name, a_txt="of a save that was killed")
+    write(tmp_path / SAVING / "other", b_txt="of a save that was killed")
+    with replaced(tmp_path, 0) as new:
+        assert not os.listdir(new)
+        write(new, c_txt="new")
+    assert os.listdir(tmp_path) == ["c.txt"]
+
+
+def test_the_folder_has_the_name_of_the_directory_however_it_is_reached(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    monkeypatch.chdir(tmp_path / "model")
+    for folder in (".", tmp_path / "link", "../model"):
+        with replaced(folder, 0) as new:
+            assert new.name == "model"
+            write(new, a_txt=str(folder))
+        assert (tmp_path / "model" / "a.txt").read_text() == str(folder)
+
+
+def test_a_manifest_takes_its_place_after_all_other_files(tmp_path, monkeypatch):
+    """Until then the old one tells that files have changed."""
+    moved, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda source, target: (moved.append(target.name), replace(source, target)))
+    with replaced(tmp_path, 0) as new:
+        write(new, a_txt="new", z_txt="new")
+        (new / MANIFEST_FILE).write_text("{}")
+    assert {"a.txt", "z.txt"} <= {*moved[:-1]} and moved[-1] == MANIFEST_FILE not in moved[:-1]
+
+
+def test_a_hidden_folder_that_stays_after_all_is_in_place_is_no_error(tmp_path, monkeypatch):
+    """The next save removes it."""
+
+    def refuse(path, ignore_errors=False):
+        if not ignore_errors:
+            raise PermissionError(errno.EACCES, "no")
+
+    interrupted(tmp_path, ["a.txt"], [], a_txt="new")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse)
+        finish_replacing(tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "new" and sorted(os.listdir(tmp_path)) == [SAVING, "a.txt"]
+    with replaced(tmp_path, 0) as new:
+        write(new, b_txt="new")
+    assert sorted(os.listdir(tmp_path)) == ["a.txt", "b.txt"]
 
 
 def test_an_error_leaves_the_old_files_and_nothing_else(tmp_path):
@@ -154,6 +203,7 @@ def test_files_that_cannot_be_put_in_place_are_an_error_that_says_what_to_type(t
         (["/etc/passwd"], []),
         ([5], []),
         ([], ["notes.txt"]),
+        ([], ["model.safetensors", "notes.txt"]),
         ([], ["../model.safetensors"]),
         ([], [None]),
         ("x", 5),
@@ -194,6 +244,11 @@ def test_links_of_a_stranger_are_not_followed(tmp_path):
 def test_a_damaged_list_is_refused_in_a_sentence(text, tmp_path):
     hidden = interrupted(tmp_path, [], [])
     (hidden / "files.json").write_text(text)
+    if text == "":
+        (hidden / "files.json").unlink()
+        with pytest.raises(ValueError, match=r"files\.json cannot be read \(it is no regular file"):
+            finish_replacing(tmp_path)
+        (hidden / "files.json").touch()
     if text.startswith('{"new'):
         finish_replacing(tmp_path)  # the names of a dict are a list of names
     else:

@@ -26,6 +26,7 @@ from nxm_hf.storage.written_weights import other_parameters
 from tests.support.model_types import MODEL_TYPES
 from tests.support.models import assert_equal_weights, make_arguments, make_bert
 from tests.support.saving import hashes_of, train_two_steps
+from tests.support.toy_training import Toy
 
 
 @pytest.mark.parametrize("target", ["new", "old"])
@@ -98,6 +99,61 @@ def test_a_parameter_that_is_saved_under_another_name_is_compared_too(kind, tmp_
         weights[renamed[each.key]].copy_(each.weight.detach())
 
 
+@pytest.mark.parametrize("name", ["bert.embeddings.word_embeddings.weight", "bert.encoder.layer.1.output.dense.weight"])
+def test_a_given_state_dict_is_compared_in_place_of_the_models_own_weights(name, tmp_path):
+    model = make_bert()
+    plan, given = Plan.of(model, NxMConfig("asp")), {key: 2 * value for key, value in model.state_dict().items()}
+    model.save_pretrained(tmp_path, state_dict={**given})
+    check_written(tmp_path, plan, given=given)
+    with pytest.raises(RuntimeError, match="is not the weight that was saved"):
+        check_written(tmp_path, plan)
+    given[name] = given[name] + 1
+    with pytest.raises(RuntimeError, match=rf"^{name} in .* is not the weight that was saved"):
+        check_written(tmp_path, plan, given=given)
+
+
+@pytest.mark.parametrize("record", [None, False, True])
+@pytest.mark.parametrize("kind", ["own weights", "parts", "an adapter"])
+def test_a_check_writes_nothing_but_a_manifest_where_that_is_asked_for(kind, record, tmp_path):
+    model = make_bert()
+    plan = Plan.of(model, NxMConfig("asp"))
+    if kind == "an adapter":
+        (tmp_path / "adapter_model.safetensors").touch()
+    else:
+        model.save_pretrained(tmp_path)
+    before = hashes_of(tmp_path)
+    expected = fingerprints(plan)["targets"] if kind == "parts" else None
+    check_written(tmp_path, plan, expected, **({} if record is None else {"record": record}))
+    assert hashes_of(tmp_path).keys() - before.keys() == ({MANIFEST_FILE} if record else set())
+    assert not record or changed_files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_no_model_is_loaded_where_the_files_hold_what_is_in_memory(name, tmp_path, monkeypatch):
+    model = next(kind for kind in MODEL_TYPES if kind.name == name).model(0)
+    plan = Plan.of(model, NxMConfig("asp"))
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr(type(model), "from_pretrained", lambda *args, **kwargs: pytest.fail("a model is loaded"))
+    check_written(tmp_path, plan)
+    weights = load_file(tmp_path / "model.safetensors")
+    pruned = {keys_in_files(model)[target.layer.key] for target in plan.targets}
+    wide = {key: value if key in pruned else value.double() for key, value in weights.items()}
+    save_file(wide, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    check_written(tmp_path, plan)  # nor where what is not pruned has another type
+
+
+@pytest.mark.parametrize("name", ["head.bias", "blocks.1.up.bias", "blocks.0.down.weight"])
+def test_a_weight_of_a_plain_module_that_was_not_written_is_an_error(name, tmp_path):
+    model = Toy()
+    plan = Plan.of(model, NxMConfig("asp"))
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    check_written(tmp_path, plan)
+    with torch.no_grad():
+        model.get_parameter(name).add_(1.0)
+    with pytest.raises(RuntimeError, match=rf"^{name.removesuffix('.weight')}.* is not the weight that was saved"):
+        check_written(tmp_path, plan)
+
+
 @pytest.mark.parametrize("form", ["another form that is loaded again", "another type"])
 def test_parameters_that_are_saved_in_another_form_are_no_error(form, tmp_path, monkeypatch):
     model = make_bert()
@@ -111,6 +167,7 @@ def test_parameters_that_are_saved_in_another_form_are_no_error(form, tmp_path, 
         load = type(model).from_pretrained
 
         def load_half(*args, **kwargs):
+            assert kwargs["dtype"] is torch.float32, "the type in memory"
             loaded = load(*args, **kwargs)
             with torch.no_grad():
                 loaded[0].get_parameter(name).mul_(0.5)

@@ -8,19 +8,24 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import fully_shard
 from transformers import BertForSequenceClassification
 
 from nxm_hf import NxMConfig, NxMTrainer, SparsityRecord, prune, verify
 from nxm_hf.layers.plan import Plan
+from nxm_hf.layers.sharding import Shards, local
 from nxm_hf.packing import PackedLinear
 from nxm_hf.patterns import NM, PATTERNS, parse
+from nxm_hf.solvers.entry_counts import EntryCounts
 from nxm_hf.storage.inspect import inspect
 from nxm_hf.storage.manifest import MANIFEST_FILE
 from nxm_hf.storage.model_files import load_model
+from nxm_hf.storage.replacing import COMPLETE
 from nxm_hf.storage.restoring import load_weights
 from nxm_hf.storage.verification import Verification
-from nxm_hf.storage.verify import verify_targets, verify_written
+from nxm_hf.storage.verify import UNMERGED, verify_targets, verify_written
 from tests.support.containers import make_encoder
+from tests.support.group_of_one import group_of_one
 from tests.support.models import assert_equal_weights, make_arguments, make_bert, make_rows
 from tests.support.packed_models import save_both
 
@@ -324,6 +329,78 @@ def test_targets_in_memory_and_in_files_are_verified_alike(model, folder):
     assert written.problems == [DAMAGE[_break_pattern]] and verify_targets([]) == Verification(())
 
 
+class Twice(Shards):
+    """Shards of two processes that hold alike parts: their numbers add up to twice those of one."""
+
+    def total(self, numbers):
+        return 2 * super().total(numbers)
+
+
+@pytest.mark.parametrize("text", ["2:4", "unstructured:0.5"])
+def test_what_processes_find_in_their_parts_adds_up_unless_they_have_found_it_together(text):
+    with group_of_one() as group:
+        model = make_bert()
+        prune(model, text)
+        with torch.no_grad():
+            _break_pattern(weight := model.get_submodule(NAME).weight)
+            _negative_zero(weight)
+        fully_shard(model, mesh=group.mesh)
+        plan = Plan.of(model, NxMConfig("asp", text))
+        shards = Twice(plan.shards.model, plan.shards.mesh)
+        alone, both = (
+            verify_targets([replace(target, shards=each) for target in plan.targets]) for each in (plan.shards, shards)
+        )
+        assert alone == verify(model, text) and f"{NAME} breaks {text} in 1 places." in alone.problems
+        for target, one, two in zip(plan.targets, alone.layers, both.layers, strict=True):
+            assert (one.shape, one.pattern) == (target.layer.shape, target.pattern)
+            again = {name: 2 * getattr(one, name) for name in ("nonzeros", "negative_zeros", "not_finite")}
+            assert two == replace(one, violations=one.violations * (2 if text == "2:4" else 1), **again)
+
+
+def test_a_sharded_model_is_verified_as_its_parts_are_and_not_as_a_step_has_gathered_it():
+    with group_of_one() as group:
+        model = make_bert()
+        prune(model, "2:4")
+        for block in model.bert.encoder.layer:
+            fully_shard(block, mesh=group.mesh, reshard_after_forward=False)
+        fully_shard(model, mesh=group.mesh)
+        part = local(model.get_submodule(NAME).weight)
+        model(input_ids=torch.ones(1, 4, dtype=torch.long))
+        with torch.no_grad():
+            _break_pattern(part)
+        assert verify(model).problems == [DAMAGE[_break_pattern]]
+
+
+def test_what_was_counted_is_believed_and_the_rest_is_counted(model):
+    targets = Plan.of(model, NxMConfig("asp")).targets
+    counted = {NAME: EntryCounts(nonzeros=7, violations=1, negative_zeros=2, nans=3)}
+    for plain, found in zip(verify_targets(targets).layers, verify_targets(targets, counted).layers, strict=True):
+        wrong = dict(nonzeros=7, violations=1, negative_zeros=2, not_finite=3) if plain.name == NAME else {}
+        assert found == replace(plain, **wrong)
+
+
+def test_files_of_a_save_that_was_stopped_are_put_in_place_before_they_are_verified(folder):
+    inner = folder / COMPLETE / "copy"
+    inner.mkdir(parents=True)
+    (folder / "model.safetensors").rename(inner / "model.safetensors")
+    (folder / COMPLETE / "files.json").write_text(json.dumps({"new": ["model.safetensors"], "outdated": []}))
+    assert verify(folder).ok and not (folder / COMPLETE).exists()
+
+
+def test_a_layer_whose_weight_a_quantization_hides_is_an_error(model):
+    module, name = NAME.rsplit(".", 1)
+    setattr(model.get_submodule(module), name, torch.nn.Identity())
+    model.config.quantization_config = {"quant_method": "gptq"}
+    with pytest.raises(ValueError, match=rf"zeros of {NAME} cannot be counted in a model quantized by gptq\. Verify"):
+        verify(model)
+
+
+def test_of_a_model_with_an_adapter_it_is_said_that_the_adapter_stands_beside_the_layers(model):
+    plain = verify(model)
+    model._hf_peft_config_loaded = True  # by `add_adapter` of transformers
+    assert verify(model) == replace(plain, note=UNMERGED) and not plain.note
+
+
 def test_files_that_differ_from_the_manifest_are_named_beside_what_is_in_the_layers(deployed, tmp_path):
     folder = shutil.copytree(deployed, tmp_path / "copy")
     assert verify(folder).ok and verify(folder).changed == ()
@@ -342,6 +419,16 @@ def test_a_directory_without_a_manifest_is_verified_with_a_note_that_says_so(dep
     assert not verify(deployed).note and not verify(model).note
 
 
+def test_the_record_beside_an_adapter_comes_before_that_of_its_base(folder, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+    save_file({"a": torch.ones(2)}, adapter / "adapter_model.safetensors")
+    shutil.copy(folder / "nxm_config.json", adapter / "nxm_config.json")
+    _edit_record(adapter, lambda words: words.update(layers={NAME: "1:4"}))
+    assert verify(adapter).problems == [f"{NAME} breaks 1:4 in {64 * 32 // 4} places."] and verify(folder).ok
+
+
 def test_the_layers_of_an_adapter_are_those_of_its_base_and_it_has_to_be_whole(deployed, tmp_path):
     write = (tmp_path / "adapter_config.json").write_text
     write(json.dumps({"base_model_name_or_path": str(deployed)}))
@@ -354,9 +441,10 @@ def test_the_layers_of_an_adapter_are_those_of_its_base_and_it_has_to_be_whole(d
     assert str(found).endswith(found.note) and verify(tmp_path, "1:4").problems[0].endswith("breaks 1:4 in 256 places.")
 
 
+@pytest.mark.parametrize("pattern", ["2:4", {"ffn": "2:4", "default": "unstructured:0.5"}], ids=["all", "some"])
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_a_model_whose_layers_are_packed_in_memory_is_verified_as_what_they_stand_for(family, tmp_path):
-    model, _, folder = save_both(tmp_path, family)
+def test_a_model_whose_layers_are_packed_in_memory_is_verified_as_what_they_stand_for(family, pattern, tmp_path):
+    model, _, folder = save_both(tmp_path, family, pattern)
     packed = type(model).from_pretrained(folder)
     assert any(isinstance(module, PackedLinear) for module in packed.modules())
     for found in (verify(packed), verify(folder)):

@@ -51,6 +51,8 @@ def test_of_several_variants_none_is_read_and_plain_weights_come_first(tmp_path)
     ):
         pass
     assert not holds_weights(tmp_path)
+    (tmp_path / "model.fp32.safetensors").mkdir()  # a folder of such a name is no variant
+    assert variants_in(tmp_path) == ["bf16", "fp16"]
     plain = make_bert(2)
     plain.save_pretrained(tmp_path)
     with WeightFiles(tmp_path) as files:

@@ -52,6 +52,30 @@ def test_a_failing_disk_with_room_is_no_full_one(tmp_path):
             raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
 
+def test_what_was_written_so_far_counts_as_free_because_it_is_removed(tmp_path, monkeypatch):
+    asked = []
+
+    def usage(folder):
+        asked.append(folder)
+        if len(asked) < 3:
+            raise FileNotFoundError(folder)
+        return SimpleNamespace(free=1000)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    (tmp_path / "inner").mkdir()
+    for name in ("a", "inner/b"):
+        (tmp_path / name).write_bytes(bytes(2000))
+    with pytest.raises(WriteError, match=r"need 7,000 bytes, and 5,000 are free\. Make room for them\.$"):
+        with explained(tmp_path / "no" / "such", 7000, tmp_path):
+            raise OSError(errno.ENOSPC, "full", "file")
+    assert asked == [tmp_path / "no" / "such", tmp_path / "no", tmp_path], "the nearest directory that exists"
+    asked.clear()
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: (_ for _ in ()).throw(OSError("no such file system")))
+    with pytest.raises(WriteError, match=r"need 7,000 bytes\. Make room for them\.$"):
+        with explained("relative/out", 7000, tmp_path):
+            raise OSError(errno.ENOSPC, "full", "file")
+
+
 @pytest.mark.parametrize("needed", [0, 1 << 20, (1 << 20) + 1, 1 << 30])
 @pytest.mark.parametrize("missing", [0, 1])
 def test_a_disk_is_full_if_it_has_fewer_bytes_than_are_needed(needed, missing, tmp_path, monkeypatch):
@@ -82,9 +106,9 @@ def test_other_errors_pass(error, tmp_path):
 
 
 def test_the_file_that_was_written_last_is_named_where_the_error_names_none(tmp_path):
-    for number, name in enumerate(("b", "a", "c")):
+    for number, name in enumerate(("b", "c", "a")):
         (tmp_path / name).write_bytes(bytes(1000))
         os.utime(tmp_path / name, ns=(number, number))
-    with pytest.raises(WriteError, match=f"^{tmp_path}/c could not be written: File too large"):
+    with pytest.raises(WriteError, match=f"^{tmp_path}/a could not be written: File too large"):
         with explained(tmp_path, 0, tmp_path):
             raise OSError(errno.EFBIG, "File too large")

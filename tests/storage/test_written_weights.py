@@ -4,11 +4,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.tensor import DTensor, Shard
 
 from nxm_hf.layers.find import find_layers
 from nxm_hf.storage import file_blocks
 from nxm_hf.storage.file_blocks import BLOCK, read_in_blocks
-from nxm_hf.storage.written_weights import FileComparison, WrittenWeight, WrittenWeights, other_parameters
+from nxm_hf.storage.written_weights import (
+    FileComparison,
+    WrittenWeight,
+    WrittenWeights,
+    given_parameters,
+    other_parameters,
+)
+from tests.support.group_of_one import group_of_one
 from tests.support.models import make_bert
 
 SIZES = (1, 7, 8, 4096, BLOCK - 16, 2 * BLOCK + 3)
@@ -89,6 +97,18 @@ def test_layers_and_other_parameters_are_all_that_a_model_has_and_one_entry_of_e
         assert written.equal() == {each.name for each in both} - {changed.name}
     wrapped = nn.ModuleDict({"_orig_mod": model})  # as `torch.compile` names it
     assert [each.key for each in other_parameters(wrapped, layers)] == [each.key for each in others]
+
+
+def test_given_parameters_are_whole_tensors_of_the_model_under_all_of_their_names():
+    model = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "c": nn.Linear(4, 4)})
+    model["b"].weight = model["a"].weight  # tied: a state dict holds a tensor under each name
+    given = {**{name: value.double() for name, value in model.state_dict().items()}, "other": torch.ones(2)}
+    given["a.bias"].requires_grad_()
+    with group_of_one() as shards:
+        given["c.weight"] = DTensor.from_local(given["c.weight"], shards.mesh, [Shard(0)])
+        found = given_parameters(model, {f"_orig_mod.{name}": value for name, value in given.items()})
+    assert {each.name for each in found} == {"a.weight", "a.bias", "b.weight", "b.bias", "c.bias"}
+    assert all(torch.equal(each.weight, given[each.key]) and not each.weight.requires_grad for each in found)
 
 
 def test_weights_of_another_type_shape_name_or_layout_are_left_to_others(tmp_path):

@@ -11,8 +11,6 @@ ELSEWHERE = {
     "config/hub.py": "config/test_config_files.py",
     "config/values.py": "config/test_config.py",
     "engine/engine.py": "engine/test_engine_*.py",
-    "engine/sharded_state.py": "distributed/test_sharded.py",
-    "layers/example_inputs.py": "permutation/test_equivalence.py",
     "patterns/base.py": "patterns/test_patterns.py",
     "patterns/block.py": "patterns/test_patterns.py",
     "patterns/dense.py": "patterns/test_patterns.py",

@@ -62,6 +62,7 @@ def all_gather_object(values: list, value: Any, group: Any = None) -> None:
 
 
 def broadcast(tensor: Tensor, src: int, group: Any = None) -> None:
+    assert tensor.is_contiguous(), "torch sends no other between GPUs"
     tensor.copy_(group.exchanged(tensor)[group.group.ranks.index(src)])
 
 
@@ -69,8 +70,20 @@ def get_global_rank(group: Any, place: int) -> int:
     return group.group.ranks[place]
 
 
+class Joined(Shards):
+    """Shards of threads, whose parts are put one behind the other along the dimension in which torch has cut them."""
+
+    def _gathered(self, part: Tensor, shape: torch.Size, dimension: int) -> Tensor:
+        found = torch.cat(self.mesh.exchanged(part), dimension)
+        assert found.shape == shape
+        return found
+
+
 def in_threads(monkeypatch: pytest.MonkeyPatch, sets: int, processes: int, act: Callable[[Shards, int], Any]) -> list:
-    """Call a function with the shards and the number of each process; return what it returned, by number."""
+    """Call a function with the shards and the number of each process; return what it returned, by number.
+
+    An error in one of them ends all.
+    """
     for function in (all_reduce, all_gather, all_gather_object, broadcast, get_global_rank):
         monkeypatch.setattr(dist, function.__name__, function)
     across = [Group([number * processes + rank for number in range(sets)]) for rank in range(processes)]
@@ -79,7 +92,12 @@ def in_threads(monkeypatch: pytest.MonkeyPatch, sets: int, processes: int, act: 
     def run(share: int) -> Any:
         number, rank = divmod(share, processes)
         replicas = Member(across[rank], number) if sets > 1 else None
-        return act(Shards(nn.Module(), Member(within[number], rank), replicas), share)
+        try:
+            return act(Shards(nn.Module(), Member(within[number], rank), replicas), share)
+        except BaseException:
+            for group in (*across, *within):  # so that the others do not wait for this thread
+                group.barrier.abort()
+            raise
 
     with ThreadPoolExecutor(sets * processes) as pool:
         return [*pool.map(run, range(sets * processes))]
