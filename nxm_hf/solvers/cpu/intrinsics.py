@@ -27,6 +27,7 @@ from nxm_hf.solvers.cpu import (
 
 NUMBER = types.int64
 Inlined = Callable[..., int]
+NOT_COMPILED = {"launch.py"}  # it calls kernels, and none of their files imports it
 helper = numba.njit(nogil=True)  # for functions that kernels call; compiled into them
 
 
@@ -188,6 +189,6 @@ def compiled(function: Callable[..., int], signature: Signature) -> Callable[...
 
 @cache
 def _digest_of_sources() -> str:
-    shared = (comparator_network, enumeration)
-    files = [*sorted(Path(nm_groups.__file__).parent.glob("*.py")), *(Path(str(module.__file__)) for module in shared)]
+    own = {path for path in Path(nm_groups.__file__).parent.glob("*.py") if path.name not in NOT_COMPILED}
+    files = [*sorted(own), *(Path(str(module.__file__)) for module in (comparator_network, enumeration))]
     return hashlib.sha1(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
