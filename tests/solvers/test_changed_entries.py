@@ -145,6 +145,14 @@ def test_parts_share_room_and_each_comes_back_after_all_were_held(kernels, monke
     assert 1 < len(owners) < len(parts)
 
 
+def test_a_part_that_holds_little_leaves_the_rest_of_its_room_to_the_next():
+    room, out = Room(), numbers(torch.int32)
+    first = room.take(out)
+    first.old[:5] = range(5)
+    room.shortened(first, 5)
+    assert room.take(out).old.ctypes.data == first.old.ctypes.data + 64
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (16, 32)])
 def test_masks_of_parts_and_counts_of_parts_are_those_of_the_whole_weight(dtype, n, m, kernels):
