@@ -1,5 +1,9 @@
 """Kernels for CPUs give the masks of torch: the same bits, but for tiles of more than 4 x 4 the same worth."""
 
+import os
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -179,3 +183,23 @@ def test_a_training_is_the_same_by_kernels_and_by_torch(recipe):
 
 def test_every_solver_for_cpus_is_the_first_of_its_kind():
     assert all(SOLVERS[kind][0] is solver for kind, solver in cpu.SOLVERS.items())
+
+
+def test_kernels_are_compiled_anew_if_a_file_changes_that_their_code_is_made_of(monkeypatch):
+    """Kernels on the disk are known by a digest of these files. The file that only calls kernels is none of them."""
+    assert cpu.BACKEND.kernels
+    intrinsics, read = sys.modules["nxm_hf.solvers.cpu.intrinsics"], Path.read_bytes
+    folder, digest = Path(intrinsics.__file__).parent, intrinsics._digest_of_sources.__wrapped__
+    before, above = (
+        digest(),
+        [folder.parent / f"{name}.py" for name in ("comparator_network", "transposable_enumeration")],
+    )
+    for changed in (*folder.glob("*.py"), *above):
+        monkeypatch.setattr(Path, "read_bytes", lambda path, it=changed: read(path) + b"#" * (path == it))
+        assert (digest() == before) == (changed.name == "launch.py"), changed
+
+
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="there is no AVX-512 here")
+@pytest.mark.skipif(any(name.startswith("NUMBA_CPU") for name in os.environ), reason="numba is told for which CPU")
+def test_kernels_that_gather_are_used_where_torch_sees_avx512():
+    assert cpu.BACKEND.kernels.can_gather()
