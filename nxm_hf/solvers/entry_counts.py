@@ -65,7 +65,6 @@ def count_entries(weight: Tensor, n: int = 1, m: int = 1) -> EntryCounts:
         n: Entries that a group may keep.
         m: Consecutive entries of a group along the last dimension. With `n` = `m` no group is counted.
     """
-    weight = weight.detach()
     if not _can_be_viewed(weight):
         return _counts_in_torch(weight, n, m)
     groups = Counts(n, m) if m > 1 else _NO_GROUPS
@@ -103,12 +102,11 @@ class PartCounter:
             part: Its bytes, as uint8. It begins and ends between two groups, and its address fits its type.
             address: Its address, which NumPy takes long to say.
         """
-        sixteens = part.size // self._bytes if self._kernel is not None else 0
-        if self._kernel is not None and sixteens:
+        if self._kernel is not None:
+            sixteens = part.size // self._bytes
             number = self._kernel(address, sixteens)
             if 0 <= number < 1 << 32:  # nothing is wrong
-                rest = part[sixteens * self._bytes :]
-                return EntryCounts(number).plus(self._in_numpy(rest)) if rest.size else EntryCounts(number)
+                return EntryCounts(number).plus(self._in_numpy(part[sixteens * self._bytes :]))
         return self._in_numpy(part)
 
     def _in_numpy(self, part: np.ndarray) -> EntryCounts:
@@ -124,7 +122,6 @@ def count_full_columns(weight: Tensor, n: int, m: int) -> int:
         n: Entries that a group may keep.
         m: Entries of a group.
     """
-    weight = weight.detach()
     if not weight.numel():
         return 0
     if not _can_be_viewed(weight):
@@ -150,7 +147,7 @@ def holds_mask(weight: Tensor, mask: Tensor, n: int = 1, m: int = 1) -> bool:
         n: Entries that a group may keep.
         m: Consecutive entries of a group along the last dimension. With `n` = `m` no group is looked at.
     """
-    weight, groups = weight.detach(), Counts(n, m) if m > 1 else _NO_GROUPS
+    groups = Counts(n, m) if m > 1 else _NO_GROUPS
     worth_an_import = cpu.BACKEND.is_loaded or weight.numel() > IMPORT_ABOVE
     if worth_an_import and cpu.BACKEND.supports(COUNT_STRAYS, groups, weight, mask):
         return cpu.BACKEND.runner(COUNT_STRAYS, groups)(weight, mask) == 0

@@ -20,7 +20,7 @@ _ARITHMETIC = {
 }
 # Functions that give the same when their first two arguments are exchanged.
 _SYMMETRIC = {"min", "max", "equal", "minimum", "maximum", "samefile", "samestat", "gcd", "add", "mul", "isclose"}
-_SYMMETRIC |= {"and_", "or_", "xor", "array_equal", "transpose"}
+_SYMMETRIC |= {"and_", "or_", "xor", "fadd", "fmul", "array_equal", "transpose"}
 _FUNCTIONS = {"min": "max", "max": "min", "any": "all", "all": "any"}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutation.__main__ import EQUIVALENTS
+from tests.mutation.__main__ import CALLERS, EQUIVALENTS
 from tests.mutation.campaign import Campaign
 from tests.mutation.compiled import compiled_files
 from tests.mutation.operators import lines_of_statement, mutants_of
@@ -246,6 +246,15 @@ def test_files_of_compilers_their_neighbours_and_what_they_import_are_always_imp
     files = compiled_files(ROOT, "nxm_hf")
     assert {"nxm_hf/solvers/cpu/launch.py", "nxm_hf/solvers/comparator_network.py"} <= files
     assert not {file for file in files if file.split("/")[1] in ("engine", "methods", "storage")}
+
+
+def test_code_that_is_compiled_depends_on_no_file_that_is_not_imported_anew():
+    intrinsics = pytest.importorskip("nxm_hf.solvers.cpu.intrinsics", reason="the kernels for CPUs need numba")
+    assert {Path(file).name for file in CALLERS} == intrinsics.NOT_COMPILED
+    assert compiled_files(ROOT, "nxm_hf") >= CALLERS
+    for path in (ROOT / "nxm_hf/solvers/cpu").glob("*.py"):
+        lines = path.read_text().splitlines()
+        assert not [line for line in lines if line.startswith(("from", "import")) and "launch" in line], path
 
 
 def test_listed_equivalents_are_not_run(shop):

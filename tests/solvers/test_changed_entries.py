@@ -48,6 +48,13 @@ def numbers(dtype, count=COUNT):
     return torch.randint(limits.min, limits.max, (count,), generator=generator, dtype=dtype)
 
 
+def memory(array) -> int:
+    """Return the bytes that stay in memory with an array."""
+    while array.base is not None:
+        array = array.base
+    return array.nbytes
+
+
 def equal(a, b) -> bool:
     return all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in zip(a, b, strict=True))
 
@@ -67,6 +74,7 @@ def test_the_old_entries_come_back_from_a_flag_for_each_and_the_bits_of_those_th
     assert np.array_equal(np.unpackbits(held.flags, count=len(old), bitorder="little"), differs)
     assert np.array_equal(held.old, old.numpy()[differs]) and equal(held, changed_in_numpy(old, new))
     assert held.nbytes <= len(old) / 8 + 1 + (differs.sum() + LANES) * old.itemsize
+    assert memory(held.old) <= (differs.sum() + LANES) * old.itemsize
     for restore in (held.restore, held.restore_in_numpy):
         entries = new.clone()
         restore(entries)
@@ -79,7 +87,7 @@ def test_many_equal_old_entries_are_held_as_one_and_come_back_to_their_places(dt
     old = numbers(dtype).masked_fill(chosen, torch.iinfo(dtype).min)
     new = old.masked_fill(chosen, 0)
     held = changed_entries(old, new)
-    assert held.nbytes == COUNT / 8 + old.itemsize
+    assert held.nbytes == COUNT / 8 + old.itemsize and memory(held.old) == old.itemsize
     held.restore(new)
     assert torch.equal(new, old)
 
@@ -116,7 +124,7 @@ def test_kept_entries_are_written_in_the_pass_that_holds_what_was_there(dtype, i
 
 def test_parts_share_room_and_each_comes_back_after_all_were_held(kernels, monkeypatch):
     """Also from several pieces of memory, of which one is too small, and from parts that hold nothing or equal bits."""
-    monkeypatch.setattr(module, "_PIECE", 5 * COUNT)
+    monkeypatch.setattr(module, "_PIECE", 3 * COUNT)
     room, parts = Room(), []
     for i, dtype in enumerate([torch.int16, torch.int32] * 12):
         out = numbers(dtype, COUNT + 16 * i)
@@ -124,6 +132,9 @@ def test_parts_share_room_and_each_comes_back_after_all_were_held(kernels, monke
         if i % 5 == 3:
             out[~mask], source[~mask] = torch.iinfo(dtype).min, 7
         before, held = out.clone(), room.take(out)
+        begin = held.old.ctypes.data - room._piece.ctypes.data
+        assert begin % 64 == 0 and len(held.old) == len(out)
+        assert begin + (len(out) + LANES) * out.itemsize <= room._piece.size, "kernels write sixteen entries at a time"
         changed, _ = keep_and_hold(source, mask, out, held)
         parts.append((out, before, room.shortened(held, changed)))
     for out, before, held in parts:
@@ -132,6 +143,14 @@ def test_parts_share_room_and_each_comes_back_after_all_were_held(kernels, monke
         assert torch.equal(out, before)
     owners = {id(held.old.base) for _, _, held in parts if held.old.strides != (0,)}
     assert 1 < len(owners) < len(parts)
+
+
+def test_a_part_that_holds_little_leaves_the_rest_of_its_room_to_the_next():
+    room, out = Room(), numbers(torch.int32)
+    first = room.take(out)
+    first.old[:5] = range(5)
+    room.shortened(first, 5)
+    assert room.take(out).old.ctypes.data == first.old.ctypes.data + 64
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

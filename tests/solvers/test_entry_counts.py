@@ -145,6 +145,7 @@ def test_counts_of_parts_add_up_to_those_of_the_weight(dtype, n, m, by):
         assert cpu.BACKEND.kernels and cpu.BACKEND.is_loaded
         counter = PartCounter(dtype, n, m, 0)
         assert counter._kernel is not None
+        assert cpu.BACKEND.self_tests[f"count_entries of {n}:{m} in {dtype} on cpu"]
     else:
         with reference_only():
             counter = PartCounter(dtype, n, m, 0)
@@ -175,6 +176,22 @@ def test_the_smallest_whole_number_is_no_negative_zero():
 def test_complex_numbers_are_counted_by_torch():
     weight = torch.tensor([[1.0, 0.0, 2.0, 3.0]]).to(torch.complex64)
     assert count_entries(weight, 2, 4) == EntryCounts(nonzeros=3, violations=1)
+
+
+@pytest.mark.parametrize("by", ["numpy", "kernel"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_weight_that_trains_is_counted_as_its_values_are(dtype, transposed, by, monkeypatch):
+    if by == "kernel":
+        pytest.importorskip("numba", reason="the kernels for CPUs need numba")
+        monkeypatch.setattr(base, "MIN_NUMEL", 0)
+        assert cpu.BACKEND.kernels
+    values = torch.randn(64, 32).clamp(min=0).to(dtype)
+    weight = torch.nn.Parameter(values.t() if transposed else values)
+    assert count_entries(weight, 2, 4) == counted_one_by_one(weight.detach().contiguous(), 2, 4)
+    assert count_full_columns(weight, 2, 4) == counted_one_by_one(weight.detach().T.contiguous(), 2, 4).violations
+    assert holds_mask(weight, weight > 0) and not holds_mask(weight, weight > 1)
+    assert count_entries(weight.detach().as_subclass(Foreign).requires_grad_(), 2, 4) == count_entries(weight, 2, 4)
 
 
 class Foreign(Tensor):

@@ -28,6 +28,8 @@ ELSEWHERE = {
     "report/pruning_page.py": "report/test_report.py",
     "report/svg.py": "report/test_charts.py",
     "solvers/cpu/adamw_entries.py": "solvers/test_masked_adamw.py",
+    "solvers/cpu/block_sums.py": "solvers/cpu/test_lists_and_parts.py",
+    "solvers/cpu/unstructured_rows.py": "solvers/cpu/test_unstructured.py",
     "solvers/dense.py": "solvers/test_solvers.py",
     "solvers/nm_network.py": "solvers/test_nm_sort.py",
     "solvers/transposable_paths.py": "solvers/test_transposable_duals.py",
@@ -40,11 +42,12 @@ ELSEWHERE = {
 def place_of(file: str) -> str:
     """Return where the tests of a file stand: a path under `tests/`, or a glob pattern.
 
-    Tables and kernels are tested by folder, as are files of deeper folders.
+    Tables are tested by folder. So are kernels and other files of deeper folders, unless a test file has their name.
 
     Args:
         file: A path under `nxm_hf/`, such as "engine/attach.py".
     """
     path = Path(file)
-    by_folder = len(path.parts) != 2 or path.parts[0] == "families"
-    return ELSEWHERE.get(file, f"{path.parent}/test_*.py" if by_folder else f"{path.parent}/test_{path.name}")
+    own = f"{path.parent}/test_{path.name}"
+    by_folder = path.parts[0] == "families" or (len(path.parts) != 2 and not (TESTS / own).is_file())
+    return ELSEWHERE.get(file, f"{path.parent}/test_*.py" if by_folder else own)

@@ -58,28 +58,28 @@ def _few(
     context: Any, n: Any, m: Any, value_bits: Any, tokens: Any,
     x: Any, x_stride: Any, values: Any, indices: Any, bias: Any, y: Any, y_stride: Any, chunks: Any,
 ) -> Any:  # fmt: skip
-    return as_function(products.few_tokens, (n, m, value_bits, tokens), 8)
+    return as_function(products.few_tokens, n, m, value_bits, tokens)
 
 
 def _row(
     context: Any, n: Any, m: Any, value_bits: Any, vectors: Any, x: Any, values: Any, indices: Any, y: Any, ahead: Any
 ) -> Any:
-    return as_function(products.one_row, (n, m, value_bits, vectors), 5)
+    return as_function(products.one_row, n, m, value_bits, vectors)
 
 
 def _turn_inputs(context: Any, x: Any, x_stride: Any, count: Any, zeros: Any, out: Any, out_stride: Any) -> Any:
-    return as_function(products.turn_inputs, (), 6)
+    return as_function(products.turn_inputs)
 
 
 def _turn_outputs(context: Any, y: Any, y_stride: Any, out: Any, out_stride: Any) -> Any:
-    return as_function(products.turn_outputs, (), 4)
+    return as_function(products.turn_outputs)
 
 
 def _take(context: Any, counter: Any) -> Any:
-    return as_function(products.take_job, (), 1)
+    return as_function(products.take_job)
 
 
-few, row = inlined(_few, prefer_literal=True), inlined(_row, prefer_literal=True)
+few, row = inlined(_few), inlined(_row)
 turn_inputs, turn_outputs, take = inlined(_turn_inputs), inlined(_turn_outputs), inlined(_take)
 
 

@@ -33,6 +33,7 @@ from nxm_hf.solvers.transposable_enumeration import by_enumeration
 OPERATIONS = frozenset(BODIES)
 MANY = 1 / 4  # if more of the units are left to torch, it is faster on whole strips, whose vectors are long
 SMALL_TILE = 4  # the side of tiles whose masks are all tried
+UNUSED = 0  # given to a kernel of groups as an address, or as the bits of a factor, that its operation does not read
 # Strips of tiles or parts of them, (strips, m, width), and flags of the parts that they are -> their masks.
 TileSolver = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -67,7 +68,7 @@ def counter(n: int, m: int, dtype: torch.dtype) -> Callable[[int, int], int]:
         operation, or -1 if there was a NaN.
     """
     kernel = group_kernel("count_entries", n, m, 8 * dtype.itemsize, INFINITY_BITS[dtype])
-    return lambda address, sixteens: kernel(0, sixteens, address, 0, 0, 0)
+    return lambda address, sixteens: kernel(0, sixteens, address, UNUSED, UNUSED, UNUSED)
 
 
 def block_sums(rows: int, columns: int) -> Callable[[np.ndarray, np.ndarray], int]:
@@ -93,7 +94,7 @@ def magnitude_solver(n: int, m: int, dtype: torch.dtype) -> Callable[[int, int, 
         It returns -1 if there was a NaN.
     """
     kernel = group_kernel("magnitude_mask", n, m, 8 * dtype.itemsize, INFINITY_BITS[dtype])
-    return lambda address, sixteens, out: kernel(0, sixteens, address, out, 0, 0)
+    return lambda address, sixteens, out: kernel(0, sixteens, address, out, UNUSED, UNUSED)
 
 
 def equal_words() -> Callable[[np.ndarray, np.ndarray], int]:
@@ -114,14 +115,14 @@ def fill_masks(n: int, m: int, scores: Sequence[Tensor], masks: Sequence[Tensor]
 
 
 def _over_groups(
-    operation: str, n: int, m: int, inputs: Sequence[tuple[Tensor, ...]], factor_bits: int = 0
+    operation: str, n: int, m: int, inputs: Sequence[tuple[Tensor, ...]], factor_bits: int = UNUSED
 ) -> list[int]:
     """Apply an operation to each tuple of tensors. Return the count of each."""
     jobs, owners, step = [], [], LANES * m
     for i, tensors in enumerate(inputs):
         dtype = tensors[0].dtype
         kernel = group_kernel(operation, n, m, 8 * dtype.itemsize, INFINITY_BITS[dtype])
-        x, y, z = [*(tensor.data_ptr() for tensor in tensors), 0, 0][:3]
+        x, y, z = [*(tensor.data_ptr() for tensor in tensors), UNUSED, UNUSED][:3]
         for first, last in pieces(tensors[0].numel() // step, step):
             jobs.append(partial(kernel, first, last, x, y, z, factor_bits))
             owners.append(i)

@@ -55,7 +55,7 @@ def broadcast(b: IRBuilder, number: Value) -> Value:
         b: The builder that the code is appended to.
         number: The number.
     """
-    first = b.insert_element(splat(0), b.trunc(number, I32), Constant(I32, 0))
+    first = b.insert_element(Constant(vector_of(I32), ir.Undefined), b.trunc(number, I32), Constant(I32, 0))
     return b.shuffle_vector(first, first, splat(0))
 
 

@@ -167,7 +167,7 @@ def _admm_update(g: Groups, weight: Value, r: Value, *_: Value) -> Value:
     keys = g.magnitudes(row)
     after = g.largest(keys)
     for i, (bits, flag) in enumerate(zip(row, after, strict=True)):
-        g.store(b.select(flag, bits, b.xor(bits, splat(-(1 << 31)))), r, i)
+        g.store(b.select(flag, bits, b.xor(bits, splat(1 << 31))), r, i)
     return g.unless_nan([*old_keys, *keys], _count_changes(b, before, after))
 
 

@@ -40,7 +40,7 @@ def run_jobs(jobs: Sequence[Job], numel: int) -> list[int]:
     return results
 
 
-def pieces(length: int, unit: int = 1) -> list[tuple[int, int]]:
+def pieces(length: int, unit: int) -> list[tuple[int, int]]:
     """Return ranges that cover 0 to `length`, of about `PIECE` entries each.
 
     Args:

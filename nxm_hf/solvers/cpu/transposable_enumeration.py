@@ -101,7 +101,7 @@ def _load_tiles(b: IRBuilder, m: int, address: Value, width: Value) -> list[list
 
 def _store_masks(b: IRBuilder, m: int, masks: Value, address: Value, width: Value) -> None:
     for i in range(m):
-        four = b.and_(b.lshr(masks, splat(m * i)), splat((1 << m) - 1))
+        four = b.and_(b.lshr(masks, splat(m * i)), splat(2**m - 1))
         flags = b.and_(b.mul(four, splat(SPREAD)), splat(EACH_BYTE))
         row = pointer(b, address, b.mul(width, Constant(I64, i)), I8)
         b.store(flags, b.bitcast(row, flags.type.as_pointer()), align=1)

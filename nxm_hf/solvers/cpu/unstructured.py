@@ -36,7 +36,7 @@ def mark_highest(scores: Tensor, count: int, mask: Tensor, readable: int = ALL_B
     Returns:
         0, or -1 where a magnitude is NaN; the mask is not valid then.
     """
-    bits, flags = scores.detach().view(torch.int32).numpy(), mask.view(torch.int8).numpy()
+    bits, flags = scores.view(torch.int32).numpy(), mask.view(torch.int8).numpy()
     threshold = _nth_highest(bits, count, readable)
     if threshold is None:
         return -1
@@ -67,7 +67,7 @@ def _nth_highest(bits: np.ndarray, count: int, readable: int) -> int | None:
 
     rest = ordered(bits[len(bits) // LANES * LANES :] & np.int32(readable))
     above = _over_sixteens(collect_part, bits)
-    if min(above, default=0) < 0 or (rest > INFINITE).any():
+    if any(number < 0 for number in above) or (rest > INFINITE).any():
         return None
     total = sum(above) + int((rest > high).sum())
     between = np.concatenate([*inside, rest[(rest >= low) & (rest <= high)]])

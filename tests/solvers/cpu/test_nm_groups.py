@@ -23,6 +23,11 @@ KERNELS = {
 quick = settings(max_examples=40)
 
 
+def moved(x):
+    """Return a copy that begins at the second entry of its memory, at which no vector begins."""
+    return torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view(x.shape).copy_(x)
+
+
 @quick
 @given(weights(), weights(), weights(), st.sampled_from(PLAIN), st.booleans(), st.booleans())
 def test_kernels_and_torch_do_the_same_to_a_weight(weight, r, other, text, first, dual):
@@ -40,7 +45,7 @@ def test_kernels_and_torch_do_the_same_to_a_weight(weight, r, other, text, first
         *(lambda w, x, m, by=by: masked_ops.pull_pruned(w, m, x, by) for by in (1e-4, -0.3)),
         lambda w, x, m: masked_ops.pull_pruned(w, m, w, -0.3),
     ):
-        ours, theirs = ([x.clone() for x in (weight, r, mask)] for _ in range(2))
+        ours, theirs = ([copy(x) for x in (weight, r, mask)] for copy in (moved, torch.clone))
         found, expected = act(*ours), in_torch(lambda act=act, theirs=theirs: act(*theirs))
         assert same(ours, theirs)
         assert (found is None and expected is None) or torch.equal(found, expected)
@@ -95,6 +100,12 @@ def test_entries_are_counted_as_torch_counts_them(dtype, text, wrong):
             weight.view(-1)[place - place % 32 : place + 1] = wrong
         assert cpu.BACKEND.is_loaded
         assert pattern.count(weight) == in_torch(lambda weight=weight: pattern.count(weight))
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_a_group_that_may_keep_all_entries_never_keeps_too_many(m):
+    weight = torch.randn(16, 64).relu()
+    assert cpu.BACKEND.kernels.run("count_entries", m, m, weight) == weight.count_nonzero()
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -30,17 +30,20 @@ def threads_of_torch(count):
 def test_each_job_runs_once_and_its_result_stands_in_its_place(threads, jobs):
     """As many run at a time as torch has threads: each of the first waits for the others."""
     at_once = min(threads, jobs)
-    begin, done = threading.Barrier(max(at_once, 1)), []
+    begin, done, names = threading.Barrier(max(at_once, 1)), [], {threading.current_thread().name}
 
     def job(number):
         if number < at_once:
             begin.wait(timeout=60)
         done.append(number)
+        names.add(threading.current_thread().name)
         return number * number
 
     with threads_of_torch(threads) as module:
         results = module.run_jobs([lambda number=number: job(number) for number in range(jobs)], module.MIN_NUMEL)
     assert results == [number * number for number in range(jobs)] and sorted(done) == [*range(jobs)]
+    names.discard(threading.current_thread().name)
+    assert all(name.startswith("nxm_hf") for name in names)  # who looks at a process sees whose threads they are
 
 
 def test_little_work_is_done_by_the_thread_that_has_it():
