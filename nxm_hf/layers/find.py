@@ -251,6 +251,6 @@ def _no_layers(model: nn.Module) -> str:
     names = shortened([plain_name(name) for name, module in model.named_modules() if is_linear(module)]) or "none"
     return (
         f"Nothing to prune in this {type(model).__name__}: no Linear or Conv1D of its own stands in a stack of "
-        "blocks. Such a stack is an nn.ModuleList with two or more blocks of one kind. The Linear layers are: "
-        f"{names}."
+        "blocks. Such a stack is an nn.ModuleList of blocks of one class, each with two or more of them. The Linear "
+        f"layers are: {names}."
     )

@@ -11,7 +11,7 @@ from tests.support.places import ELSEWHERE, TESTS, place_of
 PACKAGE = Path(nxm_hf.__file__).parent
 FILES = sorted(TESTS.rglob("test_*.py"))
 # Folders that test something else than the folder of `nxm_hf` with their name; CONTRIBUTING.md says what.
-OTHERS = {"benchmarks", "distributed", "examples", "house", "laws", "mutation"}
+OTHERS = {"benchmarks", "clients", "distributed", "examples", "house", "laws", "mutation"}
 
 
 def test_the_test_of_a_file_has_its_name_or_is_listed():
