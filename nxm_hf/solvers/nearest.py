@@ -106,7 +106,7 @@ def _nearest_strips(
     pruned = (left.sum(1) if places is None else _sums_in_place(left, places)).unflatten(1, (-1, m)).sum(-1)
     if (rough := (0 < pruned) & (pruned < ROUGH * peak)).any():
         tiles, found = (x.unflatten(2, (-1, m)).transpose(1, 2) for x in (squares, kept))
-        found[rough] = _refine(tiles[rough], found[rough], pruned[rough], pattern)  # views: this edits `kept`
+        found[rough] = _refine(tiles[rough], found[rough], pruned[rough], pattern, solver)  # views: this edits `kept`
     return kept
 
 
@@ -147,7 +147,9 @@ def _power_of_two(numbers: Tensor) -> Tensor:
     return numbers / (2 * torch.frexp(numbers).mantissa)  # exact: only the exponent is left
 
 
-def _refine(tiles: Tensor, kept: Tensor, pruned: Tensor, pattern: NMPattern) -> Tensor:
+def _refine(
+    tiles: Tensor, kept: Tensor, pruned: Tensor, pattern: NMPattern, solver: Callable[[Tensor, NMPattern], Tensor]
+) -> Tensor:
     """Solve tiles again, if their largest squares leave too few digits for the others; return their masks.
 
     Take the sum of the squares that some mask prunes. The best mask prunes no square above that sum. So larger squares
@@ -157,7 +159,7 @@ def _refine(tiles: Tensor, kept: Tensor, pruned: Tensor, pattern: NMPattern) -> 
     while len(todo):
         part = tiles[todo]
         lowered = part.minimum(limit[:, None, None]) / limit[:, None, None]
-        found = solve(lowered.view(-1, pattern.m), pattern).view(part.shape)
+        found = solver(lowered.view(-1, pattern.m), pattern).view(part.shape)
         pruned = part.masked_fill(found, 0).sum((1, 2))
         better = pruned < limit
         kept[todo[better]] = found[better]
