@@ -4,7 +4,8 @@
     python -m tests.clients transformers --trainers dense asp ste callback
 
 The checkout should have the version that is installed. The tests also need `parameterized`. A plain Trainer runs first,
-because some tests fail without us. Models of two numbers get a block that can be pruned, whose output is zero.
+because some tests fail without us. Models of two numbers get a block that can be pruned, whose output is zero. Other
+models without such a block are trained dense. It ends with 1 if a test ends otherwise that is not known to.
 """
 
 import argparse
@@ -19,6 +20,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FILES = ("tests/trainer/test_trainer.py", "tests/trainer/test_trainer_callback.py")
+# Tests that end otherwise on purpose, by the end of their names.
+KNOWN = {
+    "test_best_model_checkpoint_behavior": "it counts the files of output_dir, where the lock file of a training stays",
+    "test_save_best_checkpoint": "it counts the files of output_dir, where the lock file of a training stays",
+    "test_logging_inf_nan_filter": "it trains all weights to NaN, and these are not saved",
+    "test_resume_training_with_checkpoint": "it edits a checkpoint before it resumes, and that is refused",
+    "test_resume_training_with_shard_checkpoint": "it edits a checkpoint before it resumes, and that is refused",
+    "test_custom_callback_added_at_init": "it lists all callbacks, and ours is one more",
+    "test_default_callbacks_are_present": "it lists all callbacks, and ours is one more",
+    "test_printer_callback_when_tqdm_disabled": "it lists all callbacks, and ours is one more",
+}
+KNOWN_OF_CALLBACK = {"test_hyperparameter_search": "NxMCallback refuses a search, and names NxMTrainer"}
 Outcomes = Mapping[str, Sequence[str]]  # by test: "passed", "failed" or "skipped", and the message of an error
 
 
@@ -69,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The command line; by default that of the process.
 
     Returns:
-        The number of tests that end otherwise.
+        The number of tests that end otherwise, without those that do so on purpose.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, help="a directory with transformers' sources")
@@ -83,10 +96,12 @@ def main(arguments: list[str] | None = None) -> int:
     for trainer in given.trainers:
         ours = run_tests(given.checkout, trainer, chosen)
         otherwise = differences(plain, ours)
-        number += len(otherwise)
+        known = KNOWN | (KNOWN_OF_CALLBACK if trainer == "callback" else {})
         print(f"{trainer}:", dict(Counter(outcome for outcome, _ in ours.values())), flush=True)
         for name, line in otherwise.items():
-            print(f"  {name.partition('::')[2]}: {line}", flush=True)
+            reason = known.get(name.rpartition("::")[2])
+            number += reason is None
+            print(f"  {name.partition('::')[2]}: {line if reason is None else f'known, {reason}'}", flush=True)
     return number
 
 

@@ -17,6 +17,7 @@ import transformers
 from torch import nn
 
 from nxm_hf import NxMCallback, NxMConfig, NxMTrainer
+from nxm_hf.layers.modules import find_blocks
 
 RECIPE = os.environ.get("NXM_IN_PLACE", "plain")  # or "callback", or a recipe for NxMTrainer
 PATTERN = "2:4"
@@ -25,11 +26,22 @@ outcomes: dict[str, tuple[str, str]] = {}
 Trainer = transformers.Trainer
 
 
+def config_for(recipe: str, model: nn.Module | None = None, *_: Any, **__: Any) -> NxMConfig:
+    """Return the config of a Trainer: dense for a model without a block that could be pruned.
+
+    Args:
+        recipe: The recipe for other models.
+        model: The first argument of the Trainer. Others do not matter.
+    """
+    has_blocks = model is None or any(True for _ in find_blocks(model))
+    return NxMConfig(recipe if has_blocks else "dense", PATTERN)
+
+
 class SparseTrainer(NxMTrainer):
     """Take the arguments of Trainer, and train by the recipe."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, sparsity=NxMConfig(RECIPE, PATTERN), **kwargs)
+        super().__init__(*args, sparsity=config_for(RECIPE, *args, **kwargs), **kwargs)
 
 
 class TrainerWithCallback(Trainer):
@@ -37,7 +49,7 @@ class TrainerWithCallback(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.add_callback(NxMCallback(NxMConfig("asp", PATTERN)))
+        self.add_callback(NxMCallback(config_for("asp", *args, **kwargs)))
 
 
 def give_a_block(model_class: type[nn.Module]) -> None:
