@@ -44,8 +44,6 @@ def _is_nan_in_any(targets: Iterable[Target], number: float) -> bool:
 
 
 def _residual(pruned: float, total: float) -> float:
-    if isnan(total):
-        return total
     return (pruned / total) ** 0.5 if total else 0.0
 
 
