@@ -5,10 +5,11 @@ import json
 import re
 
 import pytest
+import torch
 
 from nxm_hf import NxMConfig, prune, pruners, recipes
 from nxm_hf.config import SparsityRecord
-from nxm_hf.storage.card_text import SavedModel, made_by, section
+from nxm_hf.storage.card_text import PLACE, SavedModel, made_by, section
 from nxm_hf.storage.model_record import read_record
 from nxm_hf.storage.packed_directory import save_packed
 from nxm_hf.storage.verify import verify
@@ -70,6 +71,16 @@ def test_the_section_says_how_to_load_run_and_train_and_shows_each_layer(tmp_pat
     assert "nxm pack" not in text and "fills the zeros" in text
     assert all(f"| `{layer.name}` |" in text for layer in verify(model).layers)
     assert "| ffn_in | 2 | 4,096 | 0.5000 |" in text
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_the_code_to_load_a_model_reads_the_files_that_are_there(variant, tmp_path, monkeypatch):
+    prune(model := make_bert(), "2:4")
+    model.save_pretrained(tmp_path / PLACE, variant=variant)
+    text = section(read_record(model), verify(model), SavedModel.read(tmp_path / PLACE))
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(from transformers .*?)```", text, re.DOTALL)[1], found := {})
+    assert all(map(torch.equal, found["model"].state_dict().values(), model.state_dict().values()))
 
 
 def made(name, how, settings):
