@@ -52,6 +52,19 @@ def test_unstructured_is_right_where_a_sample_brackets_the_threshold_and_where_i
         assert torch.equal(by_torch, expected), "as on a GPU"
 
 
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is on a GPU. Its numbers are on the CPU, so all operations can be tried."""
+
+    device = property(lambda self: torch.device("cuda"))
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 9, 10])
+def test_scores_on_another_device_have_the_mask_that_they_have_on_the_cpu(count):
+    scores = torch.tensor([3.0, 1.0, 3.0, 3.0, -2.0, 0.5, 7.0, 1.0, 1.0, 3.0])
+    assert torch.equal(keep_highest(scores.as_subclass(Elsewhere), count), keep_highest(scores, count))
+    assert torch.equal(keep_highest(scores, count), highest(scores, count))
+
+
 def test_masks_of_a_list_are_those_of_each_matrix():
     scores = [seeded(*shape, seed=number) for number, shape in enumerate([(4, 6), (2, 3, 5), (7,)])]
     masks = [torch.empty(each.shape, dtype=torch.bool) for each in scores]
