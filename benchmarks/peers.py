@@ -4,11 +4,13 @@
 
 It needs llmcompressor beside nxm_hf, best in a separate environment. Texts are packed into sequences of full length, as
 llm-compressor counts padding as tokens. It prints two errors, on the calibration text and on another one, and seconds
-of CPU time. The first error is the squared error of a layer's outputs over the squared outputs, with the inputs of the
-pruned model, averaged over layers. The second is that of the last hidden state against the dense model.
+of CPU time. llm-compressor makes no table of errors, so `report=False` is the row to compare with it. The first error
+is the squared error of a layer's outputs over the squared outputs, with the inputs of the pruned model, averaged over
+layers. The second is that of the last hidden state against the dense model.
 """
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -68,8 +70,10 @@ VARIANTS: dict[str, Callable[[PreTrainedModel, list[Batch], str], None]] = {
     "magnitude": partial(ours, "magnitude"),
     "wanda, llm-compressor": partial(theirs, WandaPruningModifier),
     "wanda": partial(ours, "wanda"),
+    "wanda, report=False": partial(ours, "wanda", report=False),
     "sparsegpt, llm-compressor": partial(theirs, SparseGPTModifier),
     "sparsegpt": partial(ours, "sparsegpt"),
+    "sparsegpt, report=False": partial(ours, "sparsegpt", report=False),
     "sparsegpt, damping=0.01, bias kept": partial(ours, "sparsegpt", damping=0.01, bias="keep"),
     "adaprune": partial(ours, "adaprune"),
     "alps": partial(ours, "alps"),
@@ -116,19 +120,26 @@ def main() -> None:
     parser.add_argument("--other", required=True, help="another text, to measure the errors on")
     parser.add_argument("--pattern", default="2:4")
     parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--rounds", type=int, default=1, help="of all variants in turns; CPU times are medians")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     dense, tokenizer = AutoModel.from_pretrained(arguments.model).eval(), AutoTokenizer.from_pretrained(arguments.model)
     sampling = Sampling(arguments.samples, 128, pack=True)
     calibration, other = (make_batches(text, dense, tokenizer, sampling) for text in (arguments.text, arguments.other))
+    models: dict[str, PreTrainedModel] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in arguments.variants}
+    for _ in range(arguments.rounds):
+        for name in arguments.variants:
+            model, began = deepcopy(dense), time.process_time()
+            VARIANTS[name](model, calibration, arguments.pattern)
+            seconds[name].append(time.process_time() - began)
+            models[name] = model
     rows = []
-    for name, prune_model in VARIANTS.items():
-        model, began = deepcopy(dense), time.process_time()
-        prune_model(model, calibration, arguments.pattern)
-        seconds = time.process_time() - began
+    for name, model in models.items():
         cells = [f"{error:.4f}" for batches in (calibration, other) for error in errors(model, dense, batches)]
-        rows.append((name, *cells, f"{seconds:.1f}", "yes" if verify(model, arguments.pattern).ok else "no"))
-        print("  ".join(rows[-1]), flush=True)
+        median = f"{statistics.median(seconds[name]):.1f}"
+        rows.append((name, *cells, median, "yes" if verify(model, arguments.pattern).ok else "no"))
     print("\n" + table(HEADINGS, rows))
 
 
