@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--other", required=True, help="another text, to measure the errors on")
     parser.add_argument("--pattern", default="2:4")
     parser.add_argument("--samples", type=int, default=128)
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), help="rows to measure")
     parser.add_argument("--rounds", type=int, default=1, help="of all variants in turns; CPU times are medians")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
